@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Everything that must be green before a commit lands: form, lints, documentation, licences, tests.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. packaging/toolchain.sh
+cargo fmt --check
+cargo clippy --quiet --all-targets -- -D warnings
+RUSTDOCFLAGS="-D warnings" cargo doc --quiet --no-deps --lib
+# Needs a copy of the advisory database, which not every machine can fetch.
+if command -v cargo-deny >/dev/null 2>&1; then cargo deny --config packaging/deny.toml check bans licenses sources; fi
+exec packaging/test.sh

@@ -1,0 +1,169 @@
+//! This node's line in `pbmAgents`: every 5 s, and at once when its storage becomes usable.
+
+use super::node::Node;
+use crate::control::HEARTBEAT;
+use crate::model::{
+    agent::{AgentStat, SubsysStatus},
+    config::StorageConf,
+    names::PBM_VERSION,
+};
+use crate::mongo::admin;
+use crate::storage;
+use anyhow::Result;
+use bson::Timestamp;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How often a storage that works is looked at.
+const STORAGE_CHECK: Duration = Duration::from_secs(15);
+/// How often a line is compared with what is stored, to find a second agent on the same mongod.
+const PARALLEL_CHECK: Duration = Duration::from_secs(60);
+/// The shortest pause between two beats when the bell rings a lot.
+const BREATH: Duration = Duration::from_millis(250);
+
+/// Writes the line until `stop`.
+pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
+    let mut storage = StorageWatch { conf: None, checked: None, status: SubsysStatus::default() };
+    let mut written: Option<Timestamp> = None;
+    let mut compared = Instant::now();
+    loop {
+        let mut waiter = node.control.bell.waiter();
+        let started = Instant::now();
+        if compared.elapsed() >= PARALLEL_CHECK {
+            compared = Instant::now();
+            warn_if_not_alone(&node, written).await;
+        }
+        match beat(&node, &mut storage).await {
+            Ok(hb) => {
+                if written.is_none() {
+                    node.control.bell.ring().await;
+                }
+                written = Some(hb);
+            }
+            Err(error) => tracing::warn!("heartbeat: {error:#}"),
+        }
+        let was_ok = storage.status.ok;
+        loop {
+            let left = HEARTBEAT.saturating_sub(started.elapsed());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = waiter.next_within(left) => {}
+            }
+            // The first configuration must not wait for the next regular beat: backups need the storage status.
+            if started.elapsed() >= HEARTBEAT
+                || (!was_ok && started.elapsed() >= BREATH && storage.changed(&node).await)
+            {
+                break;
+            }
+        }
+    }
+}
+
+async fn warn_if_not_alone(node: &Node, written: Option<Timestamp>) {
+    if let (Some(written), Ok(Some(stored))) = (written, node.control.agents.heartbeat(&node.rs, &node.me).await)
+        && stored != written
+    {
+        tracing::warn!("another pbm-agent writes the line of {}: stop one of them", node.me);
+    }
+}
+
+async fn beat(node: &Node, storage: &mut StorageWatch) -> Result<Timestamp> {
+    let mut stat = describe(node).await;
+    storage.check(node).await;
+    stat.stors = storage.status.clone();
+    stat.hb = node.control.cluster_time().await?;
+    stat.pbms = SubsysStatus { ok: true, e: String::new() };
+    node.control.agents.put(&stat).await?;
+    Ok(stat.hb)
+}
+
+/// The node as it is now; problems are part of the description.
+async fn describe(node: &Node) -> AgentStat {
+    let mut stat = AgentStat {
+        n: node.me.clone(),
+        rs: node.rs.clone(),
+        s: 6,
+        state: "UNKNOWN".into(),
+        hdn: false,
+        psv: false,
+        arb: false,
+        delay: 0,
+        repl_lag: 0,
+        v: PBM_VERSION.into(),
+        mv: node.version.server.clone(),
+        pbms: SubsysStatus::default(),
+        nodes: SubsysStatus { ok: true, e: String::new() },
+        stors: SubsysStatus::default(),
+        hb: Timestamp { time: 0, increment: 0 },
+        e: String::new(),
+    };
+    let facts = async {
+        let hello = node.hello().await?;
+        let status = admin::repl_status(&node.client).await?;
+        anyhow::Ok((hello, status))
+    };
+    match facts.await {
+        Ok((hello, status)) => {
+            stat.hdn = hello.hidden;
+            stat.psv = hello.passive;
+            stat.arb = hello.arbiter_only;
+            stat.delay = i32::try_from(hello.secondary_delay_secs).unwrap_or(i32::MAX);
+            stat.repl_lag = i32::try_from(status.lag_secs()).unwrap_or(i32::MAX);
+            if let Some(me) = status.me() {
+                stat.s = me.state;
+                stat.state.clone_from(&me.state_str);
+            }
+        }
+        Err(error) => stat.nodes = SubsysStatus { ok: false, e: format!("{error:#}") },
+    }
+    stat
+}
+
+/// Is the configured storage usable from here?
+struct StorageWatch {
+    conf: Option<StorageConf>,
+    checked: Option<Instant>,
+    status: SubsysStatus,
+}
+
+impl StorageWatch {
+    /// Another storage is configured than the one that was checked.
+    async fn changed(&self, node: &Node) -> bool {
+        node.control.config.main().await.is_ok_and(|now| now.map(|c| c.storage) != self.conf)
+    }
+
+    async fn check(&mut self, node: &Node) {
+        let config = match node.control.config.main().await {
+            Ok(Some(config)) => config,
+            Ok(None) => {
+                self.conf = None;
+                self.status = SubsysStatus { ok: false, e: "no configuration yet; run `pbm config --file`".into() };
+                return;
+            }
+            Err(error) => {
+                self.status = SubsysStatus { ok: false, e: format!("{error:#}") };
+                return;
+            }
+        };
+        let recent = self.checked.is_some_and(|at| at.elapsed() < STORAGE_CHECK);
+        if self.status.ok && recent && self.conf.as_ref() == Some(&config.storage) {
+            return;
+        }
+        self.status = match look(node, &config).await {
+            Ok(()) => SubsysStatus { ok: true, e: String::new() },
+            Err(error) => SubsysStatus { ok: false, e: format!("{error:#}") },
+        };
+        self.conf = Some(config.storage);
+        self.checked = Some(Instant::now());
+    }
+}
+
+/// A storage without the mark is usable too: the first backup writes it.
+async fn look(node: &Node, config: &crate::model::config::Config) -> Result<()> {
+    let store = node.open_storage(config).await?;
+    match store.stat(crate::layout::INIT).await {
+        Ok(_) | Err(storage::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

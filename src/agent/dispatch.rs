@@ -1,0 +1,113 @@
+//! From the command stream to operations, and the orderly end of all of them.
+
+use super::{
+    node::Node,
+    ops::{self, Task},
+};
+use crate::control::unix_now;
+use crate::log::operation;
+use crate::model::command::{Command, name};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+/// Commands sent this many seconds before the agent's start are still taken: the sender's clock may be a little
+/// behind ours, and a command that was sent while the agent was starting should not be lost.
+const LOOK_BACK_SECS: i64 = 1;
+/// How long running operations get to end themselves after a signal.
+const DRAIN: Duration = Duration::from_secs(60);
+
+/// Runs every command as a task of its own; locks in the database decide what may overlap.
+pub(super) struct Dispatcher {
+    node: Arc<Node>,
+    tasks: TaskTracker,
+    /// Running backups by OPID, for `cancelBackup`.
+    backups: Arc<Mutex<HashMap<String, CancellationToken>>>,
+    /// Parent of all operations' tokens.
+    all: CancellationToken,
+}
+
+impl Dispatcher {
+    pub fn new(node: Arc<Node>) -> Self {
+        Self { node, tasks: TaskTracker::new(), backups: Arc::default(), all: CancellationToken::new() }
+    }
+
+    /// Takes commands until `stop`, then cancels what runs and waits for its end.
+    pub async fn run(self, stop: CancellationToken) {
+        let (send, mut commands) = mpsc::channel(16);
+        let follow = {
+            let (commands, stop) = (self.node.control.commands.clone(), stop.clone());
+            tokio::spawn(async move { commands.follow(unix_now() - LOOK_BACK_SECS, send, stop).await })
+        };
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                command = commands.recv() => match command {
+                    Some(command) => self.start(command),
+                    None => break,
+                },
+            }
+        }
+        self.all.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
+            tracing::error!("operations did not end within {} s; leaving them to the other agents", DRAIN.as_secs());
+        }
+        follow.abort();
+    }
+
+    fn start(&self, command: Command) {
+        let opid = command.id.to_hex();
+        let object = command
+            .backup
+            .as_ref()
+            .map(|b| b.name.clone())
+            .or_else(|| command.restore.as_ref().map(|r| r.name.clone()))
+            .unwrap_or_default();
+        let (node, backups, token) = (self.node.clone(), self.backups.clone(), self.all.child_token());
+        self.tasks.spawn(async move {
+            // A configuration that can't be read is reported by the operation itself.
+            let epoch = node.control.config.main().await.ok().flatten().and_then(|c| c.epoch);
+            let span = operation(&command.cmd, &object, &opid, epoch);
+            async move {
+                tracing::debug!("got command {}", command.cmd);
+                let task = Task { node, opid: opid.clone(), epoch, cancel: token.clone() };
+                let result = match command.cmd.as_str() {
+                    name::BACKUP => {
+                        lock(&backups).insert(opid.clone(), token);
+                        let result = ops::backup::handle(task, command.backup).await;
+                        lock(&backups).remove(&opid);
+                        result
+                    }
+                    name::CANCEL_BACKUP => {
+                        for (opid, running) in lock(&backups).iter() {
+                            tracing::info!("cancelling the backup with OPID {opid}");
+                            running.cancel();
+                        }
+                        Ok(())
+                    }
+                    name::RESTORE => ops::restore::handle(task, command.restore).await,
+                    name::RESYNC => ops::resync::handle(task, command.resync).await,
+                    other => Err(anyhow::anyhow!(
+                        "this agent does not know the command '{other}'; the command line is newer, or of another edition"
+                    )),
+                };
+                if let Err(error) = result {
+                    tracing::error!("{error:#}");
+                }
+            }
+            .instrument(span)
+            .await;
+        });
+    }
+}
+
+/// Poison carries no meaning here: the map is valid between any two calls.
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

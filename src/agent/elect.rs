@@ -1,0 +1,111 @@
+//! Pure: which agents may do a replica set's work, in which order (spec/format.md D.2.6).
+
+use crate::model::agent::AgentStat;
+use crate::topo::suits::unfit;
+use rand::seq::SliceRandom;
+use std::collections::BTreeMap;
+
+const PRIMARY: f64 = 0.5;
+const ORDINARY: f64 = 1.0;
+const HIDDEN: f64 = 2.0;
+
+/// The candidates of one replica set.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Field {
+    /// Groups of equal score, best first; random order inside a group.
+    pub tiers: Vec<Vec<String>>,
+    /// Who can't, and why.
+    pub unfit: Vec<(String, String)>,
+}
+
+/// Sorts the living agents of `rs`. With `priority` its numbers are the scores, and 1 for nodes that it does not
+/// name; else a hidden node comes before an ordinary secondary and that before the primary.
+pub(super) fn field(agents: &[AgentStat], rs: &str, priority: Option<&BTreeMap<String, f64>>) -> Field {
+    let mut scored: Vec<(f64, String)> = Vec::new();
+    let mut rejected = Vec::new();
+    for agent in agents.iter().filter(|a| a.rs == rs) {
+        match unfit(agent) {
+            Some(why) => rejected.push((agent.n.clone(), why)),
+            None => scored.push((score(agent, priority), agent.n.clone())),
+        }
+    }
+    scored.shuffle(&mut rand::rng());
+    scored.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let tiers = scored
+        .chunk_by(|a, b| a.0.total_cmp(&b.0).is_eq())
+        .map(|tier| tier.iter().map(|(_, node)| node.clone()).collect())
+        .collect();
+    Field { tiers, unfit: rejected }
+}
+
+fn score(agent: &AgentStat, priority: Option<&BTreeMap<String, f64>>) -> f64 {
+    match priority.filter(|p| !p.is_empty()) {
+        Some(priority) => priority.get(&agent.n).copied().filter(|p| *p >= 0.0).unwrap_or(ORDINARY),
+        None if agent.s == 1 => PRIMARY,
+        None if agent.hdn => HIDDEN,
+        None => ORDINARY,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::agent::SubsysStatus;
+
+    fn agent(n: &str, s: i32) -> AgentStat {
+        let ok = || SubsysStatus { ok: true, e: String::new() };
+        AgentStat {
+            n: n.into(),
+            rs: "rs0".into(),
+            s,
+            state: String::new(),
+            hdn: false,
+            psv: false,
+            arb: false,
+            delay: 0,
+            repl_lag: 0,
+            v: String::new(),
+            mv: String::new(),
+            pbms: ok(),
+            nodes: ok(),
+            stors: ok(),
+            hb: bson::Timestamp { time: 1, increment: 1 },
+            e: String::new(),
+        }
+    }
+
+    #[test]
+    fn hidden_then_secondaries_then_the_primary() {
+        let agents = [agent("p", 1), agent("a", 2), agent("b", 2), AgentStat { hdn: true, ..agent("h", 2) }];
+        let mut got = field(&agents, "rs0", None);
+        got.tiers[1].sort();
+        assert_eq!(got.tiers, [vec!["h"], vec!["a", "b"], vec!["p"]]);
+        assert!(field(&agents, "rs1", None).tiers.is_empty());
+    }
+
+    #[test]
+    fn priorities_replace_the_scores() {
+        let agents = [agent("p", 1), agent("a", 2), agent("b", 2)];
+        let priority = BTreeMap::from([("p".to_owned(), 5.0), ("b".to_owned(), -1.0)]);
+        let mut got = field(&agents, "rs0", Some(&priority));
+        got.tiers[1].sort();
+        assert_eq!(got.tiers, [vec!["p"], vec!["a", "b"]]);
+        assert_eq!(field(&agents, "rs0", Some(&BTreeMap::new())).tiers.last().expect("a tier"), &["p"]);
+    }
+
+    #[test]
+    fn the_unfit_are_named() {
+        let bad = AgentStat { stors: SubsysStatus { ok: false, e: "no such folder".into() }, ..agent("x", 2) };
+        let got = field(&[bad], "rs0", None);
+        assert!(got.tiers.is_empty());
+        assert!(got.unfit[0].1.contains("no such folder"), "{got:?}");
+    }
+
+    #[test]
+    fn equals_come_in_any_order() {
+        let agents = [agent("a", 2), agent("b", 2)];
+        let firsts: std::collections::BTreeSet<String> =
+            (0..200).map(|_| field(&agents, "rs0", None).tiers[0][0].clone()).collect();
+        assert_eq!(firsts.len(), 2);
+    }
+}

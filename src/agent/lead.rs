@@ -1,0 +1,188 @@
+//! Leading a backup: its document, and the nomination of an agent per replica set (spec/format.md D.2).
+//!
+//! The cluster leader, which is the agent on the primary of the leader replica set, does this for every backup. If
+//! that agent is not there, another one of the leader replica set steps in: the unique index on the backup's name lets
+//! only one of them insert the document.
+
+use super::{
+    elect::{self, Field},
+    node::Node,
+    op::roll_call,
+};
+use crate::control::{HEARTBEAT, unix_now};
+use crate::model::{
+    backup::{BackupMeta, BackupType},
+    command::BackupCmd,
+    config::Config,
+    lock::is_stale,
+    names::PBM_VERSION,
+    serde_help::zero_ts,
+    status::{Condition, Status},
+};
+use anyhow::{Result, anyhow, bail};
+use bson::Timestamp;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a group of candidates has to take the lock before the next group is asked.
+const PER_TIER: Duration = Duration::from_secs(5);
+/// How long to wait for a first candidate, when there are agents but none is fit.
+const FOR_A_CANDIDATE: Duration = Duration::from_secs(10);
+/// How long agents off the primary leave the lead to the one on it.
+pub(super) const TAKE_OVER: Duration = Duration::from_secs(3);
+
+/// Inserts the backup's document and sees to it that every replica set gets an agent; a backup that can't start gets
+/// its reason as its final status. Nothing happens if somebody else leads.
+pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Option<&Config>) -> Result<()> {
+    let reject = refusal(node, opid, backup, config).await?;
+    let mut meta = first_document(node, opid, backup, config).await?;
+    if let Some(reason) = &reject {
+        meta.status = Status::Error;
+        meta.error = Some(reason.clone());
+        meta.conditions.push(Condition { timestamp: unix_now(), status: Status::Error, error: Some(reason.clone()) });
+    }
+    if !node.control.backups.insert(&meta).await? {
+        return Ok(());
+    }
+    if let Some(reason) = reject {
+        bail!("backup {} can't start: {reason}", backup.name);
+    }
+    let priority = config.and_then(|c| c.backup.as_ref()).and_then(|b| b.priority.as_ref());
+    let nominations = async {
+        for rs in node.members().await? {
+            nominate(node, &backup.name, &rs, priority).await?;
+        }
+        anyhow::Ok(())
+    };
+    let result = tokio::select! {
+        result = nominations => result,
+        never = keep_beating(node, &backup.name) => never,
+    };
+    if let Err(error) = &result {
+        node.control.backups.set_status(&backup.name, Status::Error, &format!("{error:#}")).await?;
+    }
+    result
+}
+
+async fn keep_beating(node: &Node, name: &str) -> Result<()> {
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let now = node.control.cluster_time().await?;
+        node.control.backups.beat(name, now).await?;
+    }
+}
+
+/// Why this backup must not start, if so.
+async fn refusal(node: &Node, opid: &str, backup: &BackupCmd, config: Option<&Config>) -> Result<Option<String>> {
+    if config.is_none() {
+        return Ok(Some("there is no configuration; give one with `pbm config --file`".into()));
+    }
+    if backup.kind != BackupType::Logical {
+        return Ok(Some(format!(
+            "{} backups need Percona Server for MongoDB and are not supported by this agent; use --type logical",
+            backup.kind
+        )));
+    }
+    if !backup.nss.is_empty() {
+        return Ok(Some("selective backups are not supported by this agent; repeat without --ns".into()));
+    }
+    if !backup.profile.is_empty() {
+        return Ok(Some("storage profiles are not supported by this agent; repeat without --profile".into()));
+    }
+    let now = node.control.cluster_time().await?;
+    let busy = node.control.locks.all().await?.into_iter().find(|l| l.header.opid != opid && !is_stale(l.hb, now));
+    Ok(busy.map(|lock| {
+        format!(
+            "another operation is running: {} with OPID {} on {}; wait for its end or cancel it",
+            lock.header.kind, lock.header.opid, lock.header.node
+        )
+    }))
+}
+
+async fn first_document(node: &Node, opid: &str, backup: &BackupCmd, config: Option<&Config>) -> Result<BackupMeta> {
+    let unset = Timestamp { time: 1, increment: 1 };
+    let started = unix_now();
+    Ok(BackupMeta {
+        kind: backup.kind,
+        opid: opid.to_owned(),
+        name: backup.name.clone(),
+        src_backup: None,
+        shard_remap: Default::default(),
+        nss: backup.nss.clone(),
+        sel_users_and_roles: backup.users_and_roles,
+        replsets: Vec::new(),
+        compression: backup.compression,
+        store: config.map(|c| c.storage.clone()).unwrap_or_default(),
+        size: 0,
+        size_uncompressed: 0,
+        mongodb_version: node.version.server.clone(),
+        fcv: node.version.fcv.clone(),
+        start_ts: started,
+        last_transition_ts: started,
+        first_write_ts: unset,
+        last_write_ts: unset,
+        hb: node.control.cluster_time().await.unwrap_or_else(|_| zero_ts()),
+        status: Status::Starting,
+        conditions: vec![Condition { timestamp: started, status: Status::Starting, error: None }],
+        n: Vec::new(),
+        error: None,
+        pbm_version: PBM_VERSION.into(),
+        balancer: "off".into(),
+    })
+}
+
+/// Names candidates for `rs`, group after group, until one has taken the work.
+async fn nominate(
+    node: &Node,
+    name: &str,
+    rs: &str,
+    priority: Option<&std::collections::BTreeMap<String, f64>>,
+) -> Result<()> {
+    node.control.backups.nominate(name, rs, &[]).await?;
+    for tier in candidates(node, rs, priority).await?.tiers {
+        tracing::debug!("nominating {} for replica set {rs}", tier.join(", "));
+        let mut waiter = node.control.bell.waiter();
+        node.control.backups.nominate(name, rs, &tier).await?;
+        let until = Instant::now() + PER_TIER;
+        loop {
+            let Some(now) = node.control.backups.get(name).await? else { bail!("the backup's document is gone") };
+            if now.status.is_final() || now.n.iter().any(|n| n.rs == rs && !n.ack.is_empty()) {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                break;
+            }
+            waiter.next_within(until.saturating_duration_since(Instant::now()).min(crate::control::POLL)).await;
+        }
+    }
+    Err(anyhow!(
+        "no agent of replica set {rs} took the backup, although candidates were named; see the agents' logs with `pbm logs`"
+    ))
+}
+
+async fn candidates(
+    node: &Node,
+    rs: &str,
+    priority: Option<&std::collections::BTreeMap<String, f64>>,
+) -> Result<Field> {
+    let until = Instant::now() + FOR_A_CANDIDATE;
+    loop {
+        let mut waiter = node.control.bell.waiter();
+        let alive = node.control.agents.alive(node.control.cluster_time().await?).await?;
+        let field = elect::field(&alive, rs, priority);
+        if !field.tiers.is_empty() {
+            return Ok(field);
+        }
+        if field.unfit.is_empty() {
+            bail!(
+                "no available agent(s) on replsets: {rs}; start pbm-agent beside each mongod of {rs} (agents seen: {})",
+                roll_call(&alive)
+            );
+        }
+        if Instant::now() >= until {
+            let why: Vec<String> = field.unfit.iter().map(|(n, why)| format!("{n}: {why}")).collect();
+            bail!("no agent of replica set {rs} can take the backup: {}", why.join("; "));
+        }
+        waiter.next().await;
+    }
+}

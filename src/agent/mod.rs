@@ -1,0 +1,28 @@
+//! `pbm-agent`: the daemon beside every mongod that does the work.
+//!
+//! # Overview
+//! [`run`] connects to its own node and to the leader replica set, makes sure that the control collections exist, and
+//! then supervises a handful of tasks: the heartbeat ([`beat`]), the reaper of lost operations ([`reap`]), the bell,
+//! the log writer, and the command stream that [`dispatch`] turns into operations.
+//!
+//! # Cancellation
+//! SIGTERM and SIGINT cancel running operations. Each of them marks itself as failed with that reason, removes what
+//! it left on the storage and gives its lock back; then the agent removes its line from `pbmAgents` and ends.
+//!
+//! # Crash
+//! After a kill nothing of that happens. Other agents (or a waiting command line) find the silent lock after 30 s; an
+//! agent that starts again on the same node finds its own old locks sooner ([`reap`]).
+
+mod beat;
+mod cli;
+mod dispatch;
+mod elect;
+mod lead;
+mod lease;
+mod logbook;
+mod node;
+mod op;
+mod ops;
+mod reap;
+
+pub use cli::{command, run};

@@ -1,0 +1,77 @@
+//! What every part of an agent works with: its mongod, the leader replica set, its settings.
+
+use crate::control::Control;
+use crate::model::{config::Config, lock::LockHeader};
+use crate::mongo::{self, Hello, Purpose, admin};
+use crate::storage::Storage;
+use crate::{config, topo};
+use anyhow::{Context, Result};
+use bson::Timestamp;
+use mongodb::Client;
+use std::sync::Arc;
+
+/// One agent's surroundings. All handles are cheap and reconnect by themselves.
+#[derive(Debug)]
+pub(super) struct Node {
+    /// Direct connection to this agent's own mongod.
+    pub client: Client,
+    /// The control collections, through the leader replica set's primary.
+    pub control: Control,
+    /// Name of this node's replica set.
+    pub rs: String,
+    /// `host:port` as the replica set names this node.
+    pub me: String,
+    pub version: admin::Version,
+    /// This node belongs to the leader replica set.
+    pub in_leader_rs: bool,
+    /// Collections dumped at once, unless a backup says otherwise.
+    pub parallel: usize,
+}
+
+impl Node {
+    pub async fn connect(uri: &str, leader: Client, parallel: Option<usize>) -> Result<Self> {
+        let client = mongo::connect(uri, Purpose::Node { app: "pbm" }).await?;
+        let hello = mongo::hello(&client).await.context("connect to this agent's mongod")?;
+        hello.must_be_replica_set()?;
+        let leader_rs = mongo::hello(&leader).await.context("connect to the leader replica set")?.set_name;
+        Ok(Self {
+            version: admin::version(&client).await?,
+            control: Control::new(leader),
+            in_leader_rs: leader_rs == hello.set_name,
+            rs: hello.set_name,
+            me: hello.me,
+            client,
+            parallel: parallel.unwrap_or_else(default_parallel),
+        })
+    }
+
+    pub async fn hello(&self) -> Result<Hello> {
+        mongo::hello(&self.client).await
+    }
+
+    /// The replica sets of the cluster.
+    pub async fn members(&self) -> Result<Vec<String>> {
+        topo::cluster::members(self.control.client()).await
+    }
+
+    /// Opens the main storage of a configuration, as this node reaches it.
+    pub async fn open_storage(&self, config: &Config) -> Result<Arc<dyn Storage>> {
+        config::open::open(&config.storage, &self.me).await
+    }
+
+    /// The lock of this replica set for an operation.
+    pub fn lock_header(&self, kind: &str, opid: &str, epoch: Option<Timestamp>) -> LockHeader {
+        LockHeader {
+            kind: kind.to_owned(),
+            replset: self.rs.clone(),
+            node: self.me.clone(),
+            opid: opid.to_owned(),
+            epoch: Some(epoch.unwrap_or(Timestamp { time: 0, increment: 0 })),
+        }
+    }
+}
+
+/// Half the cores, at least one.
+fn default_parallel() -> usize {
+    (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
+}

@@ -1,0 +1,129 @@
+//! `backup`: lead it if that is on us, take part if we are named.
+
+use super::Task;
+use crate::agent::{
+    lead::{self, TAKE_OVER},
+    node::Node,
+    op::Gate,
+    reap,
+};
+use crate::backup::{self, Cx};
+use crate::model::command::{BackupCmd, name};
+use crate::rendezvous::Role;
+use anyhow::{Context, Result, bail};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The longest that an agent waits to be named.
+const FOR_A_NOMINATION: Duration = Duration::from_secs(60);
+
+pub(in crate::agent) async fn handle(task: Task, command: Option<BackupCmd>) -> Result<()> {
+    let backup = command.context("the backup command has no details")?;
+    let node = &task.node;
+    let config = node.control.config.main().await?;
+    let is_primary = node.hello().await?.is_primary();
+
+    let leading = async {
+        if !node.in_leader_rs || (!is_primary && appears(node, &backup.name).await?) {
+            return Ok(());
+        }
+        lead::lead(node, &task.opid, &backup, config.as_ref()).await
+    };
+    let (led, worked) = tokio::join!(leading, work(&task, &backup));
+    led.and(worked)
+}
+
+/// Waits for the backup's document, as long as the lead is left to the primary's agent.
+async fn appears(node: &Node, name: &str) -> Result<bool> {
+    let until = Instant::now() + TAKE_OVER;
+    let mut waiter = node.control.bell.waiter();
+    while Instant::now() < until {
+        if node.control.backups.get(name).await?.is_some() {
+            return Ok(true);
+        }
+        waiter.next_within(until.saturating_duration_since(Instant::now())).await;
+    }
+    Ok(false)
+}
+
+async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
+    let node = &task.node;
+    let op = match task.receive(&backup.name).check(node).await? {
+        Gate::Go(op) => op,
+        Gate::StandDown(why) => return stand_down(&why),
+    };
+    if let Some(why) = not_nominated(task, &backup.name).await? {
+        return stand_down(&why);
+    }
+    let op = match op.nominated().lease(node, name::BACKUP).await? {
+        Gate::Go(op) => op,
+        Gate::StandDown(why) => return stand_down(&why),
+    };
+    op.run(async |op| {
+        node.control.backups.acknowledge(&op.name, &node.rs, &node.me).await?;
+        // Read again: the leader's decision is based on this configuration or a newer one.
+        let config = node.control.config.main().await?.context("the configuration is gone")?;
+        let cx = Cx {
+            storage: node.open_storage(&config).await?,
+            parallel: backup
+                .num_parallel_colls
+                .filter(|n| *n > 0)
+                .or_else(|| config.backup.as_ref().map(|b| b.num_parallel_collections).filter(|n| *n > 0))
+                .and_then(|n| usize::try_from(n).ok())
+                .unwrap_or(node.parallel),
+            control: node.control.clone(),
+            client: node.client.clone(),
+            name: op.name.clone(),
+            opid: op.opid.clone(),
+            rs: node.rs.clone(),
+            me: node.me.clone(),
+            role: if node.in_leader_rs { Role::Leader } else { Role::Follower },
+            members: node.members().await?,
+            backup: backup.clone(),
+            version: node.version.clone(),
+            config,
+            cancel: op.cancel.clone(),
+        };
+        let result = backup::run(&cx).await;
+        if result.is_err() && !op.lost_its_lock() {
+            // The remains are removed before the lock is given back: the next backup starts on a clean storage.
+            reap::sweep(node).await?;
+        }
+        result
+    })
+    .await
+}
+
+fn stand_down(why: &str) -> Result<()> {
+    tracing::debug!("nothing to do here: {why}");
+    Ok(())
+}
+
+/// Waits for the nomination round of this replica set. `None` when this node is named, else why it is not.
+async fn not_nominated(task: &Task, name: &str) -> Result<Option<String>> {
+    let node = &task.node;
+    let until = Instant::now() + FOR_A_NOMINATION;
+    loop {
+        let mut waiter = node.control.bell.waiter();
+        if let Some(meta) = node.control.backups.get(name).await? {
+            if meta.status.is_final() {
+                return Ok(Some(format!("the backup has ended: {}", meta.status)));
+            }
+            if let Some(round) = meta.n.iter().find(|n| n.rs == node.rs) {
+                if !round.ack.is_empty() {
+                    return Ok(Some(format!("{} does it", round.ack)));
+                }
+                if round.n.contains(&node.me) {
+                    return Ok(None);
+                }
+            }
+        }
+        if Instant::now() >= until {
+            return Ok(Some(format!("not nominated within {} s", FOR_A_NOMINATION.as_secs())));
+        }
+        tokio::select! {
+            () = task.cancel.cancelled() => bail!("cancelled before the backup began"),
+            () = waiter.next() => {}
+        }
+    }
+}

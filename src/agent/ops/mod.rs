@@ -1,0 +1,33 @@
+//! One file per command: the gates, then one recipe.
+
+pub(super) mod backup;
+pub(super) mod restore;
+pub(super) mod resync;
+
+use super::{
+    node::Node,
+    op::{Op, Received},
+};
+use bson::Timestamp;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+/// What every command's handler gets.
+pub(super) struct Task {
+    pub node: Arc<Node>,
+    pub opid: String,
+    pub epoch: Option<Timestamp>,
+    pub cancel: CancellationToken,
+}
+
+impl Task {
+    fn receive(&self, name: &str) -> Op<Received> {
+        Op {
+            name: name.to_owned(),
+            opid: self.opid.clone(),
+            epoch: self.epoch,
+            cancel: self.cancel.clone(),
+            state: Received,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Finds operations whose agents are lost, and removes what failed backups left on the storage.
+
+use super::node::Node;
+use crate::control::HEARTBEAT;
+use crate::model::lock::Lock;
+use crate::upkeep::{delete, reap};
+use anyhow::Result;
+use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// A lock of this very node that nobody refreshes for this long after our start was left by an earlier life of ours.
+const OWN_SILENCE: Duration = Duration::from_secs(7);
+
+/// Runs until `stop`. Only agents of the leader replica set do this.
+pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
+    let work = async {
+        if let Err(error) = end_own(&node).await {
+            tracing::warn!("look for operations that an earlier run of this agent left: {error:#}");
+        }
+        loop {
+            if node.in_leader_rs {
+                let done = async {
+                    for said in reap::end_all_lost(&node.control).await? {
+                        tracing::warn!("{said}");
+                    }
+                    sweep(&node).await
+                };
+                if let Err(error) = done.await {
+                    tracing::warn!("look for lost operations: {error:#}");
+                }
+            }
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Ends what an earlier run of this agent held. Its locks look alive for 30 s; that nobody refreshes them shows
+/// earlier that nobody is there.
+async fn end_own(node: &Node) -> Result<()> {
+    let mine = |locks: Vec<Lock>| locks.into_iter().filter(|l| l.header.node == node.me).collect::<Vec<_>>();
+    let before = mine(node.control.locks.all().await?);
+    if before.is_empty() {
+        return Ok(());
+    }
+    tokio::time::sleep(OWN_SILENCE).await;
+    let after = mine(node.control.locks.all().await?);
+    for lock in before.into_iter().filter(|l| after.contains(l)) {
+        reap::end_lost(&node.control, &lock).await?;
+    }
+    Ok(())
+}
+
+/// Removes the objects of backups that failed while running.
+pub(super) async fn sweep(node: &Node) -> Result<()> {
+    let due = node.control.backups.due_for_cleanup().await?;
+    if due.is_empty() {
+        return Ok(());
+    }
+    let Some(config) = node.control.config.main().await? else { return Ok(()) };
+    let store = node.open_storage(&config).await?;
+    for name in due {
+        if let Some(backup) = node.control.backups.get(&name).await? {
+            delete::backup(store.as_ref(), &backup.name).await?;
+        }
+        node.control.backups.cleaned_up(&name).await?;
+        tracing::info!("removed what the failed backup {name} left on the storage");
+    }
+    Ok(())
+}

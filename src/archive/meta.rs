@@ -1,0 +1,347 @@
+//! `metadata.json` (version 1) and `meta.pbm` (version 2) of one replica set (spec/format.md A.3.3, A.3.4).
+
+use super::extjson;
+use crate::layout::BUCKETS;
+use anyhow::{Context as _, anyhow};
+use bson::{Bson, Document, doc};
+
+/// Version of the archive format in `metadata.json`; there is no other.
+const FORMAT: &str = "0.1";
+
+/// What a namespace is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NamespaceKind {
+    Collection,
+    View,
+    Timeseries,
+}
+
+impl NamespaceKind {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Collection => "collection",
+            Self::View => "view",
+            Self::Timeseries => "timeseries",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Self::Collection, Self::View, Self::Timeseries].into_iter().find(|kind| kind.as_str() == text)
+    }
+}
+
+/// One collection, view or time series as the server described it, and what was stored of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamespaceMeta {
+    pub db: String,
+    pub coll: String,
+    pub kind: NamespaceKind,
+    /// `listCollections.options`, empty if the server gave none.
+    pub options: Document,
+    /// `listIndexes`, every option the server returned; `None` (written as `null`) where the server lists none.
+    pub indexes: Option<Vec<Document>>,
+    pub uuid: Option<bson::Uuid>,
+    /// CRC-64/XZ of the uncompressed documents, in file order.
+    pub crc: i64,
+    /// Uncompressed bytes; 0 means that there is no object.
+    pub size: i64,
+}
+
+/// Everything that `metadata.json` says.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ArchiveMeta {
+    /// Collections dumped at the same time.
+    pub concurrent_collections: i32,
+    pub server_version: String,
+    /// Version of the backup software.
+    pub tool_version: String,
+    pub namespaces: Vec<NamespaceMeta>,
+}
+
+/// `metadata.json` in canonical Extended JSON, namespaces ordered by database and collection.
+///
+/// Takes every namespace that was dumped. A bucket collection is not listed, its checksum and size go to its time
+/// series; other `system.*` collections than `system.js` are listed only for `admin` and `config`.
+#[must_use]
+pub fn write_metadata_json(meta: &ArchiveMeta) -> Vec<u8> {
+    let mut listed: Vec<&NamespaceMeta> = meta.namespaces.iter().filter(|ns| is_listed(ns)).collect();
+    listed.sort_by_key(|ns| (&ns.db, &ns.coll));
+    let namespaces: Vec<Bson> = listed
+        .into_iter()
+        .map(|ns| {
+            let data = data_of(ns, &meta.namespaces);
+            let mut inner = Document::new();
+            insert_options(&mut inner, ns);
+            inner.insert("indexes", indexes(ns));
+            insert_uuid(&mut inner, ns);
+            inner.insert("collectionName", &ns.coll);
+            inner.insert("type", ns.kind.as_str());
+            Bson::Document(doc! {
+                "db": &ns.db,
+                "collection": &ns.coll,
+                "metadata": extjson::compact(&inner),
+                "type": ns.kind.as_str(),
+                "crc": data.crc,
+                "size": data.size,
+            })
+        })
+        .collect();
+    extjson::indented(&doc! {
+        "concurrent_collections": meta.concurrent_collections,
+        "version": FORMAT,
+        "server_version": &meta.server_version,
+        "tool_version": &meta.tool_version,
+        "namespaces": namespaces,
+    })
+    .into_bytes()
+}
+
+/// Reads `metadata.json`. Unknown fields are ignored, numbers may be of any integer type.
+///
+/// # Errors
+/// The bytes are no such file, or a namespace lacks its name or has an unknown type.
+pub fn read_metadata_json(bytes: &[u8]) -> anyhow::Result<ArchiveMeta> {
+    let file = extjson::parse(bytes).context("parse metadata.json")?;
+    let format = text(&file, "version")?;
+    if !matches!(format.as_str(), FORMAT | "") {
+        return Err(anyhow!("metadata.json has format version '{format}', only '{FORMAT}' is known"));
+    }
+    let namespaces = match file.get("namespaces") {
+        Some(Bson::Array(list)) => list.iter().map(read_namespace).collect::<anyhow::Result<_>>()?,
+        Some(Bson::Null) | None => Vec::new(),
+        Some(other) => {
+            return Err(anyhow!("'namespaces' in metadata.json is {:?}, not an array", other.element_type()));
+        }
+    };
+    let concurrent_collections =
+        i32::try_from(integer(&file, "concurrent_collections")?).context("read concurrent_collections")?;
+    Ok(ArchiveMeta {
+        concurrent_collections,
+        server_version: text(&file, "server_version")?,
+        tool_version: text(&file, "tool_version")?,
+        namespaces,
+    })
+}
+
+/// `meta.pbm`: all namespaces, buckets too, as one BSON document, ordered by the names of their objects.
+///
+/// # Errors
+/// The document cannot be encoded, that is, it would be larger than 2 GiB.
+pub fn write_meta_pbm(
+    version: &str,
+    server_version: &str,
+    fcv: &str,
+    namespaces: &[NamespaceMeta],
+) -> anyhow::Result<Vec<u8>> {
+    let mut sorted: Vec<&NamespaceMeta> = namespaces.iter().collect();
+    sorted.sort_by_cached_key(|ns| format!("{}.{}", ns.db, ns.coll.strip_prefix(BUCKETS).unwrap_or(&ns.coll)));
+    let specifications: Vec<Bson> = sorted
+        .into_iter()
+        .map(|ns| {
+            let mut spec = doc! { "db": &ns.db, "name": &ns.coll, "type": ns.kind.as_str() };
+            insert_uuid(&mut spec, ns);
+            insert_options(&mut spec, ns);
+            spec.insert("indexes", indexes(ns));
+            spec.insert("crc", ns.crc);
+            spec.insert("size", ns.size);
+            Bson::Document(spec)
+        })
+        .collect();
+    doc! { "version": version, "serverVersion": server_version, "fcv": fcv, "specifications": specifications }
+        .to_vec()
+        .context("encode meta.pbm")
+}
+
+fn is_listed(ns: &NamespaceMeta) -> bool {
+    let whole = matches!(ns.db.as_str(), "admin" | "config") && !ns.coll.starts_with(BUCKETS);
+    whole || !ns.coll.starts_with("system.") || ns.coll == "system.js"
+}
+
+/// The namespace that holds the documents: for a time series its buckets, where they are in the list.
+fn data_of<'a>(ns: &'a NamespaceMeta, all: &'a [NamespaceMeta]) -> &'a NamespaceMeta {
+    if ns.kind != NamespaceKind::Timeseries {
+        return ns;
+    }
+    let is_bucket = |other: &&NamespaceMeta| other.db == ns.db && other.coll.strip_prefix(BUCKETS) == Some(&ns.coll);
+    all.iter().find(is_bucket).unwrap_or(ns)
+}
+
+fn insert_options(into: &mut Document, ns: &NamespaceMeta) {
+    if !ns.options.is_empty() {
+        into.insert("options", &ns.options);
+    }
+}
+
+fn insert_uuid(into: &mut Document, ns: &NamespaceMeta) {
+    if let Some(uuid) = ns.uuid {
+        let hex: String = uuid.bytes().iter().map(|byte| format!("{byte:02x}")).collect();
+        into.insert("uuid", hex);
+    }
+}
+
+fn indexes(ns: &NamespaceMeta) -> Bson {
+    ns.indexes.as_ref().map_or(Bson::Null, |list| list.iter().cloned().collect())
+}
+
+fn read_namespace(value: &Bson) -> anyhow::Result<NamespaceMeta> {
+    let entry = value.as_document().context("a namespace in metadata.json is no document")?;
+    let (db, coll) = (text(entry, "db")?, text(entry, "collection")?);
+    if db.is_empty() || coll.is_empty() {
+        return Err(anyhow!("a namespace in metadata.json has no name: db '{db}', collection '{coll}'"));
+    }
+    let name = format!("{db}.{coll}");
+    read_named(entry, db, coll).with_context(|| format!("read the metadata of '{name}'"))
+}
+
+fn read_named(entry: &Document, db: String, coll: String) -> anyhow::Result<NamespaceMeta> {
+    let kind = match text(entry, "type")?.as_str() {
+        "" => NamespaceKind::Collection,
+        other => NamespaceKind::parse(other).ok_or_else(|| anyhow!("unknown type '{other}'"))?,
+    };
+    let inner = match text(entry, "metadata")? {
+        json if json.is_empty() => Document::new(),
+        json => extjson::parse(json.as_bytes()).context("parse its options and indexes")?,
+    };
+    let options = match inner.get("options") {
+        Some(Bson::Document(options)) => options.clone(),
+        Some(Bson::Null) | None => Document::new(),
+        Some(_) => return Err(anyhow!("'options' is no document")),
+    };
+    let indexes = match inner.get("indexes") {
+        Some(Bson::Array(list)) => {
+            let specs = list.iter().map(|spec| spec.as_document().cloned()).collect::<Option<Vec<_>>>();
+            Some(specs.context("an index is no document")?)
+        }
+        Some(Bson::Null) | None => None,
+        Some(_) => return Err(anyhow!("'indexes' is no array")),
+    };
+    let uuid = match text(&inner, "uuid")? {
+        hex if hex.is_empty() => None,
+        hex => Some(bson::Uuid::parse_str(&hex).with_context(|| format!("parse the uuid '{hex}'"))?),
+    };
+    Ok(NamespaceMeta {
+        db,
+        coll,
+        kind,
+        options,
+        indexes,
+        uuid,
+        crc: integer(entry, "crc")?,
+        size: integer(entry, "size")?,
+    })
+}
+
+/// A string; empty where it is missing or null.
+fn text(doc: &Document, key: &str) -> anyhow::Result<String> {
+    match doc.get(key) {
+        Some(Bson::String(value)) => Ok(value.clone()),
+        Some(Bson::Null) | None => Ok(String::new()),
+        Some(other) => Err(anyhow!("'{key}' is {:?}, not a string", other.element_type())),
+    }
+}
+
+/// An integer of any width; 0 where it is missing or null.
+fn integer(doc: &Document, key: &str) -> anyhow::Result<i64> {
+    match doc.get(key) {
+        Some(Bson::Int64(value)) => Ok(*value),
+        Some(Bson::Int32(value)) => Ok(i64::from(*value)),
+        Some(Bson::Null) | None => Ok(0),
+        Some(other) => Err(anyhow!("'{key}' is {:?}, not an integer", other.element_type())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ArchiveMeta, NamespaceKind, NamespaceMeta, read_metadata_json, write_meta_pbm, write_metadata_json};
+    use bson::{Document, doc};
+
+    const REAL: &[u8] = include_bytes!("../../tests/fixtures/original/metadata.json");
+
+    fn namespace(db: &str, coll: &str, kind: NamespaceKind, size: i64) -> NamespaceMeta {
+        let indexes = Some(vec![doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_", "hidden": true }]);
+        NamespaceMeta {
+            db: db.into(),
+            coll: coll.into(),
+            kind,
+            options: Document::new(),
+            indexes,
+            uuid: None,
+            crc: size * 7,
+            size,
+        }
+    }
+
+    fn archive(namespaces: Vec<NamespaceMeta>) -> ArchiveMeta {
+        ArchiveMeta {
+            concurrent_collections: 2,
+            server_version: "6.0.5".into(),
+            tool_version: "2.15.0".into(),
+            namespaces,
+        }
+    }
+
+    #[test]
+    fn a_file_of_the_original_comes_back_byte_for_byte() {
+        let meta = read_metadata_json(REAL).unwrap();
+        let series = meta.namespaces.iter().find(|ns| ns.kind == NamespaceKind::Timeseries).unwrap();
+        assert_eq!((series.coll.as_str(), series.crc, &series.indexes), ("ts", 4_140_447_196_977_631_677, &None));
+        assert_eq!(String::from_utf8(write_metadata_json(&meta)).unwrap(), String::from_utf8_lossy(REAL));
+    }
+
+    #[test]
+    fn buckets_and_system_collections() {
+        let all = vec![
+            namespace("shop", "ts", NamespaceKind::Timeseries, 0),
+            namespace("shop", "system.buckets.ts", NamespaceKind::Collection, 11),
+            namespace("shop", "system.js", NamespaceKind::Collection, 12),
+            namespace("shop", "system.profile", NamespaceKind::Collection, 13),
+            namespace("admin", "system.users", NamespaceKind::Collection, 14),
+            namespace("other", "system.buckets.ts", NamespaceKind::Collection, 15),
+        ];
+        let read = read_metadata_json(&write_metadata_json(&archive(all))).unwrap();
+        let names: Vec<_> = read.namespaces.iter().map(|ns| (ns.db.as_str(), ns.coll.as_str(), ns.size)).collect();
+        assert_eq!(names, [("admin", "system.users", 14), ("shop", "system.js", 12), ("shop", "ts", 11)]);
+        assert_eq!(read.namespaces[2].crc, 77);
+        assert!(read.namespaces[0].indexes.as_ref().unwrap()[0].get_bool("hidden").unwrap());
+    }
+
+    #[test]
+    fn bson_lists_everything_in_the_order_of_the_objects() {
+        let mut series = namespace("shop", "ts", NamespaceKind::Timeseries, 0);
+        series.indexes = None;
+        series.options = doc! { "timeseries": { "timeField": "t" } };
+        let mut orders = namespace("shop", "zz", NamespaceKind::Collection, 3);
+        orders.uuid = Some(bson::Uuid::parse_str("00112233-4455-4677-8899-aabbccddeeff").unwrap());
+        let buckets = namespace("shop", "system.buckets.ts", NamespaceKind::Collection, 5);
+        let bytes = write_meta_pbm("2.15.0", "6.0.5", "6.0", &[orders, series, buckets]).unwrap();
+        let index = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_", "hidden": true };
+        let expected = doc! {
+            "version": "2.15.0", "serverVersion": "6.0.5", "fcv": "6.0",
+            "specifications": [
+                { "db": "shop", "name": "ts", "type": "timeseries", "options": { "timeseries": { "timeField": "t" } },
+                  "indexes": null, "crc": 0_i64, "size": 0_i64 },
+                { "db": "shop", "name": "system.buckets.ts", "type": "collection", "indexes": [index.clone()],
+                  "crc": 35_i64, "size": 5_i64 },
+                { "db": "shop", "name": "zz", "type": "collection", "uuid": "00112233445546778899aabbccddeeff",
+                  "indexes": [index], "crc": 21_i64, "size": 3_i64 },
+            ],
+        };
+        assert_eq!(Document::from_reader(&bytes[..]).unwrap(), expected);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (file, reason) in [
+            (r#"{"version":"9"}"#, "version '9'"),
+            (r#"{"namespaces":[{"db":"a"}]}"#, "no name"),
+            (r#"{"namespaces":[{"db":"a","collection":"b","type":"x"}]}"#, "'a.b': unknown type 'x'"),
+            (r#"{"namespaces":[{"db":"a","collection":"b","metadata":"{"}]}"#, "'a.b': parse its options"),
+            (r#"{"namespaces":[{"db":"a","collection":"b","size":"1"}]}"#, "'size' is String"),
+            ("[]", "parse metadata.json"),
+        ] {
+            let error = format!("{:#}", read_metadata_json(file.as_bytes()).unwrap_err());
+            assert!(error.contains(reason), "{error}");
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The logical recipe: collections dumped while the oplog of the same time is kept beside them (spec/format.md D.3).
+
+use super::{Cx, sampler};
+use crate::archive::{backup_json, meta};
+use crate::config::open;
+use crate::control::{ControlBoard, unix_now};
+use crate::layout::{self, ReplsetLayout};
+use crate::model::{
+    backup::{BackupMeta, BackupReplset},
+    names::PBM_VERSION,
+    serde_help::zero_ts,
+    status::{Condition, Status},
+};
+use crate::oplog::slice::{self, Slice};
+use crate::rendezvous::{arrive, reach};
+use crate::snapshot::{
+    budget::Budget,
+    dump::{self, DumpPlan, Dumped},
+    source::DumpProgress,
+};
+use crate::storage;
+use crate::upkeep::verify;
+use anyhow::{Context, Result, bail};
+use bson::{Timestamp, doc};
+use std::{sync::Arc, time::Duration};
+
+/// Bytes of documents and oplog entries on their way.
+const IN_FLIGHT: usize = 16 * 1024 * 1024;
+/// How long the replica sets have to begin, unless configured.
+const STARTING: Duration = Duration::from_secs(33);
+/// Minutes of oplog in one slice, unless configured.
+const SPAN_MIN: f64 = 10.0;
+
+pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()> {
+    open::initialise(cx.storage.as_ref()).await.context("prepare the storage")?;
+    let layout = ReplsetLayout::new(&cx.name, &cx.rs, cx.backup.compression);
+    let first = slice::first_write(&cx.client).await?;
+    cx.control.backups.add_member(&cx.name, &cx.rs, &first_part(cx, &layout, first)).await?;
+    arrive(board, cx.role, Status::Running, Some(starting_limit(cx)), &cx.cancel, async || publish_first(cx).await)
+        .await?;
+
+    let mut oplog = Oplog { cx, layout: &layout, budget: Budget::new(IN_FLIGHT / 4), next: first, bytes: 0 };
+    let dumped = {
+        let progress = Arc::new(DumpProgress::default());
+        let plan =
+            DumpPlan { layout: layout.clone(), level: cx.backup.level, parallel: cx.parallel, in_flight: IN_FLIGHT };
+        tokio::select! {
+            dumped = dump::dump(&cx.client, &cx.storage, &plan, &progress) => dumped?,
+            failed = oplog.follow() => return failed,
+            () = sampler::dump(cx, &progress) => unreachable!("samples have no end"),
+        }
+    };
+    tracing::info!("dumped {} documents, {} bytes", dumped.docs, dumped.bytes);
+    let described = describe(cx, &layout, &dumped).await?;
+    reach(board, cx.role, Status::DumpDone, None, &cx.cancel, async || Ok(())).await?;
+
+    // Taken after the last cursor was closed: no version of a document that was dumped is newer.
+    let last = slice::last_write(&cx.client).await?;
+    oplog.keep_until(last).await?;
+    cx.control.backups.set_member(&cx.name, &cx.rs, doc! { "last_write_ts": last }).await?;
+    let size = dumped.stored + described + oplog.bytes;
+    cx.control.backups.add_size(&cx.name, i64::try_from(size).unwrap_or(i64::MAX)).await?;
+
+    reach(board, cx.role, Status::Done, None, &cx.cancel, async || finish(cx).await).await?;
+    confirm(cx).await
+}
+
+fn first_part(cx: &Cx, layout: &ReplsetLayout, first: Timestamp) -> BackupReplset {
+    let now = unix_now();
+    BackupReplset {
+        name: cx.rs.clone(),
+        dump_name: layout.metadata(),
+        oplog_name: layout.oplog_dir(),
+        start_ts: now,
+        status: Status::Running,
+        size: 0,
+        size_uncompressed: 0,
+        iscs: false,
+        configshard: false,
+        last_transition_ts: now,
+        first_write_ts: first,
+        last_write_ts: zero_ts(),
+        node: cx.me.clone(),
+        error: None,
+        conditions: vec![Condition { timestamp: now, status: Status::Running, error: None }],
+        pbm_version: PBM_VERSION.into(),
+        mongo_version: cx.version.server.clone(),
+        progress: None,
+    }
+}
+
+fn starting_limit(cx: &Cx) -> Duration {
+    let configured = cx.config.backup.as_ref().and_then(|b| b.timeouts.as_ref()).and_then(|t| t.starting_status);
+    configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map_or(STARTING, Duration::from_secs)
+}
+
+/// The cluster's first write is the latest of its replica sets'.
+async fn publish_first(cx: &Cx) -> Result<()> {
+    let meta = document(cx).await?;
+    let first = meta.replsets.iter().map(|rs| rs.first_write_ts).max().context("no replica set has begun")?;
+    cx.control.backups.set(&cx.name, doc! { "first_write_ts": first }).await.map(drop)
+}
+
+async fn document(cx: &Cx) -> Result<BackupMeta> {
+    cx.control.backups.get(&cx.name).await?.context("the backup's document is gone")
+}
+
+/// The oplog of the backup, kept slice by slice.
+struct Oplog<'a> {
+    cx: &'a Cx,
+    layout: &'a ReplsetLayout,
+    budget: Budget,
+    /// Where the next slice begins.
+    next: Timestamp,
+    /// Bytes kept so far, before compression.
+    bytes: u64,
+}
+
+impl Oplog<'_> {
+    /// Keeps a slice whenever its time is over. Returns only to fail.
+    async fn follow(&mut self) -> Result<()> {
+        let span = span(self.cx);
+        loop {
+            slice::due(&self.cx.client, self.next, span).await?;
+            let to = slice::last_write(&self.cx.client).await?;
+            self.keep_until(to).await?;
+        }
+    }
+
+    /// Keeps everything up to `to`. Nothing if nothing was written since the last slice.
+    async fn keep_until(&mut self, to: Timestamp) -> Result<()> {
+        if to <= self.next {
+            return Ok(());
+        }
+        let Slice { bytes, entries, object, .. } = slice::store(
+            &self.cx.client,
+            &self.cx.storage,
+            self.layout,
+            self.cx.backup.level,
+            &self.budget,
+            self.next,
+            to,
+        )
+        .await?;
+        tracing::debug!("kept {entries} oplog entries in {object}");
+        self.next = to;
+        self.bytes += bytes;
+        Ok(())
+    }
+}
+
+fn span(cx: &Cx) -> Duration {
+    let configured = cx.config.backup.as_ref().map(|b| b.oplog_span_min).filter(|m| *m > 0.0);
+    let pitr = || cx.config.pitr.as_ref().and_then(|p| p.oplog_span_min).filter(|m| *m > 0.0);
+    Duration::from_secs_f64(configured.or_else(pitr).unwrap_or(SPAN_MIN).min(60.0 * 24.0) * 60.0)
+}
+
+/// Stores what was dumped in words: `meta.pbm`, then `metadata.json`. Gives the stored bytes that count in the size.
+async fn describe(cx: &Cx, layout: &ReplsetLayout, dumped: &Dumped) -> Result<u64> {
+    let binary = meta::write_meta_pbm(PBM_VERSION, &cx.version.server, &cx.version.fcv, &dumped.namespaces)?;
+    let size = binary.len() as u64;
+    storage::write_all(cx.storage.as_ref(), &layout.meta_pbm(), binary).await?;
+    let archive = meta::ArchiveMeta {
+        concurrent_collections: i32::try_from(cx.parallel).unwrap_or(1),
+        server_version: cx.version.server.clone(),
+        tool_version: PBM_VERSION.into(),
+        namespaces: dumped.namespaces.clone(),
+    };
+    storage::write_all(cx.storage.as_ref(), &layout.metadata(), meta::write_metadata_json(&archive)).await?;
+    Ok(size)
+}
+
+/// The leader's last step: the consistency point, a look at every file, and the metadata file. It comes last, so that
+/// a storage without it holds no backup.
+async fn finish(cx: &Cx) -> Result<()> {
+    let mut meta = document(cx).await?;
+    let last = meta.replsets.iter().map(|rs| rs.last_write_ts).min().context("no replica set took part")?;
+    if last.time <= 1 {
+        bail!("a replica set has not told where its oplog ends");
+    }
+    cx.control.backups.set(&cx.name, doc! { "last_write_ts": last }).await?;
+    let now = unix_now();
+    meta.last_write_ts = last;
+    meta.status = Status::Done;
+    meta.last_transition_ts = now;
+    meta.conditions.push(Condition { timestamp: now, status: Status::Done, error: None });
+    let problems = verify::backup_files(cx.storage.as_ref(), &meta).await.context("check the backup's files")?;
+    if !problems.is_empty() {
+        let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        bail!("the backup's files are not complete: {}", all.join("; "));
+    }
+    storage::write_all(cx.storage.as_ref(), &layout::backup_meta(&cx.name), backup_json::write(&meta)?).await?;
+    Ok(())
+}
+
+/// If the backup was declared lost while its last step ran, the metadata file must not claim otherwise.
+async fn confirm(cx: &Cx) -> Result<()> {
+    let meta = document(cx).await?;
+    if meta.status != Status::Done {
+        cx.storage.delete(&layout::backup_meta(&cx.name)).await?;
+        bail!("the backup was ended as {} by somebody else while it finished", meta.status);
+    }
+    Ok(())
+}

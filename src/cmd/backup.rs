@@ -1,0 +1,178 @@
+//! `pbm backup`: checks, queues the command, follows it.
+
+use super::{
+    checks::{self, Need},
+    context::Context,
+    error::{CliError, Result},
+    output::Report,
+    storage, units,
+    wait::{self, Goal},
+};
+use crate::compress::check_level;
+use crate::config::duration;
+use crate::model::{
+    backup::{BackupMeta, BackupType},
+    command::BackupCmd,
+    compression::Compression,
+    config::{BackupConf, Config},
+    status::Status,
+};
+use clap::Args;
+use serde::Serialize;
+use std::time::Duration;
+
+/// How long agents have to take the command.
+const TAKEN_WITHIN: Duration = Duration::from_secs(33);
+
+/// Make a backup of the whole cluster
+#[derive(Debug, Args)]
+pub struct Backup {
+    /// Kind of backup; this build makes logical ones
+    #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "logical", value_parser = parse_type)]
+    kind: BackupType,
+    /// Codec of the data: none, gzip, pgzip, snappy, lz4, s2 or zstd [default: the configuration's, or s2]
+    #[arg(long, value_name = "CODEC")]
+    compression: Option<Compression>,
+    /// Level of the codec
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    compression_level: Option<i32>,
+    /// Collections dumped at once on each node
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    num_parallel_collections: Option<i32>,
+    /// Wait for the end
+    #[arg(short, long)]
+    wait: bool,
+    /// Wait no longer than this, such as 30m or 1h30m
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
+    wait_time: Option<Duration>,
+}
+
+fn parse_type(text: &str) -> Result<BackupType, String> {
+    match text {
+        "logical" => Ok(BackupType::Logical),
+        "physical" | "incremental" | "external" => {
+            Err(format!("{text} backups need Percona Server for MongoDB and are not in this build; use logical"))
+        }
+        _ => Err("unknown; use logical".to_owned()),
+    }
+}
+
+/// What is printed at the end.
+#[derive(Debug, Serialize)]
+struct Made {
+    name: String,
+    #[serde(rename = "storagePath")]
+    storage_path: String,
+    #[serde(skip)]
+    status: Status,
+    #[serde(skip)]
+    size: i64,
+}
+
+impl Report for Made {
+    fn text(&self) -> String {
+        if self.status == Status::Done {
+            return format!("Backup {} is complete: {} in {}", self.name, units::size(self.size), self.storage_path);
+        }
+        format!(
+            "Backup {} is running; it is complete when `pbm list` shows it (`pbm status -s running` shows how far it is)",
+            self.name
+        )
+    }
+}
+
+impl Backup {
+    /// Runs the subcommand.
+    pub async fn run(self, cx: &Context) -> Result<()> {
+        let config = cx.config().await?;
+        let (compression, level) = self.codec(&config)?;
+        cx.ready_to_write().await?;
+        checks::nothing_runs(&cx.control).await?;
+        checks::agents(cx, Need::Fit).await?;
+
+        let name = free_name(cx).await?;
+        let command = BackupCmd {
+            kind: self.kind,
+            base: false,
+            name: name.clone(),
+            nss: Vec::new(),
+            compression,
+            level,
+            num_parallel_colls: self.num_parallel_collections,
+            profile: String::new(),
+            users_and_roles: false,
+        };
+        cx.out.note(&format!("Starting backup {name}"));
+        cx.control.commands.send_backup(command).await?;
+        wait::appears::<BackupMeta>(cx, &name, TAKEN_WITHIN).await?;
+        let goal = if self.wait { Goal::Ended } else { Goal::Started };
+        let meta = wait::follow::<BackupMeta>(cx, &name, goal, self.wait_time).await?;
+        cx.out.print(&Made {
+            name,
+            storage_path: storage::path(&config.storage),
+            status: meta.status,
+            size: meta.size,
+        });
+        Ok(())
+    }
+
+    /// The option wins over the configuration. A configured level belongs to the configured codec.
+    fn codec(&self, config: &Config) -> Result<(Compression, Option<i32>)> {
+        let default = BackupConf::default();
+        let conf = config.backup.as_ref().unwrap_or(&default);
+        let configured = conf.compression.unwrap_or_default();
+        let codec = self.compression.unwrap_or(configured);
+        let level = self.compression_level.or(conf.compression_level.filter(|_| codec == configured));
+        check_level(codec, level).map_err(|reason| {
+            CliError::usage(reason)
+                .hint("give another --compression-level, or correct backup.compressionLevel with `pbm config --set`")
+        })?;
+        Ok((codec, level))
+    }
+}
+
+/// The name is the second of the start; the next second when this one is taken.
+async fn free_name(cx: &Context) -> Result<String> {
+    loop {
+        let name = units::backup_name();
+        if cx.control.backups.raw(&name).await?.is_none() {
+            return Ok(name);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn backup(compression: Option<Compression>, compression_level: Option<i32>) -> Backup {
+        Backup {
+            kind: BackupType::Logical,
+            compression,
+            compression_level,
+            num_parallel_collections: None,
+            wait: false,
+            wait_time: None,
+        }
+    }
+
+    #[test]
+    fn the_option_wins_over_the_configuration() {
+        let conf =
+            BackupConf { compression: Some(Compression::Gzip), compression_level: Some(7), ..BackupConf::default() };
+        let config = Config { backup: Some(conf), ..Config::default() };
+        let codec = |a, b| backup(a, b).codec(&config).map_err(|e| e.source.to_string());
+        assert_eq!(codec(None, None), Ok((Compression::Gzip, Some(7))));
+        assert_eq!(codec(None, Some(1)), Ok((Compression::Gzip, Some(1))));
+        assert_eq!(codec(Some(Compression::Zstd), None), Ok((Compression::Zstd, None)));
+        assert!(codec(None, Some(10)).expect_err("no such level").contains("level 10"));
+        assert_eq!(backup(None, None).codec(&Config::default()).expect("fine"), (Compression::S2, None));
+    }
+
+    #[test]
+    fn the_result_is_the_originals() {
+        let made = Made { name: "n".into(), storage_path: "/b".into(), status: Status::Done, size: 5 };
+        assert_eq!(serde_json::to_string(&made).expect("json"), r#"{"name":"n","storagePath":"/b"}"#);
+    }
+}

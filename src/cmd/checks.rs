@@ -1,0 +1,164 @@
+//! Mistakes that are found before anything is queued.
+
+use super::{
+    context::Context,
+    error::{CliError, Result},
+};
+use crate::control::Control;
+use crate::model::{
+    agent::AgentStat,
+    command::name,
+    lock::{Lock, is_stale},
+};
+use crate::topo::suits::unfit;
+use crate::upkeep::reap;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Agents write their lines every five seconds; a change of the configuration needs that long to show.
+const AGENTS_CATCH_UP: Duration = Duration::from_secs(10);
+
+/// Which agents an operation needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// On every replica set one whose node may do a backup.
+    Fit,
+    /// On every replica set the one on the primary.
+    Primary,
+    /// Any one of the leader replica set.
+    Any,
+}
+
+/// Refuses when another operation holds a living lock. Operations whose agents are lost are ended first.
+pub async fn nothing_runs(control: &Control) -> Result<()> {
+    let mut running = living_locks(control).await?;
+    if running.is_empty() {
+        return Ok(());
+    }
+    reap::end_all_lost(control).await?;
+    running = living_locks(control).await?;
+    match running.first() {
+        None => Ok(()),
+        Some(lock) => Err(busy(lock)),
+    }
+}
+
+/// Locks of operations that live, by the best time known without writing.
+pub async fn living_locks(control: &Control) -> Result<Vec<Lock>> {
+    let locks = control.locks.all().await?;
+    if locks.is_empty() {
+        return Ok(locks);
+    }
+    let now = control.cluster_time().await?;
+    Ok(locks.into_iter().filter(|lock| lock.header.kind != name::PITR && !is_stale(lock.hb, now)).collect())
+}
+
+fn busy(lock: &Lock) -> CliError {
+    let it = &lock.header;
+    let error = CliError::refused(format!(
+        "another operation is running: {} with OPID {} on {}/{}",
+        it.kind, it.opid, it.replset, it.node
+    ));
+    match it.kind.as_str() {
+        name::BACKUP => error.hint("wait for its end (`pbm status -s running`) or run `pbm cancel-backup`"),
+        _ => error.hint("wait for its end; `pbm status -s running` shows it"),
+    }
+}
+
+/// Refuses when the agents that are needed don't run or can't work, with each one's reason. Waits a little for agents
+/// that have not looked at the newest configuration yet.
+pub async fn agents(cx: &Context, need: Need) -> Result<()> {
+    let until = Instant::now() + AGENTS_CATCH_UP;
+    let members = cx.members().await?;
+    loop {
+        let mut waiter = cx.control.bell.waiter();
+        let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
+        match judge(&alive, &members, need) {
+            Ok(()) => return Ok(()),
+            // Agents that aren't there won't come by waiting.
+            Err((error, false)) => return Err(error),
+            Err((error, true)) if Instant::now() >= until => return Err(error),
+            Err(_) => waiter.next().await,
+        }
+    }
+}
+
+/// The reason why not, and whether waiting may help.
+fn judge(alive: &[AgentStat], members: &[String], need: Need) -> Result<(), (CliError, bool)> {
+    for rs in members {
+        let here: Vec<&AgentStat> = alive.iter().filter(|agent| agent.rs == *rs).collect();
+        if here.is_empty() {
+            let error = CliError::refused(format!("no pbm-agent of replica set {rs} is running"))
+                .hint("start pbm-agent beside each mongod; `pbm status -s cluster` shows who is there");
+            return Err((error, false));
+        }
+        match need {
+            Need::Any => {}
+            Need::Primary if here.iter().any(|agent| agent.s == 1) => {}
+            Need::Primary => {
+                let error = CliError::refused(format!("no pbm-agent runs on the primary of replica set {rs}"))
+                    .hint("start pbm-agent there; a restore writes through the primary");
+                return Err((error, true));
+            }
+            Need::Fit => {
+                let why: Vec<String> =
+                    here.iter().filter_map(|a| unfit(a).map(|why| format!("{}: {why}", a.n))).collect();
+                if why.len() == here.len() {
+                    let error = CliError::refused(format!(
+                        "no agent of replica set {rs} can take the backup: {}",
+                        why.join("; ")
+                    ))
+                    .hint("remove the cause on one of these nodes; `pbm status -s cluster` shows their state");
+                    return Err((error, true));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{agent::SubsysStatus, serde_help::zero_ts};
+
+    fn agent(rs: &str, s: i32, storage: &str) -> AgentStat {
+        let part = |e: &str| SubsysStatus { ok: e.is_empty(), e: e.to_owned() };
+        AgentStat {
+            n: format!("{rs}-{s}:27017"),
+            rs: rs.into(),
+            s,
+            state: "SECONDARY".into(),
+            hdn: false,
+            psv: false,
+            arb: false,
+            delay: 0,
+            repl_lag: 0,
+            v: String::new(),
+            mv: String::new(),
+            pbms: part(""),
+            nodes: part(""),
+            stors: part(storage),
+            hb: zero_ts(),
+            e: String::new(),
+        }
+    }
+
+    fn said(alive: &[AgentStat], need: Need) -> String {
+        match judge(alive, &["a".to_owned(), "b".to_owned()], need) {
+            Ok(()) => "ok".to_owned(),
+            Err((error, waits)) => format!("{} {waits}", error.source),
+        }
+    }
+
+    #[test]
+    fn every_replica_set_needs_its_agents() {
+        let both = [agent("a", 1, ""), agent("b", 2, "")];
+        assert_eq!(said(&both, Need::Fit), "ok");
+        assert_eq!(said(&both, Need::Primary), "no pbm-agent runs on the primary of replica set b true");
+        assert_eq!(said(&both[..1], Need::Any), "no pbm-agent of replica set b is running false");
+        let full = [agent("a", 1, "disk full"), agent("a", 2, "denied"), agent("b", 1, "")];
+        let text = said(&full, Need::Fit);
+        assert!(text.contains("a-1:27017") && text.contains("disk full") && text.contains("denied"), "{text}");
+    }
+}

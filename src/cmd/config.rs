@@ -1,0 +1,248 @@
+//! `pbm config`: shows and changes the configuration, reads the storage again.
+
+use super::{
+    checks::{self, Need},
+    context::Context,
+    error::{CliError, Result},
+    output::{Message, Report, yaml},
+    resync,
+};
+use crate::config::{self, duration, edit, mask};
+use crate::model::{command::ResyncCmd, config::Config};
+use anyhow::Context as _;
+use bson::Document;
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+use std::{io::Read, path::PathBuf, time::Duration};
+
+/// Show or change the configuration, or read the storage again
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// Key to show, such as storage.type
+    #[arg(conflicts_with_all = ["file", "set", "list", "force_resync"])]
+    key: Option<String>,
+    /// Replace the configuration by this YAML file; `-` reads stdin
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["set", "list", "force_resync"])]
+    file: Option<PathBuf>,
+    /// Set a key; repeatable
+    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_assignment, conflicts_with_all = ["list", "force_resync"])]
+    set: Vec<(String, String)>,
+    /// Show the whole configuration (also without any option)
+    #[arg(long, conflicts_with = "force_resync")]
+    list: bool,
+    /// Read the storage again: backups, oplog chunks, restores
+    #[arg(long)]
+    force_resync: bool,
+    /// Also read the records of physical restores
+    #[arg(long, requires = "force_resync")]
+    include_restores: bool,
+    /// Wait until the storage has been read
+    #[arg(short, long)]
+    wait: bool,
+    /// Wait no longer than this, such as 30s or 5m
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
+    wait_time: Option<Duration>,
+}
+
+fn parse_assignment(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("expected KEY=VALUE".to_owned()),
+    }
+}
+
+/// The whole configuration.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Shown(Value);
+
+impl Report for Shown {
+    fn text(&self) -> String {
+        yaml(&self.0)
+    }
+}
+
+/// One key.
+#[derive(Debug, Serialize)]
+struct Pair {
+    key: String,
+    value: String,
+}
+
+impl Report for Pair {
+    fn text(&self) -> String {
+        format!("[{}={}]", self.key, self.value)
+    }
+}
+
+/// Several keys.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Pairs(Vec<Pair>);
+
+impl Report for Pairs {
+    fn text(&self) -> String {
+        self.0.iter().map(Report::text).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl ConfigArgs {
+    /// Runs the subcommand.
+    pub async fn run(self, cx: &Context) -> Result<()> {
+        let changes = self.file.is_some() || self.force_resync || !self.set.is_empty();
+        if self.wait && !changes {
+            return Err(CliError::usage("--wait goes with --file, --set or --force-resync"));
+        }
+        if let Some(file) = &self.file {
+            return self.apply(cx, file).await;
+        }
+        if !self.set.is_empty() {
+            return self.set(cx).await;
+        }
+        if self.force_resync {
+            return self.resync(cx).await;
+        }
+        let config = config::with_defaults(cx.config().await?);
+        match self.key {
+            Some(key) => {
+                let value = edit::get(&config, &key)?;
+                cx.out.print(&Pair { key, value });
+            }
+            None => cx.out.print(&Shown(mask::shown(&config)?)),
+        }
+        Ok(())
+    }
+
+    /// Replaces the main document.
+    async fn apply(&self, cx: &Context, file: &PathBuf) -> Result<()> {
+        let config = config::load(&read(file)?)?;
+        cx.ready_to_write().await?;
+        // One that can't be read is a reason to replace it.
+        let before = cx.control.config.main().await.ok().flatten();
+        let moved = before.is_none_or(|before| !config::same_place(&before.storage, &config.storage));
+        if moved {
+            checks::nothing_runs(&cx.control).await?;
+        }
+        cx.control.config.replace_main(&config, cx.control.cluster_time().await?).await?;
+        warn_about_pitr(cx, &config);
+        if moved {
+            self.read_new_storage(cx).await?;
+        }
+        cx.out.print(&Shown(mask::shown(&config)?));
+        Ok(())
+    }
+
+    /// Changes single keys, all or none.
+    async fn set(&self, cx: &Context) -> Result<()> {
+        let mut config = cx.config().await?;
+        let before = config.clone();
+        let mut keys = Document::new();
+        let mut pairs = Vec::new();
+        for (key, value) in &self.set {
+            let change = edit::set(&mut config, key, value)?;
+            keys.insert(change.path, change.set);
+            pairs.push(Pair { key: change.key, value: change.value });
+        }
+        cx.ready_to_write().await?;
+        let moved = !config::same_place(&before.storage, &config.storage);
+        if moved {
+            checks::nothing_runs(&cx.control).await?;
+        }
+        let enabled = |config: &Config| config.pitr.as_ref().is_some_and(|pitr| pitr.enabled);
+        if moved || enabled(&before) != enabled(&config) {
+            keys.insert("epoch", cx.control.cluster_time().await?);
+        }
+        if !cx.control.config.set(keys).await? {
+            return Err(CliError::refused("the configuration has just been removed by somebody else; nothing was set"));
+        }
+        warn_about_pitr(cx, &config);
+        if moved {
+            self.read_new_storage(cx).await?;
+        }
+        match <[Pair; 1]>::try_from(pairs) {
+            Ok([pair]) => cx.out.print(&pair),
+            Err(pairs) => cx.out.print(&Pairs(pairs)),
+        }
+        Ok(())
+    }
+
+    /// The catalogue of another place is read. The configuration is stored already: only a waiting caller needs an
+    /// error when nobody can do it now.
+    async fn read_new_storage(&self, cx: &Context) -> Result<()> {
+        if let Err(mut error) = checks::agents(cx, Need::Any).await {
+            if self.wait {
+                error.hints.push(
+                    "the configuration is stored; with an agent, `pbm config --force-resync` reads the storage"
+                        .to_owned(),
+                );
+                return Err(error);
+            }
+            cx.out.note(&format!(
+                "Warning: the storage was not read ({:#}); once an agent runs, run `pbm config --force-resync`",
+                error.source
+            ));
+            return Ok(());
+        }
+        let opid = cx.control.commands.send_resync(None).await?.to_hex();
+        if self.wait {
+            resync::follow(cx, &opid, self.wait_time).await?;
+        } else {
+            cx.out.note("An agent reads the storage now; `pbm logs -e resync` shows how it ends");
+        }
+        Ok(())
+    }
+
+    async fn resync(&self, cx: &Context) -> Result<()> {
+        cx.config().await?;
+        cx.ready_to_write().await?;
+        checks::nothing_runs(&cx.control).await?;
+        checks::agents(cx, Need::Any).await?;
+        let details = self.include_restores.then(|| ResyncCmd { include_restores: true, ..ResyncCmd::default() });
+        let opid = cx.control.commands.send_resync(details).await?.to_hex();
+        if self.wait {
+            resync::follow(cx, &opid, self.wait_time).await?;
+            cx.out.print(&Message::new("Storage resync finished"));
+        } else {
+            cx.out.print(&Message::new("Storage resync started"));
+        }
+        Ok(())
+    }
+}
+
+fn read(file: &PathBuf) -> Result<String> {
+    if file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).context("read the configuration from stdin")?;
+        return Ok(text);
+    }
+    Ok(std::fs::read_to_string(file).with_context(|| format!("read the configuration file {}", file.display()))?)
+}
+
+fn warn_about_pitr(cx: &Context, config: &Config) {
+    if config.pitr.as_ref().is_some_and(|pitr| pitr.enabled) {
+        cx.out.note(
+            "Warning: pitr.enabled is stored, but agents of this build do not slice the oplog yet: only the moments of \
+             the backups can be restored",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_key_is_an_object_and_several_an_array() {
+        let pair = || Pair { key: "a".into(), value: "1".into() };
+        assert_eq!(serde_json::to_string(&pair()).expect("json"), r#"{"key":"a","value":"1"}"#);
+        assert_eq!(serde_json::to_string(&Pairs(vec![pair()])).expect("json"), r#"[{"key":"a","value":"1"}]"#);
+        assert_eq!(pair().text(), "[a=1]");
+    }
+
+    #[test]
+    fn assignments_keep_further_equal_signs() {
+        assert_eq!(parse_assignment("a.b=c=d"), Ok(("a.b".into(), "c=d".into())));
+        assert!(parse_assignment("a.b").is_err() && parse_assignment("=x").is_err());
+    }
+}

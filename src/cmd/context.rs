@@ -1,0 +1,68 @@
+//! What every subcommand receives: the connection to the leader replica set, and how to print.
+
+use super::{
+    error::{CliError, Result},
+    output::Format,
+};
+use crate::control::Control;
+use crate::model::config::Config;
+use crate::topo::cluster;
+use tokio_util::sync::CancellationToken;
+
+/// The name of our connections in the server's log.
+const APP: &str = "pbm-ctl";
+
+/// A connected command line.
+#[derive(Debug)]
+pub struct Context {
+    pub control: Control,
+    pub out: Format,
+    /// Ends the background tasks.
+    stop: CancellationToken,
+}
+
+impl Context {
+    /// Connects to the leader replica set.
+    ///
+    /// # Errors
+    /// No connection string, an unreachable server, a router or a standalone server.
+    pub async fn connect(uri: Option<&str>, out: Format) -> Result<Self> {
+        let uri = uri.filter(|uri| !uri.trim().is_empty()).ok_or_else(|| {
+            CliError::usage("no connection string")
+                .hint("give --mongodb-uri or set PBM_MONGODB_URI to the address of a member of the replica set, such as mongodb://user:password@host:27017")
+        })?;
+        let (client, _) = cluster::connect_leader(uri, APP).await?;
+        Ok(Self { control: Control::new(client), out, stop: CancellationToken::new() })
+    }
+
+    /// Prepares for sending commands and waiting: the control collections exist, the bell is heard.
+    pub async fn ready_to_write(&self) -> Result<()> {
+        // An insert into a missing collection would make it without its cap and its unique indexes.
+        self.control.set_up().await?;
+        let (bell, stop) = (self.control.bell.clone(), self.stop.clone());
+        tokio::spawn(async move { bell.follow(stop).await });
+        Ok(())
+    }
+
+    /// The replica sets of the cluster.
+    pub async fn members(&self) -> Result<Vec<String>> {
+        Ok(cluster::members(self.control.client()).await?)
+    }
+
+    /// The main configuration.
+    ///
+    /// # Errors
+    /// There is none.
+    pub async fn config(&self) -> Result<Config> {
+        self.control.config.main().await?.ok_or_else(|| {
+            CliError::refused("there is no configuration yet, so no storage is known")
+                .hint("write the storage settings into a file and run `pbm config --file FILE`")
+        })
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

@@ -1,0 +1,300 @@
+//! `pbm list`: finished backups and restorable times, or the history of restores.
+
+use super::{
+    checks,
+    context::Context,
+    error::Result,
+    output::{Message, Report},
+    ranges::{self, Range, Span},
+    units,
+};
+use crate::model::{
+    backup::{BackupMeta, BackupType},
+    command::name,
+    restore::RestoreMeta,
+    status::Status,
+};
+use clap::Args;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// List the backups, or the restores made
+#[derive(Debug, Args)]
+pub struct List {
+    /// Also show the times covered on each replica set
+    #[arg(short, long, conflicts_with = "restore")]
+    full: bool,
+    /// Show the restores in place of the backups
+    #[arg(long)]
+    restore: bool,
+    /// Only the newest N
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    size: Option<u32>,
+    /// Also show times that no backup precedes
+    #[arg(long, conflicts_with = "restore")]
+    unbacked: bool,
+}
+
+/// One backup, for `list` and `status`.
+#[derive(Debug, Serialize)]
+pub struct Snapshot {
+    pub name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub storage: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nss: Vec<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub size: i64,
+    pub status: Status,
+    #[serde(rename = "printStatus")]
+    pub print_status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(rename = "restoreTo")]
+    pub restore_to: i64,
+    #[serde(rename = "pbmVersion")]
+    pub pbm_version: String,
+    #[serde(rename = "type")]
+    pub kind: BackupType,
+    pub src: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_zero(size: &i64) -> bool {
+    *size == 0
+}
+
+impl Snapshot {
+    /// From its document.
+    #[must_use]
+    pub fn of(backup: &BackupMeta) -> Self {
+        let done = backup.status == Status::Done;
+        let profile = backup.store.name.clone().filter(|_| backup.store.profile == Some(true));
+        Self {
+            name: backup.name.clone(),
+            storage: profile.clone(),
+            profile,
+            nss: backup.nss.clone(),
+            size: backup.size,
+            status: backup.status,
+            print_status: match backup.status {
+                Status::Done => "success",
+                Status::Error | Status::Canceled => "failed",
+                _ => "ongoing",
+            },
+            error: backup.error.clone().filter(|error| !error.is_empty()),
+            restore_to: if done { i64::from(backup.last_write_ts.time) } else { backup.last_transition_ts },
+            pbm_version: backup.pbm_version.clone(),
+            kind: backup.kind,
+            src: backup.src_backup.clone().unwrap_or_default(),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct Listing {
+    /// `null` when there are none, as in the original.
+    snapshots: Option<Vec<Snapshot>>,
+    pitr: Pitr,
+}
+
+#[derive(Debug, Serialize)]
+struct Pitr {
+    on: bool,
+    ranges: Vec<Range>,
+    #[serde(rename = "rsRanges", skip_serializing_if = "BTreeMap::is_empty")]
+    rs_ranges: BTreeMap<String, Vec<Range>>,
+}
+
+impl Report for Listing {
+    fn text(&self) -> String {
+        let mut rows = vec![["NAME", "TYPE", "SELECTIVE", "SIZE", "RESTORE TIME"].map(str::to_owned).to_vec()];
+        for it in self.snapshots.iter().flatten() {
+            rows.push(vec![
+                it.name.clone(),
+                it.kind.to_string(),
+                if it.nss.is_empty() { "no" } else { "yes" }.to_owned(),
+                units::size(it.size),
+                units::table_time(it.restore_to),
+            ]);
+        }
+        let mut out = String::from("Backups:\n");
+        out.push_str(&if rows.len() == 1 { "  (none)".to_owned() } else { units::table(&rows) });
+        out.push_str(&format!("\n\nPoint-in-time recovery <{}>:", if self.pitr.on { "on" } else { "off" }));
+        for range in &self.pitr.ranges {
+            out.push_str(&format!("\n  {}", range_text(range)));
+        }
+        for (rs, ranges) in &self.pitr.rs_ranges {
+            let spans: Vec<String> = ranges.iter().map(range_text).collect();
+            out.push_str(&format!("\n  {rs}: {}", spans.join(", ")));
+        }
+        out
+    }
+}
+
+/// `from - to`, with a remark when nothing precedes it.
+#[must_use]
+pub fn range_text(range: &Range) -> String {
+    let Span { start, end } = range.range;
+    let base = if range.no_base { " (no base snapshot)" } else { "" };
+    format!("{} - {}{base}", units::table_time(start.into()), units::table_time(end.into()))
+}
+
+#[derive(Debug, Serialize)]
+struct RestoreItem {
+    start: i64,
+    status: Status,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    snapshot: String,
+    #[serde(rename = "start-point-in-time", skip_serializing_if = "is_zero")]
+    start_point: i64,
+    #[serde(rename = "point-in-time", skip_serializing_if = "is_zero")]
+    point: i64,
+    name: String,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    namespaces: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl RestoreItem {
+    fn of(restore: RestoreMeta) -> Self {
+        let kind = match (restore.pitr, restore.start_pitr) {
+            (0, _) => "snapshot",
+            (_, 0) => "pitr",
+            _ => "replay",
+        };
+        Self {
+            start: restore.start_ts,
+            status: restore.status,
+            kind,
+            snapshot: restore.backup,
+            start_point: restore.start_pitr,
+            point: restore.pitr,
+            name: restore.name,
+            namespaces: restore.nss,
+            error: restore.error.filter(|error| !error.is_empty()),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Restores(Vec<RestoreItem>);
+
+impl Report for Restores {
+    fn text(&self) -> String {
+        let mut rows = vec![["NAME", "WHAT", "STATUS"].map(str::to_owned).to_vec()];
+        for it in &self.0 {
+            let mut what = match it.kind {
+                "snapshot" => format!("backup {}", it.snapshot),
+                "pitr" => format!("backup {} up to {}", it.snapshot, units::rfc3339(it.point)),
+                _ => format!("oplog from {} to {}", units::rfc3339(it.start_point), units::rfc3339(it.point)),
+            };
+            if !it.namespaces.is_empty() {
+                what.push_str(", selective");
+            }
+            let status = match &it.error {
+                Some(error) => format!("{}: {error}", it.status),
+                None if it.status.is_final() => it.status.to_string(),
+                None => format!("{} (started at {})", it.status, units::rfc3339(it.start)),
+            };
+            rows.push(vec![it.name.clone(), what, status]);
+        }
+        let body = if rows.len() == 1 { "  (none)".to_owned() } else { units::table(&rows) };
+        format!("Restores:\n{body}")
+    }
+}
+
+/// The last `size` of them.
+fn newest<T>(mut all: Vec<T>, size: Option<u32>) -> Vec<T> {
+    if let Some(size) = size {
+        all.drain(..all.len().saturating_sub(size as usize));
+    }
+    all
+}
+
+impl List {
+    /// Runs the subcommand.
+    pub async fn run(self, cx: &Context) -> Result<()> {
+        if self.restore {
+            let all = cx.control.restores.all().await?;
+            cx.out.print(&Restores(newest(all, self.size).into_iter().map(RestoreItem::of).collect()));
+            return Ok(());
+        }
+        let config = cx.config().await?;
+        if checks::living_locks(&cx.control).await?.iter().any(|lock| lock.header.kind == name::RESYNC) {
+            cx.out.print(&Message::new(
+                "The storage is being read again; the list is not complete, repeat when it is done",
+            ));
+            return Ok(());
+        }
+        let backups = cx.control.backups.all().await?;
+        let lines = ranges::timelines(&cx.control.chunks.all().await?);
+        let mut spans = ranges::with_bases(&ranges::common(&lines, &cx.members().await?), &backups);
+        spans.retain(|range| self.unbacked || !range.no_base);
+        let rs_ranges = if self.full { lines } else { BTreeMap::new() };
+        let whole = |spans: Vec<Span>| spans.into_iter().map(|range| Range { range, no_base: false }).collect();
+        let done = backups.iter().filter(|b| b.status == Status::Done).map(Snapshot::of).collect();
+        let mut snapshots: Vec<Snapshot> = newest(done, self.size);
+        // The sizes are in `status`; the original's list has none.
+        if !cx.out.is_text() {
+            snapshots.iter_mut().for_each(|it| {
+                it.size = 0;
+                it.storage = None;
+            });
+        }
+        cx.out.print(&Listing {
+            snapshots: (!snapshots.is_empty()).then_some(snapshots),
+            pitr: Pitr {
+                on: config.pitr.is_some_and(|pitr| pitr.enabled),
+                ranges: spans,
+                rs_ranges: rs_ranges.into_iter().map(|(rs, spans)| (rs, whole(spans))).collect(),
+            },
+        });
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_are_the_originals() {
+        let empty =
+            Listing { snapshots: None, pitr: Pitr { on: false, ranges: Vec::new(), rs_ranges: BTreeMap::new() } };
+        assert_eq!(
+            serde_json::to_string(&empty).expect("json"),
+            r#"{"snapshots":null,"pitr":{"on":false,"ranges":[]}}"#
+        );
+        let one = Snapshot {
+            name: "n".into(),
+            profile: None,
+            storage: None,
+            nss: Vec::new(),
+            size: 0,
+            status: Status::Done,
+            print_status: "success",
+            error: None,
+            restore_to: 5,
+            pbm_version: "2.15.0".into(),
+            kind: BackupType::Logical,
+            src: String::new(),
+        };
+        assert_eq!(
+            serde_json::to_string(&one).expect("json"),
+            r#"{"name":"n","status":"done","printStatus":"success","restoreTo":5,"pbmVersion":"2.15.0","type":"logical","src":""}"#
+        );
+    }
+
+    #[test]
+    fn the_newest_are_last() {
+        assert_eq!(newest(vec![1, 2, 3], Some(2)), [2, 3]);
+        assert_eq!(newest(vec![1], Some(2)), [1]);
+    }
+}

@@ -1,0 +1,294 @@
+//! `pbm logs`: what the agents say, from the log that they share.
+
+use super::{
+    context::Context,
+    error::{CliError, Result},
+    output::{self, Format, Report},
+};
+use crate::control::LogQuery;
+use crate::log::Level;
+use crate::model::log::LogEntry;
+use bson::oid::ObjectId;
+use clap::Args;
+use futures::StreamExt;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+use std::{collections::HashSet, pin::pin};
+
+/// Show the agents' log
+#[derive(Debug, Args)]
+pub struct Logs {
+    /// Only these events: EVENT or EVENT/NAME, such as backup or backup/2026-11-21T00:44:27Z
+    #[arg(short, long, value_name = "EVENT")]
+    event: Option<String>,
+    /// Show the operation's ID too
+    #[arg(short = 'x', long)]
+    extra: bool,
+    /// Go on with new lines until interrupted
+    #[arg(short, long)]
+    follow: bool,
+    /// Only this node: RS or RS/HOST:PORT
+    #[arg(short, long, value_name = "NODE")]
+    node: Option<String>,
+    /// Only the operation with this ID
+    #[arg(short = 'i', long, value_name = "OPID")]
+    opid: Option<String>,
+    /// This severity and worse: D, I, W, E or F
+    #[arg(short, long, value_name = "SEVERITY", default_value = "I")]
+    severity: Level,
+    /// The newest N lines; 0 for all
+    #[arg(short, long, value_name = "N", default_value_t = 20)]
+    tail: u32,
+    /// Time zone of the lines: UTC, Local, or a name such as Europe/Paris
+    #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = parse_zone)]
+    timezone: TimeZone,
+}
+
+fn parse_zone(text: &str) -> Result<TimeZone, String> {
+    match text {
+        "UTC" | "" => Ok(TimeZone::UTC),
+        "Local" | "local" => Ok(TimeZone::system()),
+        name => TimeZone::get(name)
+            .map_err(|_| "no such time zone; use UTC, Local or a name such as Europe/Paris".to_owned()),
+    }
+}
+
+/// A line in the original's JSON.
+#[derive(Debug, Serialize)]
+struct Line {
+    ts: i64,
+    s: i32,
+    rs: String,
+    node: String,
+    e: String,
+    eobj: String,
+    ep: Epoch,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    opid: String,
+    msg: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Epoch {
+    #[serde(rename = "T")]
+    time: u32,
+    #[serde(rename = "I")]
+    increment: u32,
+}
+
+impl From<&LogEntry> for Line {
+    fn from(entry: &LogEntry) -> Self {
+        let it = entry.clone();
+        let (time, increment) = it.ep.map_or((0, 0), |ep| (ep.time, ep.increment));
+        Self {
+            ts: it.ts,
+            s: it.s,
+            rs: it.rs,
+            node: it.node,
+            e: it.e,
+            eobj: it.eobj,
+            ep: Epoch { time, increment },
+            opid: it.opid,
+            msg: it.msg,
+        }
+    }
+}
+
+/// How a line is written for people.
+#[derive(Debug)]
+struct Style {
+    zone: TimeZone,
+    extra: bool,
+    /// Left out when only one node is asked for.
+    node: bool,
+}
+
+impl Style {
+    fn line(&self, it: &LogEntry) -> String {
+        let zoned = jiff::Timestamp::from_second(it.ts).map(|at| at.to_zoned(self.zone.clone()));
+        let at = match zoned {
+            Ok(at) if self.zone == TimeZone::UTC => at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+            Ok(at) => at.strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
+            Err(_) => it.ts.to_string(),
+        };
+        let letter = ["F", "E", "W", "I", "D"].get(usize::try_from(it.s).unwrap_or(9)).unwrap_or(&"?");
+        let mut out = format!("{at} {letter}");
+        if self.node {
+            out.push_str(&format!(" [{}/{}]", it.rs, it.node));
+        }
+        match (it.e.is_empty(), it.eobj.is_empty()) {
+            (true, _) => {}
+            (false, true) => out.push_str(&format!(" [{}]", it.e)),
+            (false, false) => out.push_str(&format!(" [{}/{}]", it.e, it.eobj)),
+        }
+        if self.extra && !it.opid.is_empty() {
+            out.push_str(&format!(" [opid {}]", it.opid));
+        }
+        format!("{out} {}", it.msg)
+    }
+}
+
+/// All lines at once.
+struct Lines<'a> {
+    lines: Vec<Line>,
+    entries: &'a [LogEntry],
+    style: &'a Style,
+}
+
+impl Serialize for Lines<'_> {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> std::result::Result<S::Ok, S::Error> {
+        self.lines.serialize(to)
+    }
+}
+
+impl Report for Lines<'_> {
+    fn text(&self) -> String {
+        self.entries.iter().map(|entry| self.style.line(entry)).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Logs {
+    /// Runs the subcommand.
+    pub async fn run(self, cx: &Context) -> Result<()> {
+        let mut query = self.query();
+        let style = Style { zone: self.timezone, extra: self.extra, node: query.node.is_none() };
+        let entries = cx.control.logs.newest(&query, self.tail.into()).await?;
+        if !self.follow {
+            if !(cx.out.is_text() && entries.is_empty()) {
+                let lines = entries.iter().map(Line::from).collect();
+                cx.out.print(&Lines { lines, entries: &entries, style: &style });
+            }
+            return Ok(());
+        }
+        let show = |entry: &LogEntry| match cx.out {
+            Format::Text => output::line(&style.line(entry)),
+            format => format.print_json(&Line::from(entry)),
+        };
+        entries.iter().for_each(show);
+        let (since, mut seen) = match entries.last() {
+            Some(last) => (last.ts, entries.iter().filter_map(|entry| entry.id).collect()),
+            None => (crate::control::unix_now(), HashSet::new()),
+        };
+        query.since = Some(since);
+        // The stream begins with the lines of the last second: those before the tail are not wanted, later ones are.
+        let shown_up_to = entries.last().map(|last| (last.ts, last.ns));
+        for entry in cx.control.logs.newest(&query, 0).await? {
+            let new = entry.id.is_none_or(|id| seen.insert(id));
+            if new && shown_up_to.is_none_or(|up_to| (entry.ts, entry.ns) > up_to) {
+                show(&entry);
+            }
+        }
+        tokio::select! {
+            ended = follow(cx, query, seen, show) => ended,
+            _ = tokio::signal::ctrl_c() => Ok(()),
+        }
+    }
+
+    fn query(&self) -> LogQuery {
+        let (event, object) = split(self.event.as_deref());
+        let (replset, node) = split(self.node.as_deref());
+        LogQuery {
+            replset,
+            node,
+            severity: Some(self.severity.0 as i32),
+            event,
+            object,
+            opid: self.opid.clone(),
+            since: None,
+        }
+    }
+}
+
+fn split(text: Option<&str>) -> (Option<String>, Option<String>) {
+    match text.map(|text| text.split_once('/').unwrap_or((text, ""))) {
+        None => (None, None),
+        Some((head, tail)) => (Some(head.to_owned()), (!tail.is_empty()).then(|| tail.to_owned())),
+    }
+}
+
+/// Shows new lines as they come. The cursor is opened again when it ends: an empty log, or a new primary.
+async fn follow(
+    cx: &Context,
+    mut query: LogQuery,
+    mut seen: HashSet<ObjectId>,
+    show: impl Fn(&LogEntry),
+) -> Result<()> {
+    let mut failures = 0;
+    loop {
+        let mut failed = None;
+        match cx.control.logs.follow(&query).await {
+            Ok(stream) => {
+                let mut stream = pin!(stream);
+                while let Some(entry) = stream.next().await {
+                    match entry {
+                        Ok(entry) => {
+                            failures = 0;
+                            if query.since.is_none_or(|since| since < entry.ts) {
+                                // Whoever reads again starts at this second, so only its lines need to be known.
+                                seen.clear();
+                                query.since = Some(entry.ts);
+                            }
+                            if entry.id.is_none_or(|id| seen.insert(id)) {
+                                show(&entry);
+                            }
+                        }
+                        Err(error) => failed = Some(error),
+                    }
+                }
+            }
+            Err(error) => failed = Some(error),
+        }
+        if let Some(error) = failed {
+            failures += 1;
+            if failures > 5 {
+                return Err(CliError::from(error));
+            }
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry() -> LogEntry {
+        LogEntry {
+            id: None,
+            ts: 1_795_222_194,
+            ns: 0,
+            tz: 0,
+            s: 3,
+            rs: "rs0".into(),
+            node: "h:1".into(),
+            e: "backup".into(),
+            eobj: "b".into(),
+            ep: None,
+            opid: "abc".into(),
+            msg: "hello".into(),
+        }
+    }
+
+    #[test]
+    fn lines_for_people() {
+        let mut style = Style { zone: TimeZone::UTC, extra: false, node: true };
+        assert_eq!(style.line(&entry()), "2026-11-21T00:49:54Z I [rs0/h:1] [backup/b] hello");
+        style = Style { zone: parse_zone("America/New_York").expect("a zone"), extra: true, node: false };
+        assert_eq!(style.line(&entry()), "2026-11-20T19:49:54-05:00 I [backup/b] [opid abc] hello");
+        assert!(parse_zone("No/Where").is_err());
+    }
+
+    #[test]
+    fn lines_for_programs() {
+        assert_eq!(
+            serde_json::to_string(&Line::from(&entry())).expect("json"),
+            r#"{"ts":1795222194,"s":3,"rs":"rs0","node":"h:1","e":"backup","eobj":"b","ep":{"T":0,"I":0},"opid":"abc","msg":"hello"}"#
+        );
+    }
+
+    #[test]
+    fn filters_split_at_the_first_slash() {
+        assert_eq!(split(Some("rs0/h:1")), (Some("rs0".into()), Some("h:1".into())));
+        assert_eq!(split(Some("rs0")), (Some("rs0".into()), None));
+    }
+}

@@ -1,0 +1,238 @@
+//! `pbm`: what people and their scripts use. It asks and shows; the agents do the work.
+//!
+//! A subcommand's file holds its arguments (their comments are the help), and one function that checks, acts and
+//! returns what is printed. Results go to stdout, everything else to stderr; with a JSON format stdout holds exactly
+//! one JSON value, errors included. Every error exits with 1, an interrupted wait with 130.
+
+mod backup;
+mod cancel;
+mod checks;
+mod config;
+mod context;
+mod describe;
+mod error;
+mod list;
+mod logs;
+mod nodes;
+mod output;
+mod progress;
+mod ranges;
+mod restore;
+mod resync;
+mod status;
+mod storage;
+mod units;
+mod version;
+mod wait;
+
+use anyhow::Context as _;
+use clap::{CommandFactory, Parser, Subcommand};
+use clap_complete::Shell;
+use context::Context;
+use error::{CliError, Result};
+use output::Format;
+use std::{ffi::OsString, io::Write, process::ExitCode};
+
+/// Back up and restore MongoDB clusters
+#[derive(Debug, Parser)]
+#[command(name = "pbm", disable_version_flag = true, subcommand_required = true)]
+struct Cli {
+    /// Connection string of a member of the config servers or of the replica set
+    #[arg(long, global = true, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
+    mongodb_uri: Option<String>,
+    /// Form of the result
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text")]
+    out: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Config(config::ConfigArgs),
+    Backup(backup::Backup),
+    /// Cancel the running backup
+    CancelBackup,
+    List(list::List),
+    #[command(alias = "s")]
+    Status(status::StatusArgs),
+    DescribeBackup(describe::DescribeBackup),
+    Restore(restore::Restore),
+    DescribeRestore(describe::DescribeRestore),
+    Logs(logs::Logs),
+    Version(version::VersionArgs),
+    /// Write a completion script for a shell
+    Completion {
+        #[arg(value_parser = ["bash", "zsh", "fish"])]
+        shell: String,
+    },
+}
+
+/// The command line as data, for completion and help.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Runs one subcommand; returns the exit code.
+#[must_use]
+pub fn run(args: Vec<OsString>) -> ExitCode {
+    let wished = format_of(&args);
+    if args.len() == 1 {
+        output::line(command().render_help().to_string().trim_end());
+        return ExitCode::SUCCESS;
+    }
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => {
+            // Help. Nothing can be done about a closed stdout.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return misused(&error).report(wished),
+    };
+    let format = cli.out;
+    match start(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(format),
+    }
+}
+
+fn start(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Version(it) => {
+            it.run(cli.out);
+            return Ok(());
+        }
+        Command::Completion { shell } => return completion(&shell),
+        _ => {}
+    }
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the async runtime")?;
+    let result = runtime.block_on(async {
+        let cx = Context::connect(cli.mongodb_uri.as_deref(), cli.out).await?;
+        match cli.command {
+            Command::Config(it) => it.run(&cx).await,
+            Command::Backup(it) => it.run(&cx).await,
+            Command::CancelBackup => cancel::run(&cx).await,
+            Command::List(it) => it.run(&cx).await,
+            Command::Status(it) => it.run(&cx).await,
+            Command::DescribeBackup(it) => it.run(&cx).await,
+            Command::Restore(it) => it.run(&cx).await,
+            Command::DescribeRestore(it) => it.run(&cx).await,
+            Command::Logs(it) => it.run(&cx).await,
+            Command::Version(_) | Command::Completion { .. } => Ok(()),
+        }
+    });
+    // Neither waited for nor dropped: a question that nobody answers must not keep the process, and the driver's tasks
+    // panic when their runtime goes away below them. The process ends now anyway.
+    std::mem::forget(runtime);
+    result
+}
+
+fn completion(shell: &str) -> Result<()> {
+    let shell: Shell = shell.parse().map_err(CliError::usage)?;
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut command(), "pbm", &mut script);
+    // A reader that has gone away needs no script.
+    let _ = std::io::stdout().write_all(&script);
+    Ok(())
+}
+
+/// The format that was asked for, for errors in the arguments themselves.
+fn format_of(args: &[OsString]) -> Format {
+    let texts: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
+    let value = texts.iter().enumerate().find_map(|(at, text)| match *text {
+        "-o" | "--out" => texts.get(at + 1).copied(),
+        text => text.strip_prefix("--out=").or_else(|| text.strip_prefix("-o=")).or_else(|| text.strip_prefix("-o")),
+    });
+    match value {
+        Some("json") => Format::Json,
+        Some("json-pretty") => Format::JsonPretty,
+        _ => Format::Text,
+    }
+}
+
+/// An error in the arguments, without the usage text that would hide it.
+fn misused(error: &clap::Error) -> CliError {
+    let text = error.render().to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let end = text.find("\n\nUsage:").or_else(|| text.find("\n\nFor more information")).unwrap_or(text.len());
+    let (tips, said): (Vec<&str>, Vec<&str>) =
+        text[..end].lines().map(str::trim).filter(|line| !line.is_empty()).partition(|line| line.starts_with("tip: "));
+    let mut out = CliError::usage(said.join(" "));
+    out.hints.extend(tips.iter().map(|tip| tip.trim_start_matches("tip: ").to_owned()));
+    out.hint("`pbm help` and `pbm SUBCOMMAND --help` show what can be given")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(text: &str) -> Vec<OsString> {
+        text.split(' ').map(OsString::from).collect()
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn the_format_is_known_even_when_the_arguments_are_wrong() {
+        for (text, format) in [
+            ("pbm list -o json", Format::Json),
+            ("pbm --out=json-pretty list", Format::JsonPretty),
+            ("pbm -ojson nosuch", Format::Json),
+            ("pbm list", Format::Text),
+            ("pbm list -o", Format::Text),
+        ] {
+            assert_eq!(format_of(&args(text)), format, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_would_be_ignored_is_refused() {
+        for text in [
+            "pbm backup -t physical",
+            "pbm backup --ns a.b",
+            "pbm backup --profile other",
+            "pbm backup --wait-time 5s",
+            "pbm backup --compression rar",
+            "pbm config --include-restores",
+            "pbm config --file a --set b=c",
+            "pbm config a.key --list",
+            "pbm restore b --time 2026-01-01T00:00:00",
+            "pbm restore b --index-commit-quorum 51",
+            "pbm restore",
+            "pbm list -o yaml",
+            "pbm logs -s X",
+            "pbm logs --timezone No/Where",
+            "pbm status -s everything",
+            "pbm nosuch",
+        ] {
+            let error = Cli::try_parse_from(args(text)).expect_err(text);
+            assert!(!misused(&error).source.to_string().is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_originals_spellings_are_taken() {
+        for text in [
+            "pbm backup --wait --wait-time 1h30m -t logical --compression=zstd --compression-level 3 -o json",
+            "pbm backup --compression gzip --compression-level -2 --num-parallel-collections 4",
+            "pbm config --file - --wait",
+            "pbm config --set a=1 --set b=2",
+            "pbm config --force-resync --include-restores -w",
+            "pbm config storage.type",
+            "pbm restore b -y -w --num-insertion-workers-per-collection 4 --index-commit-quorum majority",
+            "pbm s -s cluster -s running -p",
+            "pbm logs -e backup/x -x -f -n rs0 -i 1 -s D -t 0 --timezone Local",
+            "pbm list --full --unbacked --size 3",
+            "pbm describe-backup b --with-collections",
+            "pbm version -s",
+        ] {
+            assert!(Cli::try_parse_from(args(text)).is_ok(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The cluster section of `pbm status`: every node with its agent.
+
+use super::{context::Context, error::Result};
+use crate::model::{
+    agent::AgentStat,
+    config::Config,
+    lock::{STALE_SECS, is_stale},
+};
+use crate::mongo::{self, admin};
+use crate::topo::suits::MAX_LAG_SECS;
+use bson::Timestamp;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// One replica set.
+#[derive(Debug, Serialize)]
+pub struct Replset {
+    rs: String,
+    nodes: Vec<Node>,
+}
+
+#[derive(Debug, Serialize, PartialEq, Eq)]
+struct Node {
+    host: String,
+    /// `vX.Y.Z`; empty when there is none.
+    agent: String,
+    role: &'static str,
+    prio_pitr: String,
+    prio_backup: String,
+    ok: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    errors: Vec<String>,
+}
+
+/// Reads the nodes of the cluster: members of the leader replica set, and whoever has an agent elsewhere.
+pub async fn read(cx: &Context, config: &Config, priorities: bool) -> Result<Vec<Replset>> {
+    let now = cx.control.cluster_time().await?;
+    let agents = cx.control.agents.all().await?;
+    let leader = mongo::hello(cx.control.client()).await?.set_name;
+    let mut hosts: BTreeMap<(String, String), i32> = BTreeMap::new();
+    for agent in &agents {
+        hosts.insert((agent.rs.clone(), agent.n.clone()), agent.s);
+    }
+    for member in admin::repl_status(cx.control.client()).await?.members {
+        hosts.insert((leader.clone(), member.name), member.state);
+    }
+    let mut out: Vec<Replset> = Vec::new();
+    for ((rs, host), state) in hosts {
+        let agent = agents.iter().find(|agent| agent.rs == rs && agent.n == host);
+        let mut node = judge(&host, state, agent, now);
+        if priorities && state != ARBITER {
+            let of = |map: Option<&BTreeMap<String, f64>>| format!("{:.1}", priority(&host, state, agent, map));
+            node.prio_backup = of(config.backup.as_ref().and_then(|backup| backup.priority.as_ref()));
+            node.prio_pitr = of(config.pitr.as_ref().and_then(|pitr| pitr.priority.as_ref()));
+        }
+        match out.last_mut() {
+            Some(last) if last.rs == rs => last.nodes.push(node),
+            _ => out.push(Replset { rs, nodes: vec![node] }),
+        }
+    }
+    Ok(out)
+}
+
+const PRIMARY: i32 = 1;
+const ARBITER: i32 = 7;
+
+fn role(state: i32, agent: Option<&AgentStat>) -> &'static str {
+    match (state, agent) {
+        (ARBITER, _) => "A",
+        (PRIMARY, _) => "P",
+        (_, Some(agent)) if agent.delay > 0 => "D",
+        (_, Some(agent)) if agent.hdn => "H",
+        _ => "S",
+    }
+}
+
+/// As the agents sort themselves (spec/format.md D.2.6).
+fn priority(host: &str, state: i32, agent: Option<&AgentStat>, given: Option<&BTreeMap<String, f64>>) -> f64 {
+    match given.filter(|given| !given.is_empty()) {
+        Some(given) => given.get(host).copied().filter(|p| *p >= 0.0).unwrap_or(1.0),
+        None if state == PRIMARY => 0.5,
+        None if agent.is_some_and(|agent| agent.hdn) => 2.0,
+        None => 1.0,
+    }
+}
+
+fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> Node {
+    let mut node = Node {
+        host: host.to_owned(),
+        agent: String::new(),
+        role: role(state, agent),
+        prio_pitr: String::new(),
+        prio_backup: String::new(),
+        ok: false,
+        errors: Vec::new(),
+    };
+    let Some(agent) = agent.filter(|_| state != ARBITER) else { return node };
+    node.agent = if agent.v.is_empty() { "?".to_owned() } else { format!("v{}", agent.v.trim_start_matches('v')) };
+    if is_stale(agent.hb, now) {
+        let silent = now.time.saturating_sub(agent.hb.time);
+        node.errors.push(format!("the agent is lost: no heartbeat for {silent} s (limit {STALE_SECS} s)"));
+        return node;
+    }
+    node.ok = agent.is_ok();
+    for (part, what) in [(&agent.nodes, "mongod"), (&agent.pbms, "control collections"), (&agent.stors, "storage")] {
+        if !part.ok {
+            node.errors.push(format!("{what}: {}", if part.e.is_empty() { "not usable" } else { &part.e }));
+        }
+    }
+    if !agent.e.is_empty() {
+        node.ok = false;
+        node.errors.push(agent.e.clone());
+    }
+    if i64::from(agent.repl_lag) >= MAX_LAG_SECS {
+        node.errors.push(format!("{} s behind the primary", agent.repl_lag));
+    }
+    node
+}
+
+/// For people.
+#[must_use]
+pub fn text(replsets: &[Replset]) -> String {
+    let mut lines = Vec::new();
+    for replset in replsets {
+        lines.push(format!("  {}:", replset.rs));
+        for node in &replset.nodes {
+            let mut line = format!("    {} [{}]", node.host, node.role);
+            if !node.prio_backup.is_empty() {
+                line.push_str(&format!(", priority for backups {}, for slicing {}", node.prio_backup, node.prio_pitr));
+            }
+            line.push_str(&match (node.role, node.agent.as_str()) {
+                ("A", _) => ": an arbiter, needs no agent".to_owned(),
+                (_, "") => ": no agent".to_owned(),
+                (_, agent) => format!(": pbm-agent {agent}{}", if node.ok { " ok" } else { "" }),
+            });
+            lines.push(line);
+            lines.extend(node.errors.iter().map(|error| format!("      error: {error}")));
+        }
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::agent::SubsysStatus;
+
+    fn agent() -> AgentStat {
+        let ok = || SubsysStatus { ok: true, e: String::new() };
+        AgentStat {
+            n: "h:1".into(),
+            rs: "rs0".into(),
+            s: 2,
+            state: "SECONDARY".into(),
+            hdn: false,
+            psv: false,
+            arb: false,
+            delay: 0,
+            repl_lag: 0,
+            v: "2.15.0".into(),
+            mv: String::new(),
+            pbms: ok(),
+            nodes: ok(),
+            stors: ok(),
+            hb: Timestamp { time: 100, increment: 1 },
+            e: String::new(),
+        }
+    }
+
+    fn at(time: u32) -> Timestamp {
+        Timestamp { time, increment: 1 }
+    }
+
+    #[test]
+    fn nodes_print_as_the_originals() {
+        assert_eq!(
+            serde_json::to_string(&judge("h:1", PRIMARY, Some(&agent()), at(110))).expect("json"),
+            r#"{"host":"h:1","agent":"v2.15.0","role":"P","prio_pitr":"","prio_backup":"","ok":true}"#
+        );
+        let missing = judge("h:2", 2, None, at(110));
+        assert_eq!((missing.ok, missing.agent.as_str(), missing.role), (false, "", "S"));
+    }
+
+    #[test]
+    fn faults_are_told() {
+        let lost = judge("h:1", 2, Some(&agent()), at(140));
+        assert!(!lost.ok && lost.errors[0].contains("40 s"), "{lost:?}");
+        let bad = AgentStat { stors: SubsysStatus { ok: false, e: "denied".into() }, ..agent() };
+        let bad = judge("h:1", 2, Some(&bad), at(110));
+        assert_eq!((bad.ok, bad.errors), (false, vec!["storage: denied".to_owned()]));
+    }
+
+    #[test]
+    fn priorities_default_by_role() {
+        let hidden = AgentStat { hdn: true, ..agent() };
+        assert_eq!(priority("h:1", PRIMARY, Some(&agent()), None), 0.5);
+        assert_eq!(priority("h:1", 2, Some(&hidden), None), 2.0);
+        let given = BTreeMap::from([("h:9".to_owned(), 3.0)]);
+        assert_eq!(priority("h:9", 2, None, Some(&given)), 3.0);
+        assert_eq!(priority("h:1", 2, None, Some(&given)), 1.0);
+        assert_eq!((role(2, Some(&hidden)), role(ARBITER, None)), ("H", "A"));
+    }
+}

@@ -1,0 +1,80 @@
+//! A subcommand's result: text for people, or exactly one JSON value on stdout.
+
+use serde::Serialize;
+use serde_json::Value;
+use std::io::Write;
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub enum Format {
+    #[default]
+    Text,
+    Json,
+    JsonPretty,
+}
+
+/// A result that can be shown to people and to programs.
+pub trait Report: Serialize {
+    /// For people; without a final newline.
+    fn text(&self) -> String;
+}
+
+impl Format {
+    /// Prints a result on stdout.
+    pub fn print(self, report: &impl Report) {
+        match self {
+            Self::Text => line(&report.text()),
+            Self::Json | Self::JsonPretty => self.print_json(report),
+        }
+    }
+
+    /// Prints one JSON value on stdout, whatever the format.
+    pub fn print_json(self, value: &impl Serialize) {
+        let text =
+            if self == Self::JsonPretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
+        line(&text.unwrap_or_else(|error| serde_json::json!({ "Error": error.to_string() }).to_string()));
+    }
+
+    /// Is there a person who reads along?
+    #[must_use]
+    pub fn is_text(self) -> bool {
+        self == Self::Text
+    }
+
+    /// A remark on the way, on stderr; nothing when a program reads.
+    pub fn note(self, text: &str) {
+        if self.is_text() {
+            eprintln!("{text}");
+        }
+    }
+}
+
+/// Writes a line on stdout. A reader that has gone away (`| head`) is no error of ours.
+pub fn line(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{text}").and_then(|()| out.flush());
+}
+
+/// `{"msg": …}`, the answer of subcommands that only say that something was done.
+#[derive(Debug, Serialize)]
+pub struct Message {
+    pub msg: String,
+}
+
+impl Message {
+    pub fn new(msg: impl Into<String>) -> Self {
+        Self { msg: msg.into() }
+    }
+}
+
+impl Report for Message {
+    fn text(&self) -> String {
+        self.msg.clone()
+    }
+}
+
+/// A JSON value as YAML, which people read more easily.
+#[must_use]
+pub fn yaml(value: &Value) -> String {
+    serde_norway::to_string(value).map_or_else(|error| error.to_string(), |text| text.trim_end().to_owned())
+}

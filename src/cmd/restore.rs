@@ -1,0 +1,211 @@
+//! `pbm restore`: shows the plan, asks, queues the command, follows it.
+
+use super::{
+    checks::{self, Need},
+    context::Context,
+    error::{CliError, Result},
+    output::Report,
+    storage, units,
+    wait::{self, Goal},
+};
+use crate::config::{self, duration};
+use crate::model::{
+    backup::BackupMeta, command::RestoreCmd, config::Config, restore::RestoreMeta, serde_help::zero_ts, status::Status,
+};
+use crate::restore::plan::restorable;
+use bson::Document;
+use clap::Args;
+use serde::Serialize;
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal, Write},
+    time::Duration,
+};
+
+/// How long agents have to take the command.
+const TAKEN_WITHIN: Duration = Duration::from_secs(15);
+/// Databases named one by one in the plan.
+const NAMED: usize = 10;
+
+/// Put a backup's data back into the running cluster
+#[derive(Debug, Args)]
+pub struct Restore {
+    /// Name of the backup, as `pbm list` shows it
+    backup_name: String,
+    /// Collections loaded at once on each node
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    num_parallel_collections: Option<i32>,
+    /// Workers that insert into each collection
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    num_insertion_workers_per_collection: Option<i32>,
+    /// Members that must have finished an index build: majority, votingMembers, or 1 to 50
+    #[arg(long, value_name = "QUORUM", value_parser = parse_quorum)]
+    index_commit_quorum: Option<String>,
+    /// Wait for the end
+    #[arg(short, long)]
+    wait: bool,
+    /// Wait no longer than this, such as 30m or 1h30m
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
+    wait_time: Option<Duration>,
+    /// Don't ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+fn parse_quorum(text: &str) -> Result<String, String> {
+    config::index_commit_quorum(text).map(|()| text.to_owned())
+}
+
+/// What is printed at the end.
+#[derive(Debug, Serialize)]
+struct Restored {
+    name: String,
+    snapshot: String,
+    #[serde(skip)]
+    status: Status,
+}
+
+impl Report for Restored {
+    fn text(&self) -> String {
+        if self.status == Status::Done {
+            return format!("Restore {} of backup {} is complete", self.name, self.snapshot);
+        }
+        format!(
+            "Restore {} of backup {} is running; `pbm describe-restore {}` shows how it ends",
+            self.name, self.snapshot, self.name
+        )
+    }
+}
+
+impl Restore {
+    /// Runs the subcommand.
+    pub async fn run(self, cx: &Context) -> Result<()> {
+        let config = cx.config().await?;
+        let backup = find(cx, &self.backup_name).await?;
+        cx.ready_to_write().await?;
+        checks::nothing_runs(&cx.control).await?;
+        checks::agents(cx, Need::Primary).await?;
+        if !self.yes {
+            eprintln!("{}", plan(&config, &backup).await);
+            confirm().await?;
+        }
+
+        let name = units::restore_name(jiff::Timestamp::now());
+        cx.out.note(&format!("Starting restore {name} of backup {}", backup.name));
+        cx.control.commands.send_restore(self.command(&name, &backup)).await?;
+        wait::appears::<RestoreMeta>(cx, &name, TAKEN_WITHIN).await?;
+        let goal = if self.wait { Goal::Ended } else { Goal::Started };
+        let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.wait_time).await?;
+        cx.out.print(&Restored { name, snapshot: backup.name, status: meta.status });
+        Ok(())
+    }
+
+    fn command(&self, name: &str, backup: &BackupMeta) -> RestoreCmd {
+        RestoreCmd {
+            name: name.to_owned(),
+            backup_name: backup.name.clone(),
+            nss: Vec::new(),
+            ns_from: String::new(),
+            ns_to: String::new(),
+            users_and_roles: false,
+            rs_map: Document::new(),
+            fallback_enabled: None,
+            allow_partly_done: None,
+            num_parallel_colls: self.num_parallel_collections,
+            num_insertion_workers: self.num_insertion_workers_per_collection,
+            index_commit_quorum: self.index_commit_quorum.clone(),
+            oplog_ts: None,
+            external: false,
+            ext_conf: None,
+            ext_ts: zero_ts(),
+            exit: false,
+        }
+    }
+}
+
+/// The backup, if it can be restored here.
+async fn find(cx: &Context, name: &str) -> Result<BackupMeta> {
+    let backup = cx.control.backups.get(name).await?.ok_or_else(|| {
+        CliError::refused(format!("there is no backup named {name}"))
+            .hint("`pbm list` shows the backups; `pbm config --force-resync` reads the storage again")
+    })?;
+    for rs in cx.members().await? {
+        restorable(&backup, &rs).map_err(|refusal| {
+            CliError::refused(refusal.to_string()).hint("`pbm list` shows backups that can be restored")
+        })?;
+    }
+    Ok(backup)
+}
+
+/// What will happen, in words.
+async fn plan(config: &Config, backup: &BackupMeta) -> String {
+    let mut lines = vec![
+        format!("Restore of backup {}:", backup.name),
+        format!("  type:         {}", backup.kind),
+        format!("  restore time: {}", units::rfc3339(i64::from(backup.last_write_ts.time))),
+        format!("  size:         {} on {}", units::size(backup.size), storage::path(&config.storage)),
+    ];
+    match replaced(config, backup).await {
+        Ok(databases) => {
+            let collections: usize = databases.values().sum();
+            lines.push(format!("  replaces:     {collections} collections in {} databases", databases.len()));
+            for (database, count) in databases.iter().take(NAMED) {
+                lines.push(format!("                {database} ({count})"));
+            }
+            if databases.len() > NAMED {
+                lines.push(format!("                and {} more databases", databases.len() - NAMED));
+            }
+        }
+        Err(error) => {
+            lines.push(format!("  replaces:     every collection that the backup holds (not listed: {error:#})"));
+        }
+    }
+    lines.push("Collections that the backup holds are dropped and loaded anew; others stay as they are.".to_owned());
+    lines.join("\n")
+}
+
+/// Databases of the backup with the number of their collections.
+async fn replaced(config: &Config, backup: &BackupMeta) -> anyhow::Result<BTreeMap<String, usize>> {
+    let store = storage::open_here(&config.storage).await?;
+    let mut databases = BTreeMap::new();
+    for part in &backup.replsets {
+        for ns in storage::namespaces(store.as_ref(), backup, &part.name).await? {
+            if !matches!(ns.db.as_str(), "admin" | "config" | "local") {
+                *databases.entry(ns.db).or_insert(0) += 1;
+            }
+        }
+    }
+    Ok(databases)
+}
+
+async fn confirm() -> Result<()> {
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::refused("nothing was restored: there is no terminal to ask for a confirmation")
+            .hint("repeat with --yes when the plan above is what you want"));
+    }
+    eprint!("Start the restore? [y/N] ");
+    // Without a working stderr there is no question either, and the answer decides.
+    let _ = std::io::stderr().flush();
+    let answer = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        std::io::stdin().read_line(&mut line).map(|_| line)
+    })
+    .await
+    .map_err(anyhow::Error::from)?
+    .map_err(anyhow::Error::from)?;
+    if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
+        return Ok(());
+    }
+    Err(CliError::refused("nothing was restored: the answer was not yes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_result_is_the_originals() {
+        let done = Restored { name: "r".into(), snapshot: "b".into(), status: Status::Done };
+        assert_eq!(serde_json::to_string(&done).expect("json"), r#"{"name":"r","snapshot":"b"}"#);
+    }
+}

@@ -1,0 +1,90 @@
+//! Follows a resync. It has no document: its end is told by the log (`succeed`, or an error line).
+
+use super::{
+    context::Context,
+    error::{CliError, Kind, Result},
+};
+use crate::control::LogQuery;
+use crate::model::{command::name, lock::is_stale, log::Severity};
+use crate::upkeep::reap;
+use futures::StreamExt;
+use std::time::Duration;
+use tokio::time::{Instant, sleep};
+
+/// The original's word for a good end.
+const SUCCEED: &str = "succeed";
+/// Neither a lock nor a line for so long: nobody does it.
+const SILENCE: Duration = Duration::from_secs(33);
+/// How often the lock is looked at.
+const LOOK: Duration = Duration::from_secs(4);
+
+/// Waits for the end of the resync with this OPID.
+///
+/// # Errors
+/// It failed, nobody does it, `limit` is over, or SIGINT came.
+pub async fn follow(cx: &Context, opid: &str, limit: Option<Duration>) -> Result<()> {
+    let limited = async {
+        match limit {
+            Some(limit) => sleep(limit).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = lines(cx, opid) => ended,
+        silent = life(cx, opid) => Err(silent),
+        () = limited => Err(CliError::failed("the resync has not ended within the --wait-time; it goes on")
+            .hint(format!("`pbm logs -e resync -i {opid}` shows it"))),
+        _ = tokio::signal::ctrl_c() => Err(CliError::new(Kind::Interrupted, "interrupted: the resync goes on without us")
+            .hint(format!("`pbm logs -e resync -i {opid}` shows it"))),
+    }
+}
+
+/// Reads the log until it tells the end.
+async fn lines(cx: &Context, opid: &str) -> Result<()> {
+    let query = LogQuery {
+        opid: Some(opid.to_owned()),
+        event: Some(name::RESYNC.to_owned()),
+        severity: Some(Severity::Info as i32),
+        ..LogQuery::default()
+    };
+    loop {
+        let mut waiter = cx.control.bell.waiter();
+        if let Ok(stream) = cx.control.logs.follow(&query).await {
+            let mut stream = std::pin::pin!(stream);
+            // An error, as an end, means a new cursor.
+            while let Some(Ok(line)) = stream.next().await {
+                if line.msg == SUCCEED {
+                    return Ok(());
+                }
+                if line.s <= Severity::Error as i32 {
+                    return Err(CliError::failed(format!("the resync failed: {}", line.msg)).hint(
+                        "remove the cause, or apply a corrected configuration; then run `pbm config --force-resync`",
+                    ));
+                }
+            }
+        }
+        waiter.next_within(Duration::from_millis(500)).await;
+    }
+}
+
+/// Returns when there has been no sign of life for long.
+async fn life(cx: &Context, opid: &str) -> CliError {
+    let mut seen = Instant::now();
+    loop {
+        sleep(LOOK).await;
+        // What it ends is seen below; a failure too.
+        let _ = reap::end_all_lost(&cx.control).await;
+        let alive = async {
+            let now = cx.control.cluster_time().await?;
+            let locks = cx.control.locks.all().await?;
+            anyhow::Ok(locks.iter().any(|lock| lock.header.opid == opid && !is_stale(lock.hb, now)))
+        };
+        if matches!(alive.await, Ok(true)) {
+            seen = Instant::now();
+        }
+        if seen.elapsed() > SILENCE {
+            return CliError::failed(format!("the resync gives no sign of life for {} s", SILENCE.as_secs()))
+                .hint("see `pbm status -s cluster` for the agents and `pbm logs -e resync`");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The storage as the command line sees it: its name, and reading it where it can be reached.
+
+use crate::archive::meta::{NamespaceMeta, read_metadata_json};
+use crate::config::open;
+use crate::layout::ReplsetLayout;
+use crate::model::{backup::BackupMeta, config::StorageConf};
+use crate::storage::{Storage, read_all};
+use anyhow::{Context as _, Result, bail};
+use std::{path::Path, sync::Arc};
+
+/// Far above any real `metadata.json`.
+const METADATA_LIMIT: usize = 1 << 30;
+
+/// The original's word for a storage type.
+#[must_use]
+pub fn type_name(conf: &StorageConf) -> &'static str {
+    match conf.kind.as_str() {
+        "filesystem" => "FS",
+        "s3" => "S3",
+        "minio" => "Minio",
+        "gcs" => "GCS",
+        "azure" => "Azure",
+        "oss" => "OSS",
+        "oci" => "OCI",
+        "blackhole" => "blackhole",
+        _ => "Unknown",
+    }
+}
+
+/// Directory or address of the storage.
+#[must_use]
+pub fn path(conf: &StorageConf) -> String {
+    let (scheme, doc, keys) = match conf.kind.as_str() {
+        "filesystem" => return conf.filesystem.as_ref().map(|fs| fs.path.clone()).unwrap_or_default(),
+        "s3" => ("s3://", &conf.s3, ["endpointUrl", "bucket", "prefix"]),
+        "minio" => ("", &conf.minio, ["endpoint", "bucket", "prefix"]),
+        "gcs" => ("gs://", &conf.gcs, ["", "bucket", "prefix"]),
+        "azure" => ("azure://", &conf.azure, ["account", "container", "prefix"]),
+        "oss" => ("oss://", &conf.oss, ["endpointUrl", "bucket", "prefix"]),
+        "oci" => ("oci://", &conf.oci, ["namespace", "bucket", "prefix"]),
+        _ => return String::new(),
+    };
+    let parts: Vec<&str> = keys
+        .iter()
+        .filter_map(|key| doc.as_ref()?.get_str(key).ok())
+        .filter(|part| !part.is_empty())
+        .map(|part| part.trim_end_matches('/'))
+        .collect();
+    let parts = parts.join("/");
+    if parts.contains("://") { parts } else { format!("{scheme}{parts}") }
+}
+
+/// The region, where the kind of storage has one.
+#[must_use]
+pub fn region(conf: &StorageConf) -> Option<String> {
+    let doc = match conf.kind.as_str() {
+        "s3" => &conf.s3,
+        "minio" => &conf.minio,
+        "oss" => &conf.oss,
+        "oci" => &conf.oci,
+        _ => &None,
+    };
+    doc.as_ref()?.get_str("region").ok().map(str::to_owned)
+}
+
+/// Opens the storage from this host, for reading.
+///
+/// # Errors
+/// It is a directory that this host does not have; those of opening.
+pub async fn open_here(conf: &StorageConf) -> Result<Arc<dyn Storage>> {
+    // Opening makes a missing directory, which a reader must not do.
+    if conf.kind == "filesystem"
+        && let Some(fs) = &conf.filesystem
+        && !Path::new(&fs.path).is_dir()
+    {
+        bail!("the storage directory {} is not on this host; run this where an agent runs, or mount it here", fs.path);
+    }
+    open::open(conf, "").await
+}
+
+/// What a backup holds of one replica set.
+///
+/// # Errors
+/// The file is not there or can't be read as `metadata.json`.
+pub async fn namespaces(store: &dyn Storage, backup: &BackupMeta, rs: &str) -> Result<Vec<NamespaceMeta>> {
+    let name = ReplsetLayout::new(&backup.name, rs, backup.compression).metadata();
+    let bytes = read_all(store, &name, METADATA_LIMIT).await.with_context(|| format!("read {name}"))?;
+    Ok(read_metadata_json(&bytes).with_context(|| format!("read {name}"))?.namespaces)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::doc;
+
+    #[test]
+    fn places_have_names() {
+        let s3 = StorageConf {
+            kind: "s3".into(),
+            s3: Some(doc! { "bucket": "b", "prefix": "p/", "region": "eu-1" }),
+            ..StorageConf::default()
+        };
+        assert_eq!((path(&s3), type_name(&s3), region(&s3)), ("s3://b/p".into(), "S3", Some("eu-1".into())));
+        let with_endpoint = StorageConf { s3: Some(doc! { "endpointUrl": "http://h:9000", "bucket": "b" }), ..s3 };
+        assert_eq!(path(&with_endpoint), "http://h:9000/b");
+    }
+}

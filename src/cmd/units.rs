@@ -1,0 +1,103 @@
+//! Times, sizes and tables as people read them.
+
+use jiff::tz::TimeZone;
+
+/// `2026-11-21T00:44:31`, UTC, as in tables; empty for 0.
+#[must_use]
+pub fn table_time(unix: i64) -> String {
+    format_time(unix, "%Y-%m-%dT%H:%M:%S")
+}
+
+/// `2026-11-21T00:44:31Z`.
+#[must_use]
+pub fn rfc3339(unix: i64) -> String {
+    format_time(unix, "%Y-%m-%dT%H:%M:%SZ")
+}
+
+fn format_time(unix: i64, format: &str) -> String {
+    let Ok(at) = jiff::Timestamp::from_second(unix) else { return unix.to_string() };
+    TimeZone::UTC.to_datetime(at).strftime(format).to_string()
+}
+
+/// The name of a backup that starts now: whole seconds, UTC (spec/format.md A.1).
+#[must_use]
+pub fn backup_name() -> String {
+    rfc3339(jiff::Timestamp::now().as_second())
+}
+
+/// The name of a restore that starts at `at`: nanoseconds, trailing zeros cut (spec/format.md A.1).
+#[must_use]
+pub fn restore_name(at: jiff::Timestamp) -> String {
+    // The library prints 3, 6 or 9 digits, or as many as needed; only the latter is the original's form.
+    let seconds = rfc3339(at.as_second());
+    let nanos = format!("{:09}", at.subsec_nanosecond());
+    let fraction = nanos.trim_end_matches('0');
+    if fraction.is_empty() { seconds } else { format!("{}.{fraction}Z", seconds.trim_end_matches('Z')) }
+}
+
+/// Bytes with a binary unit: `429.7 KiB`.
+#[must_use]
+pub fn size(bytes: i64) -> String {
+    const UNITS: [&str; 6] = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
+    if bytes < 1024 {
+        return format!("{bytes} B");
+    }
+    #[expect(clippy::cast_precision_loss, reason = "one digit is shown")]
+    let mut amount = bytes as f64 / 1024.0;
+    let mut unit = 0;
+    while amount >= 1023.95 && unit + 1 < UNITS.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    format!("{amount:.1} {}", UNITS[unit])
+}
+
+/// Columns, left-aligned, two spaces between them, indented by two. The first row is the heading.
+#[must_use]
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut lines = Vec::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        lines.push(format!("  {}", cells.join("  ")).trim_end().to_owned());
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_have_the_originals_form() {
+        let at = |nanos: i32| jiff::Timestamp::new(1_795_222_273, nanos).expect("in range");
+        assert_eq!(restore_name(at(501_422_172)), "2026-11-21T00:51:13.501422172Z");
+        assert_eq!(restore_name(at(695_198_230)), "2026-11-21T00:51:13.69519823Z");
+        assert_eq!(restore_name(at(0)), "2026-11-21T00:51:13Z");
+        assert_eq!(backup_name().len(), "2026-11-21T00:51:13Z".len());
+    }
+
+    #[test]
+    fn sizes_carry_their_unit() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1024, "1.0 KiB"),
+            (439_991, "429.7 KiB"),
+            (1 << 30, "1.0 GiB"),
+            ((1 << 20) - 1, "1.0 MiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn tables_line_up() {
+        let rows = [vec!["A".to_owned(), "B".to_owned()], vec!["long".to_owned(), "x".to_owned()]];
+        assert_eq!(table(&rows), "  A     B\n  long  x");
+    }
+}

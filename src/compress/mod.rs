@@ -1,0 +1,14 @@
+//! The codecs of data objects, as streams (spec/format.md B).
+//!
+//! Every object is one independently compressed stream. Encoding and decoding run on a blocking thread each, behind
+//! bounded channels, so that they neither hold up the async threads nor collect data: a few MiB are on their way.
+//!
+//! Reading is strict: a stream that ends too early, is followed by something else, or fails its own checksums is an
+//! error. What the original's reader demands of a writer (spec/format.md B.2) is kept where each codec is set up.
+
+mod encode;
+mod pipe;
+mod s2;
+
+pub use encode::{Encoder, Pass, check_level, encoder};
+pub use pipe::{decode, encode};

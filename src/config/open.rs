@@ -1,0 +1,267 @@
+//! From storage settings to a usable [`Storage`]: driver, retries, size limit; and the mark of an initialised storage.
+
+use crate::{
+    layout,
+    model::{config::StorageConf, names::PBM_VERSION},
+    storage::{
+        self, Error, Storage,
+        blackhole::Blackhole,
+        fs::{Buffers, FsStorage},
+        wrap::{
+            retry::{Policy, Retry},
+            split::{SMALLEST_LIMIT, Split},
+        },
+    },
+};
+use anyhow::{Context, bail};
+use futures::future::BoxFuture;
+use std::{path::Path, sync::Arc};
+
+/// A kind of storage that this build can open.
+struct Driver {
+    /// The value of `type` in the settings.
+    kind: &'static str,
+    /// Opens it for the node with this `host:port`; some settings differ by node.
+    open: for<'a> fn(conf: &'a StorageConf, node: &'a str) -> BoxFuture<'a, anyhow::Result<Opened>>,
+}
+
+/// A driver before the wrappers.
+struct Opened {
+    driver: Arc<dyn Storage>,
+    /// `maxObjSizeGB` of the settings.
+    max_obj_size_gb: Option<f64>,
+}
+
+const DRIVERS: &[Driver] = &[
+    Driver { kind: "filesystem", open: |conf, node| Box::pin(filesystem(conf, node)) },
+    Driver { kind: "blackhole", open: |_, _| Box::pin(blackhole()) },
+];
+
+/// Kinds that the settings know, with their default size limit in GiB (spec/format.md A.1.2).
+const DEFAULT_LIMITS: &[(&str, u64)] = &[
+    ("filesystem", 5018),
+    ("s3", 5018),
+    ("minio", 5018),
+    ("gcs", 5018),
+    ("azure", 194_560),
+    ("oss", 48_700),
+    ("oci", 10_138),
+    ("blackhole", 5018),
+];
+
+/// Has this build a driver for storages of this type?
+#[must_use]
+pub fn can_open(kind: &str) -> bool {
+    DRIVERS.iter().any(|driver| driver.kind == kind)
+}
+
+/// Opens the storage that `conf` describes, as the node `node` (`host:port`) sees it.
+///
+/// A directory is created if it is missing; nothing is written into it.
+///
+/// # Errors
+/// Unknown or unsupported types, missing settings, and whatever the driver meets.
+pub async fn open(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Storage>> {
+    let kind = conf.kind.as_str();
+    let Some(driver) = DRIVERS.iter().find(|driver| driver.kind == kind) else {
+        let usable: Vec<_> = DRIVERS.iter().map(|driver| driver.kind).filter(|kind| *kind != "blackhole").collect();
+        let usable = usable.join(", ");
+        match kind {
+            "" => bail!(
+                "no storage is configured: set `storage.type` and its settings, for example with `pbm config --file`"
+            ),
+            _ if DEFAULT_LIMITS.iter().any(|(known, _)| *known == kind) => {
+                bail!("storage type '{kind}' is not supported by this build; use {usable}")
+            }
+            _ => bail!("storage type '{kind}' is unknown; use {usable}"),
+        }
+    };
+    let opened = (driver.open)(conf, node).await.with_context(|| format!("open the {kind} storage"))?;
+    let retrying = Arc::new(Retry::new(opened.driver, Policy::default()));
+    Ok(Arc::new(Split::new(retrying, limit(kind, opened.max_obj_size_gb))))
+}
+
+/// The size limit in bytes. Values below the smallest allowed one are ignored, as in the original.
+fn limit(kind: &str, configured: Option<f64>) -> u64 {
+    let default = DEFAULT_LIMITS.iter().find(|(known, _)| *known == kind).map_or(5018, |(_, limit)| *limit);
+    match configured {
+        Some(gib) if gib >= 1.0 => {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive; saturates")]
+            let bytes = (gib * SMALLEST_LIMIT as f64) as u64;
+            bytes
+        }
+        _ => default * SMALLEST_LIMIT,
+    }
+}
+
+async fn filesystem(conf: &StorageConf, _node: &str) -> anyhow::Result<Opened> {
+    let conf = conf.filesystem.as_ref().filter(|conf| !conf.path.is_empty());
+    let conf = conf.context("`storage.filesystem.path` is not set")?;
+    let default = Buffers::default();
+    let buffer = |set: Option<i32>, default| {
+        set.and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0).unwrap_or(default)
+    };
+    let buffers = Buffers {
+        write: buffer(conf.backup_buff_size, default.write),
+        read: buffer(conf.restore_buff_size, default.read),
+    };
+    let driver = FsStorage::open(Path::new(&conf.path), buffers).await?;
+    Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: conf.max_obj_size_gb })
+}
+
+async fn blackhole() -> anyhow::Result<Opened> {
+    Ok(Opened { driver: Arc::new(Blackhole), max_obj_size_gb: None })
+}
+
+/// What [`probe`] found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Probe {
+    Initialised,
+    /// Nobody has initialised this storage.
+    Missing,
+}
+
+/// Looks for the mark of an initialised storage and reads it, which proves that we can read here.
+///
+/// # Errors
+/// The storage's own, and [`Error::Invalid`] if the mark is empty: the original takes it for damage.
+pub async fn probe(store: &dyn Storage) -> storage::Result<Probe> {
+    /// The original reads as much; what it says is never interpreted.
+    const ENOUGH: u64 = 10;
+    let size = match store.stat(layout::INIT).await {
+        Err(error) if error.is_not_found() => return Ok(Probe::Missing),
+        found => found?.size,
+    };
+    if size == 0 {
+        let reason = format!("'{}' is empty; remove it, then run `pbm config --force-resync`", layout::INIT);
+        return Err(Error::Invalid { store: store.to_string(), reason });
+    }
+    let mut mark = store.get(layout::INIT, Some(0..ENOUGH)).await?;
+    match futures::StreamExt::next(&mut mark).await {
+        Some(Err(error)) => Err(Error::Failed {
+            store: store.to_string(),
+            action: "reading",
+            name: layout::INIT.to_owned(),
+            reason: error.to_string(),
+            retryable: true,
+        }),
+        _ => Ok(Probe::Initialised),
+    }
+}
+
+/// Writes the mark of an initialised storage: the version, without a newline (spec/format.md A.1.1).
+///
+/// # Errors
+/// The storage's own.
+pub async fn write_init(store: &dyn Storage) -> storage::Result<()> {
+    storage::write_all(store, layout::INIT, PBM_VERSION).await.map(drop)
+}
+
+/// Makes sure that the storage is initialised.
+///
+/// # Errors
+/// As [`probe`] and [`write_init`].
+pub async fn initialise(store: &dyn Storage) -> storage::Result<()> {
+    match probe(store).await? {
+        Probe::Initialised => Ok(()),
+        Probe::Missing => write_init(store).await,
+    }
+}
+
+/// Writes the mark anew, deleting the old one first: proves that we can write and delete here. For resync.
+///
+/// # Errors
+/// The storage's own.
+pub async fn reinitialise(store: &dyn Storage) -> storage::Result<()> {
+    store.delete(layout::INIT).await?;
+    write_init(store).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        model::config::FilesystemConf,
+        storage::{
+            memory::Memory,
+            read_all,
+            wrap::faulty::{Call, Fault, Faulty},
+        },
+    };
+
+    fn conf(kind: &str) -> StorageConf {
+        StorageConf { kind: kind.to_owned(), ..StorageConf::default() }
+    }
+
+    async fn refusal(conf: &StorageConf) -> String {
+        format!("{:#}", open(conf, "h:27017").await.expect_err("must be refused"))
+    }
+
+    #[tokio::test]
+    async fn refuses_what_it_cannot_open() {
+        for (kind, words) in [
+            ("", "no storage is configured"),
+            ("s3", "'s3' is not supported by this build; use filesystem"),
+            ("oci", "'oci' is not supported by this build"),
+            ("tape", "'tape' is unknown; use filesystem"),
+            ("filesystem", "`storage.filesystem.path` is not set"),
+        ] {
+            let refusal = refusal(&conf(kind)).await;
+            assert!(refusal.contains(words), "'{kind}': {refusal}");
+        }
+    }
+
+    #[tokio::test]
+    async fn opens_a_directory() {
+        let path = std::env::temp_dir().join(format!("pbmbox-open-{:08x}", rand::random::<u32>()));
+        let filesystem = FilesystemConf {
+            path: path.to_string_lossy().into_owned(),
+            max_obj_size_gb: Some(0.5),
+            backup_buff_size: Some(65536),
+            restore_buff_size: None,
+        };
+        let conf = StorageConf { filesystem: Some(filesystem), ..conf("filesystem") };
+        let store = open(&conf, "h:27017").await.expect("open");
+        assert_eq!(probe(&*store).await.expect("probe"), Probe::Missing);
+        initialise(&*store).await.expect("initialise");
+        assert_eq!(std::fs::read(path.join(".pbm.init")).expect("the mark"), PBM_VERSION.as_bytes());
+        std::fs::remove_dir_all(&path).expect("clean up");
+        assert!(open(&self::conf("blackhole"), "").await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn marks_a_storage() {
+        let store = Memory::new();
+        assert_eq!(probe(&store).await.expect("probe"), Probe::Missing);
+        write_init(&store).await.expect("write");
+        assert_eq!(probe(&store).await.expect("probe"), Probe::Initialised);
+        storage::write_all(&store, layout::INIT, "0.1").await.expect("put");
+        initialise(&store).await.expect("initialise");
+        assert_eq!(read_all(&store, layout::INIT, 99).await.expect("get"), "0.1", "a mark is left alone");
+        let store = Faulty::new(Arc::new(store));
+        store.fail(Call::Delete, 1, Fault::Denied);
+        assert!(matches!(reinitialise(&store).await, Err(Error::Denied { .. })), "it tries to delete");
+        reinitialise(&store).await.expect("reinitialise");
+        assert_eq!(read_all(&store, layout::INIT, 99).await.expect("get"), PBM_VERSION);
+        storage::write_all(&store, layout::INIT, "").await.expect("put");
+        assert!(matches!(probe(&store).await, Err(Error::Invalid { .. })));
+    }
+
+    #[test]
+    fn limits() {
+        let gib = 1_u64 << 30;
+        for (kind, set, want) in [
+            ("filesystem", None, 5018 * gib),
+            ("azure", None, 194_560 * gib),
+            ("s3", Some(0.9), 5018 * gib),
+            ("s3", Some(-3.0), 5018 * gib),
+            ("s3", Some(f64::NAN), 5018 * gib),
+            ("filesystem", Some(1.0), gib),
+            ("filesystem", Some(1.5), gib + gib / 2),
+            ("filesystem", Some(f64::INFINITY), u64::MAX),
+        ] {
+            assert_eq!(limit(kind, set), want, "{kind} {set:?}");
+        }
+    }
+}

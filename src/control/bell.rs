@@ -1,0 +1,102 @@
+//! `pbmBell` (*added by us*): a capped collection whose only purpose is to wake waiters at once.
+
+use crate::model::names;
+use bson::{Document, doc};
+use futures::StreamExt;
+use mongodb::{
+    Database,
+    options::{CursorType, ReadConcern, WriteConcern},
+};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Rings for others, and hears when others ring.
+#[derive(Debug)]
+pub struct Bell {
+    db: Database,
+    heard: watch::Sender<u64>,
+}
+
+impl Bell {
+    pub(super) fn new(db: Database) -> Self {
+        Self { db, heard: watch::Sender::new(0) }
+    }
+
+    /// Wakes every waiter of the cluster. Never fails: whoever misses it looks again within [`super::POLL`].
+    pub async fn ring(&self) {
+        self.heard.send_modify(|n| *n += 1);
+        let bell = self.db.collection::<Document>(names::BELL);
+        let quick = WriteConcern::builder().w(mongodb::options::Acknowledgment::Nodes(1)).journal(false).build();
+        if let Err(error) = bell.insert_one(doc! {}).write_concern(quick).await {
+            tracing::debug!(%error, "ring the bell");
+        }
+    }
+
+    /// Listens until `stop`; run as a task of its own, once per process.
+    pub async fn follow(&self, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                result = self.listen() => {
+                    if let Err(error) = result {
+                        tracing::debug!(%error, "listen to the bell");
+                    }
+                }
+            }
+            // The cursor ended: no such collection yet, an empty one, or a new primary.
+            self.heard.send_modify(|n| *n += 1);
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_millis(300)) => {}
+            }
+        }
+    }
+
+    async fn listen(&self) -> mongodb::error::Result<()> {
+        let bell = self.db.collection::<Document>(names::BELL);
+        let mut rings = bell
+            .find(doc! {})
+            .projection(doc! { "_id": 1 })
+            .cursor_type(CursorType::TailableAwait)
+            .read_concern(ReadConcern::local())
+            .max_await_time(Duration::from_secs(5))
+            .await?;
+        while let Some(ring) = rings.next().await {
+            ring?;
+            self.heard.send_modify(|n| *n += 1);
+        }
+        Ok(())
+    }
+
+    /// A waiter that has heard everything so far. Take it *before* reading the state that is waited for.
+    #[must_use]
+    pub fn waiter(&self) -> Waiter {
+        let mut heard = self.heard.subscribe();
+        heard.borrow_and_update();
+        Waiter { heard }
+    }
+}
+
+/// Waits for the next ring.
+#[derive(Debug)]
+pub struct Waiter {
+    heard: watch::Receiver<u64>,
+}
+
+impl Waiter {
+    /// Returns when the bell has rung since the last call, and after [`super::POLL`] at the latest.
+    pub async fn next(&mut self) {
+        self.next_within(super::POLL).await;
+    }
+
+    /// As [`Self::next`], with another limit.
+    pub async fn next_within(&mut self, limit: Duration) {
+        let until = Instant::now() + limit;
+        if let Ok(Err(_)) = tokio::time::timeout_at(until, self.heard.changed()).await {
+            // The bell is gone with its control layer; keep the pace of the fallback.
+            tokio::time::sleep_until(until).await;
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The rendezvous over `pbmBackups` and `pbmRestores`.
+
+use super::{Control, HEARTBEAT, OpDocument, ops::OpDocs};
+use crate::model::status::Status;
+use crate::rendezvous::{Board, Member, Rendezvous};
+use anyhow::{Context, Result};
+use async_trait::async_trait;
+use bson::{Bson, Document, Timestamp};
+use std::time::Duration;
+use tokio::{sync::Mutex, time::Instant};
+
+/// Which control collection a board is over.
+pub trait Plane: OpDocument {
+    /// Its handle.
+    fn docs(control: &Control) -> &OpDocs<Self>;
+}
+
+impl Plane for crate::model::backup::BackupMeta {
+    fn docs(control: &Control) -> &OpDocs<Self> {
+        &control.backups
+    }
+}
+
+impl Plane for crate::model::restore::RestoreMeta {
+    fn docs(control: &Control) -> &OpDocs<Self> {
+        &control.restores
+    }
+}
+
+/// One member's view of one operation.
+#[derive(Debug)]
+pub struct ControlBoard<T: Plane> {
+    control: Control,
+    name: String,
+    opid: String,
+    rs: String,
+    members: Vec<String>,
+    docs: OpDocs<T>,
+    waiter: Mutex<super::Waiter>,
+}
+
+impl<T: Plane> ControlBoard<T> {
+    /// For the member `rs` of an operation in which `members` take part.
+    #[must_use]
+    pub fn new(control: &Control, name: &str, opid: &str, rs: &str, members: Vec<String>) -> Self {
+        Self {
+            control: control.clone(),
+            name: name.to_owned(),
+            opid: opid.to_owned(),
+            rs: rs.to_owned(),
+            members,
+            docs: T::docs(control).clone(),
+            waiter: Mutex::new(control.bell.waiter()),
+        }
+    }
+}
+
+impl<T: Plane> ControlBoard<T> {
+    /// Shows every few seconds that the operation's leader lives. Never returns.
+    pub async fn keep_beating(&self) {
+        loop {
+            let beat = async {
+                let now = self.control.cluster_time().await?;
+                self.docs.beat(&self.name, now).await
+            };
+            if let Err(error) = beat.await {
+                tracing::warn!("{error:#}");
+            }
+            tokio::time::sleep(HEARTBEAT).await;
+        }
+    }
+
+    /// Writes an unsuccessful end of this member and of the cluster, patiently: the reason of a failure is often that
+    /// the database is away. Any member's end is the cluster's, so that nobody has to wait for the leader to notice.
+    pub async fn end_badly(&self, status: Status, reason: &str) {
+        let until = Instant::now() + WRITE_THE_END;
+        loop {
+            let written = async {
+                self.docs.set_member_status(&self.name, &self.rs, status, reason).await?;
+                self.docs.set_status(&self.name, status, reason).await
+            };
+            match written.await {
+                Ok(_) => return,
+                Err(error) if Instant::now() >= until => {
+                    tracing::error!("the end of {} ({reason}) could not be written: {error:#}", self.name);
+                    return;
+                }
+                Err(error) => tracing::warn!("{error:#}; trying again"),
+            }
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// How long the final state is tried to be written when the leader replica set is away.
+const WRITE_THE_END: Duration = Duration::from_secs(120);
+
+fn text(document: &Document, key: &str) -> String {
+    document.get_str(key).unwrap_or_default().to_owned()
+}
+
+fn status(document: &Document) -> Result<Status> {
+    let bson = document.get("status").cloned().unwrap_or(Bson::String("init".into()));
+    bson::deserialize_from_bson(bson).context("unknown status in the operation's document")
+}
+
+#[async_trait]
+impl<T: Plane> Rendezvous for ControlBoard<T> {
+    async fn announce(&self, step: Status) -> Result<()> {
+        // `false`: the part is not there yet (before the first step) or has been ended by somebody else, which the
+        // next reading tells with its reason.
+        self.docs.set_member_status(&self.name, &self.rs, step, "").await.map(drop)
+    }
+
+    async fn read(&self) -> Result<Option<Board>> {
+        let Some(document) = self.docs.raw(&self.name).await? else { return Ok(None) };
+        let locks = self.control.locks.all().await?;
+        let now = self.control.cluster_time().await?;
+        let parts: Vec<&Document> = document
+            .get_array("replsets")
+            .map(|all| all.iter().filter_map(Bson::as_document).collect())
+            .unwrap_or_default();
+        let mut members = Vec::with_capacity(self.members.len());
+        for rs in &self.members {
+            let part = parts.iter().find(|p| p.get_str("name").ok() == Some(rs));
+            members.push(Member {
+                rs: rs.clone(),
+                status: part.map(|p| status(p)).transpose()?,
+                error: part.map(|p| text(p, "error")).unwrap_or_default(),
+                lock: locks.iter().find(|l| l.header.replset == *rs && l.header.opid == self.opid).map(|l| l.hb),
+            });
+        }
+        Ok(Some(Board {
+            cluster: status(&document)?,
+            error: text(&document, "error"),
+            hb: document.get_timestamp("hb").unwrap_or(Timestamp { time: 0, increment: 0 }),
+            members,
+            now,
+        }))
+    }
+
+    async fn publish(&self, step: Status) -> Result<()> {
+        self.docs.set_status(&self.name, step, "").await.map(drop)
+    }
+
+    async fn changed(&self) {
+        self.waiter.lock().await.next().await;
+    }
+}

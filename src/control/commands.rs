@@ -1,0 +1,126 @@
+//! `pbmCmd`: the queue from command line to agents (spec/format.md C.1).
+
+use super::{Bell, unix_now};
+use crate::model::{
+    command::{BackupCmd, Command, RestoreCmd, ResyncCmd, name},
+    names,
+};
+use anyhow::{Context, Result};
+use bson::{Document, doc, oid::ObjectId};
+use futures::StreamExt;
+use mongodb::{
+    Collection, Database,
+    options::{CursorType, ReadConcern},
+};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Sends and follows commands.
+#[derive(Debug, Clone)]
+pub struct Commands {
+    coll: Collection<Document>,
+    bell: Arc<Bell>,
+}
+
+/// How many handled commands a follower remembers, to drop what it reads twice after a reconnect.
+const REMEMBERED: usize = 1000;
+
+impl Commands {
+    pub(super) fn new(db: &Database, bell: &Arc<Bell>) -> Self {
+        Self { coll: db.collection(names::CMD), bell: bell.clone() }
+    }
+
+    async fn send(&self, command: Command) -> Result<ObjectId> {
+        let id = command.id;
+        let what = command.cmd.clone();
+        let document = bson::serialize_to_document(&command).context("encode the command")?;
+        self.coll.insert_one(document).await.with_context(|| format!("queue the command {what} in admin.pbmCmd"))?;
+        self.bell.ring().await;
+        Ok(id)
+    }
+
+    fn empty(cmd: &str) -> Command {
+        Command { id: ObjectId::new(), cmd: cmd.to_owned(), backup: None, restore: None, resync: None, ts: unix_now() }
+    }
+
+    /// Asks for a backup; returns the OPID.
+    pub async fn send_backup(&self, backup: BackupCmd) -> Result<ObjectId> {
+        self.send(Command { backup: Some(backup), ..Self::empty(name::BACKUP) }).await
+    }
+
+    /// Asks for a restore; returns the OPID.
+    pub async fn send_restore(&self, restore: RestoreCmd) -> Result<ObjectId> {
+        self.send(Command { restore: Some(restore), ..Self::empty(name::RESTORE) }).await
+    }
+
+    /// Asks to cancel the running backup; returns the OPID.
+    pub async fn send_cancel_backup(&self) -> Result<ObjectId> {
+        self.send(Self::empty(name::CANCEL_BACKUP)).await
+    }
+
+    /// Asks to read the storage again; `None` for the main storage. Returns the OPID.
+    pub async fn send_resync(&self, resync: Option<ResyncCmd>) -> Result<ObjectId> {
+        self.send(Command { resync, ..Self::empty(name::RESYNC) }).await
+    }
+
+    /// Hands over every command sent since `since` (unix seconds, the follower's clock), each once and in the order of
+    /// the queue, until `stop`. Run as a task of its own.
+    ///
+    /// Read at local concern: a majority read would wake only with the cursor's time-out, because the wake-up of a capped
+    /// collection comes with the insert, before the majority has it. Commands appear within milliseconds through a tailable cursor. The cursor can't live on an empty collection
+    /// and dies with its primary; then the queue is read again from `since`, woken by the bell or once a second.
+    pub async fn follow(&self, since: i64, out: mpsc::Sender<Command>, stop: CancellationToken) {
+        let mut seen = VecDeque::new();
+        let mut waiter = self.bell.waiter();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                result = self.read_on(since, &mut seen, &out) => match result {
+                    Ok(true) => {}
+                    Ok(false) => return,
+                    Err(error) => tracing::warn!("follow admin.pbmCmd: {error:#}; trying again"),
+                },
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = waiter.next() => {}
+            }
+        }
+    }
+
+    /// Reads until the cursor ends; `false` when nobody takes commands any more.
+    async fn read_on(&self, since: i64, seen: &mut VecDeque<ObjectId>, out: &mpsc::Sender<Command>) -> Result<bool> {
+        let mut queue = self
+            .coll
+            .find(doc! { "ts": { "$gte": since } })
+            .cursor_type(CursorType::TailableAwait)
+            .read_concern(ReadConcern::local())
+            .max_await_time(Duration::from_secs(5))
+            .await
+            .context("open the cursor")?;
+        while let Some(document) = queue.next().await {
+            let document = document.context("read the next command")?;
+            let Ok(id) = document.get_object_id("_id") else {
+                tracing::warn!("a document in admin.pbmCmd without an ObjectId as _id is ignored");
+                continue;
+            };
+            if seen.contains(&id) {
+                continue;
+            }
+            seen.push_back(id);
+            if seen.len() > REMEMBERED {
+                seen.pop_front();
+            }
+            match bson::deserialize_from_document::<Command>(document) {
+                Ok(command) => {
+                    if out.send(command).await.is_err() {
+                        return Ok(false);
+                    }
+                }
+                Err(error) => tracing::error!("the command {id} can't be read and is ignored: {error}"),
+            }
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,133 @@
+//! `pbmLock`, `pbmOpLog`: one operation at a time per replica set, each operation once (spec/format.md C.4, C.6).
+
+use super::Bell;
+use crate::model::{
+    lock::{Lock, LockHeader, is_stale},
+    names,
+};
+use crate::mongo::admin::is_duplicate_key;
+use anyhow::{Context, Result};
+use bson::{Document, Timestamp, doc};
+use futures::TryStreamExt;
+use mongodb::{Collection, Database};
+use std::sync::Arc;
+
+/// Locks with heartbeats.
+#[derive(Debug, Clone)]
+pub struct Locks {
+    coll: Collection<Lock>,
+    once: Collection<LockHeader>,
+    slicing: Collection<Lock>,
+    bell: Arc<Bell>,
+}
+
+/// How an attempt to take a lock ended.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TakeLock {
+    /// It is ours; heartbeats are due.
+    Taken,
+    /// Somebody alive holds it.
+    Busy { by: Lock },
+    /// The holder is lost. Clean up after it, then try again.
+    Stale { by: Lock },
+    /// This operation was already run on this replica set.
+    AlreadyRun,
+}
+
+impl Locks {
+    pub(super) fn new(db: &Database, bell: &Arc<Bell>) -> Self {
+        Self {
+            coll: db.collection(names::LOCK),
+            once: db.collection(names::OP_LOG),
+            slicing: db.collection(names::LOCK_OP),
+            bell: bell.clone(),
+        }
+    }
+
+    /// Tries to take the lock of `want.replset` at cluster time `now`.
+    pub async fn try_take(&self, want: &LockHeader, now: Timestamp) -> Result<TakeLock> {
+        let lock = Lock { header: want.clone(), hb: now };
+        match self.coll.insert_one(&lock).await {
+            Ok(_) => {}
+            Err(error) if is_duplicate_key(&error) => {
+                let Some(by) = self.of(&want.replset).await? else {
+                    // Gone between the two calls: stale in effect, nothing to clean up.
+                    return Ok(TakeLock::Stale { by: lock });
+                };
+                return Ok(if is_stale(by.hb, now) { TakeLock::Stale { by } } else { TakeLock::Busy { by } });
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("take the {} lock of {}", want.kind, want.replset));
+            }
+        }
+        match self.once.insert_one(want).await {
+            Ok(_) => {
+                self.bell.ring().await;
+                Ok(TakeLock::Taken)
+            }
+            Err(error) if is_duplicate_key(&error) => {
+                self.release(want).await?;
+                Ok(TakeLock::AlreadyRun)
+            }
+            Err(error) => {
+                self.release(want).await?;
+                Err(error).context("write admin.pbmOpLog")
+            }
+        }
+    }
+
+    /// Shows that the holder lives. `false` when the lock is not ours any more.
+    pub async fn beat(&self, mine: &LockHeader, now: Timestamp) -> Result<bool> {
+        let done = self
+            .coll
+            .update_one(header_filter(mine)?, doc! { "$set": { "hb": now } })
+            .await
+            .with_context(|| format!("refresh the {} lock of {}", mine.kind, mine.replset))?;
+        Ok(done.matched_count > 0)
+    }
+
+    /// Gives the lock back; fine when it is gone.
+    pub async fn release(&self, mine: &LockHeader) -> Result<()> {
+        self.coll
+            .delete_one(header_filter(mine)?)
+            .await
+            .with_context(|| format!("release the {} lock of {}", mine.kind, mine.replset))?;
+        self.bell.ring().await;
+        Ok(())
+    }
+
+    /// Removes a stale lock, only if nobody has refreshed it since it was read. `false` when somebody was faster.
+    pub async fn remove_stale(&self, lock: &Lock) -> Result<bool> {
+        let mut filter = header_filter(&lock.header)?;
+        filter.insert("hb", lock.hb);
+        let done = self.coll.delete_one(filter).await.context("remove a stale lock")?;
+        self.bell.ring().await;
+        Ok(done.deleted_count > 0)
+    }
+
+    /// The lock of a replica set.
+    pub async fn of(&self, replset: &str) -> Result<Option<Lock>> {
+        self.coll.find_one(doc! { "replset": replset }).await.context("read admin.pbmLock")
+    }
+
+    /// Locks of nodes that slice the oplog for point-in-time recovery, stale ones included.
+    pub async fn slicers(&self) -> Result<Vec<Lock>> {
+        self.slicing
+            .find(doc! {})
+            .await
+            .context("read admin.pbmLockOp")?
+            .try_collect()
+            .await
+            .context("read admin.pbmLockOp")
+    }
+
+    /// All locks, stale ones included.
+    pub async fn all(&self) -> Result<Vec<Lock>> {
+        self.coll.find(doc! {}).await.context("read admin.pbmLock")?.try_collect().await.context("read admin.pbmLock")
+    }
+}
+
+fn header_filter(header: &LockHeader) -> Result<Document> {
+    bson::serialize_to_document(header).context("encode a lock header")
+}

@@ -1,0 +1,99 @@
+//! `pbmLog`: the log of all agents (spec/format.md C.11).
+
+use crate::model::{log::LogEntry, names};
+use anyhow::{Context, Result};
+use bson::{Document, doc};
+use futures::{Stream, TryStreamExt};
+use mongodb::{
+    Collection, Database,
+    options::{Acknowledgment, CursorType, ReadConcern, WriteConcern},
+};
+use std::time::Duration;
+
+/// Reads and writes log lines.
+#[derive(Debug, Clone)]
+pub struct Logs {
+    coll: Collection<LogEntry>,
+}
+
+/// Which lines; every field narrows, `None` doesn't.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct LogQuery {
+    pub replset: Option<String>,
+    pub node: Option<String>,
+    /// Lines at least this severe: `s` less or equal.
+    pub severity: Option<i32>,
+    pub event: Option<String>,
+    pub object: Option<String>,
+    pub opid: Option<String>,
+    /// Not before, unix seconds.
+    pub since: Option<i64>,
+}
+
+impl LogQuery {
+    fn filter(&self) -> Document {
+        let mut filter = Document::new();
+        let texts = [
+            ("rs", &self.replset),
+            ("node", &self.node),
+            ("e", &self.event),
+            ("eobj", &self.object),
+            ("opid", &self.opid),
+        ];
+        for (key, value) in texts {
+            if let Some(value) = value {
+                filter.insert(key, value);
+            }
+        }
+        if let Some(severity) = self.severity {
+            filter.insert("s", doc! { "$lte": severity });
+        }
+        if let Some(since) = self.since {
+            filter.insert("ts", doc! { "$gte": since });
+        }
+        filter
+    }
+}
+
+impl Logs {
+    pub(super) fn new(db: &Database) -> Self {
+        Self { coll: db.collection(names::LOG) }
+    }
+
+    /// Appends lines, in order.
+    pub async fn append(&self, lines: &[LogEntry]) -> Result<()> {
+        let quick = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
+        self.coll.insert_many(lines).write_concern(quick).await.context("write admin.pbmLog")?;
+        Ok(())
+    }
+
+    /// The newest `limit` matching lines (0 = all), oldest first.
+    pub async fn newest(&self, query: &LogQuery, limit: i64) -> Result<Vec<LogEntry>> {
+        let mut lines: Vec<LogEntry> = self
+            .coll
+            .find(query.filter())
+            .sort(doc! { "ts": -1, "ns": -1 })
+            .limit(limit)
+            .await
+            .context("read admin.pbmLog")?
+            .try_collect()
+            .await
+            .context("read admin.pbmLog")?;
+        lines.reverse();
+        Ok(lines)
+    }
+
+    /// Matching lines in the order in which they are written, from the oldest kept on, without end. The stream ends
+    /// when the server drops the cursor: at once on an empty collection.
+    pub async fn follow(&self, query: &LogQuery) -> Result<impl Stream<Item = Result<LogEntry>> + use<>> {
+        let cursor = self
+            .coll
+            .find(query.filter())
+            .cursor_type(CursorType::TailableAwait)
+            .read_concern(ReadConcern::local())
+            .max_await_time(Duration::from_secs(5))
+            .await
+            .context("follow admin.pbmLog")?;
+        Ok(cursor.map_err(|e| anyhow::Error::new(e).context("follow admin.pbmLog")))
+    }
+}

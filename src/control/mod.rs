@@ -1,0 +1,121 @@
+//! The control collections: what agents and command line tell each other, and nothing else (spec/format.md C).
+//!
+//! One file per collection with a method per use, so that every write that moves a cluster can be found and read.
+//! All of it is on the leader replica set (config servers, or the only replica set), through its primary.
+//!
+//! # What wakes whom
+//!
+//! Every change of an operation's document is followed by [`Bell::ring`]: one insert into a small capped collection
+//! that everybody follows with a tailable cursor. Waiters read the document again when the bell rings, and at the
+//! latest after [`POLL`], so a lost ring (or a change made by the original's command line) costs a second, nothing
+//! else. Commands are followed in `pbmCmd` itself, which is capped too.
+
+mod agents;
+mod bell;
+mod board;
+mod chunks;
+mod commands;
+mod configs;
+mod locks;
+mod logs;
+mod ops;
+mod setup;
+
+pub use agents::Agents;
+pub use bell::{Bell, Waiter};
+pub use board::{ControlBoard, Plane};
+pub use chunks::Chunks;
+pub use commands::Commands;
+pub use configs::Configs;
+pub use locks::{Locks, TakeLock};
+pub use logs::{LogQuery, Logs};
+pub use ops::{OpDocs, OpDocument};
+
+use crate::model::{backup::BackupMeta, names, restore::RestoreMeta};
+use crate::mongo;
+use anyhow::{Context, Result};
+use bson::{Document, Timestamp, doc};
+use mongodb::{Client, Database};
+use std::{sync::Arc, time::Duration};
+
+/// The longest that a change goes unseen when the bell is lost.
+pub const POLL: Duration = Duration::from_secs(1);
+/// How often locks, operations and agents show that they live.
+pub const HEARTBEAT: Duration = Duration::from_secs(5);
+
+/// Handles of all control collections.
+#[derive(Debug, Clone)]
+pub struct Control {
+    client: Client,
+    db: Database,
+    pub commands: Commands,
+    pub backups: OpDocs<BackupMeta>,
+    pub restores: OpDocs<RestoreMeta>,
+    pub locks: Locks,
+    pub agents: Agents,
+    pub config: Configs,
+    pub logs: Logs,
+    pub chunks: Chunks,
+    pub bell: Arc<Bell>,
+}
+
+impl Control {
+    /// Handles on the leader replica set that `client` leads to. Contacts no server.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        let db = client.database(names::CONTROL_DB);
+        let bell = Arc::new(Bell::new(db.clone()));
+        Self {
+            commands: Commands::new(&db, &bell),
+            backups: OpDocs::new(&db, names::BACKUPS, &bell),
+            restores: OpDocs::new(&db, names::RESTORES, &bell),
+            locks: Locks::new(&db, &bell),
+            agents: Agents::new(&db),
+            config: Configs::new(&db, &bell),
+            logs: Logs::new(&db),
+            chunks: Chunks::new(&db),
+            bell,
+            client,
+            db,
+        }
+    }
+
+    /// The client that leads to the primary of the leader replica set.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Creates collections and indexes that are missing. Existing ones are left as they are.
+    pub async fn set_up(&self) -> Result<()> {
+        setup::create_all(&self.db).await?;
+        self.bell.ring().await;
+        Ok(())
+    }
+
+    /// Now, in cluster time: advances the primary's view with a read first, so that it is never older than what any
+    /// member wrote before.
+    pub async fn cluster_time(&self) -> Result<Timestamp> {
+        self.db
+            .collection::<Document>(names::LOCK)
+            .find_one(doc! {})
+            .await
+            .context("read pbmLock for the cluster time")?;
+        Ok(mongo::hello(&self.client).await?.cluster_time())
+    }
+}
+
+impl Control {
+    /// Now, in cluster time, at a moment when perhaps nobody else writes: advances it with a write of our own first,
+    /// because a silent cluster's time moves only every ten seconds. For judging who is lost.
+    pub async fn advanced_cluster_time(&self) -> Result<Timestamp> {
+        self.bell.ring().await;
+        self.cluster_time().await
+    }
+}
+
+/// Wall-clock unix seconds, as in `*_ts` fields.
+#[must_use]
+pub fn unix_now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}

@@ -1,0 +1,315 @@
+//! `pbmBackups` and `pbmRestores`: one document per operation, with the same skeleton (spec/format.md C.0.2, C.7, C.9).
+//!
+//! A status once final is never changed: the writes below carry that in their filters, so that a straggler can't
+//! revive a cancelled operation.
+
+use super::{Bell, unix_now};
+use crate::model::{
+    backup::{BackupMeta, BackupReplset, BackupType, Progress},
+    names,
+    restore::{RestoreMeta, RestoreReplset},
+    status::Status,
+};
+use crate::mongo::admin::is_duplicate_key;
+use anyhow::{Context, Result};
+use bson::{Bson, Document, Timestamp, doc};
+use futures::TryStreamExt;
+use mongodb::{Collection, Database};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{marker::PhantomData, sync::Arc};
+
+/// A document with `name`, `opid`, `status`, `hb` and `replsets`.
+pub trait OpDocument: Serialize + DeserializeOwned + Send + Sync + Unpin + 'static {
+    /// The part of one replica set.
+    type Member: Serialize + Send + Sync;
+    /// The collection.
+    const COLLECTION: &'static str;
+}
+
+impl OpDocument for BackupMeta {
+    type Member = BackupReplset;
+    const COLLECTION: &'static str = names::BACKUPS;
+}
+
+impl OpDocument for RestoreMeta {
+    type Member = RestoreReplset;
+    const COLLECTION: &'static str = names::RESTORES;
+}
+
+/// Reads and writes operations of one kind.
+#[derive(Debug)]
+pub struct OpDocs<T> {
+    coll: Collection<Document>,
+    bell: Arc<Bell>,
+    kind: PhantomData<fn() -> T>,
+}
+
+impl<T> Clone for OpDocs<T> {
+    fn clone(&self) -> Self {
+        Self { coll: self.coll.clone(), bell: self.bell.clone(), kind: PhantomData }
+    }
+}
+
+/// A field *added by us*: the operation failed and its remains are still to be removed.
+const CLEANUP_DUE: &str = "cleanup_due";
+
+fn not_final() -> Document {
+    doc! { "$nin": [Status::Done.as_str(), Status::Canceled.as_str(), Status::Error.as_str(), Status::PartlyDone.as_str()] }
+}
+
+fn condition(status: Status, error: &str) -> Document {
+    let mut condition = doc! { "timestamp": unix_now(), "status": status.as_str() };
+    if !error.is_empty() {
+        condition.insert("error", error);
+    }
+    condition
+}
+
+impl<T: OpDocument> OpDocs<T> {
+    pub(super) fn new(db: &Database, name: &str, bell: &Arc<Bell>) -> Self {
+        Self { coll: db.collection(name), bell: bell.clone(), kind: PhantomData }
+    }
+
+    fn decode(document: Document) -> Result<T> {
+        let name = document.get_str("name").unwrap_or("?").to_owned();
+        bson::deserialize_from_document(document).with_context(|| format!("{} {name} can't be read", T::COLLECTION))
+    }
+
+    async fn one(&self, filter: Document) -> Result<Option<T>> {
+        let found = self.coll.find_one(filter).await.with_context(|| format!("read admin.{}", T::COLLECTION))?;
+        found.map(Self::decode).transpose()
+    }
+
+    /// Stores a new operation. `false` when one of this name exists.
+    pub async fn insert(&self, new: &T) -> Result<bool> {
+        let document = bson::serialize_to_document(new).context("encode the operation")?;
+        let name = document.get_str("name").context("an operation needs a name")?.to_owned();
+        // pbmRestores has no unique index: the upsert keeps the name single among our agents.
+        let done = self.coll.update_one(doc! { "name": &name }, doc! { "$setOnInsert": document }).upsert(true).await;
+        let inserted = match done {
+            Ok(done) => done.upserted_id.is_some(),
+            Err(error) if is_duplicate_key(&error) => false,
+            Err(error) => return Err(error).with_context(|| format!("insert into admin.{}", T::COLLECTION)),
+        };
+        self.bell.ring().await;
+        Ok(inserted)
+    }
+
+    /// By name.
+    pub async fn get(&self, name: &str) -> Result<Option<T>> {
+        self.one(doc! { "name": name }).await
+    }
+
+    /// By the OPID of its command.
+    pub async fn by_opid(&self, opid: &str) -> Result<Option<T>> {
+        self.one(doc! { "opid": opid }).await
+    }
+
+    /// As stored, for readers of single fields.
+    pub async fn raw(&self, name: &str) -> Result<Option<Document>> {
+        self.coll.find_one(doc! { "name": name }).await.with_context(|| format!("read admin.{}", T::COLLECTION))
+    }
+
+    /// All, oldest first. One that can't be read is an error.
+    pub async fn all(&self) -> Result<Vec<T>> {
+        let found: Vec<Document> = self
+            .coll
+            .find(doc! {})
+            .sort(doc! { "start_ts": 1, "name": 1 })
+            .await
+            .with_context(|| format!("read admin.{}", T::COLLECTION))?
+            .try_collect()
+            .await
+            .with_context(|| format!("read admin.{}", T::COLLECTION))?;
+        found.into_iter().map(Self::decode).collect()
+    }
+
+    /// Operations that have not come to an end, as stored.
+    pub async fn unfinished(&self) -> Result<Vec<Document>> {
+        self.coll
+            .find(doc! { "status": not_final() })
+            .await
+            .with_context(|| format!("read admin.{}", T::COLLECTION))?
+            .try_collect()
+            .await
+            .with_context(|| format!("read admin.{}", T::COLLECTION))
+    }
+
+    /// The name of the operation with this OPID.
+    pub async fn name_by_opid(&self, opid: &str) -> Result<Option<String>> {
+        let found =
+            self.coll.find_one(doc! { "opid": opid }).await.with_context(|| format!("read admin.{}", T::COLLECTION))?;
+        Ok(found.and_then(|d| d.get_str("name").ok().map(str::to_owned)))
+    }
+
+    async fn update(&self, filter: Document, update: Document, what: &str) -> Result<bool> {
+        let done =
+            self.coll.update_one(filter, update).await.with_context(|| format!("{what} in admin.{}", T::COLLECTION))?;
+        self.bell.ring().await;
+        Ok(done.matched_count > 0)
+    }
+
+    /// Moves the whole operation to `status`. `false` when it has ended already or does not exist.
+    ///
+    /// With an unsuccessful end the document also asks for a clean-up of what the operation left behind (see
+    /// [`Self::due_for_cleanup`]).
+    pub async fn set_status(&self, name: &str, status: Status, error: &str) -> Result<bool> {
+        let mut set = doc! { "status": status.as_str(), "last_transition_ts": unix_now(), "error": error };
+        if matches!(status, Status::Error | Status::Canceled) {
+            set.insert(CLEANUP_DUE, true);
+        }
+        self.update(
+            doc! { "name": name, "status": not_final() },
+            doc! { "$set": set, "$push": { "conditions": condition(status, error) } },
+            "set the status",
+        )
+        .await
+    }
+
+    /// Adds a replica set's part; nothing if it is there.
+    pub async fn add_member(&self, name: &str, rs: &str, member: &T::Member) -> Result<bool> {
+        let member = bson::serialize_to_document(member).context("encode the replica set's part")?;
+        self.update(
+            doc! { "name": name, "replsets.name": { "$ne": rs } },
+            doc! { "$push": { "replsets": member } },
+            "add a replica set",
+        )
+        .await
+    }
+
+    /// Moves one replica set's part to `status`. `false` when that part has ended already or does not exist.
+    pub async fn set_member_status(&self, name: &str, rs: &str, status: Status, error: &str) -> Result<bool> {
+        self.update(
+            doc! { "name": name, "replsets": { "$elemMatch": { "name": rs, "status": not_final() } } },
+            doc! {
+                "$set": {
+                    "replsets.$.status": status.as_str(),
+                    "replsets.$.last_transition_ts": unix_now(),
+                    "replsets.$.error": error,
+                },
+                "$push": { "replsets.$.conditions": condition(status, error) },
+            },
+            "set a replica set's status",
+        )
+        .await
+    }
+
+    /// Sets fields of one replica set's part; keys are relative to it.
+    pub async fn set_member(&self, name: &str, rs: &str, fields: Document) -> Result<bool> {
+        let fields: Document = fields.into_iter().map(|(key, value)| (format!("replsets.$.{key}"), value)).collect();
+        self.update(doc! { "name": name, "replsets.name": rs }, doc! { "$set": fields }, "update a replica set").await
+    }
+
+    /// Publishes how far a replica set is.
+    pub async fn set_progress(&self, name: &str, rs: &str, progress: &Progress) -> Result<()> {
+        let progress = bson::serialize_to_bson(progress).context("encode the progress")?;
+        self.set_member(name, rs, doc! { "progress": progress }).await.map(drop)
+    }
+
+    /// Names of operations that failed while running here and whose remains have not been removed yet.
+    ///
+    /// Only an operation that ended badly under our eyes is in it, never one that a resync found damaged.
+    pub async fn due_for_cleanup(&self) -> Result<Vec<String>> {
+        let found: Vec<Document> = self
+            .coll
+            .find(doc! { CLEANUP_DUE: true })
+            .await
+            .with_context(|| format!("read admin.{}", T::COLLECTION))?
+            .try_collect()
+            .await
+            .with_context(|| format!("read admin.{}", T::COLLECTION))?;
+        Ok(found.iter().filter_map(|d| d.get_str("name").ok().map(str::to_owned)).collect())
+    }
+
+    /// Says that nothing is left of a failed operation.
+    pub async fn cleaned_up(&self, name: &str) -> Result<()> {
+        self.update(doc! { "name": name }, doc! { "$unset": { CLEANUP_DUE: "" } }, "note the clean-up").await.map(drop)
+    }
+
+    /// Sets fields of the operation.
+    pub async fn set(&self, name: &str, fields: Document) -> Result<bool> {
+        self.update(doc! { "name": name }, doc! { "$set": fields }, "update the operation").await
+    }
+
+    /// Shows that the operation's leader lives. Rings no bell.
+    pub async fn beat(&self, name: &str, now: Timestamp) -> Result<()> {
+        self.coll
+            .update_one(doc! { "name": name }, doc! { "$set": { "hb": now } })
+            .await
+            .with_context(|| format!("write the heartbeat in admin.{}", T::COLLECTION))?;
+        Ok(())
+    }
+
+    /// Removes one.
+    pub async fn remove(&self, name: &str) -> Result<()> {
+        self.coll
+            .delete_one(doc! { "name": name })
+            .await
+            .with_context(|| format!("delete from admin.{}", T::COLLECTION))?;
+        self.bell.ring().await;
+        Ok(())
+    }
+}
+
+impl OpDocs<BackupMeta> {
+    /// Names the candidates of a replica set, in place of earlier ones.
+    pub async fn nominate(&self, name: &str, rs: &str, nodes: &[String]) -> Result<()> {
+        let nodes: Vec<Bson> = nodes.iter().map(|n| Bson::from(n.as_str())).collect();
+        let replaced = self
+            .update(doc! { "name": name, "n.rs": rs }, doc! { "$set": { "n.$.n": nodes.clone() } }, "nominate agents")
+            .await?;
+        if !replaced {
+            self.update(
+                doc! { "name": name, "n.rs": { "$ne": rs } },
+                doc! { "$push": { "n": { "rs": rs, "n": nodes, "ack": "" } } },
+                "nominate agents",
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Says that `node` does the work of `rs`.
+    pub async fn acknowledge(&self, name: &str, rs: &str, node: &str) -> Result<()> {
+        self.update(doc! { "name": name, "n.rs": rs }, doc! { "$set": { "n.$.ack": node } }, "take the nomination")
+            .await
+            .map(drop)
+    }
+
+    /// Adds stored bytes to the backup's size.
+    pub async fn add_size(&self, name: &str, bytes: i64) -> Result<()> {
+        self.update(doc! { "name": name }, doc! { "$inc": { "size": bytes } }, "add the size").await.map(drop)
+    }
+
+    /// Replaces what is known of the main storage by what was found there.
+    pub async fn replace_main_storage(&self, found: &[BackupMeta]) -> Result<()> {
+        let kept: Vec<&str> = found.iter().map(|b| b.name.as_str()).collect();
+        let gone = doc! { "store.profile": Bson::Null, "name": { "$nin": kept }, CLEANUP_DUE: { "$ne": true } };
+        self.coll.delete_many(gone).await.context("remove backups that are gone from admin.pbmBackups")?;
+        for backup in found {
+            let document = bson::serialize_to_document(backup).context("encode a backup")?;
+            self.coll
+                .replace_one(doc! { "name": &backup.name }, document)
+                .upsert(true)
+                .await
+                .with_context(|| format!("write backup {} to admin.pbmBackups", backup.name))?;
+        }
+        self.bell.ring().await;
+        Ok(())
+    }
+}
+
+impl OpDocs<RestoreMeta> {
+    /// Replaces what is known of physical restores by what was found on the storage. Logical ones leave nothing there,
+    /// so what is known of them stays.
+    pub async fn replace_found(&self, found: &[RestoreMeta]) -> Result<()> {
+        self.coll
+            .delete_many(doc! { "type": { "$ne": BackupType::Logical.as_str() } })
+            .await
+            .context("remove physical restores from admin.pbmRestores")?;
+        for restore in found {
+            self.insert(restore).await?;
+        }
+        Ok(())
+    }
+}

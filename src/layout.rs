@@ -1,0 +1,280 @@
+//! Every object name on a storage: built here, parsed here, nowhere else (spec/format.md A.1, A.3-A.5).
+//!
+//! ```text
+//! .pbm.init                                          proves that the storage is initialised
+//! <backup>.pbm.json                                  metadata of a backup, written last
+//! <backup>/<rs>/metadata.json                        namespaces, options, indexes, sizes and checksums
+//! <backup>/<rs>/meta.pbm                             the same as one BSON document
+//! <backup>/<rs>/<db>.<coll><sfx>                     documents of one collection
+//! <backup>/<rs>/oplog/<from>.<to><sfx>               oplog slices of the backup
+//! pbmPitr/<rs>/<YYYYMMDD>/<from>.<to>.oplog<sfx>     PITR chunks
+//! ```
+
+use crate::model::compression::Compression;
+use bson::Timestamp;
+use jiff::{civil, tz::TimeZone};
+
+/// Marks an initialised storage; holds the version of its writer.
+pub const INIT: &str = ".pbm.init";
+/// Suffix of backup metadata files.
+pub const BACKUP_META_SUFFIX: &str = ".pbm.json";
+/// Folder of PITR chunks.
+pub const PITR: &str = "pbmPitr";
+/// Folder of physical restores' synchronisation files and metadata.
+pub const RESTORES: &str = ".pbm.restore";
+/// Prefix of a time-series collection's bucket collection; never part of an object's name.
+pub const BUCKETS: &str = "system.buckets.";
+
+/// `<backup>.pbm.json`.
+#[must_use]
+pub fn backup_meta(backup: &str) -> String {
+    format!("{backup}{BACKUP_META_SUFFIX}")
+}
+
+/// The list of data files in a replica set's part of a physical or incremental backup.
+#[must_use]
+pub fn filelist(backup: &str, rs: &str) -> String {
+    format!("{backup}/{rs}/filelist.pbm")
+}
+
+/// Names of one replica set's objects in one logical backup.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplsetLayout {
+    root: String,
+    pub compression: Compression,
+}
+
+impl ReplsetLayout {
+    #[must_use]
+    pub fn new(backup: &str, rs: &str, compression: Compression) -> Self {
+        Self { root: format!("{backup}/{rs}"), compression }
+    }
+
+    /// `<backup>/<rs>/metadata.json`.
+    #[must_use]
+    pub fn metadata(&self) -> String {
+        format!("{}/metadata.json", self.root)
+    }
+
+    /// `<backup>/<rs>/meta.pbm`.
+    #[must_use]
+    pub fn meta_pbm(&self) -> String {
+        format!("{}/meta.pbm", self.root)
+    }
+
+    /// The object of a collection's documents. Nothing in the name is escaped: dots stay and a slash makes a folder;
+    /// the bucket collection of a time series goes under the time series' name.
+    #[must_use]
+    pub fn collection(&self, db: &str, coll: &str) -> String {
+        let coll = coll.strip_prefix(BUCKETS).unwrap_or(coll);
+        format!("{}/{db}.{coll}{}", self.root, self.compression.suffix())
+    }
+
+    /// The folder of the backup's oplog slices.
+    #[must_use]
+    pub fn oplog_dir(&self) -> String {
+        format!("{}/oplog", self.root)
+    }
+
+    /// One oplog slice, both ends inclusive.
+    #[must_use]
+    pub fn oplog_slice(&self, from: Timestamp, to: Timestamp) -> String {
+        format!("{}/oplog/{}.{}{}", self.root, format_ts(from), format_ts(to), self.compression.suffix())
+    }
+}
+
+/// A range of the oplog kept in one object.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SliceName {
+    pub from: Timestamp,
+    pub to: Timestamp,
+    pub compression_ext: String,
+}
+
+impl SliceName {
+    /// Parses the last path element of a backup's oplog slice.
+    #[must_use]
+    pub fn parse(file: &str) -> Option<Self> {
+        let mut parts = file.splitn(3, '.');
+        let from = parse_ts(parts.next()?)?;
+        let to = parse_ts(parts.next()?)?;
+        (from <= to).then(|| Self { from, to, compression_ext: parts.next().unwrap_or_default().to_owned() })
+    }
+
+    /// By extension; an unknown one means uncompressed.
+    #[must_use]
+    pub fn compression(&self) -> Compression {
+        Compression::from_extension(&self.compression_ext)
+    }
+}
+
+/// `pbmPitr/<rs>/<YYYYMMDD>/<from>.<to>.oplog<sfx>`.
+#[must_use]
+pub fn pitr_chunk(rs: &str, from: Timestamp, to: Timestamp, compression: Compression) -> String {
+    let day = civil_utc(from).strftime("%Y%m%d");
+    format!("{PITR}/{rs}/{day}/{}.{}.oplog{}", format_ts(from), format_ts(to), compression.suffix())
+}
+
+/// A PITR chunk's name, taken apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChunkName {
+    pub rs: String,
+    pub from: Timestamp,
+    pub to: Timestamp,
+    pub compression: Compression,
+}
+
+impl ChunkName {
+    /// Parses the full object name. As in the original the folder of the day is not looked at; `None` for anything
+    /// that is no chunk (spec/format.md A.5).
+    #[must_use]
+    pub fn parse(name: &str) -> Option<Self> {
+        let (rs, rest) = name.strip_prefix(PITR)?.strip_prefix('/')?.split_once('/')?;
+        let file: Vec<_> = rest.rsplit('/').next()?.split('.').collect();
+        let (from, to, kind) = (parse_ts(file.first()?)?, parse_ts(file.get(1)?)?, *file.get(2)?);
+        let compression = if file.len() == 4 { Compression::from_extension(file[3]) } else { Compression::None };
+        let valid = kind == "oplog" && !rs.is_empty() && from <= to;
+        valid.then(|| Self { rs: rs.to_owned(), from, to, compression })
+    }
+}
+
+/// How the files of a logical backup are laid out, by the version that wrote it (spec/format.md A.2.6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Generation {
+    /// Before 2.0: one mongodump archive and one oplog file per replica set.
+    Archive,
+    /// Before 2.4: an object per collection, but one oplog file.
+    OneOplog,
+    /// As this module describes.
+    Current,
+}
+
+impl Generation {
+    /// By `pbm_version`; an empty or unreadable one is older than everything.
+    #[must_use]
+    pub fn of(pbm_version: &str) -> Self {
+        let mut numbers = pbm_version.strip_prefix('v').unwrap_or(pbm_version).splitn(3, ['.', '-', '+']);
+        let mut number = || numbers.next().and_then(|text| text.parse::<u32>().ok());
+        match number().zip(number()) {
+            Some(version) if version >= (2, 4) => Self::Current,
+            Some(version) if version >= (2, 0) => Self::OneOplog,
+            _ => Self::Archive,
+        }
+    }
+}
+
+/// `YYYYMMDDhhmmss-I`, UTC.
+#[must_use]
+pub fn format_ts(ts: Timestamp) -> String {
+    format!("{}-{}", civil_utc(ts).strftime("%Y%m%d%H%M%S"), ts.increment)
+}
+
+/// The inverse of [`format_ts`]; a missing increment is 0.
+#[must_use]
+pub fn parse_ts(text: &str) -> Option<Timestamp> {
+    let (time, increment) = text.split_once('-').unwrap_or((text, "0"));
+    if time.len() != 14 || !time.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let at = civil::DateTime::strptime("%Y%m%d%H%M%S", time).ok()?;
+    let seconds = at.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second();
+    Some(Timestamp { time: u32::try_from(seconds).ok()?, increment: increment.parse().ok()? })
+}
+
+fn civil_utc(ts: Timestamp) -> civil::DateTime {
+    let at = jiff::Timestamp::from_second(i64::from(ts.time)).expect("every u32 of seconds is in range");
+    TimeZone::UTC.to_datetime(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ts(time: u32, increment: u32) -> Timestamp {
+        Timestamp { time, increment }
+    }
+
+    #[test]
+    fn timestamps_go_both_ways() {
+        assert_eq!(format_ts(ts(1_795_222_008, 19)), "20261121004648-19");
+        assert_eq!(parse_ts("20261121004648-19"), Some(ts(1_795_222_008, 19)));
+        assert_eq!(parse_ts("20261121004648"), Some(ts(1_795_222_008, 0)));
+        for bad in ["", "2026112100464-1", "20261321004648-1", "20261121004648-x", "20261121004648-"] {
+            assert_eq!(parse_ts(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn slices_parse_as_written() {
+        let at = ReplsetLayout::new("2026-11-21T00:46:47Z", "rs0", Compression::S2);
+        let name = at.oplog_slice(ts(1_795_222_008, 19), ts(1_795_222_011, 9));
+        assert_eq!(name, "2026-11-21T00:46:47Z/rs0/oplog/20261121004648-19.20261121004651-9.s2");
+        let slice = SliceName::parse("20261121004648-19.20261121004651-9.s2").expect("a slice");
+        assert_eq!(
+            (slice.from, slice.to, slice.compression()),
+            (ts(1_795_222_008, 19), ts(1_795_222_011, 9), Compression::S2)
+        );
+        assert_eq!(
+            SliceName::parse("20261121004648-19.20261121004651-9").expect("a slice").compression(),
+            Compression::None
+        );
+        assert!(SliceName::parse("20261121004651-9.20261121004648-19.s2").is_none(), "from after to");
+    }
+
+    #[test]
+    fn collections_keep_dots_and_slashes() {
+        let at = ReplsetLayout::new("b", "rs0", Compression::Zstd);
+        assert_eq!(at.collection("shop", "dots.in.name"), "b/rs0/shop.dots.in.name.zst");
+        assert_eq!(at.collection("shop", "sl/ash"), "b/rs0/shop.sl/ash.zst");
+        assert_eq!(at.collection("shop", "system.buckets.ts"), "b/rs0/shop.ts.zst");
+    }
+
+    #[test]
+    fn chunks_are_filed_by_day() {
+        assert_eq!(
+            pitr_chunk("rs0", ts(1_795_222_204, 2), ts(1_795_222_282, 1), Compression::S2),
+            "pbmPitr/rs0/20261121/20261121005004-2.20261121005122-1.oplog.s2"
+        );
+    }
+
+    #[test]
+    fn chunks_parse_as_written() {
+        for compression in [Compression::None, Compression::S2, Compression::Gzip] {
+            let (from, to) = (ts(1_795_222_204, 2), ts(1_795_222_282, 1));
+            let chunk = ChunkName { rs: "rs.0".to_owned(), from, to, compression };
+            assert_eq!(ChunkName::parse(&pitr_chunk("rs.0", from, to, compression)), Some(chunk));
+        }
+        let unusual = "pbmPitr/rs0/any/where/20261121005004.20261121005122-1.oplog.new.s2";
+        let chunk = ChunkName::parse(unusual).expect("a chunk");
+        assert_eq!((chunk.from.increment, chunk.compression), (0, Compression::None), "five elements: not compressed");
+        for bad in [
+            "pbmPitr/rs0",
+            "pbmPitr/20261121005004-2.20261121005122-1.oplog.s2",
+            "pbmPitr//20261121/20261121005004-2.20261121005122-1.oplog.s2",
+            "pbmPitrs/rs0/20261121/20261121005004-2.20261121005122-1.oplog.s2",
+            "pbmPitr/rs0/20261121/20261121005004-2.20261121005122-1.s2",
+            "pbmPitr/rs0/20261121/20261121005004-2.20261121005122-x.oplog.s2",
+            "pbmPitr/rs0/20261121/20261121005122-2.20261121005004-1.oplog.s2",
+        ] {
+            assert_eq!(ChunkName::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn versions_choose_the_generation() {
+        for (version, generation) in [
+            ("", Generation::Archive),
+            ("unknown", Generation::Archive),
+            ("1.8.1", Generation::Archive),
+            ("2", Generation::Archive),
+            ("2.0.0", Generation::OneOplog),
+            ("v2.3.1", Generation::OneOplog),
+            ("2.4.0-rc1", Generation::Current),
+            ("2.4-dev", Generation::Current),
+            ("v2.15.0", Generation::Current),
+            ("10.0.0", Generation::Current),
+        ] {
+            assert_eq!(Generation::of(version), generation, "{version}");
+        }
+    }
+}

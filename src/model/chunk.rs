@@ -1,0 +1,18 @@
+//! `admin.pbmPITRChunks` (spec/format.md C.8).
+
+use super::compression::Compression;
+use bson::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// One PITR oplog chunk on the main storage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Chunk {
+    pub rs: String,
+    /// Full object name, `pbmPitr/…`.
+    pub fname: String,
+    pub compression: Compression,
+    pub start_ts: Timestamp,
+    pub end_ts: Timestamp,
+    #[serde(default)]
+    pub size: i64,
+}

@@ -1,0 +1,113 @@
+//! `admin.pbmCmd` (spec/format.md C.1): what the CLI asks of the agents.
+
+use super::backup::BackupType;
+use super::compression::Compression;
+use super::serde_help::{is_default, null_default, null_ts, zero_ts};
+use bson::{Document, Timestamp, oid::ObjectId};
+use serde::{Deserialize, Serialize};
+
+/// One command document. `_id` is the OPID; other documents name it by its hex string.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Command {
+    #[serde(rename = "_id")]
+    pub id: ObjectId,
+    pub cmd: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupCmd>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreCmd>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resync: Option<ResyncCmd>,
+    /// Unix seconds, wall clock of the sender.
+    pub ts: i64,
+}
+
+/// Values of `cmd`, of a lock's `type` and of a log line's event.
+pub mod name {
+    pub const BACKUP: &str = "backup";
+    pub const RESTORE: &str = "restore";
+    pub const REPLAY: &str = "replay";
+    pub const CANCEL_BACKUP: &str = "cancelBackup";
+    pub const RESYNC: &str = "resync";
+    pub const DELETE: &str = "delete";
+    pub const DELETE_PITR: &str = "deletePitr";
+    pub const CLEANUP: &str = "cleanup";
+    pub const ADD_PROFILE: &str = "addConfigProfile";
+    pub const REMOVE_PROFILE: &str = "removeConfigProfile";
+    pub const PITR: &str = "pitr";
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BackupCmd {
+    #[serde(rename = "type", default)]
+    pub kind: BackupType,
+    #[serde(default, deserialize_with = "null_default")]
+    pub base: bool,
+    pub name: String,
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    pub nss: Vec<String>,
+    #[serde(default)]
+    pub compression: Compression,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<i32>,
+    #[serde(rename = "numParallelColls", default, skip_serializing_if = "Option::is_none")]
+    pub num_parallel_colls: Option<i32>,
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub profile: String,
+    #[serde(rename = "usersAndRoles", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub users_and_roles: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RestoreCmd {
+    pub name: String,
+    #[serde(rename = "backupName", default, deserialize_with = "null_default")]
+    pub backup_name: String,
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    pub nss: Vec<String>,
+    #[serde(rename = "nsFrom", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub ns_from: String,
+    #[serde(rename = "nsTo", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub ns_to: String,
+    #[serde(rename = "usersAndRoles", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub users_and_roles: bool,
+    #[serde(rename = "rsMap", default, deserialize_with = "null_default", skip_serializing_if = "Document::is_empty")]
+    pub rs_map: Document,
+    #[serde(rename = "fallbackEnabled", default)]
+    pub fallback_enabled: Option<bool>,
+    #[serde(rename = "allowPartlyDone", default)]
+    pub allow_partly_done: Option<bool>,
+    #[serde(rename = "numParallelColls", default, skip_serializing_if = "Option::is_none")]
+    pub num_parallel_colls: Option<i32>,
+    #[serde(rename = "numInsertionWorkers", default, skip_serializing_if = "Option::is_none")]
+    pub num_insertion_workers: Option<i32>,
+    #[serde(rename = "indexCommitQuorum", default, skip_serializing_if = "Option::is_none")]
+    pub index_commit_quorum: Option<String>,
+    #[serde(rename = "oplogTS", default, skip_serializing_if = "Option::is_none")]
+    pub oplog_ts: Option<Timestamp>,
+    #[serde(default, deserialize_with = "null_default")]
+    pub external: bool,
+    #[serde(rename = "extConf", default)]
+    pub ext_conf: Option<Document>,
+    #[serde(rename = "extTS", default = "zero_ts", deserialize_with = "null_ts")]
+    pub ext_ts: Timestamp,
+    #[serde(default, deserialize_with = "null_default")]
+    pub exit: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct ResyncCmd {
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub name: String,
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub all: bool,
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub clear: bool,
+    #[serde(
+        rename = "includeRestores",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub include_restores: bool,
+}

@@ -1,0 +1,188 @@
+//! `admin.pbmConfig` (spec/format.md C.3): settings of the cluster's backups.
+
+use super::compression::Compression;
+use super::serde_help::{is_default, null_default};
+use bson::{Document, Timestamp};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The main configuration document (`profile` absent).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    #[serde(rename = "_id", default, skip_serializing)]
+    pub id: Option<bson::Bson>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<bool>,
+    #[serde(default, deserialize_with = "null_default")]
+    pub storage: StorageConf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pitr: Option<PitrConf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backup: Option<BackupConf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreConf>,
+    /// Generation: changes when the file is applied, PITR is switched, after a resync and a restore.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<Timestamp>,
+}
+
+/// Where backups are kept: `type` and one sub-document of that name.
+///
+/// Only the filesystem is typed so far; the others are carried through unchanged.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct StorageConf {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<bool>,
+    #[serde(rename = "type", default, deserialize_with = "null_default")]
+    pub kind: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub filesystem: Option<FilesystemConf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub s3: Option<Document>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub minio: Option<Document>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gcs: Option<Document>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub azure: Option<Document>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oss: Option<Document>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oci: Option<Document>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct FilesystemConf {
+    pub path: String,
+    /// GiB; objects above it are split.
+    #[serde(rename = "maxObjSizeGB", default, skip_serializing_if = "Option::is_none")]
+    pub max_obj_size_gb: Option<f64>,
+    #[serde(rename = "backupBuffSize", default, skip_serializing_if = "Option::is_none")]
+    pub backup_buff_size: Option<i32>,
+    #[serde(rename = "restoreBuffSize", default, skip_serializing_if = "Option::is_none")]
+    pub restore_buff_size: Option<i32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct PitrConf {
+    #[serde(default, deserialize_with = "null_default")]
+    pub enabled: bool,
+    #[serde(rename = "oplogSpanMin", default, skip_serializing_if = "Option::is_none")]
+    pub oplog_span_min: Option<f64>,
+    #[serde(rename = "oplogOnly", default, skip_serializing_if = "Option::is_none")]
+    pub oplog_only: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<BTreeMap<String, f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    #[serde(rename = "compressionLevel", default, skip_serializing_if = "Option::is_none")]
+    pub compression_level: Option<i32>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct BackupConf {
+    /// Minutes covered by one oplog slice.
+    #[serde(rename = "oplogSpanMin", default, deserialize_with = "null_default")]
+    pub oplog_span_min: f64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<BTreeMap<String, f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+    #[serde(rename = "compressionLevel", default, skip_serializing_if = "Option::is_none")]
+    pub compression_level: Option<i32>,
+    #[serde(
+        rename = "numParallelCollections",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub num_parallel_collections: i32,
+    #[serde(
+        rename = "numParallelFiles",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub num_parallel_files: i32,
+}
+
+/// Seconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Timeouts {
+    #[serde(rename = "startingStatus", default, skip_serializing_if = "Option::is_none")]
+    pub starting_status: Option<i64>,
+    #[serde(rename = "balancerStop", default, skip_serializing_if = "Option::is_none")]
+    pub balancer_stop: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct RestoreConf {
+    #[serde(rename = "batchSize", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub batch_size: i32,
+    #[serde(
+        rename = "numInsertionWorkers",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub num_insertion_workers: i32,
+    #[serde(
+        rename = "numParallelCollections",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub num_parallel_collections: i32,
+    #[serde(
+        rename = "numParallelFiles",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub num_parallel_files: i32,
+    #[serde(rename = "indexCommitQuorum", default, skip_serializing_if = "Option::is_none")]
+    pub index_commit_quorum: Option<String>,
+    #[serde(
+        rename = "numDownloadWorkers",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub num_download_workers: i32,
+    #[serde(
+        rename = "maxDownloadBufferMb",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub max_download_buffer_mb: i32,
+    #[serde(
+        rename = "downloadChunkMb",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub download_chunk_mb: i32,
+    #[serde(rename = "mongodLocation", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub mongod_location: String,
+    #[serde(rename = "mongodLocationMap", default, skip_serializing_if = "Option::is_none")]
+    pub mongod_location_map: Option<BTreeMap<String, String>>,
+    #[serde(rename = "fallbackEnabled", default, skip_serializing_if = "Option::is_none")]
+    pub fallback_enabled: Option<bool>,
+    #[serde(rename = "allowPartlyDone", default, skip_serializing_if = "Option::is_none")]
+    pub allow_partly_done: Option<bool>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub timeouts: Option<Timeouts>,
+}

@@ -1,0 +1,128 @@
+//! Typed administration commands.
+
+use anyhow::{Context, Result};
+use bson::{Document, Timestamp, doc};
+use mongodb::Client;
+use mongodb::error::{Error as MongoError, ErrorKind};
+use serde::Deserialize;
+
+/// Server version and feature compatibility version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Version {
+    pub server: String,
+    pub fcv: String,
+    /// Set on Percona Server for MongoDB.
+    pub psmdb: Option<String>,
+}
+
+/// `buildInfo` and `featureCompatibilityVersion`.
+pub async fn version(client: &Client) -> Result<Version> {
+    let admin = client.database("admin");
+    let info = admin.run_command(doc! { "buildInfo": 1 }).await.context("run buildInfo")?;
+    let fcv = admin
+        .run_command(doc! { "getParameter": 1, "featureCompatibilityVersion": 1 })
+        .await
+        .context("read featureCompatibilityVersion")?;
+    Ok(Version {
+        server: info.get_str("version").context("buildInfo has no version")?.to_owned(),
+        fcv: fcv
+            .get_document("featureCompatibilityVersion")
+            .and_then(|d| d.get_str("version"))
+            .context("featureCompatibilityVersion has no version")?
+            .to_owned(),
+        psmdb: info.get_str("psmdbVersion").ok().map(str::to_owned),
+    })
+}
+
+/// One member in `replSetGetStatus`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Member {
+    pub name: String,
+    #[serde(default)]
+    pub health: f64,
+    #[serde(default)]
+    pub state: i32,
+    #[serde(default)]
+    pub state_str: String,
+    #[serde(default)]
+    optime: Option<Optime>,
+    #[serde(default, rename = "self")]
+    pub is_self: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+struct Optime {
+    ts: Timestamp,
+}
+
+/// `replSetGetStatus`, as far as we use it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ReplStatus {
+    pub set: String,
+    pub members: Vec<Member>,
+}
+
+impl ReplStatus {
+    /// The member that was asked.
+    #[must_use]
+    pub fn me(&self) -> Option<&Member> {
+        self.members.iter().find(|m| m.is_self)
+    }
+
+    /// Seconds that the asked member is behind the primary; 0 while there is no primary to compare with.
+    #[must_use]
+    pub fn lag_secs(&self) -> i64 {
+        let mine = self.me().and_then(|m| m.optime.as_ref());
+        let first = self.members.iter().find(|m| m.state == 1).and_then(|m| m.optime.as_ref());
+        match (first, mine) {
+            (Some(first), Some(mine)) => (i64::from(first.ts.time) - i64::from(mine.ts.time)).max(0),
+            _ => 0,
+        }
+    }
+}
+
+/// Asks the node that `client` leads to.
+pub async fn repl_status(client: &Client) -> Result<ReplStatus> {
+    let answer =
+        client.database("admin").run_command(doc! { "replSetGetStatus": 1 }).await.context("run replSetGetStatus")?;
+    bson::deserialize_from_document(answer).context("read the answer to replSetGetStatus")
+}
+
+/// The config-server replica set that a shard belongs to, as `<set>/<host>,<host>`; `None` outside sharded clusters.
+pub async fn config_server_of_shard(client: &Client) -> Result<Option<String>> {
+    let identity = client
+        .database("admin")
+        .collection::<Document>("system.version")
+        .find_one(doc! { "_id": "shardIdentity" })
+        .await
+        .context("read shardIdentity")?;
+    Ok(identity.and_then(|d| d.get_str("configsvrConnectionString").ok().map(str::to_owned)))
+}
+
+/// The code of a server's error answer, if the error is one.
+#[must_use]
+pub fn code(error: &MongoError) -> Option<i32> {
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => Some(command.code),
+        ErrorKind::Write(mongodb::error::WriteFailure::WriteError(write)) => Some(write.code),
+        ErrorKind::InsertMany(many) => many.write_errors.as_ref().and_then(|all| all.first()).map(|e| e.code),
+        _ => None,
+    }
+}
+
+/// The error for people: a server's answer by its name and message, without the answer's bytes.
+#[must_use]
+pub fn reason(error: &MongoError) -> String {
+    match error.kind.as_ref() {
+        ErrorKind::Command(command) => format!("{} ({}): {}", command.code_name, command.code, command.message),
+        kind => kind.to_string(),
+    }
+}
+
+/// A unique index refused the write.
+#[must_use]
+pub fn is_duplicate_key(error: &MongoError) -> bool {
+    code(error) == Some(11000)
+}

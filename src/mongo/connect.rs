@@ -1,0 +1,129 @@
+//! From a connection string to a client, with the concerns that backups need (spec/format.md D.1).
+
+use anyhow::{Context, Result, bail};
+use mongodb::Client;
+use mongodb::options::{
+    Acknowledgment, ClientOptions, ReadConcern, ReadConcernLevel, ReadPreference, SelectionCriteria, WriteConcern,
+};
+use std::time::Duration;
+
+/// What a connection is for: decides where it leads and the name it has in the server's logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The replica set's primary, for control collections.
+    Leader { app: &'static str },
+    /// Exactly the node of the connection string.
+    Node { app: &'static str },
+}
+
+/// Opens a client. No server is contacted yet.
+///
+/// Read and write concern are majority and reads go to the primary unless the string says otherwise.
+///
+/// # Errors
+/// A string that can't be parsed, `mongodb+srv`, unacknowledged writes, or majority reads with `w=1` writes (which
+/// could be rolled back after we acted on them).
+pub async fn connect(uri: &str, purpose: Purpose) -> Result<Client> {
+    let options = options(uri, purpose).await?;
+    Client::with_options(options).context("set up the MongoDB client")
+}
+
+/// Opens a client to the same user and TLS settings on other hosts (`host:port,host:port`).
+pub async fn connect_elsewhere(uri: &str, hosts: &str, purpose: Purpose) -> Result<Client> {
+    let mut options = options(uri, purpose).await?;
+    options.hosts = hosts
+        .split(',')
+        .map(mongodb::options::ServerAddress::parse)
+        .collect::<Result<_, _>>()
+        .with_context(|| format!("parse the host list '{hosts}'"))?;
+    options.repl_set_name = None;
+    options.direct_connection = Some(false);
+    Client::with_options(options).context("set up the MongoDB client")
+}
+
+/// Adds the scheme when it is missing.
+fn with_scheme(uri: &str) -> Result<String> {
+    let uri = uri.trim();
+    if uri.is_empty() {
+        bail!("the connection string is empty; give --mongodb-uri or set PBM_MONGODB_URI");
+    }
+    if uri.starts_with("mongodb+srv://") {
+        bail!("mongodb+srv:// leads to a router or a whole cluster; give the mongodb:// address of one member");
+    }
+    Ok(if uri.starts_with("mongodb://") { uri.to_owned() } else { format!("mongodb://{uri}") })
+}
+
+async fn options(uri: &str, purpose: Purpose) -> Result<ClientOptions> {
+    let uri = with_scheme(uri)?;
+    let mut options = ClientOptions::parse(&uri).await.context("parse the MongoDB connection string")?;
+    let majority_reads =
+        options.read_concern.get_or_insert_with(ReadConcern::majority).level == ReadConcernLevel::Majority;
+    let writes = options.write_concern.get_or_insert_with(WriteConcern::majority);
+    match writes.w {
+        Some(Acknowledgment::Nodes(0)) => {
+            bail!("w=0 in the connection string: writes of a backup must be acknowledged")
+        }
+        Some(Acknowledgment::Nodes(1)) if majority_reads => {
+            bail!("w=1 with majority reads in the connection string; add readConcernLevel=local or drop w=1")
+        }
+        None => writes.w = Some(Acknowledgment::Majority),
+        _ => {}
+    }
+    options.selection_criteria.get_or_insert(SelectionCriteria::ReadPreference(ReadPreference::Primary));
+    options.server_selection_timeout.get_or_insert(Duration::from_secs(20));
+    options.connect_timeout.get_or_insert(Duration::from_secs(10));
+    let app = match purpose {
+        Purpose::Leader { app } => {
+            options.direct_connection = Some(false);
+            app
+        }
+        Purpose::Node { app } => {
+            if options.hosts.len() > 1 {
+                bail!(
+                    "an agent serves one mongod, but the connection string names {} hosts; give only the agent's own",
+                    options.hosts.len()
+                );
+            }
+            options.direct_connection = Some(true);
+            options.repl_set_name = None;
+            // A direct connection reads from its node whatever its state.
+            options.selection_criteria = Some(SelectionCriteria::ReadPreference(ReadPreference::PrimaryPreferred {
+                options: Option::default(),
+            }));
+            app
+        }
+    };
+    options.app_name.get_or_insert_with(|| app.to_owned());
+    Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEADER: Purpose = Purpose::Leader { app: "test" };
+    const NODE: Purpose = Purpose::Node { app: "test" };
+
+    #[tokio::test]
+    async fn concerns_default_to_majority() {
+        let got = options("localhost:27017", LEADER).await.expect("options");
+        assert_eq!(got.read_concern, Some(ReadConcern::majority()));
+        assert_eq!(got.write_concern, Some(WriteConcern::majority()));
+        let got = options("mongodb://h/?readConcernLevel=local&w=1", LEADER).await.expect("options");
+        assert_eq!(got.write_concern.and_then(|w| w.w), Some(Acknowledgment::Nodes(1)));
+    }
+
+    #[tokio::test]
+    async fn refuses_what_cannot_be_trusted() {
+        for (uri, why) in [
+            ("", "empty"),
+            ("mongodb+srv://x.example", "router"),
+            ("mongodb://h/?w=0", "acknowledged"),
+            ("mongodb://h/?w=1", "majority reads"),
+        ] {
+            let error = options(uri, LEADER).await.expect_err(uri);
+            assert!(format!("{error:#}").contains(why), "{uri}: {error:#}");
+        }
+        assert!(options("mongodb://a,b/", NODE).await.is_err());
+    }
+}

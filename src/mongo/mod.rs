@@ -1,0 +1,8 @@
+//! Talking to one mongod: connections, who a node is, typed commands.
+
+pub mod admin;
+pub mod connect;
+pub mod hello;
+
+pub use connect::{Purpose, connect};
+pub use hello::{Hello, hello};

@@ -1,0 +1,209 @@
+//! The end of a restore: caps, indexes and waiting options of the catalogue become real (spec/format.md E.8).
+//!
+//! Differences to the original, on purpose: `v`, `hidden` and `prepareUnique` of an index are kept; an index follows its
+//! collection through renames; a collection that does not exist any more is never made again by building its indexes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use bson::{Bson, Document, Uuid, doc};
+use mongodb::Client;
+
+use crate::oplog::capped;
+use crate::oplog::catalog::{Catalog, Collection, Index, Key, Level};
+use crate::oplog::target::{Occupant, Target, code, is_transient};
+
+/// How many members must be ready before an index build is committed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommitQuorum {
+    Members(i32),
+    /// `majority`, `votingMembers` or a tag.
+    Named(String),
+}
+
+impl Default for CommitQuorum {
+    fn default() -> Self {
+        Self::Named("votingMembers".to_owned())
+    }
+}
+
+impl FromStr for CommitQuorum {
+    type Err = std::convert::Infallible;
+
+    /// A whole number means that many members, anything else is a name; nothing is the default.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(match text.parse() {
+            _ if text.is_empty() => Self::default(),
+            Ok(members) => Self::Members(members),
+            Err(_) => Self::Named(text.to_owned()),
+        })
+    }
+}
+
+impl CommitQuorum {
+    fn to_bson(&self) -> Bson {
+        match self {
+            Self::Members(members) => Bson::Int32(*members),
+            Self::Named(name) => Bson::String(name.clone()),
+        }
+    }
+}
+
+/// What was done.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Built {
+    /// Collections that got indexes.
+    pub collections: usize,
+    pub indexes: usize,
+}
+
+impl Catalog {
+    /// Carries the catalogue out on the primary behind `client`: collection after collection its cap, all its indexes in
+    /// one command, its waiting options. Can be repeated after an error. Dropping the future stops between two
+    /// commands (an index build that was begun goes on in the server).
+    pub async fn build(&self, client: &Client, quorum: &CommitQuorum) -> Result<Built> {
+        let target = Target::new(client.clone());
+        let there = Names::read(&target, self.iter().map(|(_, collection)| collection)).await?;
+        let mut built = Built::default();
+        for (key, collection) in self.iter() {
+            let Some((db, coll)) = there.find(key) else {
+                tracing::debug!(ns = collection.ns, "not there any more, no indexes to build");
+                continue;
+            };
+            if let Some(cap) = collection.waiting.cap {
+                capped::settle(&target, db, coll, key, cap).await.with_context(|| format!("cap {db}.{coll}"))?;
+            }
+            let count = build_indexes(&target, db, coll, collection, quorum).await?;
+            built.indexes += count;
+            built.collections += usize::from(count > 0);
+            if !collection.waiting.options.is_empty() {
+                let mut command = doc! {"collMod": coll};
+                command.extend(collection.waiting.options.clone());
+                run(&target, db, command).await.with_context(|| format!("set the options of {db}.{coll}"))?;
+            }
+        }
+        Ok(built)
+    }
+}
+
+/// Builds a collection's indexes, returns how many.
+async fn build_indexes(
+    target: &Target,
+    db: &str,
+    coll: &str,
+    collection: &Collection,
+    quorum: &CommitQuorum,
+) -> Result<usize> {
+    let mut by_collection: BTreeMap<&str, Vec<Document>> = BTreeMap::new();
+    let measurements = coll.strip_prefix("system.buckets.");
+    for index in collection.indexes.values() {
+        let (level, spec) = specification(index, collection.collation);
+        let on = match (level, measurements) {
+            (Level::Documents, Some(name)) => name,
+            _ => coll,
+        };
+        by_collection.entry(on).or_default().push(spec);
+    }
+    for (on, specs) in by_collection {
+        let names: Vec<_> = specs.iter().filter_map(|spec| spec.get_str("name").ok()).collect();
+        tracing::info!(ns = format!("{db}.{on}"), indexes = ?names, "building indexes");
+        let failed = format!("build the indexes {names:?} of {db}.{on}");
+        let mut command = doc! {
+            "createIndexes": on,
+            "indexes": specs.clone(),
+            "ignoreUnknownIndexOptions": true,
+            "commitQuorum": quorum.to_bson(),
+            "writeConcern": {"w": "majority"},
+        };
+        let mut result = run(target, db, command.clone()).await;
+        if let (CommitQuorum::Members(_), Err(error)) = (quorum, &result)
+            && code(error) == Some(UNSATISFIABLE_QUORUM)
+        {
+            tracing::warn!(?quorum, "the replica set has fewer members than the commit quorum, using votingMembers");
+            command.insert("commitQuorum", CommitQuorum::default().to_bson());
+            result = run(target, db, command).await;
+        }
+        result.with_context(|| failed)?;
+    }
+    Ok(collection.indexes.len())
+}
+
+const UNSATISFIABLE_QUORUM: i32 = 278;
+
+/// What to send for an index, and for which of a time series' two collections.
+fn specification(index: &Index, default_collation: bool) -> (Level, Document) {
+    let mut spec = index.spec.clone();
+    let mut level = index.level;
+    if let Some(Bson::Document(original)) = spec.remove("originalSpec") {
+        // The server wants the user's form where the buckets' form does not say all (partial, 2dsphere).
+        let changed: Vec<_> =
+            ["hidden", "expireAfterSeconds"].into_iter().map(|name| (name, spec.remove(name))).collect();
+        spec = original;
+        for (name, value) in changed {
+            match value {
+                Some(value) => drop(spec.insert(name, value)),
+                None => drop(spec.remove(name)),
+            }
+        }
+        level = Level::Documents;
+    }
+    if default_collation && !spec.contains_key("collation") {
+        spec.insert("collation", doc! {"locale": "simple"});
+    }
+    (level, spec)
+}
+
+/// Runs a command that can be repeated, with some attempts.
+pub(super) async fn run(target: &Target, db: &str, command: Document) -> Result<Document, mongodb::error::Error> {
+    let mut delay = Duration::from_millis(200);
+    for _ in 0..5 {
+        match target.run(db, command.clone()).await {
+            Err(error) if is_transient(&error) => tracing::warn!("interrupted, trying again: {error}"),
+            result => return result,
+        }
+        tokio::time::sleep(delay).await;
+        delay *= 2;
+    }
+    target.run(db, command).await
+}
+
+/// The collections that exist now.
+struct Names {
+    by_uuid: HashMap<Key, (String, String)>,
+    by_name: HashMap<Key, (String, String)>,
+}
+
+impl Names {
+    async fn read(target: &Target, collections: impl Iterator<Item = &Collection>) -> Result<Self> {
+        let dbs: BTreeSet<String> =
+            collections.map(|collection| collection.ns.split_once('.').map_or("", |(db, _)| db).to_owned()).collect();
+        let (mut by_uuid, mut by_name) = (HashMap::new(), HashMap::new());
+        for db in dbs {
+            for (name, occupant) in target.list(&db, doc! {}).await? {
+                if let Occupant::Collection(uuid) = occupant {
+                    by_name.insert(Key::name(&db, &name), (db.clone(), name.clone()));
+                    by_uuid.insert(Key::uuid(uuid), (db.clone(), name));
+                }
+            }
+        }
+        Ok(Self { by_uuid, by_name })
+    }
+
+    fn find(&self, key: &Key) -> Option<(&str, &str)> {
+        let found = match key {
+            Key::Uuid(_) => self.by_uuid.get(key),
+            Key::Name(_) => self.by_name.get(key),
+        };
+        found.map(|(db, coll)| (db.as_str(), coll.as_str()))
+    }
+}
+
+/// The UUID of a collection by name; an error if it is not there.
+pub(super) async fn uuid_of(target: &Target, db: &str, coll: &str) -> Result<Uuid> {
+    match target.lookup(db, coll).await? {
+        Some(Occupant::Collection(uuid)) => Ok(uuid),
+        other => bail!("{db}.{coll} should be a collection but is {other:?}"),
+    }
+}

@@ -1,0 +1,94 @@
+//! Gives a collection its cap when its data is complete.
+//!
+//! 6.0 and newer: `collMod`. 5.0 knows no such `collMod`, so there the collection is uncapped until now: its documents
+//! are copied aside in their order, then into a capped collection made under the old name and UUID.
+
+use anyhow::{Context, Result, bail};
+use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc};
+
+use crate::oplog::build::{run, uuid_of};
+use crate::oplog::catalog::{Cap, Key};
+use crate::oplog::target::{Mode, Target, code};
+
+/// `BSON field 'collMod.cappedSize' is an unknown field`.
+const UNKNOWN_FIELD: i32 = 40415;
+const COPY_BYTES: usize = 4 << 20;
+
+pub(super) async fn settle(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap) -> Result<()> {
+    let mut command = doc! {"collMod": coll, "cappedSize": cap.size};
+    if let Some(max) = cap.max {
+        command.insert("cappedMax", max);
+    }
+    match run(target, db, command).await {
+        Err(error) if code(&error) == Some(UNKNOWN_FIELD) => recreate(target, db, coll, key, cap).await,
+        result => result.map(drop).context("set the size of the capped collection"),
+    }
+}
+
+/// Two copies, because the UUID is only free when the first collection is gone.
+async fn recreate(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap) -> Result<()> {
+    let aside = format!("tmp{}.pbm", &Uuid::new().to_string()[..8]);
+    run(target, db, doc! {"create": &aside, "writeConcern": {"w": "majority"}}).await.context("create a copy")?;
+    let options = options_of(target, db, coll).await?;
+    copy(target, db, coll, &aside).await?;
+    let mut command = doc! {"create": coll};
+    command.extend(options);
+    command.extend(doc! {"capped": true, "size": cap.size});
+    if let Some(max) = cap.max {
+        command.insert("max", max);
+    }
+    let mut op = rawdoc! {"op": "c", "ns": format!("{db}.$cmd"), "o": RawDocumentBuf::try_from(&command)?};
+    if let Key::Uuid(uuid) = key {
+        op.append(cstr!("ui"), bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: uuid.to_vec() });
+    }
+    target.drop(db, coll).await?;
+    checked(target, Mode::InitialSync, &[&op]).await.context("create the capped collection")?;
+    copy(target, db, &aside, coll).await?;
+    target.drop(db, &aside).await
+}
+
+async fn options_of(target: &Target, db: &str, coll: &str) -> Result<Document> {
+    let reply =
+        run(target, db, doc! {"listCollections": 1, "filter": {"name": coll}}).await.context("read the options")?;
+    let batch =
+        reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).context("read the options")?;
+    let Some(found) = batch.first().and_then(bson::Bson::as_document) else { bail!("{db}.{coll} is not there") };
+    let mut options = found.get_document("options").cloned().unwrap_or_default();
+    if let Ok(id_index) = found.get_document("idIndex") {
+        options.insert("idIndex", id_index.clone());
+    }
+    Ok(options)
+}
+
+/// Copies all documents in natural order, byte for byte.
+async fn copy(target: &Target, db: &str, from: &str, to: &str) -> Result<()> {
+    let to_uuid = uuid_of(target, db, to).await?;
+    let failed = || format!("copy {db}.{from} to {to}");
+    let find = doc! {"find": from, "sort": {"$natural": 1}};
+    let mut cursor = target.client().database(db).run_cursor_command(find).await.with_context(failed)?;
+    let (mut ops, mut bytes) = (Vec::<RawDocumentBuf>::new(), 0);
+    loop {
+        let more = cursor.advance().await.with_context(failed)?;
+        let next = if more { cursor.current().as_bytes().len() } else { 0 };
+        if !ops.is_empty() && (!more || bytes + next > COPY_BYTES) {
+            let batch: Vec<&RawDocument> = ops.iter().map(AsRef::as_ref).collect();
+            checked(target, Mode::InitialSync, &batch).await.with_context(failed)?;
+            ops.clear();
+            bytes = 0;
+        }
+        if !more {
+            return Ok(());
+        }
+        bytes += next;
+        let ui = bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: to_uuid.bytes().to_vec() };
+        ops.push(rawdoc! {"op": "i", "ns": format!("{db}.{to}"), "ui": ui, "o": cursor.current().to_owned()});
+    }
+}
+
+async fn checked(target: &Target, mode: Mode, ops: &[&RawDocument]) -> Result<()> {
+    let (applied, _) = target.apply_ops(mode, ops).await?;
+    match applied.stopped {
+        None if applied.missed.is_empty() => Ok(()),
+        _ => bail!("the server refused: {applied:?}"),
+    }
+}

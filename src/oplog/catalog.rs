@@ -1,0 +1,423 @@
+//! What must be true of the collections of a restore when their data is complete: indexes, and the options that would
+//! disturb the loading of data.
+//!
+//! # Overview
+//!
+//! The catalogue begins with the dump's metadata ([`Catalog::add`]), follows the DDL of the oplog, and is carried out at
+//! the end ([`super::build`]). Collections are kept by UUID, so a rename changes nothing and a collection that was dropped
+//! and made again under the same name is another one. What has no lasting UUID (bucket collections, `system.*`, dumps
+//! without UUIDs) is kept by name.
+//!
+//! # Options that wait
+//!
+//! | option | why it would disturb |
+//! |---|---|
+//! | `capped`, `size`, `max` | the replay inserts again what the source had already removed; at the cap each such insert would push out a document that has to stay. 6.0 and newer: capped with the largest size, the real one by `collMod` at the end. 5.0 cannot change a cap, and refuses deletes and growing updates in a capped collection: not capped, copied into a capped one at the end |
+//! | `expireAfterSeconds` (clustered, time series) | the TTL monitor would delete while documents are still being updated |
+//! | `changeStreamPreAndPostImages`, `recordPreImages` | every replayed operation would be recorded |
+
+use std::collections::BTreeMap;
+
+use bson::{Bson, Document, Uuid};
+
+use crate::archive::meta::{NamespaceKind, NamespaceMeta};
+
+/// The largest size of a capped collection that the server accepts.
+pub const WIDEST: i64 = 1 << 50;
+
+/// How a collection of the catalogue is found on the target.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Key {
+    Uuid([u8; 16]),
+    /// `db.coll`, the bucket collection for a time series.
+    Name(String),
+}
+
+impl Key {
+    pub fn uuid(uuid: Uuid) -> Self {
+        Self::Uuid(uuid.bytes())
+    }
+
+    pub fn name(db: &str, coll: &str) -> Self {
+        Self::Name(format!("{db}.{coll}"))
+    }
+}
+
+/// Which fields of a time series an index specification speaks of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Level {
+    /// Of the collection, or of the measurements of a time series.
+    Documents,
+    /// Of a time series' buckets (as the oplog has them).
+    Buckets,
+}
+
+/// One index to be built.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Index {
+    pub spec: Document,
+    pub level: Level,
+}
+
+/// The size limits of a capped collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cap {
+    pub size: i64,
+    pub max: Option<i64>,
+}
+
+/// Options that are set when the data is complete.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Waiting {
+    pub cap: Option<Cap>,
+    /// `expireAfterSeconds`, `changeStreamPreAndPostImages`, `recordPreImages` in the form that `collMod` takes.
+    pub options: Document,
+}
+
+/// One collection of the restore.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Collection {
+    /// `db.coll` on the target now (what is kept by UUID may be renamed).
+    pub ns: String,
+    /// It has a default collation, so an index without one must say so.
+    pub collation: bool,
+    /// By index name.
+    pub indexes: BTreeMap<String, Index>,
+    pub waiting: Waiting,
+}
+
+/// All collections of a restore.
+#[derive(Debug, Clone)]
+pub struct Catalog {
+    collections: BTreeMap<Key, Collection>,
+    /// The server can change the cap of a collection (6.0 and newer).
+    movable_caps: bool,
+}
+
+impl Catalog {
+    /// `server_major` is the first number of the target's version.
+    pub fn new(server_major: i32) -> Self {
+        Self { collections: BTreeMap::new(), movable_caps: server_major >= 6 }
+    }
+
+    /// Takes up a namespace of the dump and returns the options to create it with before its data is loaded.
+    ///
+    /// A collection without UUID in `meta` is expected to be created without one. Documents of what is (or will be)
+    /// capped must be inserted in their order.
+    pub fn add(&mut self, meta: &NamespaceMeta) -> Document {
+        let mut options = meta.options.clone();
+        if meta.kind == NamespaceKind::View {
+            return options;
+        }
+        let key = match (meta.kind, meta.uuid) {
+            (NamespaceKind::Timeseries, _) => Key::name(&meta.db, &format!("system.buckets.{}", meta.coll)),
+            (_, Some(uuid)) if !super::filter::by_name(&meta.db, &meta.coll) => Key::uuid(uuid),
+            _ => Key::name(&meta.db, &meta.coll),
+        };
+        let level = if meta.coll.starts_with("system.buckets.") { Level::Buckets } else { Level::Documents };
+        let waiting = self.postpone(&mut options);
+        let ns = format!("{}.{}", meta.db, meta.coll);
+        let entry = self.collections.entry(key).or_default();
+        entry.collation = has_collation(&options);
+        if entry.ns.is_empty() || level == Level::Documents {
+            *entry = Collection { ns, waiting, ..std::mem::take(entry) };
+        }
+        for spec in meta.indexes.iter().flatten() {
+            entry.put(spec.clone(), level);
+        }
+        options
+    }
+
+    /// Takes the options that have to wait out of `options` (a `create` command or the options of `listCollections`),
+    /// leaving what the collection is to be created with.
+    fn postpone(&self, options: &mut Document) -> Waiting {
+        let mut waiting = Waiting::default();
+        let take = |options: &mut Document, name: &str| options.remove(name).filter(|value| value != &Bson::Null);
+        if options.get("capped").is_some_and(truth) {
+            let max = take(options, "max").as_ref().and_then(integer).filter(|max| *max > 0);
+            let size = take(options, "size").as_ref().and_then(integer).unwrap_or(4096);
+            waiting.cap = Some(Cap { size, max });
+            if self.movable_caps {
+                options.insert("size", WIDEST);
+            } else {
+                options.remove("capped");
+            }
+        }
+        for name in ["expireAfterSeconds", "changeStreamPreAndPostImages", "recordPreImages"] {
+            if let Some(value) = take(options, name) {
+                waiting.options.insert(name, value);
+            }
+        }
+        waiting
+    }
+
+    /// True if the collection is part of the restore now.
+    pub fn knows(&self, key: &Key) -> bool {
+        self.collections.contains_key(key)
+    }
+
+    /// A collection is created; returns the command to create it with. All that was known about an older one with this
+    /// key is forgotten.
+    pub(super) fn create(&mut self, key: Key, ns: String, command: &Document) -> Document {
+        let mut command = command.clone();
+        let waiting = self.postpone(&mut command);
+        let collation = has_collation(&command);
+        self.collections.insert(key, Collection { ns, collation, waiting, indexes: BTreeMap::new() });
+        command
+    }
+
+    pub(super) fn forget(&mut self, key: &Key) {
+        self.collections.remove(key);
+    }
+
+    pub(super) fn forget_database(&mut self, db: &str) {
+        let prefix = format!("{db}.");
+        self.collections.retain(|_, collection| !collection.ns.starts_with(&prefix));
+    }
+
+    pub(super) fn renamed(&mut self, key: &Key, ns: &str) {
+        if let Some(collection) = self.collections.get_mut(key) {
+            ns.clone_into(&mut collection.ns);
+        }
+    }
+
+    pub(super) fn rename_by_name(&mut self, from: &Key, to: &Key, ns: &str) {
+        self.renamed(from, ns);
+        if let Some(collection) = self.collections.remove(from) {
+            self.collections.insert(to.clone(), collection);
+        }
+    }
+
+    pub(super) fn get(&self, key: &Key) -> Option<&Collection> {
+        self.collections.get(key)
+    }
+
+    pub(super) fn index_built(&mut self, key: &Key, spec: Document) {
+        let level = match key {
+            Key::Name(name) if name.contains(".system.buckets.") => Level::Buckets,
+            _ => Level::Documents,
+        };
+        if let Some(collection) = self.collections.get_mut(key) {
+            collection.put(spec, level);
+        }
+    }
+
+    /// An index is gone; `*` means all.
+    pub(super) fn index_gone(&mut self, key: &Key, name: &str) {
+        if let Some(collection) = self.collections.get_mut(key) {
+            if name == "*" {
+                collection.indexes.clear();
+            } else {
+                collection.indexes.remove(name);
+            }
+        }
+    }
+
+    /// Follows a `collMod` and returns what of it is to be applied now, if anything.
+    pub(super) fn modified(&mut self, key: &Key, command: &Document) -> Option<Document> {
+        let mut command = command.clone();
+        let index = command.remove("index");
+        command.remove("noPadding");
+        command.remove("usePowerOf2Sizes");
+        if let Some(collection) = self.collections.get_mut(key) {
+            if let Some(Bson::Document(change)) = &index {
+                collection.change_index(change);
+            }
+            let size = command.remove("cappedSize").as_ref().and_then(integer);
+            let max = command.remove("cappedMax").as_ref().and_then(integer);
+            if let Some(cap) = &mut collection.waiting.cap {
+                cap.size = size.unwrap_or(cap.size);
+                cap.max = max.map_or(cap.max, |max| Some(max).filter(|max| *max > 0));
+            }
+            for name in ["expireAfterSeconds", "changeStreamPreAndPostImages", "recordPreImages"] {
+                match command.remove(name) {
+                    Some(Bson::String(off)) if off == "off" => drop(collection.waiting.options.remove(name)),
+                    Some(value) => drop(collection.waiting.options.insert(name, value)),
+                    None => {}
+                }
+            }
+        }
+        (command.len() > 1).then_some(command)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&Key, &Collection)> {
+        self.collections.iter()
+    }
+}
+
+impl Collection {
+    fn put(&mut self, mut spec: Document, level: Level) {
+        spec.remove("ns");
+        let clustered = spec.remove("clustered").is_some();
+        if clustered || is_id_index(&spec) {
+            return;
+        }
+        if let Ok(name) = spec.get_str("name").map(str::to_owned) {
+            self.indexes.insert(name, Index { spec, level });
+        }
+    }
+
+    fn change_index(&mut self, change: &Document) {
+        let by_name = change.get_str("name").ok().map(str::to_owned);
+        let by_key = || {
+            let key = change.get_document("keyPattern").ok()?;
+            let found = self.indexes.iter().find(|(_, index)| index.spec.get_document("key").is_ok_and(|k| k == key));
+            found.map(|(name, _)| name.clone())
+        };
+        let Some(index) = by_name.or_else(by_key).and_then(|name| self.indexes.get_mut(&name)) else { return };
+        for (name, value) in change {
+            match name.as_str() {
+                "name" | "keyPattern" => {}
+                "hidden" | "prepareUnique" | "unique" if !truth(value) => drop(index.spec.remove(name)),
+                "unique" => {
+                    index.spec.remove("prepareUnique");
+                    index.spec.insert("unique", true);
+                }
+                _ => drop(index.spec.insert(name, value.clone())),
+            }
+        }
+    }
+}
+
+fn has_collation(options: &Document) -> bool {
+    options
+        .get_document("collation")
+        .is_ok_and(|collation| collation.get_str("locale").is_ok_and(|locale| locale != "simple"))
+}
+
+fn is_id_index(spec: &Document) -> bool {
+    let Ok(key) = spec.get_document("key") else { return false };
+    key.len() == 1 && key.get("_id").and_then(integer).is_some_and(|direction| direction.abs() == 1)
+}
+
+fn truth(value: &Bson) -> bool {
+    match value {
+        Bson::Boolean(value) => *value,
+        other => integer(other).is_some_and(|number| number != 0),
+    }
+}
+
+fn integer(value: &Bson) -> Option<i64> {
+    match value {
+        Bson::Int32(value) => Some(i64::from(*value)),
+        Bson::Int64(value) => Some(*value),
+        // Whole numbers that a shell sent as doubles; a fraction is cut as the server does.
+        Bson::Double(value) => Some(*value as i64),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::doc;
+
+    const UUID: Uuid = Uuid::from_bytes([7; 16]);
+
+    fn meta(coll: &str, kind: NamespaceKind, options: Document, indexes: Vec<Document>) -> NamespaceMeta {
+        let uuid = (kind == NamespaceKind::Collection).then_some(UUID);
+        let indexes = Some(indexes);
+        NamespaceMeta { db: "shop".into(), coll: coll.into(), kind, options, indexes, uuid, crc: 0, size: 0 }
+    }
+
+    fn names(catalog: &Catalog, key: &Key) -> Vec<String> {
+        catalog.get(key).unwrap().indexes.keys().cloned().collect()
+    }
+
+    #[test]
+    fn options_that_would_disturb_wait() {
+        let all = doc! {
+            "capped": true, "size": 4096, "max": 7_i64, "expireAfterSeconds": 9_i64,
+            "changeStreamPreAndPostImages": {"enabled": true}, "validator": {"a": 1},
+        };
+        for (major, now) in
+            [(6, doc! {"capped": true, "size": WIDEST, "validator": {"a": 1}}), (5, doc! {"validator": {"a": 1}})]
+        {
+            let mut catalog = Catalog::new(major);
+            assert_eq!(catalog.add(&meta("c", NamespaceKind::Collection, all.clone(), vec![])), now);
+            let waiting = &catalog.get(&Key::uuid(UUID)).unwrap().waiting;
+            assert_eq!(waiting.cap, Some(Cap { size: 4096, max: Some(7) }));
+            assert_eq!(
+                waiting.options,
+                doc! {"expireAfterSeconds": 9_i64, "changeStreamPreAndPostImages": {"enabled": true}}
+            );
+        }
+    }
+
+    #[test]
+    fn id_and_clustered_indexes_are_not_built() {
+        let mut catalog = Catalog::new(6);
+        let indexes = vec![
+            doc! {"v": 2, "key": {"_id": 1}, "name": "_id_", "ns": "shop.c"},
+            doc! {"v": 2, "key": {"_id": 1}, "name": "clus key", "unique": true, "clustered": true},
+            doc! {"v": 2, "key": {"_id": "hashed"}, "name": "_id_hashed", "ns": "shop.c"},
+            doc! {"v": 2, "key": {"_id": 1, "a": 1}, "name": "both"},
+        ];
+        let _ = catalog.add(&meta("c", NamespaceKind::Collection, doc! {}, indexes));
+        assert_eq!(names(&catalog, &Key::uuid(UUID)), ["_id_hashed", "both"]);
+        assert!(!catalog.get(&Key::uuid(UUID)).unwrap().indexes["_id_hashed"].spec.contains_key("ns"));
+    }
+
+    #[test]
+    fn indexes_of_a_time_series_are_of_two_levels() {
+        let mut catalog = Catalog::new(6);
+        let _ = catalog.add(&meta("ts", NamespaceKind::Timeseries, doc! {}, vec![doc! {"key": {"m": 1}, "name": "m"}]));
+        let key = Key::name("shop", "system.buckets.ts");
+        catalog.index_built(&key, doc! {"key": {"meta": 1}, "name": "b"});
+        let indexes = &catalog.get(&key).unwrap().indexes;
+        assert_eq!((indexes["m"].level, indexes["b"].level), (Level::Documents, Level::Buckets));
+    }
+
+    #[test]
+    fn ddl_changes_the_catalogue() {
+        let mut catalog = Catalog::new(6);
+        let key = Key::uuid(UUID);
+        let spec = |name: &str| doc! {"v": 2, "key": {name: 1}, "name": name};
+        let indexes = ["a", "b", "c"].map(spec).to_vec();
+        let _ = catalog.add(&meta("c", NamespaceKind::Collection, doc! {"capped": true, "size": 4096}, indexes));
+        catalog.index_gone(&key, "b");
+        catalog.index_built(&key, spec("d"));
+        assert_eq!(names(&catalog, &key), ["a", "c", "d"]);
+
+        // Index changes only go into the catalogue; nothing is left to apply.
+        let change = |index: Document| doc! {"collMod": "c", "index": index};
+        for index in [
+            doc! {"name": "a", "expireAfterSeconds": 60, "hidden": true},
+            doc! {"keyPattern": {"c": 1}, "prepareUnique": true},
+            doc! {"name": "c", "unique": true},
+            doc! {"name": "a", "hidden": false},
+        ] {
+            assert_eq!(catalog.modified(&key, &change(index)), None);
+        }
+        let specs = &catalog.get(&key).unwrap().indexes;
+        assert_eq!(specs["a"].spec, doc! {"v": 2, "key": {"a": 1}, "name": "a", "expireAfterSeconds": 60});
+        assert_eq!(specs["c"].spec, doc! {"v": 2, "key": {"c": 1}, "name": "c", "unique": true});
+
+        let command =
+            doc! {"collMod": "c", "cappedSize": 8192, "expireAfterSeconds": 5, "validator": {}, "noPadding": true};
+        assert_eq!(catalog.modified(&key, &command), Some(doc! {"collMod": "c", "validator": {}}));
+        assert_eq!(catalog.get(&key).unwrap().waiting.cap, Some(Cap { size: 8192, max: None }));
+        assert_eq!(catalog.modified(&key, &doc! {"collMod": "c", "expireAfterSeconds": "off"}), None);
+        assert!(catalog.get(&key).unwrap().waiting.options.is_empty());
+
+        catalog.renamed(&key, "crm.z");
+        catalog.forget_database("shop");
+        assert!(catalog.knows(&key));
+        catalog.index_gone(&key, "*");
+        assert!(names(&catalog, &key).is_empty());
+        catalog.forget_database("crm");
+        assert!(!catalog.knows(&key));
+    }
+
+    #[test]
+    fn a_collection_that_is_made_again_has_nothing_of_the_old_one() {
+        let mut catalog = Catalog::new(6);
+        let key = Key::uuid(UUID);
+        let indexes = vec![doc! {"key": {"a": 1}, "name": "a"}];
+        let _ = catalog.add(&meta("c", NamespaceKind::Collection, doc! {"capped": true, "size": 1}, indexes));
+        let create = doc! {"create": "c", "collation": {"locale": "de"}, "idIndex": {"name": "_id_"}};
+        assert_eq!(catalog.create(key.clone(), "shop.c".into(), &create), create);
+        let collection = catalog.get(&key).unwrap();
+        assert!(collection.indexes.is_empty() && collection.waiting.cap.is_none() && collection.collation);
+    }
+}

@@ -1,0 +1,281 @@
+//! Commands of the oplog: what they do to the target and to the catalogue.
+//!
+//! The server calls many things done that it did not do ([`super::target`], the table), so the name that a command is about is
+//! looked at before and after it. A collection in the way is dropped if it is none of the restore (it was in the target
+//! before); if it is one of the restore, the dump has seen it under a name that it got later, and it is moved aside until
+//! the oplog gives it that name.
+
+use anyhow::{Context, Result, bail};
+use bson::{Document, RawDocument, RawDocumentBuf, Uuid, doc, rawdoc};
+
+use crate::oplog::apply::{Replayer, command_document};
+use crate::oplog::build::run;
+use crate::oplog::catalog::Key;
+use crate::oplog::entry::{Command, Entry};
+use crate::oplog::filter::by_name;
+use crate::oplog::target::{Mode, Occupant};
+
+const INVALID_OPTIONS: i32 = 72;
+
+impl Replayer {
+    pub(super) async fn command(&mut self, entry: &Entry<'_>, command: &Command<'_>) -> Result<()> {
+        self.flush().await?;
+        let db = entry.split_ns().0;
+        match command {
+            Command::Create { coll } => match entry.ui.filter(|_| !by_name(db, coll)) {
+                Some(uuid) => self.create(db, coll, uuid, entry.o).await,
+                None => self.create_by_name(db, coll, entry.o).await,
+            },
+            Command::Drop { coll } => self.drop_collection(db, coll, entry).await,
+            Command::DropDatabase => {
+                self.catalog.forget_database(db);
+                self.views.remove(db);
+                self.send(Mode::InitialSync, &command_document(db, &Key::name(db, ""), entry.o)).await
+            }
+            Command::Rename { from, to, drop_target } => self.rename(from, to, *drop_target, entry).await,
+            Command::CollMod { coll } => self.modify(db, coll, entry).await,
+            Command::IndexesBuilt { coll, specs } => {
+                let key = self.key(db, coll, entry.ui);
+                specs.iter().for_each(|spec| self.catalog.index_built(&key, spec.clone()));
+                Ok(())
+            }
+            Command::IndexesGone { coll, names } => {
+                let key = self.key(db, coll, entry.ui);
+                names.iter().for_each(|name| self.catalog.index_gone(&key, name));
+                Ok(())
+            }
+            Command::EmptyCapped { coll } => self.empty(db, coll, entry).await,
+            Command::Unknown(name) => bail!("this version does not know what `{name}` does, so it cannot restore it"),
+            Command::ApplyOps(_) | Command::Harmless => Ok(()),
+        }
+    }
+
+    async fn create(&mut self, db: &str, coll: &str, uuid: Uuid, o: &RawDocument) -> Result<()> {
+        let key = Key::uuid(uuid);
+        self.clear_name(db, coll, Some(uuid)).await?;
+        self.catalog.forget(&Key::name(db, coll));
+        let options = Document::try_from(o).context("read the options")?;
+        let command = self.catalog.create(key.clone(), format!("{db}.{coll}"), &options);
+        self.aside.remove(&uuid);
+        let command = RawDocumentBuf::try_from(&command).context("write the options")?;
+        self.send(Mode::InitialSync, &command_document(db, &key, &command)).await?;
+        self.expect_at(db, coll, uuid).await
+    }
+
+    /// Creates what has no lasting UUID. A bucket collection is always made anew (all that happened to it since follows);
+    /// the others are the server's own and stay if they are there.
+    async fn create_by_name(&mut self, db: &str, coll: &str, o: &RawDocument) -> Result<()> {
+        let key = Key::name(db, coll);
+        if !by_name(db, coll) || coll.starts_with("system.buckets.") {
+            self.drop_name(db, coll).await?;
+        } else if self.target.lookup(db, coll).await?.is_some() {
+            return Ok(());
+        }
+        let options = Document::try_from(o).context("read the options")?;
+        let command = self.catalog.create(key.clone(), format!("{db}.{coll}"), &options);
+        let command = RawDocumentBuf::try_from(&command).context("write the options")?;
+        self.send(Mode::InitialSync, &command_document(db, &key, &command)).await?;
+        match self.target.lookup(db, coll).await? {
+            Some(Occupant::Collection(_)) => Ok(()),
+            other => bail!("{db}.{coll} was created but is {other:?}"),
+        }
+    }
+
+    async fn drop_collection(&mut self, db: &str, coll: &str, entry: &Entry<'_>) -> Result<()> {
+        if coll == "system.views" {
+            // No view or time series was there then; the server refuses while it knows one.
+            for (name, occupant) in self.target.list(db, doc! {}).await? {
+                self.drop_view(db, &name, &occupant).await?;
+            }
+            self.views.remove(db);
+        }
+        let key = self.key(db, coll, entry.ui);
+        match (&key, entry.ui) {
+            (Key::Uuid(_), Some(uuid)) => self.drop_uuid(db, coll, uuid).await,
+            _ => {
+                self.catalog.forget(&key);
+                self.drop_name(db, coll).await
+            }
+        }
+    }
+
+    async fn rename(&mut self, from: &str, to: &str, drop_target: Option<Uuid>, entry: &Entry<'_>) -> Result<()> {
+        let split = |ns: &str| ns.split_once('.').map(|(db, coll)| (db.to_owned(), coll.to_owned()));
+        let (Some((from_db, from_coll)), Some((to_db, to_coll))) = (split(from), split(to)) else {
+            bail!("`{from}` or `{to}` is no namespace")
+        };
+        if let Some(uuid) = drop_target
+            && self.catalog.knows(&Key::uuid(uuid))
+        {
+            // Before the rename, because it may not be the one that has the name now.
+            self.drop_uuid(&to_db, &to_coll, uuid).await?;
+        }
+        let key = self.key(&from_db, &from_coll, entry.ui);
+        let (Key::Uuid(_), Some(uuid)) = (&key, entry.ui) else {
+            self.catalog.rename_by_name(&key, &Key::name(&to_db, &to_coll), to);
+            let command =
+                doc! {"renameCollection": from, "to": to, "dropTarget": true, "writeConcern": {"w": "majority"}};
+            run(&self.target, "admin", command).await.context("rename")?;
+            return Ok(());
+        };
+        let here = self.catalog.knows(&key);
+        if !here {
+            if !self.tolerant(entry.ts) {
+                bail!("the collection is not there, so the restored data is not what the oplog continues");
+            }
+            self.stats.missing_collections += 1;
+            return Ok(());
+        }
+        self.clear_name(&to_db, &to_coll, Some(uuid)).await?;
+        self.send(Mode::InitialSync, &command_document(&from_db, &key, entry.o)).await?;
+        self.catalog.renamed(&key, to);
+        self.aside.remove(&uuid);
+        self.expect_at(&to_db, &to_coll, uuid).await
+    }
+
+    async fn modify(&mut self, db: &str, coll: &str, entry: &Entry<'_>) -> Result<()> {
+        let key = self.key(db, coll, entry.ui);
+        let command = Document::try_from(entry.o).context("read the options")?;
+        let Some(command) = self.catalog.modified(&key, &command) else { return Ok(()) };
+        let granularity = command.contains_key("timeseries");
+        let command = RawDocumentBuf::try_from(&command).context("write the options")?;
+        if matches!(key, Key::Uuid(_)) && !self.catalog.knows(&key) {
+            if !self.tolerant(entry.ts) {
+                bail!("the collection is not there, so the restored data is not what the oplog continues");
+            }
+            self.stats.missing_collections += 1;
+            return Ok(());
+        }
+        let op = command_document(db, &key, &command);
+        let (applied, _) = self.target.apply_ops(Mode::ApplyOps, &[&op]).await?;
+        match applied.stopped {
+            // Granularity only grows; the dump has already seen a coarser one.
+            Some(stop) if stop.code == INVALID_OPTIONS && granularity && self.tolerant(entry.ts) => {
+                self.stats.superseded += 1;
+                Ok(())
+            }
+            Some(stop) => bail!("error {}: {}", stop.code, stop.message),
+            None if applied.missed.is_empty() => Ok(()),
+            None => bail!("the server did not apply it"),
+        }
+    }
+
+    async fn empty(&mut self, db: &str, coll: &str, entry: &Entry<'_>) -> Result<()> {
+        let key = self.key(db, coll, entry.ui);
+        let ns = self.catalog.get(&key).map(|collection| collection.ns.clone());
+        let Some((_, coll)) = ns.as_ref().and_then(|ns| ns.split_once('.')) else { return Ok(()) };
+        let command = doc! {"delete": coll, "deletes": [{"q": {}, "limit": 0}], "writeConcern": {"w": "majority"}};
+        run(&self.target, db, command).await.context("empty the collection")?;
+        Ok(())
+    }
+
+    /// Before a view (or time series) is made by inserting its document: its collection, and its name.
+    pub(super) async fn make_room_for_view(&mut self, db: &str, entry: &Entry<'_>) -> Result<()> {
+        if !self.views.contains(db) {
+            if self.target.lookup(db, "system.views").await?.is_none() {
+                let create = rawdoc! {"create": "system.views"};
+                self.send(Mode::InitialSync, &command_document(db, &Key::name(db, ""), &create)).await?;
+            }
+            self.views.insert(db.to_owned());
+        }
+        let Some((db, name)) = entry.o.get_str("_id").unwrap_or_default().split_once('.') else { return Ok(()) };
+        match self.target.lookup(db, name).await? {
+            // One of the restore is hidden by the view until the oplog drops the view.
+            Some(Occupant::Collection(there)) if !self.catalog.knows(&Key::uuid(there)) => {
+                self.drop_foreign(db, name).await
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Frees a name for the collection `mine`, which may have it already.
+    async fn clear_name(&mut self, db: &str, coll: &str, mine: Option<Uuid>) -> Result<()> {
+        // A view that belongs to the restore is made later in the oplog. It may hide a collection.
+        if let Some(occupant) = self.target.lookup(db, coll).await? {
+            self.drop_view(db, coll, &occupant).await?;
+        }
+        self.clear_collection(db, coll, mine).await
+    }
+
+    /// Drops a view or time series, and never a collection that it hides.
+    async fn drop_view(&mut self, db: &str, name: &str, occupant: &Occupant) -> Result<()> {
+        if matches!(occupant, Occupant::Collection(_)) {
+            return Ok(());
+        }
+        let id = format!("{db}.{name}");
+        let delete = rawdoc! {"op": "d", "ns": format!("{db}.system.views"), "o": {"_id": id}};
+        self.send(Mode::InitialSync, &delete).await?;
+        if *occupant == Occupant::Timeseries {
+            let buckets = format!("system.buckets.{name}");
+            self.catalog.forget(&Key::name(db, &buckets));
+            self.drop_name(db, &buckets).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops what has this name as the oplog does it: the command would take a bucket collection's name for its view's.
+    async fn drop_name(&self, db: &str, coll: &str) -> Result<()> {
+        self.send(Mode::InitialSync, &command_document(db, &Key::name(db, coll), &rawdoc! {"drop": coll})).await
+    }
+
+    async fn clear_collection(&mut self, db: &str, coll: &str, mine: Option<Uuid>) -> Result<()> {
+        let there = match self.target.lookup(db, coll).await? {
+            Some(Occupant::Collection(there)) if Some(there) != mine => there,
+            _ => return Ok(()),
+        };
+        let key = Key::uuid(there);
+        if !self.catalog.knows(&key) {
+            tracing::info!(
+                ns = format!("{db}.{coll}"),
+                "dropping a collection that is not in the backup but has a name of it"
+            );
+            return self.target.drop(db, coll).await;
+        }
+        let aside = format!("{db}.tmp{}.pbm", &Uuid::new().to_string()[..8]);
+        let rename = rawdoc! {"renameCollection": format!("{db}.{coll}"), "to": aside.as_str()};
+        self.send(Mode::InitialSync, &command_document(db, &key, &rename)).await?;
+        self.catalog.renamed(&key, &aside);
+        self.aside.insert(there);
+        Ok(())
+    }
+
+    async fn drop_foreign(&self, db: &str, coll: &str) -> Result<()> {
+        tracing::info!(
+            ns = format!("{db}.{coll}"),
+            "dropping a collection that is not in the backup but has a name of it"
+        );
+        self.drop_name(db, coll).await
+    }
+
+    async fn drop_uuid(&mut self, db: &str, coll: &str, uuid: Uuid) -> Result<()> {
+        let key = Key::uuid(uuid);
+        self.catalog.forget(&key);
+        self.aside.remove(&uuid);
+        self.send(Mode::InitialSync, &command_document(db, &key, &rawdoc! {"drop": coll})).await
+    }
+
+    /// A collection that was moved aside and got no name again: its dump and the oplog do not fit together.
+    pub(super) fn nothing_left_aside(&self) -> Result<()> {
+        let left = self.aside.iter().find_map(|uuid| self.catalog.get(&Key::uuid(*uuid)));
+        match left {
+            Some(collection) => bail!("{} was moved out of the way and the oplog gave it no name again", collection.ns),
+            None => Ok(()),
+        }
+    }
+
+    async fn expect_at(&self, db: &str, coll: &str, uuid: Uuid) -> Result<()> {
+        match self.target.lookup(db, coll).await? {
+            Some(Occupant::Collection(there)) if there == uuid => Ok(()),
+            other => bail!("{db}.{coll} should have the UUID {uuid} but is {other:?}"),
+        }
+    }
+
+    async fn send(&self, mode: Mode, op: &RawDocument) -> Result<()> {
+        let (applied, _) = self.target.apply_ops(mode, &[op]).await?;
+        match applied.stopped {
+            Some(stop) => bail!("error {}: {}", stop.code, stop.message),
+            None if applied.missed.is_empty() => Ok(()),
+            None => bail!("the server did not apply it"),
+        }
+    }
+}

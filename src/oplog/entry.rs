@@ -1,0 +1,397 @@
+//! One oplog entry, read in place: which operation, on which object, part of which transaction.
+//!
+//! Source: spec/format.md E.6.2. Only what a replay needs is looked at; nothing is copied.
+
+use anyhow::{Context, Result, anyhow, bail};
+use base64::Engine;
+use bson::spec::BinarySubtype;
+use bson::{Document, RawArray, RawBsonRef, RawDocument, Timestamp, Uuid};
+
+/// The `op` of an entry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Noop,
+    Insert,
+    Update,
+    Delete,
+    Command,
+}
+
+/// An oplog entry, or an operation inside an `applyOps` entry (which has the time of the outer one).
+#[derive(Debug, Clone, Copy)]
+pub struct Entry<'a> {
+    pub ts: Timestamp,
+    pub kind: Kind,
+    pub ns: &'a str,
+    pub ui: Option<Uuid>,
+    pub o: &'a RawDocument,
+    pub o2: Option<&'a RawDocument>,
+    /// The document as it was read.
+    pub raw: &'a RawDocument,
+}
+
+/// What an entry means to the transaction that it belongs to.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Part<'a> {
+    /// Operations; more of the same transaction follow.
+    Partial(&'a RawArray),
+    /// The last operations of a transaction that waits for its commit or abort.
+    Prepare(&'a RawArray),
+    /// The last operations of a transaction that is committed with them.
+    Last(&'a RawArray),
+    /// A prepared transaction is committed.
+    Commit { at: Timestamp },
+    /// A prepared transaction is given up.
+    Abort,
+}
+
+/// A part of a transaction with its place in the chain of parts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TxnEntry<'a> {
+    /// Session and number in the original's form (E.6.5): base64 without padding of the raw `lsid`, `-`, `txnNumber`.
+    pub id: String,
+    pub part: Part<'a>,
+    /// Time of the part before this one; (0,0) in the first.
+    pub prev: Timestamp,
+}
+
+/// A command (`op: "c"`) by what it does to the catalogue. Collection names are without their database.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command<'a> {
+    Create {
+        coll: &'a str,
+    },
+    Drop {
+        coll: &'a str,
+    },
+    DropDatabase,
+    Rename {
+        from: &'a str,
+        to: &'a str,
+        drop_target: Option<Uuid>,
+    },
+    CollMod {
+        coll: &'a str,
+    },
+    /// `createIndexes` and `commitIndexBuild`: the indexes exist from here on.
+    IndexesBuilt {
+        coll: &'a str,
+        specs: Vec<Document>,
+    },
+    /// `dropIndexes` (`*` or a name) and `abortIndexBuild`: they exist no longer.
+    IndexesGone {
+        coll: &'a str,
+        names: Vec<String>,
+    },
+    EmptyCapped {
+        coll: &'a str,
+    },
+    /// Operations without a transaction (also vectored retryable inserts, `multiOpType: 1`).
+    ApplyOps(&'a RawArray),
+    /// Leaves no trace in the data: an index build that only began, a consistency check.
+    Harmless,
+    /// We do not know what it does.
+    Unknown(&'a str),
+}
+
+impl<'a> Entry<'a> {
+    /// Reads an entry. `outer` is the time of the surrounding `applyOps`, if this is an operation of one.
+    pub fn parse(raw: &'a RawDocument, outer: Option<Timestamp>) -> Result<Self> {
+        let (mut ts, mut op, mut ns, mut ui, mut o, mut o2) = (outer, None, None, None, None, None);
+        for field in raw {
+            let (name, value) = field.context("read oplog entry")?;
+            match (name.as_str(), value) {
+                ("ts", RawBsonRef::Timestamp(value)) if outer.is_none() => ts = Some(value),
+                ("op", RawBsonRef::String(value)) => op = Some(value),
+                ("ns", RawBsonRef::String(value)) => ns = Some(value),
+                ("o", RawBsonRef::Document(value)) => o = Some(value),
+                ("o2", RawBsonRef::Document(value)) => o2 = Some(value),
+                ("ui", value) => ui = uuid(value),
+                _ => {}
+            }
+        }
+        let ts = ts.ok_or_else(|| anyhow!("oplog entry without ts: {}", excerpt(raw)))?;
+        let kind = match op {
+            Some("n") => Kind::Noop,
+            Some("i") => Kind::Insert,
+            Some("u") => Kind::Update,
+            Some("d") => Kind::Delete,
+            Some("c") => Kind::Command,
+            _ => bail!("oplog entry at {} has an unknown op: {}", show(ts), excerpt(raw)),
+        };
+        let missing = |name| anyhow!("oplog entry at {} has no `{name}`: {}", show(ts), excerpt(raw));
+        let o = match o {
+            Some(o) => o,
+            None if kind == Kind::Noop => raw,
+            None => return Err(missing("o")),
+        };
+        if kind == Kind::Update && o2.is_none() {
+            return Err(missing("o2"));
+        }
+        Ok(Self { ts, kind, ns: ns.ok_or_else(|| missing("ns"))?, ui, o, o2, raw })
+    }
+
+    /// Database and collection (for commands the collection is `$cmd`).
+    pub fn split_ns(&self) -> (&'a str, &'a str) {
+        self.ns.split_once('.').unwrap_or((self.ns, ""))
+    }
+
+    /// The transaction that this entry is a part of, if any.
+    pub fn transaction(&self) -> Result<Option<TxnEntry<'a>>> {
+        if self.kind != Kind::Command {
+            return Ok(None);
+        }
+        let Some(lsid) = self.raw.get("lsid").ok().flatten().and_then(RawBsonRef::as_document) else { return Ok(None) };
+        let Some(number) = self.raw.get("txnNumber").ok().flatten().and_then(integer) else { return Ok(None) };
+        if self.raw.get("multiOpType").ok().flatten().and_then(integer) == Some(1) {
+            return Ok(None);
+        }
+        let flag = |name| matches!(self.o.get(name), Ok(Some(RawBsonRef::Boolean(true))));
+        let part = match self.first()? {
+            ("applyOps", RawBsonRef::Array(ops)) if flag("partialTxn") => Part::Partial(ops),
+            ("applyOps", RawBsonRef::Array(ops)) if flag("prepare") => Part::Prepare(ops),
+            ("applyOps", RawBsonRef::Array(ops)) => Part::Last(ops),
+            ("commitTransaction", _) => Part::Commit {
+                at: self.o.get("commitTimestamp").ok().flatten().and_then(|v| v.as_timestamp()).unwrap_or(self.ts),
+            },
+            ("abortTransaction", _) => Part::Abort,
+            _ => return Ok(None),
+        };
+        let prev = self.raw.get("prevOpTime").ok().flatten().and_then(RawBsonRef::as_document);
+        let prev = prev.and_then(|prev| prev.get("ts").ok().flatten()).and_then(|ts| ts.as_timestamp());
+        let session = base64::engine::general_purpose::STANDARD_NO_PAD.encode(lsid.as_bytes());
+        let prev = prev.unwrap_or(Timestamp { time: 0, increment: 0 });
+        Ok(Some(TxnEntry { id: format!("{session}-{number}"), part, prev }))
+    }
+
+    /// The command of an `op: "c"` entry.
+    pub fn command(&self) -> Result<Command<'a>> {
+        let (name, value) = self.first()?;
+        let coll = || value.as_str().ok_or_else(|| self.malformed(&format!("`{name}` names no collection")));
+        Ok(match name {
+            "create" => Command::Create { coll: coll()? },
+            "drop" => Command::Drop { coll: coll()? },
+            "dropDatabase" => Command::DropDatabase,
+            "renameCollection" => {
+                let to = self.o.get("to").ok().flatten().and_then(RawBsonRef::as_str);
+                Command::Rename {
+                    from: coll()?,
+                    to: to.ok_or_else(|| self.malformed("`renameCollection` has no `to`"))?,
+                    drop_target: self.o.get("dropTarget").ok().flatten().and_then(uuid),
+                }
+            }
+            "collMod" => Command::CollMod { coll: coll()? },
+            "createIndexes" => {
+                let mut spec = Document::try_from(self.o).context("read index specification")?;
+                spec.remove("createIndexes");
+                Command::IndexesBuilt { coll: coll()?, specs: vec![spec] }
+            }
+            "commitIndexBuild" => Command::IndexesBuilt { coll: coll()?, specs: self.indexes()? },
+            "abortIndexBuild" => {
+                let indexes = self.indexes()?;
+                let names = indexes.iter().filter_map(|spec| spec.get_str("name").ok().map(str::to_owned));
+                Command::IndexesGone { coll: coll()?, names: names.collect() }
+            }
+            "dropIndexes" | "dropIndex" | "deleteIndexes" | "deleteIndex" => {
+                let index = self.o.get("index").ok().flatten().and_then(RawBsonRef::as_str);
+                let index = index.ok_or_else(|| self.malformed(&format!("`{name}` names no index")))?;
+                Command::IndexesGone { coll: coll()?, names: vec![index.to_owned()] }
+            }
+            "emptycapped" => Command::EmptyCapped { coll: coll()? },
+            "applyOps" => match value {
+                RawBsonRef::Array(ops) => Command::ApplyOps(ops),
+                _ => return Err(self.malformed("`applyOps` is no array")),
+            },
+            // They have an effect only together with a later entry, or on what the dump does not contain.
+            "startIndexBuild" | "dbCheck" | "modifyCollectionShardingIndexCatalog" => Command::Harmless,
+            _ => Command::Unknown(name),
+        })
+    }
+
+    fn first(&self) -> Result<(&'a str, RawBsonRef<'a>)> {
+        let first = self.o.iter().next().ok_or_else(|| self.malformed("empty command"))?;
+        let (name, value) = first.context("read oplog command")?;
+        Ok((name.as_str(), value))
+    }
+
+    fn indexes(&self) -> Result<Vec<Document>> {
+        let Ok(Some(RawBsonRef::Array(indexes))) = self.o.get("indexes") else {
+            return Err(self.malformed("no `indexes`"));
+        };
+        indexes
+            .into_iter()
+            .map(|index| match index.context("read index specification")? {
+                RawBsonRef::Document(index) => Document::try_from(index).context("read index specification"),
+                _ => Err(self.malformed("an index is no document")),
+            })
+            .collect()
+    }
+
+    fn malformed(&self, what: &str) -> anyhow::Error {
+        anyhow!("oplog entry at {} in {}: {what}: {}", show(self.ts), self.ns, excerpt(self.raw))
+    }
+}
+
+/// The operations of an `applyOps`, one after the other.
+pub fn operations<'a>(ops: &'a RawArray, ts: Timestamp) -> impl Iterator<Item = Result<&'a RawDocument>> + 'a {
+    ops.into_iter().map(move |op| match op {
+        Ok(RawBsonRef::Document(op)) => Ok(op),
+        Ok(_) => bail!("applyOps at {} holds something that is no document", show(ts)),
+        Err(error) => Err(error).context("read applyOps entry"),
+    })
+}
+
+/// `seconds:increment`.
+pub fn show(ts: Timestamp) -> String {
+    format!("{}:{}", ts.time, ts.increment)
+}
+
+/// The beginning of a document as text, short enough for a message.
+pub fn excerpt(raw: &RawDocument) -> String {
+    const MOST: usize = 300;
+    if raw.as_bytes().len() > 4096 {
+        return format!("(a document of {} bytes)", raw.as_bytes().len());
+    }
+    match Document::try_from(raw) {
+        Ok(doc) => crop(&doc.to_string(), MOST),
+        Err(error) => format!("(unreadable: {error})"),
+    }
+}
+
+/// At most `most` bytes of a text, with an ellipsis if something was cut.
+pub fn crop(text: &str, most: usize) -> String {
+    match text.char_indices().find(|(at, c)| at + c.len_utf8() > most) {
+        Some((at, _)) => format!("{}…", &text[..at]),
+        None => text.to_owned(),
+    }
+}
+
+fn uuid(value: RawBsonRef<'_>) -> Option<Uuid> {
+    match value {
+        RawBsonRef::Binary(binary) if binary.subtype == BinarySubtype::Uuid => {
+            binary.bytes.try_into().ok().map(Uuid::from_bytes)
+        }
+        _ => None,
+    }
+}
+
+fn integer(value: RawBsonRef<'_>) -> Option<i64> {
+    value.as_i64().or_else(|| value.as_i32().map(i64::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::{RawDocumentBuf, rawdoc};
+
+    const TS: Timestamp = Timestamp { time: 7, increment: 3 };
+
+    fn command(o: RawDocumentBuf) -> RawDocumentBuf {
+        rawdoc! {"ts": TS, "op": "c", "ns": "shop.$cmd", "o": o}
+    }
+
+    fn part_of(extra: RawDocumentBuf, o: RawDocumentBuf) -> Option<(String, String, u32)> {
+        let mut raw = rawdoc! {"ts": TS, "op": "c", "ns": "admin.$cmd", "o": o};
+        extra.iter().for_each(|field| {
+            let (name, value) = field.unwrap();
+            raw.append(name, value);
+        });
+        let txn = Entry::parse(&raw, None).unwrap().transaction().unwrap()?;
+        let part = match txn.part {
+            Part::Partial(_) => "partial",
+            Part::Prepare(_) => "prepare",
+            Part::Last(_) => "last",
+            Part::Commit { at } => return Some((txn.id, format!("commit {}", at.time), txn.prev.time)),
+            Part::Abort => "abort",
+        };
+        Some((txn.id, part.to_owned(), txn.prev.time))
+    }
+
+    #[test]
+    fn commands_are_told_apart() {
+        let uuid = Uuid::from_bytes([5; 16]);
+        let binary = bson::Binary { subtype: BinarySubtype::Uuid, bytes: vec![5; 16] };
+        let spec = bson::doc! {"v": 2, "key": {"a": 1}, "name": "a_1"};
+        let raw_spec = rawdoc! {"v": 2, "key": {"a": 1}, "name": "a_1"};
+        let gone = |names: &[&str]| Command::IndexesGone {
+            coll: "a",
+            names: names.iter().map(|&name| name.to_owned()).collect(),
+        };
+        let built = || Command::IndexesBuilt { coll: "a", specs: vec![spec.clone()] };
+        let table = [
+            (rawdoc! {"create": "a", "capped": true}, Command::Create { coll: "a" }),
+            (rawdoc! {"drop": "a.b"}, Command::Drop { coll: "a.b" }),
+            (rawdoc! {"dropDatabase": 1}, Command::DropDatabase),
+            (
+                rawdoc! {"renameCollection": "shop.a", "to": "shop.b", "stayTemp": false, "dropTarget": binary},
+                Command::Rename { from: "shop.a", to: "shop.b", drop_target: Some(uuid) },
+            ),
+            (
+                rawdoc! {"renameCollection": "shop.a", "to": "shop.b", "dropTarget": false},
+                Command::Rename { from: "shop.a", to: "shop.b", drop_target: None },
+            ),
+            (rawdoc! {"collMod": "a", "validator": {}}, Command::CollMod { coll: "a" }),
+            (rawdoc! {"createIndexes": "a", "v": 2, "key": {"a": 1}, "name": "a_1"}, built()),
+            (rawdoc! {"commitIndexBuild": "a", "indexes": [raw_spec.clone()]}, built()),
+            (rawdoc! {"abortIndexBuild": "a", "indexes": [raw_spec]}, gone(&["a_1"])),
+            (rawdoc! {"dropIndexes": "a", "index": "*"}, gone(&["*"])),
+            (rawdoc! {"deleteIndex": "a", "index": "a_1"}, gone(&["a_1"])),
+            (rawdoc! {"startIndexBuild": "a"}, Command::Harmless),
+            (rawdoc! {"emptycapped": "a"}, Command::EmptyCapped { coll: "a" }),
+            (rawdoc! {"importCollection": "a"}, Command::Unknown("importCollection")),
+        ];
+        for (o, expected) in table {
+            let raw = command(o);
+            let found = Entry::parse(&raw, None).unwrap();
+            assert_eq!(found.command().unwrap(), expected);
+            assert!(found.transaction().unwrap().is_none());
+        }
+    }
+
+    #[test]
+    fn transactions_are_told_from_other_apply_ops() {
+        let session = || rawdoc! {"lsid": {"id": 1}, "txnNumber": 4_i64, "prevOpTime": {"ts": Timestamp { time: 2, increment: 1 }, "t": 1_i64}};
+        let with = |name, value: i32| {
+            let mut all = session();
+            all.append(name, value);
+            all
+        };
+        let ops = || rawdoc! {"applyOps": []};
+        let id = "DQAAABBpZAABAAAAAA-4";
+        let flagged = |name| {
+            let mut ops = ops();
+            ops.append(name, true);
+            ops
+        };
+        assert_eq!(part_of(session(), ops()).unwrap(), (id.into(), "last".into(), 2));
+        assert_eq!(part_of(session(), flagged(bson::cstr!("partialTxn"))).unwrap().1, "partial");
+        assert_eq!(part_of(session(), flagged(bson::cstr!("prepare"))).unwrap().1, "prepare");
+        let commit = rawdoc! {"commitTransaction": 1, "commitTimestamp": Timestamp { time: 5, increment: 1 }};
+        assert_eq!(part_of(session(), commit).unwrap().1, "commit 5");
+        assert_eq!(part_of(session(), rawdoc! {"abortTransaction": 1}).unwrap().1, "abort");
+        // Vectored retryable inserts, and an applyOps that a user sent.
+        assert_eq!(part_of(with(bson::cstr!("multiOpType"), 1), ops()), None);
+        assert_eq!(part_of(rawdoc! {}, ops()), None);
+    }
+
+    #[test]
+    fn malformed_entries_are_named() {
+        for (raw, word) in [
+            (rawdoc! {"op": "i", "ns": "a.b", "o": {}}, "without ts"),
+            (rawdoc! {"ts": TS, "op": "xi", "ns": "a.b", "o": {}}, "unknown op"),
+            (rawdoc! {"ts": TS, "op": "u", "ns": "a.b", "o": {}}, "`o2`"),
+            (rawdoc! {"ts": TS, "op": "i", "o": {}}, "`ns`"),
+        ] {
+            let error = Entry::parse(&raw, None).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
+        }
+        let raw = command(rawdoc! {"renameCollection": "shop.a"});
+        assert!(Entry::parse(&raw, None).unwrap().command().unwrap_err().to_string().contains("7:3"));
+    }
+
+    #[test]
+    fn texts_are_cropped_at_characters() {
+        assert_eq!(crop("aüb", 2), "a…");
+        assert_eq!(crop("aüb", 4), "aüb");
+    }
+}

@@ -1,0 +1,206 @@
+//! Which operations a restore applies, and how the object of an operation is found on the target.
+//!
+//! Source: spec/format.md E.6.3; pure functions. Differences to the original, all on purpose: `admin.system.keys`
+//! (the signing keys of another cluster) is skipped; every collection of `config` and `*.system.js` is addressed by name,
+//! because a restore does not always give them their old UUID.
+
+use bson::RawBsonRef;
+
+use crate::model::names;
+use crate::oplog::entry::{Command, Entry, Kind};
+
+/// Which namespaces are restored. The seam for selective restores and cloning.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum NamespaceRule {
+    #[default]
+    Everything,
+}
+
+impl NamespaceRule {
+    fn wants(&self, _db: &str, _coll: &str) -> bool {
+        match self {
+            Self::Everything => true,
+        }
+    }
+}
+
+/// What is replayed.
+#[derive(Debug, Clone, Default)]
+pub struct Scope {
+    /// The target is a config server: the routing documents of the cluster are applied.
+    pub config_server: bool,
+    pub namespaces: NamespaceRule,
+}
+
+impl Scope {
+    /// True if the operation has to be applied. An `applyOps` always: its operations are judged one by one.
+    pub fn wants(&self, entry: &Entry<'_>, command: Option<&Command<'_>>) -> bool {
+        let (db, coll) = entry.split_ns();
+        match command {
+            None if entry.kind == Kind::Noop => false,
+            None => self.wants_collection(db, coll) && !is_foreign_routing(entry, coll) && !is_balancer_switch(entry),
+            Some(Command::ApplyOps(_) | Command::Unknown(_)) => true,
+            Some(Command::Harmless) => false,
+            Some(Command::DropDatabase) => {
+                !matches!(db, "admin" | "config" | "local") && self.namespaces.wants(db, "*")
+            }
+            Some(Command::Rename { from, to, .. }) => [from, to].into_iter().all(|ns| {
+                let (db, coll) = ns.split_once('.').unwrap_or((ns, ""));
+                self.wants_collection(db, coll)
+            }),
+            Some(
+                Command::Create { coll }
+                | Command::Drop { coll }
+                | Command::CollMod { coll }
+                | Command::IndexesBuilt { coll, .. }
+                | Command::IndexesGone { coll, .. }
+                | Command::EmptyCapped { coll },
+            ) => self.wants_collection(db, coll),
+        }
+    }
+
+    fn wants_collection(&self, db: &str, coll: &str) -> bool {
+        let restorable = match db {
+            "local" => false,
+            "admin" => {
+                !names::CONTROL.contains(&coll)
+                    && !matches!(coll, "system.version" | "system.keys" | names::TMP_USERS | names::TMP_ROLES)
+            }
+            "config" => match coll {
+                "settings" => true,
+                "chunks" | "collections" | "databases" | "tags" => self.config_server,
+                _ => false,
+            },
+            _ => coll != "system.profile",
+        };
+        restorable && self.namespaces.wants(db, coll)
+    }
+}
+
+/// Settings that describe what the cluster is doing now, not what was stored.
+fn is_balancer_switch(entry: &Entry<'_>) -> bool {
+    entry.ns == "config.settings" && matches!(id(entry), Some("balancer" | "automerge"))
+}
+
+/// The routing of `config.system.sessions`, which every cluster makes for itself.
+fn is_foreign_routing(entry: &Entry<'_>, coll: &str) -> bool {
+    entry.ns == "config.collections" && coll == "collections" && id(entry) == Some("config.system.sessions")
+}
+
+fn id<'a>(entry: &Entry<'a>) -> Option<&'a str> {
+    let holder = if entry.kind == Kind::Update { entry.o2? } else { entry.o };
+    holder.get("_id").ok().flatten().and_then(RawBsonRef::as_str)
+}
+
+/// True if operations on this collection find it by its name, false if by its UUID.
+///
+/// The UUIDs of these collections differ from cluster to cluster, and none of them can be renamed.
+pub fn by_name(db: &str, coll: &str) -> bool {
+    match db {
+        "config" => true,
+        "admin" if coll.starts_with("system.") => true,
+        _ => coll.starts_with("system.buckets.") || matches!(coll, "system.views" | "system.js"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::{RawDocumentBuf, Timestamp, rawdoc};
+
+    fn wants(scope: &Scope, raw: &RawDocumentBuf) -> bool {
+        let entry = Entry::parse(raw, Some(Timestamp { time: 1, increment: 1 })).unwrap();
+        let command = (entry.kind == Kind::Command).then(|| entry.command().unwrap());
+        scope.wants(&entry, command.as_ref())
+    }
+
+    fn document(ns: &str) -> RawDocumentBuf {
+        rawdoc! {"op": "u", "ns": ns, "o": {"$v": 2}, "o2": {"_id": "x"}}
+    }
+
+    fn on(db: &str, o: RawDocumentBuf) -> RawDocumentBuf {
+        rawdoc! {"op": "c", "ns": format!("{db}.$cmd"), "o": o}
+    }
+
+    #[test]
+    fn collections() {
+        let (plain, config) = (Scope::default(), Scope { config_server: true, ..Scope::default() });
+        // namespace, applied on a replica set, applied on a config server
+        for (ns, data, routing) in [
+            ("shop.orders", true, true),
+            ("shop.system.buckets.ts", true, true),
+            ("shop.system.views", true, true),
+            ("shop.system.js", true, true),
+            ("shop.system.profile", false, false),
+            ("admin.mine", true, true),
+            ("admin.system.users", true, true),
+            ("admin.system.roles", true, true),
+            ("admin.system.version", false, false),
+            ("admin.system.keys", false, false),
+            ("admin.pbmConfig", false, false),
+            ("admin.pbmBell", false, false),
+            ("admin.pbmRUsers", false, false),
+            ("admin.pbmRRoles", false, false),
+            ("admin.pbmPITRChunks.old", false, false),
+            ("config.settings", true, true),
+            ("config.chunks", false, true),
+            ("config.collections", false, true),
+            ("config.databases", false, true),
+            ("config.tags", false, true),
+            ("config.shards", false, false),
+            ("config.version", false, false),
+            ("config.rangeDeletions", false, false),
+            ("config.transactions", false, false),
+            ("config.system.sessions", false, false),
+            ("config.system.preimages", false, false),
+            ("local.x", false, false),
+        ] {
+            assert_eq!((wants(&plain, &document(ns)), wants(&config, &document(ns))), (data, routing), "{ns}");
+            let (db, coll) = ns.split_once('.').unwrap();
+            for o in [rawdoc! {"create": coll}, rawdoc! {"drop": coll}, rawdoc! {"dropIndexes": coll, "index": "*"}] {
+                assert_eq!(wants(&plain, &on(db, o)), data, "{ns}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_depends_on_the_operation() {
+        let scope = Scope { config_server: true, ..Scope::default() };
+        let rename = |from: &str, to: &str| on("admin", rawdoc! {"renameCollection": from, "to": to});
+        for (raw, expected) in [
+            (rawdoc! {"op": "n", "ns": "", "o": {}}, false),
+            (rawdoc! {"op": "i", "ns": "config.settings", "o": {"_id": "chunksize"}}, true),
+            (rawdoc! {"op": "i", "ns": "config.settings", "o": {"_id": "balancer"}}, false),
+            (rawdoc! {"op": "u", "ns": "config.settings", "o": {}, "o2": {"_id": "automerge"}}, false),
+            (rawdoc! {"op": "i", "ns": "config.collections", "o": {"_id": "config.system.sessions"}}, false),
+            (rawdoc! {"op": "d", "ns": "config.collections", "o": {"_id": "shop.a"}}, true),
+            (rename("shop.a", "crm.a"), true),
+            (rename("admin.pbmBackups", "shop.a"), false),
+            (rename("shop.a", "admin.pbmBackups.old"), false),
+            (on("shop", rawdoc! {"dropDatabase": 1}), true),
+            (on("config", rawdoc! {"dropDatabase": 1}), false),
+            (on("admin", rawdoc! {"applyOps": []}), true),
+            (on("shop", rawdoc! {"startIndexBuild": "a"}), false),
+            (on("shop", rawdoc! {"somethingNew": "a"}), true),
+        ] {
+            assert_eq!(wants(&scope, &raw), expected, "{raw:?}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_lasting_uuid_is_found_by_name() {
+        for (ns, expected) in [
+            ("shop.a", false),
+            ("shop.system.buckets.ts", true),
+            ("shop.system.views", true),
+            ("shop.system.js", true),
+            ("shop.system.resharding.1", false),
+            ("admin.mine", false),
+            ("admin.system.users", true),
+            ("config.settings", true),
+        ] {
+            let (db, coll) = ns.split_once('.').unwrap();
+            assert_eq!(by_name(db, coll), expected, "{ns}");
+        }
+    }
+}

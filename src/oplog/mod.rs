@@ -1,0 +1,15 @@
+//! The oplog of a replica set: kept while a backup runs, replayed when it is restored.
+
+pub mod apply;
+mod batch;
+pub mod build;
+mod capped;
+pub mod catalog;
+mod ddl;
+pub mod entry;
+pub mod filter;
+pub mod read;
+mod secrets;
+pub mod slice;
+pub mod target;
+pub mod txn;

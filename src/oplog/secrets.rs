@@ -1,0 +1,138 @@
+//! Keeps entries of control collections out of what is stored.
+//!
+//! Replay ignores them, and they would put storage credentials in clear on the storage: `pbmConfig` holds them, and so
+//! does every document of `pbmBackups`.
+
+use crate::model::names::{self, TMP_ROLES, TMP_USERS};
+use anyhow::{Context, Result};
+use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
+
+/// What is to be stored of an entry.
+#[derive(Debug, PartialEq)]
+pub enum Verdict {
+    Keep,
+    /// This in its place: a transaction or vectored insert without its operations on control collections.
+    Replace(RawDocumentBuf),
+    Drop,
+}
+
+/// Looks at the namespaces of an oplog entry.
+///
+/// # Errors
+/// The entry is not well-formed.
+pub fn judge(entry: &RawDocument) -> Result<Verdict> {
+    let Ok(ns) = entry.get_str("ns") else { return Ok(Verdict::Keep) };
+    if is_control(ns) {
+        return Ok(Verdict::Drop);
+    }
+    if ns != "admin.$cmd" {
+        return Ok(Verdict::Keep);
+    }
+    let o = entry.get_document("o").context("an oplog command without o")?;
+    if let Ok(ops) = o.get_array("applyOps") {
+        for op in ops {
+            let op = op.context("read an oplog entry")?.as_document().context("applyOps holds no documents")?;
+            if is_about_control(op) {
+                return without_control(entry).map(Verdict::Replace);
+            }
+        }
+        return Ok(Verdict::Keep);
+    }
+    Ok(if is_about_control(entry) { Verdict::Drop } else { Verdict::Keep })
+}
+
+/// A no-op with the times of `entry`.
+///
+/// # Errors
+/// The entry is not well-formed.
+pub fn no_op(entry: &RawDocument, ts: Timestamp) -> Result<RawDocumentBuf> {
+    let mut no_op = rawdoc! { "op": "n", "ns": "", "o": { "msg": "left out" }, "ts": ts };
+    for key in [cstr!("t"), cstr!("v"), cstr!("wall")] {
+        if let Some(value) = entry.get(key).context("read an oplog entry")? {
+            no_op.append(key, value);
+        }
+    }
+    Ok(no_op)
+}
+
+fn is_control(ns: &str) -> bool {
+    names::is_control_namespace(ns) || ns.strip_prefix("admin.").is_some_and(|c| [TMP_USERS, TMP_ROLES].contains(&c))
+}
+
+/// An operation on a control collection, or a command whose first field names one: create, drop, createIndexes, ...
+fn is_about_control(op: &RawDocument) -> bool {
+    let Ok(ns) = op.get_str("ns") else { return false };
+    let named = || {
+        let first = op.get_document("o").ok()?.iter().next()?.ok()?;
+        first.1.as_str().map(|coll| is_control(&format!("admin.{coll}")))
+    };
+    is_control(ns) || (ns == "admin.$cmd" && named().unwrap_or(false))
+}
+
+/// The entry stays, even without operations: it can be a link in the chain of a transaction.
+fn without_control(entry: &RawDocument) -> Result<RawDocumentBuf> {
+    let mut entry = Document::try_from(entry).context("read an oplog entry")?;
+    let ops = entry.get_document_mut("o").and_then(|o| o.get_array_mut("applyOps")).context("read an oplog entry")?;
+    let mut kept = Vec::with_capacity(ops.len());
+    for op in ops.drain(..) {
+        let raw = RawDocumentBuf::try_from(op.as_document().context("applyOps holds no documents")?)?;
+        if !is_about_control(&raw) {
+            kept.push(op);
+        }
+    }
+    *ops = kept;
+    RawDocumentBuf::try_from(&entry).context("write an oplog entry")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::rawdoc;
+
+    #[test]
+    fn control_collections_are_left_out() {
+        for entry in [
+            rawdoc! { "op": "i", "ns": "admin.pbmConfig", "o": { "_id": 1 } },
+            rawdoc! { "op": "u", "ns": "admin.pbmBackups", "o": { "$v": 2 }, "o2": { "_id": 1 } },
+            rawdoc! { "op": "i", "ns": "admin.pbmRUsers", "o": { "_id": 1 } },
+            rawdoc! { "op": "c", "ns": "admin.$cmd", "o": { "create": "pbmConfig" } },
+        ] {
+            assert_eq!(judge(&entry).expect("judge"), Verdict::Drop, "{entry:?}");
+        }
+        for entry in [
+            rawdoc! { "op": "i", "ns": "shop.pbmConfig", "o": { "_id": 1 } },
+            rawdoc! { "op": "i", "ns": "admin.system.users", "o": { "_id": 1 } },
+            rawdoc! { "op": "c", "ns": "admin.$cmd", "o": { "create": "mine" } },
+            rawdoc! { "op": "c", "ns": "shop.$cmd", "o": { "create": "pbmConfig" } },
+            rawdoc! { "op": "c", "ns": "admin.$cmd", "o": { "commitTransaction": 1 } },
+            rawdoc! { "op": "c", "ns": "admin.$cmd", "o": { "applyOps": [{ "op": "i", "ns": "a.b", "o": {} }] } },
+            rawdoc! { "op": "n", "ns": "", "o": { "msg": "periodic noop" } },
+        ] {
+            assert_eq!(judge(&entry).expect("judge"), Verdict::Keep, "{entry:?}");
+        }
+    }
+
+    #[test]
+    fn transactions_lose_only_the_operations_on_control_collections() {
+        let mine = rawdoc! { "op": "i", "ns": "shop.orders", "o": { "_id": 1 } };
+        let secret = rawdoc! { "op": "i", "ns": "admin.pbmBackups", "o": { "store": "secret" } };
+        let create = rawdoc! { "op": "c", "ns": "admin.$cmd", "o": { "create": "pbmBackups" } };
+        let entry = |ops: Vec<RawDocumentBuf>| {
+            let mut applied = bson::RawArrayBuf::new();
+            ops.iter().for_each(|op| applied.push(op.clone()));
+            rawdoc! { "op": "c", "ns": "admin.$cmd", "o": { "applyOps": applied, "partialTxn": true }, "v": 2_i64 }
+        };
+        let verdict = judge(&entry(vec![secret.clone(), mine.clone(), create])).expect("judge");
+        assert_eq!(verdict, Verdict::Replace(entry(vec![mine])));
+        assert_eq!(judge(&entry(vec![secret])).expect("judge"), Verdict::Replace(entry(vec![])));
+    }
+
+    #[test]
+    fn a_no_op_keeps_the_times() {
+        let ts = Timestamp { time: 5, increment: 7 };
+        let entry =
+            rawdoc! { "op": "i", "ns": "admin.pbmConfig", "o": { "key": "secret" }, "ts": ts, "t": 3_i64, "v": 2_i64 };
+        let expected = rawdoc! { "op": "n", "ns": "", "o": { "msg": "left out" }, "ts": ts, "t": 3_i64, "v": 2_i64 };
+        assert_eq!(no_op(&entry, ts).expect("no-op"), expected);
+    }
+}

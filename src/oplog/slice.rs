@@ -1,0 +1,274 @@
+//! A range of the oplog into one object (spec/format.md A.4).
+//!
+//! # Overview
+//! A slice holds every entry from `from` to `to`, both inclusive, and the next slice begins with the entry at which
+//! this one ends. Both are timestamps of entries that the majority has, so the range is complete when it is read, and
+//! reading ends at once: nothing waits for the next write.
+//!
+//! # Consistency
+//! The first entry read must be the one at `from` and the last the one at `to`; anything else means that the oplog no
+//! longer holds the range, and is an error. A slice is never shorter than its name says.
+//!
+//! What would carry credentials is left out; see `oplog::secrets`. At the border a no-op takes its place, so that the first
+//! and last timestamps stay.
+
+use super::secrets::{self, Verdict};
+use crate::compress;
+use crate::layout::ReplsetLayout;
+use crate::snapshot::{
+    budget::Budget,
+    reply::{Owner, PIECE, Reply},
+};
+use crate::storage::{ByteStream, SizeHint, Storage};
+use anyhow::{Context, Result, bail};
+use bson::{RawDocument, Timestamp, doc};
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use mongodb::{Client, raw_batch_cursor::RawBatchCursor};
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Where a backup's oplog begins on this node: the newest entry that the majority has, or the first entry of the
+/// oldest transaction that is still open then, whose beginning is needed to apply it.
+///
+/// When this returns, the majority has everything that was written before, so that whoever reads the node at majority
+/// concern from now on sees at least the state of that time.
+pub async fn first_write(client: &Client) -> Result<Timestamp> {
+    let newest = last_write(client).await?;
+    let open = client
+        .database("config")
+        .collection::<bson::Document>("transactions")
+        .find_one(doc! { "state": { "$in": ["prepared", "inProgress"] }, "startOpTime": { "$exists": true } })
+        .sort(doc! { "startOpTime.ts": 1 })
+        .read_concern(mongodb::options::ReadConcern::local())
+        .await
+        .context("look for open transactions in config.transactions")?;
+    // A transaction that was open at `newest` and is not any more was committed in between. Its commit, whose
+    // beginning the oplog of the backup lacks, must be visible to every reader.
+    last_write(client).await?;
+    let begun = open.and_then(|t| t.get_document("startOpTime").ok().and_then(|o| o.get_timestamp("ts").ok()));
+    Ok(begun.map_or(newest, |begun| begun.min(newest)))
+}
+
+/// The newest entry of this node's oplog, once the majority has it.
+///
+/// Documents are read at majority concern, but collections are listed, and found to be dropped, as they are on this
+/// node. So the end of a backup is what the node had when the last of that was seen, and waits for the majority.
+///
+/// # Errors
+/// The majority does not follow within a minute; the node can't be read.
+pub async fn last_write(client: &Client) -> Result<Timestamp> {
+    let own =
+        crate::mongo::hello(client).await?.own_write().context("hello tells no last write: is replication running?")?;
+    client
+        .database("admin")
+        .run_command(doc! {
+            "find": "system.version",
+            "limit": 1,
+            "readConcern": { "level": "majority", "afterClusterTime": own },
+            "maxTimeMS": MAJORITY_MS,
+        })
+        .await
+        .with_context(|| format!("wait until the majority of the replica set has the write at {own}"))?;
+    // The time of an entry, not merely a time: slices begin and end with entries.
+    newest_until(client, own).await?.with_context(|| format!("the oplog has no entry until {own}"))
+}
+
+/// How long the majority may be behind this node.
+const MAJORITY_MS: i32 = 60_000;
+
+async fn newest_until(client: &Client, until: Timestamp) -> Result<Option<Timestamp>> {
+    edge(client, doc! { "ts": { "$lte": until } }, -1).await
+}
+
+/// The time of the first entry that matches, forwards or backwards.
+async fn edge(client: &Client, filter: bson::Document, direction: i32) -> Result<Option<Timestamp>> {
+    let found = client
+        .database("local")
+        .run_command(doc! {
+            "find": "oplog.rs",
+            "filter": filter,
+            "sort": { "$natural": direction },
+            "projection": { "ts": 1 },
+            "limit": 1,
+            "singleBatch": true,
+        })
+        .await
+        .context("read the oplog")?;
+    let batch = found.get_document("cursor").and_then(|c| c.get_array("firstBatch")).context("read the oplog")?;
+    let Some(entry) = batch.first() else { return Ok(None) };
+    let entry = entry.as_document().context("the oplog gave no document")?;
+    entry.get_timestamp("ts").map(Some).context("an oplog entry without ts")
+}
+
+/// Waits until the slice that begins at `next` should be stored: after `span`, or earlier when the oplog, which is
+/// being truncated at its other end, holds more entries behind `next` than in front of it.
+///
+/// # Errors
+/// The oplog has lost the entry at `next` already; the node can't be read.
+pub async fn due(client: &Client, next: Timestamp, span: Duration) -> Result<()> {
+    let deadline = Instant::now() + span;
+    let begin = edge(client, doc! {}, 1).await?;
+    while Instant::now() < deadline {
+        tokio::time::sleep_until((Instant::now() + LOOK).min(deadline)).await;
+        let oldest = edge(client, doc! {}, 1).await?.context("the oplog is empty")?;
+        if oldest > next {
+            bail!(too_small(next, oldest));
+        }
+        let newest = edge(client, doc! {}, -1).await?.context("the oplog is empty")?;
+        if begin != Some(oldest) && next.time - oldest.time <= newest.time.saturating_sub(next.time) {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// Time between two looks at what is left of the oplog.
+const LOOK: Duration = Duration::from_secs(5);
+
+fn too_small(from: Timestamp, oldest: Timestamp) -> String {
+    format!(
+        "oplog has insufficient range: it has no entry at {from} any more and begins at {oldest}; enlarge it \
+         (replSetResizeOplog), store slices more often (backup.oplogSpanMin), or make the backup faster"
+    )
+}
+
+/// What a slice holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Slice {
+    pub object: String,
+    pub from: Timestamp,
+    pub to: Timestamp,
+    /// Uncompressed bytes, stored bytes, entries.
+    pub bytes: u64,
+    pub stored: u64,
+    pub entries: u64,
+}
+
+/// Reads `[from, to]` of the node's oplog and stores it as a slice of a backup.
+///
+/// # Errors
+/// The oplog does not hold the whole range any more; the node or the storage fail. Nothing is stored then.
+pub async fn store(
+    client: &Client,
+    storage: &Arc<dyn Storage>,
+    layout: &ReplsetLayout,
+    level: Option<i32>,
+    budget: &Budget,
+    from: Timestamp,
+    to: Timestamp,
+) -> Result<Slice> {
+    let object = layout.oplog_slice(from, to);
+    let what = || format!("store the oplog from {from} to {to}");
+    let cursor = client
+        .database("local")
+        .run_cursor_command(doc! {
+            "find": "oplog.rs",
+            "filter": { "ts": { "$gte": from, "$lte": to } },
+            "batchSize": BATCH,
+            "noCursorTimeout": true,
+            "readConcern": { "level": "local" },
+        })
+        .batch_size(BATCH)
+        .batch()
+        .await
+        .with_context(what)?;
+    let counts = Arc::new(Counts::default());
+    let reader = Reader { cursor, from, to, last: None, reply: None, counts: counts.clone(), budget: budget.clone() };
+    let body = compress::encode(reader.stream(), layout.compression, level)?;
+    let stored = storage.put(&object, body, SizeHint(None)).await.with_context(what)?;
+    Ok(Slice { object, from, to, bytes: counts.bytes.load(Relaxed), stored, entries: counts.entries.load(Relaxed) })
+}
+
+/// Entries of one server batch.
+const BATCH: u32 = 4000;
+
+#[derive(Debug, Default)]
+struct Counts {
+    bytes: AtomicU64,
+    entries: AtomicU64,
+}
+
+struct Reader {
+    cursor: RawBatchCursor,
+    from: Timestamp,
+    to: Timestamp,
+    last: Option<Timestamp>,
+    /// The batch whose entries are being handed on.
+    reply: Option<Reply>,
+    counts: Arc<Counts>,
+    budget: Budget,
+}
+
+impl Reader {
+    fn stream(self) -> ByteStream {
+        stream::try_unfold(self, |mut reader| async move {
+            loop {
+                let piece = reader.piece().map_err(io::Error::other)?;
+                if !piece.is_empty() {
+                    reader.counts.bytes.fetch_add(piece.len() as u64, Relaxed);
+                    return Ok(Some((Bytes::from(piece), reader)));
+                }
+                if !reader.next_batch().await.map_err(io::Error::other)? {
+                    return Ok(None);
+                }
+            }
+        })
+        .boxed()
+    }
+
+    /// Entries of the present batch; empty when it has no more.
+    fn piece(&mut self) -> Result<Vec<u8>> {
+        let mut piece = Vec::new();
+        // Taken out so that entries can be borrowed from it.
+        let Some(mut reply) = self.reply.take() else { return Ok(piece) };
+        while piece.len() < PIECE
+            && let Some(entry) = reply.next_document()?
+        {
+            self.take(RawDocument::from_bytes(entry)?, &mut piece)?;
+        }
+        self.reply = Some(reply).filter(|reply| !reply.is_empty());
+        Ok(piece)
+    }
+
+    async fn next_batch(&mut self) -> Result<bool> {
+        match self.cursor.next().await {
+            Some(batch) => {
+                let batch = batch.context("read the oplog")?;
+                self.reply = Some(Reply::new(&self.budget.admit(Owner(batch)).await)?);
+                Ok(true)
+            }
+            None if self.last == Some(self.to) => Ok(false),
+            None => bail!(
+                "the oplog ends at {} in place of {}: it was truncated while it was read",
+                self.last.map_or_else(|| "nothing".into(), |ts| ts.to_string()),
+                self.to
+            ),
+        }
+    }
+
+    fn take(&mut self, entry: &RawDocument, piece: &mut Vec<u8>) -> Result<()> {
+        let ts = entry.get_timestamp("ts").context("an oplog entry without ts")?;
+        if self.last.is_none() && ts != self.from {
+            bail!(too_small(self.from, ts));
+        }
+        self.last = Some(ts);
+        match secrets::judge(entry)? {
+            Verdict::Keep => piece.extend_from_slice(entry.as_bytes()),
+            Verdict::Replace(entry) => piece.extend_from_slice(entry.as_bytes()),
+            Verdict::Drop if ts == self.from || ts == self.to => {
+                piece.extend_from_slice(secrets::no_op(entry, ts)?.as_bytes());
+            }
+            Verdict::Drop => return Ok(()),
+        }
+        self.counts.entries.fetch_add(1, Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,256 @@
+//! Is everybody at step X? A pure decision, and one waiting loop over it.
+//!
+//! An operation has members (replica sets) and a cluster line. Each member announces a step, the leader publishes it
+//! for the cluster once all members are there, and everybody goes on when they see it published.
+//!
+//! # Consistency
+//! Steps only grow, in the order of [`rank`]; a member that is further than asked counts as there. Final states other
+//! than `done` end the wait for everybody.
+//!
+//! # Crash
+//! A lost member is seen by its lock's heartbeat, a lost leader by the operation's. Both end the wait with
+//! [`Next::Abort`], so nobody waits for ever.
+
+use crate::model::{lock::is_stale, status::Status};
+use async_trait::async_trait;
+use bson::Timestamp;
+use std::time::Duration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// Who watches whom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Watches the members and publishes.
+    Leader,
+    /// Watches what is published.
+    Follower,
+}
+
+/// What is known of one member.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Member {
+    pub rs: String,
+    /// `None` before its first announcement.
+    pub status: Option<Status>,
+    pub error: String,
+    /// Heartbeat of its lock; `None` when it holds none.
+    pub lock: Option<Timestamp>,
+}
+
+/// Everything a decision needs, as read at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Board {
+    pub cluster: Status,
+    pub error: String,
+    /// Heartbeat of the leader; `Timestamp(0, 0)` before the first.
+    pub hb: Timestamp,
+    /// All members that must take part.
+    pub members: Vec<Member>,
+    /// Cluster time of the reading.
+    pub now: Timestamp,
+}
+
+/// Why a wait ended badly.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Why {
+    #[error("cancelled")]
+    Cancelled,
+    #[error("replica set {rs} failed: {error}")]
+    MemberFailed { rs: String, error: String },
+    #[error("the operation failed: {0}")]
+    ClusterFailed(String),
+    #[error(
+        "the agent of replica set {rs} is lost: it gave no sign of life for more than 30 s; look at its log, then repeat"
+    )]
+    MemberLost { rs: String },
+    #[error("the leading agent is lost: it gave no sign of life for more than 30 s; look at its log, then repeat")]
+    LeaderLost,
+    #[error("not every replica set reached '{step}' within {seconds} s; missing: {missing}")]
+    TimedOut { step: Status, seconds: u64, missing: String },
+    #[error("the operation's document is gone from the control collections")]
+    Gone,
+}
+
+/// One move.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Next {
+    Wait,
+    Publish,
+    Proceed,
+    Abort(Why),
+}
+
+/// The order of steps; equal steps never occur in one kind of operation.
+#[must_use]
+pub fn rank(status: Status) -> u8 {
+    match status {
+        Status::Init => 0,
+        Status::Ready => 1,
+        Status::Starting => 2,
+        Status::CleanupCluster => 3,
+        Status::Running => 4,
+        Status::Down => 5,
+        Status::DumpDone => 6,
+        Status::CopyReady => 7,
+        Status::CopyDone => 8,
+        Status::PartlyDone => 9,
+        Status::Done => 10,
+        Status::Canceled | Status::Error => u8::MAX,
+    }
+}
+
+/// Decides from one reading. The leader watches the members, a follower the cluster's own line.
+#[must_use]
+pub fn next(want: Status, role: Role, board: &Board) -> Next {
+    match board.cluster {
+        Status::Canceled => return Next::Abort(Why::Cancelled),
+        Status::Error => return Next::Abort(Why::ClusterFailed(board.error.clone())),
+        reached if rank(reached) >= rank(want) => return Next::Proceed,
+        _ => {}
+    }
+    if role == Role::Follower {
+        let silent = board.hb.time > 0 && is_stale(board.hb, board.now);
+        return if silent { Next::Abort(Why::LeaderLost) } else { Next::Wait };
+    }
+    let mut missing = false;
+    for member in &board.members {
+        let lost = member.lock.is_some_and(|hb| is_stale(hb, board.now));
+        match member.status {
+            Some(Status::Canceled) => return Next::Abort(Why::Cancelled),
+            Some(Status::Error) => {
+                return Next::Abort(Why::MemberFailed { rs: member.rs.clone(), error: member.error.clone() });
+            }
+            Some(there) if rank(there) >= rank(want) => {}
+            _ if lost => return Next::Abort(Why::MemberLost { rs: member.rs.clone() }),
+            _ => missing = true,
+        }
+    }
+    if missing { Next::Wait } else { Next::Publish }
+}
+
+/// Where steps are announced and published.
+#[async_trait]
+pub trait Rendezvous: Send + Sync {
+    /// Moves this member to `step`.
+    async fn announce(&self, step: Status) -> anyhow::Result<()>;
+    /// Reads everything; `None` when the operation is gone.
+    async fn read(&self) -> anyhow::Result<Option<Board>>;
+    /// Moves the cluster to `step`.
+    async fn publish(&self, step: Status) -> anyhow::Result<()>;
+    /// Returns when something may have changed since the last call; never later than about a second.
+    async fn changed(&self);
+}
+
+/// Announces `step` and waits until it is published. The leader runs `last` between "all are here" and publishing.
+///
+/// # Errors
+/// A [`Why`] when the wait ended badly (find it with `downcast_ref`), or what a call or `last` failed with.
+pub async fn reach<F>(
+    board: &dyn Rendezvous,
+    role: Role,
+    step: Status,
+    limit: Option<Duration>,
+    cancel: &CancellationToken,
+    last: F,
+) -> anyhow::Result<()>
+where
+    F: AsyncFnOnce() -> anyhow::Result<()>,
+{
+    board.announce(step).await?;
+    arrive(board, role, step, limit, cancel, last).await
+}
+
+/// As [`reach`], when the step has been announced already.
+pub async fn arrive<F>(
+    board: &dyn Rendezvous,
+    role: Role,
+    step: Status,
+    limit: Option<Duration>,
+    cancel: &CancellationToken,
+    last: F,
+) -> anyhow::Result<()>
+where
+    F: AsyncFnOnce() -> anyhow::Result<()>,
+{
+    let since = Instant::now();
+    loop {
+        if cancel.is_cancelled() {
+            return Err(Why::Cancelled.into());
+        }
+        let Some(seen) = board.read().await? else { return Err(Why::Gone.into()) };
+        match next(step, role, &seen) {
+            Next::Proceed => return Ok(()),
+            Next::Abort(why) => return Err(why.into()),
+            Next::Publish => {
+                last().await?;
+                return board.publish(step).await;
+            }
+            Next::Wait => {}
+        }
+        if let Some(limit) = limit.filter(|limit| since.elapsed() >= *limit) {
+            let missing: Vec<&str> = seen
+                .members
+                .iter()
+                .filter(|m| m.status.is_none_or(|s| rank(s) < rank(step)))
+                .map(|m| m.rs.as_str())
+                .collect();
+            return Err(Why::TimedOut { step, seconds: limit.as_secs(), missing: missing.join(", ") }.into());
+        }
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = board.changed() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Timestamp = Timestamp { time: 1000, increment: 1 };
+    const FRESH: Timestamp = Timestamp { time: 970, increment: 1 };
+    const OLD: Timestamp = Timestamp { time: 969, increment: 1 };
+
+    fn member(rs: &str, status: Option<Status>, lock: Option<Timestamp>) -> Member {
+        Member { rs: rs.into(), status, error: "boom".into(), lock }
+    }
+
+    fn board(cluster: Status, hb: Timestamp, members: Vec<Member>) -> Board {
+        Board { cluster, error: "bang".into(), hb, members, now: NOW }
+    }
+
+    #[test]
+    fn the_leader_publishes_when_all_are_there() {
+        let at = |status| member("a", status, Some(FRESH));
+        let ask = |members| next(Status::Running, Role::Leader, &board(Status::Starting, FRESH, members));
+        assert_eq!(ask(vec![at(None)]), Next::Wait);
+        assert_eq!(ask(vec![at(Some(Status::Running)), at(Some(Status::Starting))]), Next::Wait);
+        assert_eq!(ask(vec![at(Some(Status::Running)), at(Some(Status::DumpDone))]), Next::Publish);
+        assert_eq!(ask(vec![]), Next::Publish);
+    }
+
+    #[test]
+    fn failures_of_members_end_the_wait() {
+        let ask = |m| next(Status::Running, Role::Leader, &board(Status::Starting, FRESH, vec![m]));
+        assert_eq!(ask(member("a", Some(Status::Canceled), None)), Next::Abort(Why::Cancelled));
+        assert_eq!(
+            ask(member("a", Some(Status::Error), None)),
+            Next::Abort(Why::MemberFailed { rs: "a".into(), error: "boom".into() })
+        );
+        assert_eq!(ask(member("a", None, Some(OLD))), Next::Abort(Why::MemberLost { rs: "a".into() }));
+        assert_eq!(ask(member("a", Some(Status::Running), Some(OLD))), Next::Publish, "it did its part before it died");
+    }
+
+    #[test]
+    fn followers_follow_the_cluster() {
+        let ask = |cluster, hb| next(Status::DumpDone, Role::Follower, &board(cluster, hb, vec![]));
+        assert_eq!(ask(Status::Running, FRESH), Next::Wait);
+        assert_eq!(ask(Status::Running, OLD), Next::Abort(Why::LeaderLost));
+        assert_eq!(ask(Status::Running, Timestamp { time: 0, increment: 0 }), Next::Wait, "no heartbeat yet");
+        assert_eq!(ask(Status::DumpDone, OLD), Next::Proceed);
+        assert_eq!(ask(Status::Done, FRESH), Next::Proceed, "a later step counts");
+        assert_eq!(ask(Status::Canceled, FRESH), Next::Abort(Why::Cancelled));
+        assert_eq!(ask(Status::Error, FRESH), Next::Abort(Why::ClusterFailed("bang".into())));
+    }
+}

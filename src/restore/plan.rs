@@ -1,0 +1,638 @@
+//! From a backup's metadata, what is really on the storage, and the target as it is, to a plan, or to every reason
+//! why not. Nothing of the target has been touched when this decides.
+
+use super::{
+    namespaces::{Fate, Wish, fate, is_droppable},
+    options::fit,
+    slices::{OplogObject, cover},
+    version::Version,
+};
+use crate::{
+    archive::meta::{NamespaceKind, NamespaceMeta},
+    layout::{BUCKETS, ReplsetLayout},
+    model::{
+        backup::{BackupMeta, BackupReplset, BackupType},
+        compression::Compression,
+        status::Status,
+    },
+    snapshot::stored::StoredDocuments,
+    storage::ObjectInfo,
+};
+use bson::{Timestamp, Uuid};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// What the restored replica set looks like before anything is changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    pub server: Version,
+    /// `featureCompatibilityVersion`, empty if unknown.
+    pub fcv: String,
+    pub namespaces: Vec<TargetNamespace>,
+}
+
+/// A collection, view or time series that exists on the target; bucket collections are listed too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetNamespace {
+    pub db: String,
+    pub coll: String,
+    pub uuid: Option<Uuid>,
+}
+
+/// One namespace to put back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Planned {
+    /// As in the backup, with the options that the target understands and a UUID that it accepts.
+    pub meta: NamespaceMeta,
+    /// `None` for views and for collections without documents.
+    pub data: Option<StoredDocuments>,
+}
+
+impl Planned {
+    /// The collection that gets the documents: for a time series that of its buckets.
+    #[must_use]
+    pub fn data_collection(&self) -> String {
+        match self.meta.kind {
+            NamespaceKind::Timeseries => format!("{BUCKETS}{}", self.meta.coll),
+            NamespaceKind::Collection | NamespaceKind::View => self.meta.coll.clone(),
+        }
+    }
+}
+
+/// Something that is dropped from the target.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Drop {
+    pub db: String,
+    pub coll: String,
+}
+
+/// Where users and roles come from; `None` leaves those of the target alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct UsersSource {
+    pub users: Option<StoredDocuments>,
+    pub roles: Option<StoredDocuments>,
+}
+
+/// Everything that the restore of one replica set will do.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestorePlan {
+    pub backup: String,
+    /// The replica set's name in the backup.
+    pub rs: String,
+    /// Dropped first, sorted.
+    pub drops: Vec<Drop>,
+    /// Created and loaded, sorted by database and name: collections and time series.
+    pub collections: Vec<Planned>,
+    /// Created after all collections, sorted.
+    pub views: Vec<Planned>,
+    /// Replayed in this order.
+    pub oplog: Vec<OplogObject>,
+    /// Oplog entries after this time are not applied.
+    pub end: Timestamp,
+    pub users: UsersSource,
+    /// What a person should know; nothing here stops the restore.
+    pub warnings: Vec<String>,
+}
+
+impl RestorePlan {
+    /// Uncompressed bytes of all collections.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.collections.iter().filter_map(|c| c.data.as_ref()).map(|data| data.size).sum()
+    }
+}
+
+/// Why a backup cannot be restored here; nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("backup '{backup}' cannot be restored, nothing was changed: {}", reasons.join("; "))]
+pub struct Refusal {
+    pub backup: String,
+    pub reasons: Vec<String>,
+}
+
+/// What [`plan`] decides on.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts<'a> {
+    pub backup: &'a BackupMeta,
+    /// The replica set's name in the backup.
+    pub rs: &'a str,
+    /// The content of its `metadata.json`.
+    pub namespaces: &'a [NamespaceMeta],
+    /// Everything below `<backup>/<rs>/` on the storage.
+    pub objects: &'a [ObjectInfo],
+    pub target: &'a Target,
+    pub wish: Wish,
+}
+
+/// The replica set's part of a backup that this program can restore: finished, logical, of a known layout.
+///
+/// To be asked before `metadata.json` is read: other layouts have none.
+pub fn restorable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupReplset, Refusal> {
+    let mut reasons = Vec::new();
+    if backup.kind != BackupType::Logical {
+        reasons.push(format!("it is a {} backup, not a logical one", backup.kind));
+    }
+    if backup.status != Status::Done {
+        let error = backup.error.as_deref().filter(|error| !error.is_empty());
+        reasons.push(format!(
+            "its status is '{}'{}",
+            backup.status,
+            error.map(|error| format!(" ({error})")).unwrap_or_default()
+        ));
+    }
+    if Version::parse(&backup.pbm_version).is_none_or(|version| version.series() < (2, 0)) {
+        reasons.push(format!(
+            "it was made by version '{}', whose archive layout is not supported (2.0 or later is)",
+            backup.pbm_version
+        ));
+    }
+    let found = backup.replsets.iter().find(|part| part.name == rs);
+    match found {
+        None => {
+            let names: Vec<_> = backup.replsets.iter().map(|part| part.name.as_str()).collect();
+            reasons.push(format!("it has no replica set '{rs}' (it has: {})", names.join(", ")));
+        }
+        Some(part) if part.status != Status::Done => {
+            reasons.push(format!("the status of its replica set '{rs}' is '{}'", part.status));
+        }
+        Some(_) => {}
+    }
+    match found {
+        Some(part) if reasons.is_empty() => Ok(part),
+        _ => Err(Refusal { backup: backup.name.clone(), reasons }),
+    }
+}
+
+/// Plans the restore, or says everything that stands against it.
+pub fn plan(facts: &Facts<'_>) -> Result<RestorePlan, Refusal> {
+    let part = restorable(facts.backup, facts.rs)?;
+    let mut draft = Draft::new(facts);
+    draft.compare_versions();
+    draft.take_namespaces();
+    draft.settle_uuids();
+    draft.plan_drops();
+    draft.check_database_names();
+    draft.take_oplog(part);
+    draft.check_users();
+    draft.into_plan()
+}
+
+/// A plan while it is being put together.
+struct Draft<'a> {
+    facts: &'a Facts<'a>,
+    layout: ReplsetLayout,
+    sizes: HashMap<&'a str, u64>,
+    taken: BTreeMap<(String, String), Planned>,
+    drops: BTreeSet<Drop>,
+    oplog: Vec<OplogObject>,
+    users: UsersSource,
+    warnings: Vec<String>,
+    reasons: Vec<String>,
+}
+
+impl<'a> Draft<'a> {
+    fn new(facts: &'a Facts<'a>) -> Self {
+        Self {
+            facts,
+            layout: ReplsetLayout::new(&facts.backup.name, facts.rs, facts.backup.compression),
+            sizes: facts.objects.iter().map(|object| (object.name.as_str(), object.size)).collect(),
+            taken: BTreeMap::new(),
+            drops: BTreeSet::new(),
+            oplog: Vec::new(),
+            users: UsersSource::default(),
+            warnings: Vec::new(),
+            reasons: Vec::new(),
+        }
+    }
+
+    fn compare_versions(&mut self) {
+        let (backup, target) = (self.facts.backup, self.facts.target);
+        if !backup.fcv.is_empty() && !target.fcv.is_empty() && backup.fcv != target.fcv {
+            self.warnings.push(format!(
+                "the backup was made at feature compatibility version {}, the target is at {}",
+                backup.fcv, target.fcv
+            ));
+        }
+        if let Some(source) = Version::parse(&backup.mongodb_version)
+            && source.series() > target.server.series()
+        {
+            self.warnings.push(format!("the backup was made on server {source}, the target is {}", target.server));
+        }
+    }
+
+    fn take_namespaces(&mut self) {
+        for meta in self.facts.namespaces {
+            let data = self.find_data(meta);
+            match fate(&meta.db, &meta.coll, self.facts.wish) {
+                Fate::Leave(_) => {}
+                Fate::Users => self.users.users = data,
+                Fate::Roles => self.users.roles = data,
+                Fate::Restore => self.take(meta, data),
+            }
+        }
+    }
+
+    fn take(&mut self, meta: &NamespaceMeta, data: Option<StoredDocuments>) {
+        let ns = format!("{}.{}", meta.db, meta.coll);
+        let fitted = fit(&meta.db, meta.kind, &meta.options, self.facts.target.server);
+        self.reasons.extend(fitted.problems.into_iter().map(|problem| format!("'{ns}': {problem}")));
+        self.warnings.extend(fitted.notes.into_iter().map(|note| format!("'{ns}': {note}")));
+        let meta = NamespaceMeta { options: fitted.options, ..meta.clone() };
+        if self.taken.insert((meta.db.clone(), meta.coll.clone()), Planned { meta, data }).is_some() {
+            self.reasons.push(format!("its metadata lists '{ns}' twice"));
+        }
+    }
+
+    /// The object of a namespace, with existence and size checked; also for namespaces that stay where they are,
+    /// because a backup with a lost object is not to be trusted.
+    fn find_data(&mut self, meta: &NamespaceMeta) -> Option<StoredDocuments> {
+        let size = match u64::try_from(meta.size) {
+            Ok(0) => return None,
+            Ok(size) => size,
+            Err(_) => {
+                self.reasons.push(format!("its metadata gives '{}.{}' a size of {}", meta.db, meta.coll, meta.size));
+                return None;
+            }
+        };
+        let object = self.layout.collection(&meta.db, &meta.coll);
+        match self.sizes.get(object.as_str()) {
+            None => self.reasons.push(format!("object '{object}' does not exist")),
+            Some(0) => self.reasons.push(format!("object '{object}' is empty")),
+            Some(&stored) if self.layout.compression == Compression::None && stored != size => {
+                self.reasons.push(format!("object '{object}' has {stored} bytes in place of {size}"));
+            }
+            Some(_) => {}
+        }
+        Some(StoredDocuments { object, compression: self.layout.compression, size, crc: meta.crc })
+    }
+
+    /// A UUID that the server would refuse, or that stands twice, is given up: the server then chooses one.
+    fn settle_uuids(&mut self) {
+        let mut seen = BTreeMap::new();
+        for planned in self.taken.values_mut() {
+            let ns = format!("{}.{}", planned.meta.db, planned.meta.coll);
+            let Some(uuid) = planned.meta.uuid else { continue };
+            let complaint = if !is_random_uuid(uuid) {
+                Some("which is not a random (version 4) UUID".to_owned())
+            } else {
+                seen.insert(uuid.bytes(), ns.clone()).map(|other| format!("which '{other}' has too"))
+            };
+            if let Some(complaint) = complaint {
+                self.warnings.push(format!("'{ns}' gets a new UUID in place of {uuid}, {complaint}"));
+                planned.meta.uuid = None;
+            }
+        }
+    }
+
+    /// What carries a name of the backup is replaced. What carries a UUID of the backup under another name is a
+    /// collection of the backup that was renamed since then: creating it again under its old name would make the
+    /// server rename that one back, with its newer documents, so it goes too.
+    fn plan_drops(&mut self) {
+        let by_uuid: HashMap<_, _> =
+            self.taken.values().filter_map(|planned| Some((planned.meta.uuid?.bytes(), &planned.meta))).collect();
+        for there in &self.facts.target.namespaces {
+            let name = there.coll.strip_prefix(BUCKETS).unwrap_or(&there.coll);
+            if self.taken.contains_key(&(there.db.clone(), name.to_owned())) {
+                self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
+                continue;
+            }
+            let Some(meta) = there.uuid.and_then(|uuid| by_uuid.get(&uuid.bytes())) else { continue };
+            let (old, now) = (format!("{}.{}", meta.db, meta.coll), format!("{}.{}", there.db, there.coll));
+            if is_droppable(&there.db, &there.coll) {
+                self.warnings.push(format!("'{now}' is dropped: it is '{old}' of the backup, renamed since then"));
+                self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
+            } else {
+                self.reasons.push(format!("'{now}' on the target has the UUID of '{old}' and cannot be dropped"));
+            }
+        }
+    }
+
+    /// The server refuses databases whose names differ only in case, but only when the second one is created.
+    fn check_database_names(&mut self) {
+        let there: BTreeSet<_> = self.facts.target.namespaces.iter().map(|ns| ns.db.as_str()).collect();
+        let wanted: BTreeSet<_> = self.taken.keys().map(|(db, _)| db.as_str()).collect();
+        for db in wanted {
+            if let Some(other) = there.iter().find(|other| **other != db && other.eq_ignore_ascii_case(db)) {
+                self.reasons.push(format!("database '{db}' cannot be beside '{other}', which the target has"));
+            }
+        }
+    }
+
+    fn take_oplog(&mut self, part: &BackupReplset) {
+        let (first, last) = (part.first_write_ts, self.facts.backup.last_write_ts);
+        if last.time == 0 {
+            self.reasons.push("its metadata does not say when it ends (last_write_ts)".to_owned());
+        }
+        // Before 2.4 a backup's oplog was one object.
+        let one_object = Version::parse(&self.facts.backup.pbm_version).is_some_and(|v| v.series() < (2, 4));
+        if one_object {
+            match self.sizes.get(part.oplog_name.as_str()) {
+                Some(&size) if size > 0 => self.oplog.push(OplogObject {
+                    name: part.oplog_name.clone(),
+                    size,
+                    compression: self.layout.compression,
+                    from: first,
+                    to: last,
+                }),
+                _ => self.reasons.push(format!("oplog '{}' does not exist or is empty", part.oplog_name)),
+            }
+            return;
+        }
+        let dir = if part.oplog_name.is_empty() { self.layout.oplog_dir() } else { part.oplog_name.clone() };
+        match cover(&dir, self.facts.objects, first, last) {
+            Ok(slices) => self.oplog = slices,
+            Err(problems) => self.reasons.extend(problems),
+        }
+    }
+
+    fn check_users(&mut self) {
+        if !self.facts.backup.nss.is_empty() && !self.facts.backup.sel_users_and_roles {
+            self.users = UsersSource::default();
+            return;
+        }
+        for (what, source) in [("users", &self.users.users), ("roles", &self.users.roles)] {
+            if source.is_none() {
+                self.warnings.push(format!("the backup holds no {what}: those of the target stay"));
+            }
+        }
+    }
+
+    fn into_plan(self) -> Result<RestorePlan, Refusal> {
+        let backup = self.facts.backup.name.clone();
+        if !self.reasons.is_empty() {
+            return Err(Refusal { backup, reasons: self.reasons });
+        }
+        let (views, collections) =
+            self.taken.into_values().partition(|planned| planned.meta.kind == NamespaceKind::View);
+        Ok(RestorePlan {
+            backup,
+            rs: self.facts.rs.to_owned(),
+            drops: self.drops.into_iter().collect(),
+            collections,
+            views,
+            oplog: self.oplog,
+            end: self.facts.backup.last_write_ts,
+            users: self.users,
+            warnings: self.warnings,
+        })
+    }
+}
+
+/// RFC 4122, version 4: what `create` accepts.
+fn is_random_uuid(uuid: Uuid) -> bool {
+    let bytes = uuid.bytes();
+    bytes[6] >> 4 == 4 && bytes[8] >> 6 == 0b10
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::format_ts;
+    use bson::{Document, doc};
+
+    const V4: [u8; 16] = [0x62, 0x91, 0xc5, 0xa7, 0x4b, 5, 0x42, 0xe3, 0xb9, 0x0e, 0x41, 0xc4, 0x44, 0x9c, 0xbe, 0x47];
+
+    fn ts(time: u32) -> Timestamp {
+        Timestamp { time, increment: 1 }
+    }
+
+    fn meta(db: &str, coll: &str, kind: NamespaceKind, options: Document, size: i64) -> NamespaceMeta {
+        NamespaceMeta {
+            db: db.to_owned(),
+            coll: coll.to_owned(),
+            kind,
+            options,
+            indexes: None,
+            uuid: None,
+            crc: 7,
+            size,
+        }
+    }
+
+    fn collection(db: &str, coll: &str, size: i64) -> NamespaceMeta {
+        meta(db, coll, NamespaceKind::Collection, doc! {}, size)
+    }
+
+    fn object(name: &str, size: u64) -> ObjectInfo {
+        ObjectInfo { name: format!("b/rs0/{name}"), size }
+    }
+
+    fn there(db: &str, coll: &str, uuid: Option<[u8; 16]>) -> TargetNamespace {
+        TargetNamespace { db: db.to_owned(), coll: coll.to_owned(), uuid: uuid.map(Uuid::from_bytes) }
+    }
+
+    struct World {
+        backup: BackupMeta,
+        namespaces: Vec<NamespaceMeta>,
+        objects: Vec<ObjectInfo>,
+        target: Target,
+    }
+
+    impl World {
+        fn new(namespaces: Vec<NamespaceMeta>, mut objects: Vec<ObjectInfo>) -> Self {
+            let backup = serde_json::from_value(serde_json::json!({
+                "type": "logical", "name": "b", "compression": "s2", "status": "done", "pbm_version": "2.15.0",
+                "mongodb_version": "6.0.5", "fcv": "6.0",
+                "replsets": [{"name": "rs0", "status": "done"}],
+            }));
+            let mut backup: BackupMeta = backup.expect("a backup");
+            (backup.first_write_ts, backup.last_write_ts) = (ts(10), ts(20));
+            backup.replsets[0].first_write_ts = ts(10);
+            backup.replsets[0].last_write_ts = ts(20);
+            objects.push(object(&format!("oplog/{}.{}.s2", format_ts(ts(10)), format_ts(ts(20))), 5));
+            let target = Target { server: Version::new(6, 0, 5), fcv: "6.0".to_owned(), namespaces: Vec::new() };
+            Self { backup, namespaces, objects, target }
+        }
+
+        fn plan(&self) -> Result<RestorePlan, Refusal> {
+            plan(&Facts {
+                backup: &self.backup,
+                rs: "rs0",
+                namespaces: &self.namespaces,
+                objects: &self.objects,
+                target: &self.target,
+                wish: Wish::default(),
+            })
+        }
+
+        fn refused(&self, part: &str) {
+            let refusal = self.plan().expect_err(part);
+            assert!(refusal.reasons.iter().any(|reason| reason.contains(part)), "{part}: {refusal}");
+        }
+    }
+
+    fn names(planned: &[Planned]) -> Vec<String> {
+        planned.iter().map(|p| format!("{}.{}", p.meta.db, p.meta.coll)).collect()
+    }
+
+    #[test]
+    fn everything_is_sorted_and_split_by_kind() {
+        let buckets = doc! { "timeseries": { "timeField": "t" } };
+        let world = World::new(
+            vec![
+                meta("shop", "v", NamespaceKind::View, doc! { "viewOn": "orders", "pipeline": [] }, 0),
+                collection("shop", "orders", 100),
+                meta("shop", "ts", NamespaceKind::Timeseries, buckets, 30),
+                collection("crm", "notes", 0),
+                collection("admin", "pbmLog", 50),
+                collection("admin", "pbmRUsers", 60),
+            ],
+            vec![
+                object("shop.orders.s2", 9),
+                object("shop.ts.s2", 9),
+                object("admin.pbmLog.s2", 9),
+                object("admin.pbmRUsers.s2", 9),
+            ],
+        );
+        let plan = world.plan().expect("a plan");
+        assert_eq!(names(&plan.collections), ["crm.notes", "shop.orders", "shop.ts"]);
+        assert_eq!(names(&plan.views), ["shop.v"]);
+        assert_eq!(plan.collections[0].data, None);
+        assert_eq!(
+            plan.collections[1].data,
+            Some(StoredDocuments {
+                object: "b/rs0/shop.orders.s2".to_owned(),
+                compression: Compression::S2,
+                size: 100,
+                crc: 7
+            })
+        );
+        assert_eq!(plan.collections[2].data_collection(), "system.buckets.ts");
+        assert_eq!((plan.bytes(), plan.end, plan.oplog.len()), (130, ts(20), 1));
+        assert_eq!(plan.users.users.as_ref().map(|u| u.object.as_str()), Some("b/rs0/admin.pbmRUsers.s2"));
+        assert_eq!(plan.users.roles, None);
+        assert_eq!(plan.warnings, ["the backup holds no roles: those of the target stay"]);
+    }
+
+    #[test]
+    fn objects_are_missed_before_anything_is_dropped() {
+        let world = World::new(vec![collection("shop", "orders", 100)], vec![]);
+        world.refused("object 'b/rs0/shop.orders.s2' does not exist");
+        let world = World::new(vec![collection("shop", "orders", 100)], vec![object("shop.orders.s2", 0)]);
+        world.refused("is empty");
+        let world = World::new(vec![collection("shop", "orders", -1)], vec![]);
+        world.refused("a size of -1");
+        let world = World::new(vec![collection("admin", "pbmLog", 100)], vec![]);
+        world.refused("admin.pbmLog.s2");
+
+        let mut world = World::new(vec![collection("shop", "orders", 100)], vec![object("shop.orders", 99)]);
+        world.backup.compression = Compression::None;
+        world.refused("has 99 bytes in place of 100");
+        world.objects[0].size = 100;
+        world.plan().expect("a plan");
+
+        world.objects.pop();
+        world.refused("no oplog slices");
+    }
+
+    #[test]
+    fn all_reasons_are_given_at_once() {
+        let mut world = World::new(vec![collection("shop", "orders", 100), collection("shop", "x", 1)], vec![]);
+        world.objects.clear();
+        assert_eq!(world.plan().expect_err("refused").reasons.len(), 3);
+    }
+
+    #[test]
+    fn only_finished_logical_backups_of_a_known_layout() {
+        let fresh = || World::new(vec![], vec![]);
+        let mut world = fresh();
+        world.backup.status = Status::Error;
+        world.backup.error = Some("disk full".to_owned());
+        world.refused("its status is 'error' (disk full)");
+        let mut world = fresh();
+        world.backup.kind = BackupType::Physical;
+        world.refused("physical");
+        for version in ["1.8.1", "", "x"] {
+            let mut world = fresh();
+            world.backup.pbm_version = version.to_owned();
+            world.refused("archive layout");
+        }
+        let mut world = fresh();
+        world.backup.replsets[0].name = "other".to_owned();
+        world.refused("no replica set 'rs0' (it has: other)");
+        let mut world = fresh();
+        world.backup.replsets[0].status = Status::Running;
+        world.refused("is 'running'");
+        let mut world = fresh();
+        world.backup.last_write_ts = Timestamp { time: 0, increment: 0 };
+        world.refused("last_write_ts");
+    }
+
+    #[test]
+    fn before_2_4_the_oplog_is_one_object() {
+        let mut world = World::new(vec![], vec![object("local.oplog.rs.bson.s2", 4)]);
+        world.backup.pbm_version = "2.3.1".to_owned();
+        world.backup.replsets[0].oplog_name = "b/rs0/local.oplog.rs.bson.s2".to_owned();
+        let plan = world.plan().expect("a plan");
+        assert_eq!(plan.oplog.len(), 1);
+        assert_eq!((plan.oplog[0].from, plan.oplog[0].to), (ts(10), ts(20)));
+        world.objects.clear();
+        world.refused("local.oplog.rs.bson.s2");
+    }
+
+    #[test]
+    fn uuids_that_cannot_be_kept_are_given_up() {
+        let with = |name: &str, uuid: [u8; 16]| NamespaceMeta {
+            uuid: Some(Uuid::from_bytes(uuid)),
+            ..collection("shop", name, 0)
+        };
+        let mut v1 = V4;
+        v1[6] = 0x12;
+        let world = World::new(vec![with("a", V4), with("b", V4), with("c", v1)], vec![]);
+        let plan = world.plan().expect("a plan");
+        let kept: Vec<_> = plan.collections.iter().map(|c| c.meta.uuid.is_some()).collect();
+        assert_eq!(kept, [true, false, false]);
+        assert!(plan.warnings.iter().any(|w| w.contains("'shop.b'") && w.contains("'shop.a' has too")));
+        assert!(plan.warnings.iter().any(|w| w.contains("'shop.c'") && w.contains("version 4")));
+    }
+
+    #[test]
+    fn drops_follow_names_and_renamed_collections() {
+        let orders = NamespaceMeta { uuid: Some(Uuid::from_bytes(V4)), ..collection("shop", "orders", 0) };
+        let series = doc! { "timeseries": { "timeField": "t" } };
+        let mut world = World::new(vec![orders, meta("shop", "ts", NamespaceKind::Timeseries, series, 0)], vec![]);
+        world.target.namespaces = vec![
+            there("shop", "kept", None),
+            there("shop", "ts", None),
+            there("shop", "system.buckets.ts", None),
+            there("shop", "system.buckets.other", None),
+            there("shop", "orders", None),
+            there("shop", "orders_old", Some(V4)),
+            there("admin", "pbmLog", None),
+        ];
+        let plan = world.plan().expect("a plan");
+        let dropped: Vec<_> = plan.drops.iter().map(|d| d.coll.as_str()).collect();
+        assert_eq!(dropped, ["orders", "orders_old", "system.buckets.ts", "ts"]);
+        assert!(plan.warnings.iter().any(|w| w.contains("'shop.orders_old' is dropped")), "{:?}", plan.warnings);
+
+        world.target.namespaces = vec![there("admin", "pbmLog", Some(V4))];
+        world.refused("cannot be dropped");
+    }
+
+    #[test]
+    fn what_the_target_cannot_have_is_refused() {
+        let mut world = World::new(vec![collection("shop", "orders", 0)], vec![]);
+        world.target.namespaces = vec![there("Shop", "x", None)];
+        world.refused("beside 'Shop'");
+
+        let series = doc! { "timeseries": { "timeField": "t" } };
+        let mut world = World::new(vec![meta("shop", "ts", NamespaceKind::Timeseries, series, 0)], vec![]);
+        world.target.server = Version::new(4, 4, 2);
+        world.refused("needs server 5.0.0");
+        let warnings = World { target: Target { fcv: "5.0".to_owned(), ..world.target }, ..World::new(vec![], vec![]) };
+        let warnings = warnings.plan().expect("a plan").warnings;
+        assert!(warnings.iter().any(|w| w.contains("6.0") && w.contains("5.0")), "{warnings:?}");
+        assert!(warnings.iter().any(|w| w.contains("the target is 4.4.2")), "{warnings:?}");
+
+        let world = World::new(vec![collection("shop", "a", 0), collection("shop", "a", 0)], vec![]);
+        world.refused("lists 'shop.a' twice");
+    }
+
+    #[test]
+    fn a_selective_backup_without_users_swaps_none() {
+        let mut world = World::new(vec![collection("admin", "pbmRUsers", 5)], vec![object("admin.pbmRUsers.s2", 5)]);
+        world.backup.nss = vec!["shop.*".to_owned()];
+        assert_eq!(world.plan().expect("a plan").users, UsersSource::default());
+        world.backup.sel_users_and_roles = true;
+        assert!(world.plan().expect("a plan").users.users.is_some());
+    }
+}

@@ -1,0 +1,179 @@
+//! The logical restore of one replica set, step by step, without statuses and locks:
+//!
+//! ```text
+//! prepare         read the metadata, list the objects, look at the target → the plan; changes nothing
+//! drop            what the backup replaces
+//! load            create it empty; storage → decompress → insert
+//! put_users_back  users and roles
+//! replay          oplog objects in order, up to the end of the backup
+//! finish          indexes and the options that had to wait
+//! ```
+//!
+//! The caller announces states between the steps and logs what they return. A step that failed leaves the target
+//! incomplete; the restore is then to be run again from its beginning, which is always possible.
+
+use super::{
+    create,
+    namespaces::Wish,
+    plan::{Facts, Planned, RestorePlan, plan, restorable},
+    target, users,
+};
+use crate::{
+    archive::meta::{NamespaceKind, NamespaceMeta, read_metadata_json},
+    layout::ReplsetLayout,
+    model::backup::BackupMeta,
+    oplog::{
+        apply::{Flow, ReplayOptions, Replayed, Replayer},
+        build::{Built, CommitQuorum},
+        catalog::Catalog,
+        read,
+    },
+    snapshot::{
+        batch::InsertInto,
+        load::{LoadItem, LoadOptions, LoadProgress, Loaded, load},
+    },
+    storage::{self, Storage},
+};
+use anyhow::{Context as _, Result, bail};
+use futures::TryStreamExt as _;
+use mongodb::Client;
+use std::{pin::pin, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// The largest `metadata.json` that is read.
+const METADATA_LIMIT: usize = 512 << 20;
+
+/// What is to be restored, and how.
+#[derive(Debug, Clone)]
+pub struct Order {
+    pub backup: BackupMeta,
+    /// The replica set's name in the backup.
+    pub rs: String,
+    pub wish: Wish,
+    pub load: LoadOptions,
+    pub quorum: CommitQuorum,
+}
+
+/// A restore that is under way. The steps are methods, to be called in their order.
+#[derive(Debug)]
+pub struct Steps {
+    storage: Arc<dyn Storage>,
+    client: Client,
+    order: Order,
+    plan: RestorePlan,
+    catalog: Catalog,
+    progress: Arc<LoadProgress>,
+}
+
+impl Steps {
+    /// Reads, checks and plans; nothing is changed. `client` is connected to the primary.
+    pub async fn prepare(storage: Arc<dyn Storage>, client: Client, order: Order) -> Result<Self> {
+        let part = restorable(&order.backup, &order.rs)?;
+        let layout = ReplsetLayout::new(&order.backup.name, &order.rs, order.backup.compression);
+        let name = if part.dump_name.is_empty() { layout.metadata() } else { part.dump_name.clone() };
+        let metadata = storage::read_all(storage.as_ref(), &name, METADATA_LIMIT).await?;
+        let metadata = read_metadata_json(&metadata).with_context(|| format!("read '{name}'"))?;
+        let folder = format!("{}/{}", order.backup.name, order.rs);
+        let objects: Vec<_> = storage.list(&folder).try_collect().await.with_context(|| format!("list '{folder}'"))?;
+        let target = target::read(&client).await?;
+        let facts = Facts {
+            backup: &order.backup,
+            rs: &order.rs,
+            namespaces: &metadata.namespaces,
+            objects: &objects,
+            target: &target,
+            wish: order.wish,
+        };
+        let plan = plan(&facts)?;
+        let catalog = Catalog::new(i32::try_from(target.server.major).context("read the server's version")?);
+        Ok(Self { storage, client, order, plan, catalog, progress: Arc::default() })
+    }
+
+    #[must_use]
+    pub fn plan(&self) -> &RestorePlan {
+        &self.plan
+    }
+
+    /// Counters of [`Steps::load`].
+    #[must_use]
+    pub fn progress(&self) -> Arc<LoadProgress> {
+        self.progress.clone()
+    }
+
+    /// Reads every object of the plan's collections and users, and checks sizes and checksums; changes nothing.
+    pub async fn verify(&self, cancel: &CancellationToken) -> Result<()> {
+        let users = [&self.plan.users.users, &self.plan.users.roles];
+        let data = self.plan.collections.iter().filter_map(|planned| planned.data.as_ref());
+        for stored in data.chain(users.into_iter().flatten()) {
+            until(cancel, async { Ok(stored.verify(self.storage.as_ref()).await?) }).await?;
+        }
+        Ok(())
+    }
+
+    /// Drops what the backup replaces. From here on the target is no longer what it was.
+    pub async fn drop(&self, cancel: &CancellationToken) -> Result<()> {
+        create::drop_all(&self.client, &self.plan.drops, cancel).await
+    }
+
+    /// Creates everything empty and loads all documents; a majority has them when this returns.
+    pub async fn load(&mut self, cancel: &CancellationToken) -> Result<Loaded> {
+        // Options that would disturb the loading and the replay are set by `finish`.
+        let mut fitted =
+            |planned: &Planned| NamespaceMeta { options: self.catalog.add(&planned.meta), ..planned.meta.clone() };
+        let collections: Vec<_> = self.plan.collections.iter().map(&mut fitted).collect();
+        let views: Vec<_> = self.plan.views.iter().map(&mut fitted).collect();
+        create::create_all(&self.client, &collections, &views, cancel).await?;
+        let items = self.plan.collections.iter().filter_map(load_item).collect();
+        Ok(load(self.storage.clone(), &self.client, items, self.order.load, self.progress.clone(), cancel).await?)
+    }
+
+    pub async fn put_users_back(&self, cancel: &CancellationToken) -> Result<users::Swapped> {
+        let swap = users::put_back(self.storage.as_ref(), &self.client, &self.plan.users, cancel);
+        swap.await.context("put users and roles back")
+    }
+
+    /// Replays the oplog up to the end of the backup.
+    pub async fn replay(&mut self, cancel: &CancellationToken) -> Result<Replayed> {
+        let start = self.plan.oplog.first().map_or(self.plan.end, |slice| slice.from);
+        // The last slice was taken after the dump, so nothing in the dump is newer than the end.
+        let options = ReplayOptions::new(start, self.plan.end, self.plan.end);
+        let mut replayer = Replayer::new(self.client.clone(), self.catalog.clone(), options);
+        for slice in &self.plan.oplog {
+            let entries = read::entries(self.storage.as_ref(), &slice.name, slice.compression).await?;
+            let applied = until(cancel, replayer.apply(entries)).await;
+            match applied.with_context(|| format!("replay '{}'", slice.name))? {
+                Flow::Continue => {}
+                Flow::PastEnd => break,
+            }
+        }
+        replayer.finish().await
+    }
+
+    /// Builds the indexes and sets the options that had to wait, as they are after the replay.
+    pub async fn finish(&self, replayed: &Replayed, cancel: &CancellationToken) -> Result<Built> {
+        until(cancel, replayed.catalog.build(&self.client, &self.order.quorum)).await.context("build indexes")
+    }
+}
+
+/// Where the documents of a collection go.
+fn load_item(planned: &Planned) -> Option<LoadItem> {
+    let series = (planned.meta.kind == NamespaceKind::Timeseries).then(|| planned.meta.coll.clone());
+    Some(LoadItem {
+        data: planned.data.clone()?,
+        into: InsertInto {
+            db: planned.meta.db.clone(),
+            coll: planned.data_collection(),
+            ordered: planned.meta.options.get_bool("capped").unwrap_or_default(),
+            bypass_validation: series.is_none(),
+        },
+        series,
+    })
+}
+
+async fn until<T>(cancel: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut work = pin!(work);
+    tokio::select! {
+        () = cancel.cancelled() => bail!("the restore was cancelled"),
+        result = &mut work => result,
+    }
+}

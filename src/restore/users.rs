@@ -1,0 +1,181 @@
+//! Users and roles put back, so that at no moment the cluster is without them (spec/format.md E.5.1).
+//!
+//! The copies are read straight from the storage, twice: once to see that they are whole, once to write them. What the
+//! backup holds is inserted or replaced first, roles before the users that have them; only then what it does not hold
+//! is removed. A failure in between leaves too many, never too few.
+//!
+//! The user that this program is logged in with and that user's roles keep their present definition: otherwise a
+//! restore could lock itself out. Where the backup holds no users, or no roles, those of the target stay.
+
+use super::plan::UsersSource;
+use crate::{snapshot::stored::StoredDocuments, storage::Storage};
+use anyhow::{Context as _, Result, bail};
+use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+use futures::TryStreamExt as _;
+use mongodb::{Client, Database};
+use std::collections::BTreeSet;
+use tokio_util::sync::CancellationToken;
+
+/// Documents and bytes in one command.
+const AT_ONCE: usize = 500;
+const BYTES_AT_ONCE: usize = 4 << 20;
+
+const USERS: &str = "system.users";
+const ROLES: &str = "system.roles";
+
+/// What was changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swapped {
+    /// Inserted or replaced.
+    pub users: u64,
+    pub roles: u64,
+    /// Removed because the backup does not have them.
+    pub removed_users: u64,
+    pub removed_roles: u64,
+}
+
+/// Names (`db.user`, `db.role`) that stay as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Mine {
+    users: BTreeSet<String>,
+    roles: BTreeSet<String>,
+}
+
+/// Makes users and roles those of the backup. Every write is confirmed by a majority.
+pub async fn put_back(
+    storage: &dyn Storage,
+    client: &Client,
+    source: &UsersSource,
+    cancel: &CancellationToken,
+) -> Result<Swapped> {
+    for data in [&source.roles, &source.users].into_iter().flatten() {
+        data.verify(storage).await?;
+    }
+    if cancel.is_cancelled() {
+        bail!("the restore was cancelled");
+    }
+    let admin = client.database("admin");
+    let status = admin.run_command(doc! { "connectionStatus": 1 }).await.context("ask who we are logged in as")?;
+    let mine = mine(&status);
+    let mut swapped = Swapped::default();
+    let mut wanted_roles = None;
+    if let Some(data) = &source.roles {
+        let wanted = write(storage, &admin, ROLES, data, &mine.roles).await?;
+        swapped.roles = wanted.len() as u64;
+        wanted_roles = Some(wanted);
+    }
+    if let Some(data) = &source.users {
+        let wanted = write(storage, &admin, USERS, data, &mine.users).await?;
+        swapped.users = wanted.len() as u64;
+        swapped.removed_users = remove_others(&admin, USERS, &wanted, &mine.users).await?;
+    }
+    // Last, because users that are gone by now may have had them.
+    if let Some(wanted) = wanted_roles {
+        swapped.removed_roles = remove_others(&admin, ROLES, &wanted, &mine.roles).await?;
+    }
+    Ok(swapped)
+}
+
+fn mine(status: &Document) -> Mine {
+    let names = |list: &str, name: &str| {
+        let info = status.get_document("authInfo").ok();
+        let entries = info.and_then(|info| info.get_array(list).ok()).into_iter().flatten();
+        entries
+            .filter_map(|entry| {
+                let entry = entry.as_document()?;
+                Some(format!("{}.{}", entry.get_str("db").ok()?, entry.get_str(name).ok()?))
+            })
+            .collect()
+    };
+    Mine { users: names("authenticatedUsers", "user"), roles: names("authenticatedUserRoles", "role") }
+}
+
+/// Inserts or replaces everything but `keep`; returns the names written.
+async fn write(
+    storage: &dyn Storage,
+    admin: &Database,
+    coll: &str,
+    data: &StoredDocuments,
+    keep: &BTreeSet<String>,
+) -> Result<BTreeSet<String>> {
+    let mut reading = data.open(storage).await?;
+    let mut written = BTreeSet::new();
+    let (mut updates, mut count) = (RawArrayBuf::new(), 0);
+    while let Some(document) = reading.next_document().await? {
+        let id = document.get_str("_id").with_context(|| format!("read a name in '{}'", data.object))?.to_owned();
+        if keep.contains(&id) {
+            continue;
+        }
+        updates.push(rawdoc! { "q": { "_id": id.as_str() }, "u": document, "upsert": true });
+        written.insert(id);
+        count += 1;
+        if count == AT_ONCE || updates.as_bytes().len() > BYTES_AT_ONCE {
+            send(admin, rawdoc! { "update": coll, "updates": std::mem::take(&mut updates) }).await?;
+            count = 0;
+        }
+    }
+    if count > 0 {
+        send(admin, rawdoc! { "update": coll, "updates": updates }).await?;
+    }
+    Ok(written)
+}
+
+/// Removes whatever is neither `wanted` nor to be kept; returns how many.
+async fn remove_others(
+    admin: &Database,
+    coll: &str,
+    wanted: &BTreeSet<String>,
+    keep: &BTreeSet<String>,
+) -> Result<u64> {
+    let there = admin.collection::<Document>(coll);
+    let mut names =
+        there.find(doc! {}).projection(doc! { "_id": 1 }).await.with_context(|| format!("list 'admin.{coll}'"))?;
+    let mut others: Vec<Bson> = Vec::new();
+    while let Some(entry) = names.try_next().await.with_context(|| format!("list 'admin.{coll}'"))? {
+        let id = entry.get("_id").cloned().unwrap_or(Bson::Null);
+        if !id.as_str().is_some_and(|id| wanted.contains(id) || keep.contains(id)) {
+            others.push(id);
+        }
+    }
+    for some in others.chunks(AT_ONCE) {
+        let delete = rawdoc! {
+            "delete": coll,
+            "deletes": [{ "q": RawDocumentBuf::try_from(&doc! { "_id": { "$in": some } })?, "limit": 0 }],
+        };
+        send(admin, delete).await?;
+    }
+    Ok(others.len() as u64)
+}
+
+async fn send(admin: &Database, mut command: RawDocumentBuf) -> Result<()> {
+    command.append(bson::raw::cstr!("ordered"), true);
+    command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
+    let answer = admin.run_raw_command(command).await.context("write users and roles")?;
+    for problem in ["writeErrors", "writeConcernError"] {
+        if let Some(errors) = answer.get(problem) {
+            bail!("write users and roles: {errors}");
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn we_know_who_we_are() {
+        let status = doc! { "authInfo": {
+            "authenticatedUsers": [{ "user": "pbm", "db": "admin" }],
+            "authenticatedUserRoles": [{ "role": "backup", "db": "admin" }, { "role": "mine", "db": "shop" }],
+        } };
+        assert_eq!(
+            mine(&status),
+            Mine {
+                users: BTreeSet::from(["admin.pbm".to_owned()]),
+                roles: BTreeSet::from(["admin.backup".to_owned(), "shop.mine".to_owned()]),
+            }
+        );
+        assert_eq!(mine(&doc! { "ok": 1 }), Mine::default());
+    }
+}

@@ -1,0 +1,266 @@
+//! `insert` commands built straight from the bytes of a backup: a document is copied once, never decoded.
+
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc, raw::RawBsonRef};
+
+/// Largest document that a server stores or hands out: 16 MiB and the room that its own commands get.
+pub const MAX_DOCUMENT: usize = 16 * 1024 * 1024 + 16 * 1024;
+/// Smallest BSON document: its length and a closing zero.
+pub const MIN_DOCUMENT: usize = 5;
+/// Most documents that a server takes in one command.
+pub const MAX_DOCUMENTS: usize = 100_000;
+
+/// What a batch says besides its documents.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InsertInto {
+    pub db: String,
+    pub coll: String,
+    /// Keeps the order of the documents, for capped collections: one insert at a time.
+    pub ordered: bool,
+    /// Off for buckets of time series, whose validator the server insists on.
+    pub bypass_validation: bool,
+}
+
+/// A field of a document that the server would fill in on its own.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ZeroTimestamps {
+    pub id: Bson,
+    pub fields: Vec<String>,
+}
+
+/// An `insert` command under construction.
+#[derive(Debug)]
+pub struct Batch {
+    bytes: Vec<u8>,
+    /// Where the length of the `documents` array stands.
+    array_at: usize,
+    /// Where the document being written begins.
+    document_at: usize,
+    documents: usize,
+    document_bytes: usize,
+    /// Number of the first document within its object.
+    pub first: u64,
+    zeros: Vec<ZeroTimestamps>,
+}
+
+/// A finished command.
+#[derive(Debug)]
+pub struct Insert {
+    pub command: RawDocumentBuf,
+    pub documents: usize,
+    /// Bytes of the documents alone.
+    pub bytes: usize,
+    pub first: u64,
+    /// Top-level `Timestamp(0, 0)`: the server replaces these by its own time when it inserts, so they are put back
+    /// afterwards.
+    pub zeros: Vec<ZeroTimestamps>,
+}
+
+impl Batch {
+    /// An empty batch with room for `capacity` bytes of documents. `majority` makes the server answer only when most
+    /// members have it.
+    #[must_use]
+    pub fn new(into: &InsertInto, majority: bool, first: u64, capacity: usize) -> Self {
+        let concern = if majority {
+            doc! { "w": "majority" }
+        } else {
+            doc! { "w": 1 }
+        };
+        let mut head = doc! { "insert": &into.coll, "ordered": false };
+        if into.bypass_validation {
+            head.insert("bypassDocumentValidation", true);
+        }
+        head.insert("writeConcern", concern);
+        let mut bytes = Vec::with_capacity(capacity + capacity / 16 + 1024);
+        bytes.extend_from_slice(&head.to_vec().expect("a document of strings and booleans"));
+        bytes.pop();
+        bytes.extend_from_slice(b"\x04documents\0");
+        let array_at = bytes.len();
+        bytes.extend_from_slice(&[0; 4]);
+        Self { bytes, array_at, document_at: 0, documents: 0, document_bytes: 0, first, zeros: Vec::new() }
+    }
+
+    #[must_use]
+    pub fn documents(&self) -> usize {
+        self.documents
+    }
+
+    /// Bytes used so far.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.documents == 0
+    }
+
+    /// Starts the next document; its bytes follow through [`Batch::extend`].
+    pub fn begin(&mut self) {
+        self.bytes.push(0x03);
+        push_decimal(&mut self.bytes, self.documents);
+        self.bytes.push(0);
+        self.document_at = self.bytes.len();
+    }
+
+    /// Takes the next bytes of the current document.
+    pub fn extend(&mut self, part: &[u8]) {
+        self.bytes.extend_from_slice(part);
+    }
+
+    /// Ends the current document. An error means that the bytes are no document.
+    pub fn end(&mut self) -> Result<(), String> {
+        let document = RawDocument::from_bytes(&self.bytes[self.document_at..]).map_err(|e| e.to_string())?;
+        if let Some(zero) = zero_timestamps(document)? {
+            self.zeros.push(zero);
+        }
+        self.documents += 1;
+        self.document_bytes += self.bytes.len() - self.document_at;
+        Ok(())
+    }
+
+    /// The finished command.
+    #[must_use]
+    pub fn finish(mut self) -> Insert {
+        self.bytes.push(0);
+        let array = i32::try_from(self.bytes.len() - self.array_at).expect("bounded by MAX_DOCUMENT");
+        self.bytes[self.array_at..self.array_at + 4].copy_from_slice(&array.to_le_bytes());
+        self.bytes.push(0);
+        let all = i32::try_from(self.bytes.len()).expect("bounded by MAX_DOCUMENT");
+        self.bytes[..4].copy_from_slice(&all.to_le_bytes());
+        let command = RawDocumentBuf::from_bytes(self.bytes).expect("length and end were just written");
+        Insert { command, documents: self.documents, bytes: self.document_bytes, first: self.first, zeros: self.zeros }
+    }
+}
+
+impl Insert {
+    /// The documents of the given positions as a batch of their own.
+    pub fn only(&self, into: &InsertInto, positions: &[usize]) -> Result<Self, String> {
+        let documents = self.command.get_array("documents").map_err(|e| e.to_string())?;
+        let mut batch = Batch::new(into, false, self.first, self.command.as_bytes().len());
+        for (position, document) in documents.into_iter().enumerate() {
+            if let (true, RawBsonRef::Document(document)) =
+                (positions.contains(&position), document.map_err(|e| e.to_string())?)
+            {
+                batch.begin();
+                batch.extend(document.as_bytes());
+                batch.end()?;
+            }
+        }
+        Ok(batch.finish())
+    }
+}
+
+/// The oplog entry that puts zero timestamps back; an update of this form takes field names literally and keeps zeros.
+#[must_use]
+pub fn put_back(ns: &str, zero: &ZeroTimestamps) -> Document {
+    let fields: Document =
+        zero.fields.iter().map(|field| (field.clone(), Timestamp { time: 0, increment: 0 }.into())).collect();
+    doc! { "op": "u", "ns": ns, "o2": { "_id": zero.id.clone() }, "o": { "$v": 2, "diff": { "u": fields } } }
+}
+
+/// Top-level fields with `Timestamp(0, 0)`, without `_id`, which the server leaves alone.
+fn zero_timestamps(document: &RawDocument) -> Result<Option<ZeroTimestamps>, String> {
+    let mut fields = Vec::new();
+    for element in document.iter_elements() {
+        let element = element.map_err(|e| e.to_string())?;
+        if element.element_type() == bson::spec::ElementType::Timestamp
+            && matches!(element.value(), Ok(RawBsonRef::Timestamp(Timestamp { time: 0, increment: 0 })))
+            && element.key().as_str() != "_id"
+        {
+            fields.push(element.key().as_str().to_owned());
+        }
+    }
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    let id = document.get("_id").map_err(|e| e.to_string())?.ok_or("a document without _id")?;
+    Ok(Some(ZeroTimestamps { id: id.try_into().map_err(|e: bson::error::Error| e.to_string())?, fields }))
+}
+
+fn push_decimal(bytes: &mut Vec<u8>, number: usize) {
+    let mut digits = [0_u8; 20];
+    let (mut at, mut rest) = (digits.len(), number);
+    loop {
+        at -= 1;
+        digits[at] = b'0' + u8::try_from(rest % 10).expect("one digit");
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    bytes.extend_from_slice(&digits[at..]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn into() -> InsertInto {
+        InsertInto { db: "shop".into(), coll: "orders".into(), ordered: false, bypass_validation: true }
+    }
+
+    fn add(batch: &mut Batch, document: &Document) {
+        let bytes = document.to_vec().expect("bytes");
+        batch.begin();
+        batch.extend(&bytes[..3]);
+        batch.extend(&bytes[3..]);
+        batch.end().expect("a document");
+    }
+
+    #[test]
+    fn the_command_is_what_the_driver_would_send() {
+        let mut batch = Batch::new(&into(), true, 7, 100);
+        let documents: Vec<Document> = (0..123).map(|i| doc! { "_id": i, "s": "x".repeat(i as usize) }).collect();
+        for document in &documents {
+            add(&mut batch, document);
+        }
+        let insert = batch.finish();
+        let bytes: usize = documents.iter().map(|d| d.to_vec().expect("bytes").len()).sum();
+        assert_eq!((insert.documents, insert.bytes, insert.first, insert.zeros.len()), (123, bytes, 7, 0));
+        assert_eq!(
+            Document::try_from(insert.command.clone()).expect("valid"),
+            doc! {
+                "insert": "orders", "ordered": false, "bypassDocumentValidation": true,
+                "writeConcern": { "w": "majority" }, "documents": documents.clone(),
+            }
+        );
+        let keys: Vec<_> = insert.command.get_array("documents").expect("an array").as_bytes().to_vec();
+        let same = doc! { "documents": documents.clone() }.to_vec().expect("bytes");
+        assert_eq!(keys, same[15..same.len() - 1], "array keys are 0, 1, 2 …");
+
+        let some = insert.only(&into(), &[1, 5]).expect("a batch");
+        assert_eq!(
+            Document::try_from(some.command).expect("valid").get_array("documents").expect("an array").as_slice(),
+            [Bson::from(documents[1].clone()), Bson::from(documents[5].clone())]
+        );
+    }
+
+    #[test]
+    fn zero_timestamps_are_noticed_at_the_top_only() {
+        let zero = Timestamp { time: 0, increment: 0 };
+        let mut batch = Batch::new(&into(), false, 0, 100);
+        add(&mut batch, &doc! { "_id": 1, "a": { "t": zero }, "t": Timestamp { time: 1, increment: 0 } });
+        add(&mut batch, &doc! { "_id": 2, "x.y": zero, "b": 1, "$c": zero });
+        add(&mut batch, &doc! { "_id": zero, "b": 1 });
+        let zeros = batch.finish().zeros;
+        assert_eq!(zeros, [ZeroTimestamps { id: 2.into(), fields: vec!["x.y".into(), "$c".into()] }]);
+        assert_eq!(
+            put_back("shop.orders", &zeros[0]),
+            doc! {
+                "op": "u", "ns": "shop.orders", "o2": { "_id": 2 },
+                "o": { "$v": 2, "diff": { "u": { "x.y": zero, "$c": zero } } },
+            }
+        );
+    }
+
+    #[test]
+    fn bytes_that_are_no_document_are_noticed() {
+        for bytes in [&b"\x06\0\0\0\0"[..], b"\x05\0\0\0\x01", b"\x08\0\0\0\x10a\0\0"] {
+            let mut batch = Batch::new(&into(), false, 0, 100);
+            batch.begin();
+            batch.extend(bytes);
+            assert!(batch.end().is_err(), "{bytes:?}");
+        }
+    }
+}

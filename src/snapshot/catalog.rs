@@ -1,0 +1,249 @@
+//! What is there to dump: every namespace of a node with its options and indexes (spec/format.md A.3.5).
+//!
+//! Our backups hold no control collections, unlike the original's: they describe the cluster that made the backup,
+//! nobody restores them, and `pbmConfig` would carry storage credentials in clear into every backup.
+
+use crate::archive::meta::NamespaceKind;
+use crate::layout::BUCKETS;
+use crate::model::names;
+use crate::mongo::admin;
+use anyhow::{Context, Result};
+use bson::{Bson, Document, Uuid, doc};
+use futures::{StreamExt, TryStreamExt, stream};
+use mongodb::{Client, Database};
+
+/// One namespace as the node describes it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Namespace {
+    pub db: String,
+    pub coll: String,
+    pub kind: NamespaceKind,
+    pub options: Document,
+    /// Every option the server returned; `None` where it lists no indexes.
+    pub indexes: Option<Vec<Document>>,
+    pub uuid: Option<Uuid>,
+    /// Estimates, for ordering and progress only: documents and bytes.
+    pub count: u64,
+    pub bytes: u64,
+}
+
+impl Namespace {
+    /// `db.coll`.
+    #[must_use]
+    pub fn ns(&self) -> String {
+        format!("{}.{}", self.db, self.coll)
+    }
+
+    /// It holds documents of its own: no view, and no time series, whose documents are in its bucket collection.
+    #[must_use]
+    pub fn has_data(&self) -> bool {
+        self.kind == NamespaceKind::Collection
+    }
+}
+
+/// Collections of the `config` database that describe the cluster; the rest is caches and state.
+const CONFIG: [&str; 7] = ["chunks", "collections", "databases", "settings", "shards", "tags", "version"];
+const NAMESPACE_NOT_FOUND: i32 = 26;
+/// Two short commands per collection: with thousands of collections the round trips would add up.
+const DESCRIBED_AT_ONCE: usize = 8;
+
+/// Pure: is this collection part of a full backup?
+#[must_use]
+pub fn is_dumped(db: &str, coll: &str) -> bool {
+    match db {
+        "local" => false,
+        "admin" => {
+            !["system.keys", "system.views", "system.profile"].contains(&coll)
+                && !names::CONTROL.contains(&coll)
+                && ![names::TMP_USERS, names::TMP_ROLES].contains(&coll)
+        }
+        "config" => CONFIG.contains(&coll),
+        _ => !coll.starts_with("system.") || coll == "system.js" || coll.starts_with(BUCKETS),
+    }
+}
+
+/// Lists everything that a full backup holds, sorted by database and collection.
+///
+/// The list of one database is one moment of it, so a collection that is renamed meanwhile is listed exactly once. A
+/// collection that vanishes while it is being described is left out: its drop is in the oplog of the backup.
+pub async fn list(client: &Client) -> Result<Vec<Namespace>> {
+    let mut found = Vec::new();
+    for db in client.list_database_names().await.context("list the databases")? {
+        let db = client.database(&db);
+        let what = || format!("list the collections of {}", db.name());
+        let collections = db.run_cursor_command(doc! { "listCollections": 1 }).await.with_context(what)?;
+        let collections: Vec<Document> = collections.try_collect().await.with_context(what)?;
+        let mut described = stream::iter(collections.into_iter().map(|collection| {
+            let db = db.clone();
+            async move { describe(&db, &collection).await }
+        }))
+        .buffer_unordered(DESCRIBED_AT_ONCE);
+        while let Some(namespace) = described.next().await {
+            found.extend(namespace?);
+        }
+    }
+    let replaced = replaced_buckets(&found);
+    found.retain(|namespace| !replaced.contains(&(namespace.db.clone(), namespace.coll.clone())));
+    found.extend(unlisted_series(&found));
+    found.sort_by(|a, b| (&a.db, &a.coll).cmp(&(&b.db, &b.coll)));
+    Ok(found)
+}
+
+/// Buckets whose name is that of a collection or view by now: they are on their way out, which is in the oplog, and
+/// their object would have the same name as that of the collection.
+fn replaced_buckets(found: &[Namespace]) -> Vec<(String, String)> {
+    let others = found.iter().filter(|namespace| namespace.kind != NamespaceKind::Timeseries);
+    others.map(|other| (other.db.clone(), format!("{BUCKETS}{}", other.coll))).collect()
+}
+
+/// Time series whose buckets were listed without them: the buckets are created before the series and dropped after it,
+/// and the listing may come in between. A backup describes buckets only by their series, so they need one; if it was
+/// on its way out, the drop is in the oplog.
+fn unlisted_series(found: &[Namespace]) -> Vec<Namespace> {
+    let of_series = |buckets: &&Namespace| {
+        let name = buckets.coll.strip_prefix(BUCKETS)?;
+        let listed = found.iter().any(|other| other.db == buckets.db && other.coll == name);
+        (!listed).then(|| name.to_owned())
+    };
+    found
+        .iter()
+        .filter_map(|buckets| {
+            let coll = of_series(&buckets)?;
+            let kept = ["expireAfterSeconds", "timeseries", "collation"];
+            let options = buckets.options.iter().filter(|(key, _)| kept.contains(&key.as_str()));
+            Some(Namespace {
+                db: buckets.db.clone(),
+                coll,
+                kind: NamespaceKind::Timeseries,
+                options: options.map(|(key, value)| (key.clone(), value.clone())).collect(),
+                indexes: None,
+                uuid: None,
+                count: 0,
+                bytes: 0,
+            })
+        })
+        .collect()
+}
+
+async fn describe(db: &Database, described: &Document) -> Result<Option<Namespace>> {
+    let coll = described.get_str("name").context("listCollections gave a collection without a name")?;
+    if !is_dumped(db.name(), coll) {
+        return Ok(None);
+    }
+    let kind = match described.get_str("type").unwrap_or("collection") {
+        "view" => NamespaceKind::View,
+        "timeseries" => NamespaceKind::Timeseries,
+        _ => NamespaceKind::Collection,
+    };
+    let uuid = described.get_document("info").ok().and_then(|info| info.get("uuid"));
+    let indexes = match kind {
+        NamespaceKind::View => Some(Vec::new()),
+        _ if coll.starts_with(BUCKETS) => None,
+        // Not by name: another collection may have it by now. Time series have no UUID of their own.
+        _ => match list_indexes(db, coll, uuid.cloned().unwrap_or_else(|| coll.into())).await? {
+            Some(indexes) if indexes.is_empty() => None,
+            Some(indexes) => Some(indexes),
+            None => return Ok(None),
+        },
+    };
+    let (count, bytes) = if kind == NamespaceKind::Collection { estimate(db, coll).await } else { (0, 0) };
+    Ok(Some(Namespace {
+        db: db.name().to_owned(),
+        coll: coll.to_owned(),
+        kind,
+        options: described.get_document("options").cloned().unwrap_or_default(),
+        indexes,
+        uuid: uuid.and_then(|uuid| bson::deserialize_from_bson(uuid.clone()).ok()),
+        count,
+        bytes,
+    }))
+}
+
+/// `None` when the collection is gone.
+///
+/// Indexes that are still being built are left out: if they are finished before the backup's oplog ends, the oplog has
+/// them; if not, they are not part of the state that the backup restores.
+async fn list_indexes(db: &Database, coll: &str, by: Bson) -> Result<Option<Vec<Document>>> {
+    let what = || format!("list the indexes of {}.{coll}", db.name());
+    let cursor = match db.run_cursor_command(doc! { "listIndexes": by, "includeBuildUUIDs": true }).await {
+        Ok(cursor) => cursor,
+        Err(error) if admin::code(&error) == Some(NAMESPACE_NOT_FOUND) => return Ok(None),
+        Err(error) => return Err(error).with_context(what),
+    };
+    let mut indexes: Vec<Document> = cursor.try_collect().await.with_context(what)?;
+    indexes.retain(|index| !index.contains_key("buildUUID"));
+    Ok(Some(indexes))
+}
+
+/// Zeroes when the server does not tell: these numbers steer nothing that matters.
+async fn estimate(db: &Database, coll: &str) -> (u64, u64) {
+    let Ok(stats) = db.run_command(doc! { "collStats": coll }).await else { return (0, 0) };
+    let number = |key: &str| -> u64 {
+        match stats.get(key) {
+            Some(bson::Bson::Int32(n)) => u64::try_from(*n).unwrap_or(0),
+            Some(bson::Bson::Int64(n)) => u64::try_from(*n).unwrap_or(0),
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "an estimate")]
+            Some(bson::Bson::Double(n)) => *n as u64,
+            _ => 0,
+        }
+    };
+    (number("count"), number("size"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_always_have_their_series() {
+        let namespace = |coll: &str, kind, options| Namespace {
+            db: "shop".into(),
+            coll: coll.into(),
+            kind,
+            options,
+            indexes: None,
+            uuid: None,
+            count: 0,
+            bytes: 0,
+        };
+        let options = doc! { "validator": {}, "clusteredIndex": true, "timeseries": { "timeField": "t" } };
+        let buckets = namespace("system.buckets.x", NamespaceKind::Collection, options);
+        let series = namespace("x", NamespaceKind::Timeseries, doc! { "timeseries": { "timeField": "t" } });
+        let both = [buckets, series.clone()];
+        assert_eq!(unlisted_series(&both[..1]), [series]);
+        assert_eq!(unlisted_series(&both), []);
+        let other = namespace("x", NamespaceKind::View, doc! {});
+        assert_eq!(replaced_buckets(&[other]), [("shop".to_owned(), "system.buckets.x".to_owned())]);
+    }
+
+    #[test]
+    fn a_backup_holds_what_a_restore_needs() {
+        for (db, coll) in [
+            ("admin", "system.users"),
+            ("admin", "system.roles"),
+            ("admin", "system.version"),
+            ("admin", "mine"),
+            ("config", "databases"),
+            ("shop", "orders"),
+            ("shop", "system.js"),
+            ("shop", "system.buckets.ts"),
+            ("shop", "pbmConfig"),
+        ] {
+            assert!(is_dumped(db, coll), "{db}.{coll}");
+        }
+        for (db, coll) in [
+            ("local", "oplog.rs"),
+            ("admin", "system.keys"),
+            ("admin", "pbmConfig"),
+            ("admin", "pbmLog"),
+            ("admin", "pbmRUsers"),
+            ("admin", "system.views"),
+            ("config", "transactions"),
+            ("config", "system.sessions"),
+            ("shop", "system.views"),
+            ("shop", "system.profile"),
+        ] {
+            assert!(!is_dumped(db, coll), "{db}.{coll}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Collections of one node into compressed objects, several at once.
+//!
+//! # Memory
+//! The bytes on their way, of all collections together, stay below [`DumpPlan::in_flight`], and every pipeline has an
+//! encoder's buffers besides.
+//!
+//! # Cancellation
+//! Dropping the future of [`dump`] stops everything; an object that is being written is not left behind.
+
+use super::{
+    budget::Budget,
+    catalog::{self, Namespace},
+    source::{self, DumpProgress, lock},
+};
+use crate::archive::meta::{NamespaceKind, NamespaceMeta};
+use crate::compress;
+use crate::layout::ReplsetLayout;
+use crate::model::names::{TMP_ROLES, TMP_USERS};
+use crate::storage::{SizeHint, Storage};
+use anyhow::{Context, Result, bail};
+use bson::doc;
+use futures::{StreamExt, TryStreamExt, stream};
+use mongodb::Client;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+/// What to dump and how.
+#[derive(Debug, Clone)]
+pub struct DumpPlan {
+    pub layout: ReplsetLayout,
+    /// Compression level, as the codec knows them.
+    pub level: Option<i32>,
+    /// Collections at once.
+    pub parallel: usize,
+    /// Bytes of documents on their way, of all collections together.
+    pub in_flight: usize,
+}
+
+/// What was dumped.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Dumped {
+    /// Every namespace with what was stored of it, bucket collections included, sorted by database and name.
+    pub namespaces: Vec<NamespaceMeta>,
+    /// Stored bytes of all objects.
+    pub stored: u64,
+    pub bytes: u64,
+    pub docs: u64,
+}
+
+/// How often a collection is read from its start again because the server ended the scan.
+const REPEATS: usize = 20;
+
+/// Dumps every namespace that a full backup holds. Users and roles are stored once more under the names from which
+/// a restore reads them.
+///
+/// # Errors
+/// The node can't be read or the storage can't be written; objects that were finished before stay.
+pub async fn dump(
+    client: &Client,
+    storage: &Arc<dyn Storage>,
+    plan: &DumpPlan,
+    progress: &Arc<DumpProgress>,
+) -> Result<Dumped> {
+    let mut namespaces = catalog::list(client).await?;
+    progress.bytes_total.store(namespaces.iter().map(|n| n.bytes).sum(), Relaxed);
+    progress.docs_total.store(namespaces.iter().map(|n| n.count).sum(), Relaxed);
+    // The largest first: the last collection to end should not be one that began last and takes longest.
+    namespaces.sort_by_key(|n| std::cmp::Reverse(n.bytes));
+
+    let budget = Budget::new(plan.in_flight);
+    let mut done: Vec<(NamespaceMeta, u64, u64)> = stream::iter(namespaces)
+        .map(|namespace| {
+            let budget = budget.clone();
+            async move {
+                collection(client, storage, plan, progress, &budget, &namespace)
+                    .await
+                    .with_context(|| format!("dump {}", namespace.ns()))
+            }
+        })
+        .buffer_unordered(plan.parallel.max(1))
+        .try_filter_map(async |done| Ok(done))
+        .try_collect()
+        .await?;
+    for (from, to) in [("system.users", TMP_USERS), ("system.roles", TMP_ROLES)] {
+        done.push(again(storage.as_ref(), plan, &done, from, to).await?);
+    }
+    done.sort_by(|(a, ..), (b, ..)| (&a.db, &a.coll).cmp(&(&b.db, &b.coll)));
+    Ok(Dumped {
+        stored: done.iter().map(|(_, stored, _)| stored).sum(),
+        docs: done.iter().map(|(.., docs)| docs).sum(),
+        bytes: progress.bytes.load(Relaxed),
+        namespaces: done.into_iter().map(|(meta, ..)| meta).collect(),
+    })
+}
+
+/// Dumps one namespace; gives its metadata, stored bytes and number of documents.
+async fn collection(
+    client: &Client,
+    storage: &Arc<dyn Storage>,
+    plan: &DumpPlan,
+    progress: &Arc<DumpProgress>,
+    budget: &Budget,
+    namespace: &Namespace,
+) -> Result<Option<(NamespaceMeta, u64, u64)>> {
+    let mut meta = NamespaceMeta {
+        db: namespace.db.clone(),
+        coll: namespace.coll.clone(),
+        kind: namespace.kind,
+        options: namespace.options.clone(),
+        indexes: namespace.indexes.clone(),
+        uuid: namespace.uuid,
+        crc: 0,
+        size: 0,
+    };
+    if !namespace.has_data() {
+        return Ok(Some((meta, 0, 0)));
+    }
+    let object = plan.layout.collection(&namespace.db, &namespace.coll);
+    for _ in 0..REPEATS {
+        let Some(scan) = source::open(client, namespace, budget, progress).await.context("open the collection")? else {
+            return Ok(Some((meta, 0, 0)));
+        };
+        let state = scan.state();
+        let body = compress::encode(scan.stream(), plan.layout.compression, plan.level)?;
+        let stored = storage.put(&object, body, SizeHint(Some(namespace.bytes))).await;
+        let scanned = lock(&state).clone();
+        if let Some(why) = &scanned.repeat {
+            tracing::info!("reading {} again from its start: {why}", namespace.ns());
+            progress.bytes.fetch_sub(scanned.bytes, Relaxed);
+            progress.docs.fetch_sub(scanned.docs, Relaxed);
+            continue;
+        }
+        let stored = stored?;
+        meta.crc = scanned.crc();
+        meta.size = i64::try_from(scanned.bytes).context("a collection of more than 8 EiB")?;
+        return Ok(Some((meta, stored, scanned.docs)));
+    }
+    bail!(
+        "the server ended the scan {REPEATS} times before its end; a capped collection that is overwritten faster than it can be read?"
+    )
+}
+
+/// Stores users or roles under the second name: a restore takes them from there, because the first is never touched
+/// directly. The original copies the collection in the database for this; the same bytes do.
+async fn again(
+    storage: &dyn Storage,
+    plan: &DumpPlan,
+    done: &[(NamespaceMeta, u64, u64)],
+    from: &str,
+    to: &str,
+) -> Result<(NamespaceMeta, u64, u64)> {
+    let source = done.iter().find(|(meta, ..)| meta.db == "admin" && meta.coll == from);
+    let (crc, size, stored) = source.map_or((0, 0, 0), |(meta, stored, _)| (meta.crc, meta.size, *stored));
+    if size > 0 {
+        storage
+            .copy(&plan.layout.collection("admin", from), &plan.layout.collection("admin", to))
+            .await
+            .with_context(|| format!("store admin.{from} again as admin.{to}"))?;
+    }
+    let id = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
+    let meta = NamespaceMeta {
+        db: "admin".into(),
+        coll: to.into(),
+        kind: NamespaceKind::Collection,
+        options: bson::Document::new(),
+        indexes: Some(vec![id]),
+        uuid: None,
+        crc,
+        size,
+    };
+    Ok((meta, stored, 0))
+}

@@ -1,0 +1,11 @@
+//! Collections to compressed objects and back.
+
+pub mod batch;
+pub mod budget;
+pub mod catalog;
+pub mod dump;
+pub mod insert;
+pub mod load;
+pub mod reply;
+pub mod source;
+pub mod stored;

@@ -1,0 +1,220 @@
+//! One collection as a stream of pieces of whole documents, with its checksum.
+//!
+//! # Consistency
+//!
+//! The scan follows natural order and is no snapshot. It reads at majority concern, and before it begins everything
+//! up to the beginning of the backup's oplog is committed (`oplog::slice::first_write`), so no version that it sees is
+//! older than that beginning. None is newer than the end, which is taken after the last cursor was closed, when the
+//! majority has all that this node had (`oplog::slice::last_write`). Replaying the oplog over the documents therefore
+//! gives the state at the oplog's end.
+//!
+//! # What ends a scan early
+//!
+//! A collection is opened by its UUID where the server allows it, so that a rename does not make the cursor read
+//! another collection. When the server ends the scan, the UUID tells why: if the collection is gone, its drop is in
+//! the oplog, and what was read may stay; if it is still there, it was renamed, or the oldest documents of a capped
+//! collection went too soon, or the cursor was killed (also with its session, after half an hour in which the storage
+//! took nothing): then documents that were not read would be missing, and the scan begins again.
+
+use super::{
+    budget::Budget,
+    catalog::Namespace,
+    reply::{Owner, Reply},
+};
+use crate::mongo::admin;
+use bson::{Binary, Bson, doc, spec::BinarySubtype};
+use futures::{StreamExt, stream};
+use mongodb::{
+    Client,
+    error::Error as MongoError,
+    raw_batch_cursor::{RawBatch, RawBatchCursor},
+};
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+
+/// Bytes of one server batch that we aim for.
+const BATCH_BYTES: u64 = 1024 * 1024;
+/// The size of a document where the server does not tell, as for buckets of time series.
+const UNKNOWN_BYTES: u64 = 16 * 1024;
+const NAMESPACE_NOT_FOUND: i32 = 26;
+const UNAUTHORIZED: i32 = 13;
+/// CursorNotFound, CappedPositionLost, QueryPlanKilled, CursorKilled.
+const INTERRUPTED: [i32; 4] = [43, 136, 175, 237];
+
+/// Counters of a whole dump that anybody may read while it runs.
+#[derive(Debug, Default)]
+pub struct DumpProgress {
+    /// Uncompressed bytes and documents read.
+    pub bytes: AtomicU64,
+    pub docs: AtomicU64,
+    /// Estimates of what there is to read.
+    pub bytes_total: AtomicU64,
+    pub docs_total: AtomicU64,
+}
+
+/// What a scan has read.
+#[derive(Clone, Default)]
+pub struct Scanned {
+    pub bytes: u64,
+    pub docs: u64,
+    crc: crc64fast::Digest,
+    /// Why the scan has to begin again; its stream has failed.
+    pub repeat: Option<String>,
+}
+
+impl Scanned {
+    /// CRC-64/XZ of all bytes, as the metadata stores it.
+    #[must_use]
+    pub fn crc(&self) -> i64 {
+        if self.bytes == 0 { 0 } else { self.crc.sum64().cast_signed() }
+    }
+}
+
+/// A collection being read.
+pub struct Scan {
+    client: Client,
+    namespace: Namespace,
+    cursor: RawBatchCursor,
+    /// The batch whose documents are being handed on.
+    reply: Reply,
+    state: Arc<Mutex<Scanned>>,
+    progress: Arc<DumpProgress>,
+    budget: Budget,
+}
+
+/// Opens a collection and reads its first documents. `None`: it holds none, or does not exist any more.
+pub async fn open(
+    client: &Client,
+    namespace: &Namespace,
+    budget: &Budget,
+    progress: &Arc<DumpProgress>,
+) -> Result<Option<Scan>, MongoError> {
+    let mut cursor = match find(client, namespace).await {
+        Err(error) if admin::code(&error) == Some(NAMESPACE_NOT_FOUND) => return Ok(None),
+        other => other?,
+    };
+    loop {
+        let batch = match cursor.next().await {
+            None => return Ok(None),
+            // Nothing was read yet, so nothing is lost.
+            Some(Err(error)) if is_interruption(&error) => {
+                return Box::pin(open(client, namespace, budget, progress)).await;
+            }
+            Some(batch) => batch?,
+        };
+        let reply = Reply::new(&budget.admit(Owner(batch)).await)?;
+        if !reply.is_empty() {
+            return Ok(Some(Scan {
+                client: client.clone(),
+                namespace: namespace.clone(),
+                cursor,
+                reply,
+                state: Arc::default(),
+                progress: progress.clone(),
+                budget: budget.clone(),
+            }));
+        }
+    }
+}
+
+async fn find(client: &Client, namespace: &Namespace) -> Result<RawBatchCursor, MongoError> {
+    let by_name = Bson::from(namespace.coll.as_str());
+    let Some(uuid) = uuid(namespace) else { return find_as(client, namespace, by_name).await };
+    match find_as(client, namespace, uuid).await {
+        Err(error) if admin::code(&error) == Some(UNAUTHORIZED) => find_as(client, namespace, by_name).await,
+        other => other,
+    }
+}
+
+async fn find_as(client: &Client, namespace: &Namespace, coll: Bson) -> Result<RawBatchCursor, MongoError> {
+    let average = namespace.bytes.checked_div(namespace.count).unwrap_or(UNKNOWN_BYTES).max(64);
+    let batch = u32::try_from((BATCH_BYTES / average).clamp(1, 16_384)).unwrap_or(1);
+    client
+        .database(&namespace.db)
+        .run_cursor_command(doc! {
+            "find": coll,
+            "batchSize": batch,
+            "noCursorTimeout": true,
+            "readConcern": { "level": "majority" },
+        })
+        .batch_size(batch)
+        .batch()
+        .await
+}
+
+fn uuid(namespace: &Namespace) -> Option<Bson> {
+    let bytes = namespace.uuid?.bytes().to_vec();
+    Some(Bson::Binary(Binary { subtype: BinarySubtype::Uuid, bytes }))
+}
+
+impl Scan {
+    /// What has been read; final once the stream has ended.
+    #[must_use]
+    pub fn state(&self) -> Arc<Mutex<Scanned>> {
+        self.state.clone()
+    }
+
+    /// The documents, one after the other.
+    pub fn stream(self) -> crate::storage::ByteStream {
+        stream::try_unfold(self, |mut scan| async move {
+            loop {
+                if let Some(piece) = scan.reply.next_piece()? {
+                    let mut state = lock(&scan.state);
+                    state.crc.write(&piece.bytes);
+                    state.bytes += piece.bytes.len() as u64;
+                    state.docs += piece.docs;
+                    drop(state);
+                    scan.progress.bytes.fetch_add(piece.bytes.len() as u64, Relaxed);
+                    scan.progress.docs.fetch_add(piece.docs, Relaxed);
+                    return Ok(Some((piece.bytes, scan)));
+                }
+                // What the old reply takes of the budget must be free before the new one asks for it.
+                scan.reply = Reply::default();
+                let Some(batch) = scan.next_batch().await? else { return Ok(None) };
+                scan.reply = Reply::new(&scan.budget.admit(Owner(batch)).await)?;
+            }
+        })
+        .boxed()
+    }
+
+    async fn next_batch(&mut self) -> io::Result<Option<RawBatch>> {
+        let error = match self.cursor.next().await.transpose() {
+            Ok(batch) => return Ok(batch),
+            Err(error) => error,
+        };
+        let failed =
+            |error: &MongoError| io::Error::other(format!("reading {}: {}", self.namespace.ns(), admin::reason(error)));
+        if !is_interruption(&error) {
+            return Err(failed(&error));
+        }
+        if !still_exists(&self.client, &self.namespace).await.map_err(|e| failed(&e))? {
+            return Ok(None);
+        }
+        lock(&self.state).repeat = Some(admin::reason(&error));
+        Err(failed(&error))
+    }
+}
+
+fn is_interruption(error: &MongoError) -> bool {
+    admin::code(error).is_some_and(|code| INTERRUPTED.contains(&code))
+}
+
+async fn still_exists(client: &Client, namespace: &Namespace) -> Result<bool, MongoError> {
+    let Some(uuid) = uuid(namespace) else { return Ok(true) };
+    // A rename into another database makes a new collection there, so that this one is gone.
+    let found = client
+        .database(&namespace.db)
+        .run_command(doc! { "listCollections": 1, "filter": { "info.uuid": uuid } })
+        .await?;
+    Ok(found.get_document("cursor").and_then(|c| c.get_array("firstBatch")).is_ok_and(|all| !all.is_empty()))
+}
+
+/// Poison carries no meaning: the counters are valid between any two writes.
+pub(super) fn lock(state: &Mutex<Scanned>) -> std::sync::MutexGuard<'_, Scanned> {
+    state.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,9 @@
+//! Storage over another storage: what every driver needs and none should know.
+//!
+//! From the outside in: [`measure`] counts what callers ask for, [`split`] cuts objects over the size limit, [`retry`]
+//! repeats what failed in passing, the driver. [`faulty`] breaks on purpose, for tests.
+
+pub mod faulty;
+pub mod measure;
+pub mod retry;
+pub mod split;

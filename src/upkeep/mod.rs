@@ -1,0 +1,12 @@
+//! Keeping order: what is on a storage, whether it is whole, removing it; and ending operations whose agents are lost.
+
+pub mod catalogue;
+mod content;
+pub mod coverage;
+pub mod delete;
+pub mod reap;
+pub mod resync;
+pub mod verify;
+
+#[cfg(test)]
+mod fixture;

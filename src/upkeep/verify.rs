@@ -1,0 +1,254 @@
+//! Are the files of a backup there? And, if wanted, do they hold what they should?
+//!
+//! [`backup_files`] is the check of the original at the end of a backup and at a resync (spec/format.md A.10): cheap,
+//! one listing per replica set. [`backup`] with [`Depth::Content`] reads everything.
+
+use super::{
+    content,
+    coverage::{self, Gap},
+};
+use crate::{
+    archive::meta::read_metadata_json,
+    layout::{self, Generation, ReplsetLayout, SliceName},
+    model::{
+        backup::{BackupMeta, BackupReplset, BackupType},
+        compression::Compression,
+    },
+    storage::{self, Storage, check_name},
+};
+use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::{collections::HashMap, fmt};
+
+/// Objects looked at, or read, at a time.
+const AT_ONCE: usize = 8;
+/// No `metadata.json` is as large: some hundred thousand collections.
+pub(super) const METADATA_LIMIT: usize = 1 << 30;
+
+/// How far to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Every object exists and is not empty.
+    Files,
+    /// The same, and every collection and oplog slice of a logical backup is read: it decompresses, and collections
+    /// have the size and checksum that `metadata.json` says.
+    Content,
+}
+
+/// Something that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// The object, or the folder that should hold it.
+    pub object: String,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    Missing,
+    Empty,
+    /// It is there, but not what it should be.
+    Damaged(String),
+    /// No oplog slice covers these times of the dump. Only a warning: the original takes a backup without any slices.
+    OplogGap(Gap),
+}
+
+impl Problem {
+    fn new(object: impl Into<String>, what: What) -> Self {
+        Self { object: object.into(), what }
+    }
+
+    /// The original would not mind, so the backup keeps its status.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        matches!(self.what, What::OplogGap(_))
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let object = &self.object;
+        match &self.what {
+            What::Missing => write!(f, "'{object}' is missing"),
+            What::Empty => write!(f, "'{object}' is empty"),
+            What::Damaged(reason) => write!(f, "'{object}' is damaged: {reason}"),
+            What::OplogGap(gap) => write!(f, "'{object}' lacks the oplog {gap}"),
+        }
+    }
+}
+
+/// Checks with [`Depth::Files`] that everything is there.
+///
+/// # Errors
+/// As [`backup`].
+pub async fn backup_files(store: &dyn Storage, meta: &BackupMeta) -> Result<Vec<Problem>> {
+    backup(store, meta, Depth::Files).await
+}
+
+/// Checks the files of a finished backup and returns what is wrong, in the order of its replica sets.
+///
+/// By type: logical as described above, of any version; physical and incremental only whether each replica set has
+/// its list of files; external nothing, since somebody else keeps the data. Nor is a backup on a blackhole checked.
+///
+/// # Errors
+/// The storage cannot be read; what is missing or damaged is no error.
+pub async fn backup(store: &dyn Storage, meta: &BackupMeta, depth: Depth) -> Result<Vec<Problem>> {
+    let check = Check { store, depth };
+    let mut problems = Vec::new();
+    if meta.kind == BackupType::External || meta.store.kind == "blackhole" {
+        return Ok(problems);
+    }
+    for rs in &meta.replsets {
+        let found = match (meta.kind, Generation::of(&meta.pbm_version)) {
+            (BackupType::Logical, Generation::Archive) => check.archive(rs).await,
+            (BackupType::Logical, generation) => check.logical(meta, rs, generation).await,
+            _ => check.objects(&[layout::filelist(&meta.name, &rs.name)], &HashMap::new()).await,
+        };
+        problems.extend(found.with_context(|| format!("check the files of {} in backup {}", rs.name, meta.name))?);
+    }
+    Ok(problems)
+}
+
+struct Check<'a> {
+    store: &'a dyn Storage,
+    depth: Depth,
+}
+
+impl Check<'_> {
+    /// Before 2.0: two objects, which may be empty.
+    async fn archive(&self, rs: &BackupReplset) -> Result<Vec<Problem>> {
+        let problems = self.objects(&[rs.dump_name.clone(), rs.oplog_name.clone()], &HashMap::new()).await?;
+        Ok(problems.into_iter().filter(|problem| problem.what != What::Empty).collect())
+    }
+
+    async fn logical(&self, backup: &BackupMeta, rs: &BackupReplset, generation: Generation) -> Result<Vec<Problem>> {
+        let at = ReplsetLayout::new(&backup.name, &rs.name, backup.compression);
+        let sizes: HashMap<_, _> = self
+            .store
+            .list(&format!("{}/{}", backup.name, rs.name))
+            .map_ok(|object| (object.name, object.size))
+            .try_collect()
+            .await?;
+
+        let metadata = if rs.dump_name.is_empty() { at.metadata() } else { rs.dump_name.clone() };
+        let mut problems = self.objects(std::slice::from_ref(&metadata), &sizes).await?;
+        if problems.is_empty() {
+            problems.extend(self.namespaces(&at, &metadata, &sizes).await?);
+        }
+        match generation {
+            Generation::Current => problems.extend(self.oplog(&at, rs, &sizes).await?),
+            _ => problems.extend(self.objects(std::slice::from_ref(&rs.oplog_name), &sizes).await?),
+        }
+        Ok(problems)
+    }
+
+    /// The objects that `metadata.json` names.
+    async fn namespaces(
+        &self,
+        at: &ReplsetLayout,
+        metadata: &str,
+        sizes: &HashMap<String, u64>,
+    ) -> Result<Vec<Problem>> {
+        let bytes = storage::read_all(self.store, metadata, METADATA_LIMIT).await?;
+        let namespaces = match read_metadata_json(&bytes) {
+            Ok(read) => read.namespaces,
+            Err(error) => return Ok(vec![Problem::new(metadata, What::Damaged(format!("{error:#}")))]),
+        };
+        let stored: Vec<_> = namespaces
+            .iter()
+            .filter(|ns| ns.size != 0)
+            .map(|ns| (at.collection(&ns.db, &ns.coll), ns.size, ns.crc))
+            .collect();
+        let names: Vec<_> = stored.iter().map(|(name, ..)| name.clone()).collect();
+        let mut problems = self.objects(&names, sizes).await?;
+        if self.depth == Depth::Content {
+            let present =
+                stored.into_iter().filter(|(name, ..)| problems.iter().all(|problem| problem.object != *name));
+            let present: Vec<_> = present.map(|(name, size, crc)| (name, Some((size, crc)))).collect();
+            problems.extend(self.contents(present, at.compression).await?);
+        }
+        Ok(problems)
+    }
+
+    /// The slices: none empty, and together without a gap.
+    async fn oplog(
+        &self,
+        at: &ReplsetLayout,
+        rs: &BackupReplset,
+        sizes: &HashMap<String, u64>,
+    ) -> Result<Vec<Problem>> {
+        let folder = format!("{}/", at.oplog_dir());
+        let mut slices = Vec::new();
+        let mut problems = Vec::new();
+        for (name, size) in sizes {
+            let Some(slice) = name.strip_prefix(&folder) else { continue };
+            match SliceName::parse(slice) {
+                _ if *size == 0 => problems.push(Problem::new(name, What::Empty)),
+                Some(slice) => slices.push((name.clone(), slice)),
+                None => {}
+            }
+        }
+        problems.sort_by(|a, b| a.object.cmp(&b.object));
+        slices.sort();
+        let parsed: Vec<_> = slices.iter().map(|(_, slice)| slice.clone()).collect();
+        if let Some(gap) = coverage::first_gap(&parsed, rs.first_write_ts, rs.last_write_ts) {
+            problems.push(Problem::new(at.oplog_dir(), What::OplogGap(gap)));
+        }
+        if self.depth == Depth::Content {
+            for (name, slice) in slices {
+                problems.extend(self.contents(vec![(name, None)], slice.compression()).await?);
+            }
+        }
+        Ok(problems)
+    }
+
+    /// Objects that must exist and not be empty. What a listing showed is not asked for again; what it did not show is,
+    /// because listings hide names that end like temporary files.
+    async fn objects(&self, names: &[String], sizes: &HashMap<String, u64>) -> Result<Vec<Problem>> {
+        let known: Vec<_> = names.iter().map(|name| (name.clone(), sizes.get(name).copied())).collect();
+        let problems = stream::iter(known)
+            .map(|(name, known)| async move {
+                let size = match known {
+                    Some(size) => Some(size),
+                    None => self.size(&name).await?,
+                };
+                let what = match size {
+                    None => What::Missing,
+                    Some(0) => What::Empty,
+                    Some(_) => return anyhow::Ok(None),
+                };
+                Ok(Some(Problem::new(name, what)))
+            })
+            .buffered(AT_ONCE);
+        problems.try_filter_map(|problem| async move { Ok(problem) }).try_collect().await
+    }
+
+    async fn size(&self, name: &str) -> Result<Option<u64>> {
+        if check_name(name).is_err() {
+            return Ok(None);
+        }
+        match self.store.stat(name).await {
+            Ok(info) => Ok(Some(info.size)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Reads objects, each with the size and checksum that it should have, if they are known.
+    async fn contents(
+        &self,
+        objects: Vec<(String, Option<(i64, i64)>)>,
+        compression: Compression,
+    ) -> Result<Vec<Problem>> {
+        let problems = stream::iter(objects)
+            .map(|(name, expected)| async move {
+                let fault = content::fault(self.store, &name, compression, expected).await?;
+                anyhow::Ok(fault.map(|reason| Problem::new(name, What::Damaged(reason))))
+            })
+            .buffered(AT_ONCE);
+        problems.try_filter_map(|problem| async move { Ok(problem) }).try_collect().await
+    }
+}
+
+#[cfg(test)]
+mod tests;

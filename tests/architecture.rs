@@ -1,0 +1,117 @@
+//! The map in `src/lib.rs` is true: modules import from their own layer or from below, and every test file is run.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Lowest first.
+const LAYERS: [&[&str]; 6] = [
+    &["model", "log"],
+    &["rendezvous", "layout", "archive", "compress", "storage"],
+    &["mongo", "topo", "control", "config"],
+    &["snapshot", "oplog"],
+    &["backup", "restore", "upkeep"],
+    &["cmd", "agent"],
+];
+
+fn layer(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|modules| modules.contains(&module))
+}
+
+fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).expect("read a folder").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, into);
+        } else if path.extension().is_some_and(|e| e == "rs") {
+            into.push(path);
+        }
+    }
+}
+
+/// Names of modules behind `crate::`, also in `crate::{a::b, c}`.
+fn imports(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("crate::") {
+        let rest = &text[at + "crate::".len()..];
+        if !rest.starts_with('{') {
+            found.push(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            continue;
+        }
+        let (mut depth, mut name, mut begins) = (0, String::new(), false);
+        for c in rest.chars() {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                _ => {}
+            }
+            if depth == 0 {
+                break;
+            }
+            if depth == 1 && (c == '{' || c == ',') {
+                begins = true;
+                name.clear();
+            } else if begins && (c.is_alphanumeric() || c == '_') {
+                name.push(c);
+            } else if begins && !name.is_empty() {
+                found.push(std::mem::take(&mut name));
+                begins = false;
+            }
+        }
+        if !name.is_empty() {
+            found.push(name);
+        }
+    }
+    found
+}
+
+#[test]
+fn modules_import_downward() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut wrong = Vec::new();
+    for file in files {
+        let inside = file.strip_prefix(&root).expect("below src");
+        let module = inside.iter().next().expect("a name").to_string_lossy().trim_end_matches(".rs").to_owned();
+        if ["lib", "main"].contains(&module.as_str()) {
+            continue;
+        }
+        let own = layer(&module).unwrap_or_else(|| panic!("{module} is in no layer of tests/architecture.rs"));
+        let text = fs::read_to_string(&file).expect("read a file");
+        // What tests of a module use is no matter of its design.
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for import in imports(text) {
+            if layer(&import).is_some_and(|other| other > own) {
+                wrong.push(format!("{} imports {import}, which is above it", inside.display()));
+            }
+        }
+    }
+    wrong.sort();
+    wrong.dedup();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn programs_do_not_know_each_other() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for (own, other) in [("cmd", "agent"), ("agent", "cmd")] {
+        let mut files = Vec::new();
+        sources(&root.join(own), &mut files);
+        for file in files {
+            let text = fs::read_to_string(&file).expect("read a file");
+            assert!(!imports(&text).contains(&other.to_owned()), "{} imports {other}", file.display());
+        }
+    }
+}
+
+#[test]
+fn no_test_file_is_forgotten() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let list = fs::read_to_string(root.join("main.rs")).expect("read tests/main.rs");
+    for entry in fs::read_dir(&root).expect("read tests").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if let Some(module) = name.strip_suffix(".rs").filter(|m| *m != "main") {
+            assert!(list.contains(&format!("mod {module};")), "tests/{name} is not in tests/main.rs");
+        }
+    }
+}

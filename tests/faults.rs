@@ -1,0 +1,223 @@
+//! Whatever is killed, full, damaged or cancelled: the operation ends within 40 s in a clear state with a reason, leaves
+//! nothing behind, is not offered as a backup unless it is whole, and the next one works.
+
+mod lost;
+mod rig;
+
+use crate::support::cluster::Options;
+use crate::support::programs::{Agent, Sandbox};
+use crate::support::state;
+use crate::support::wait;
+use mongodb::bson::{DateTime, Document, doc, oid::ObjectId};
+use rig::{Hold, Rig, SETTLED, USUAL, files};
+use std::fs;
+use std::path::PathBuf;
+use std::process::Child;
+use std::time::Instant;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_fails_the_backup_with_its_reason() {
+    let mut rig = Rig::start(1).await;
+    rig.sandbox.agents[0].kill();
+    rig.sandbox.agents[0] = Agent::start_without_room(&rig.sandbox.programs, &rig.sandbox.set.uri_of(0), 2048);
+    rig.agent_is_up(0).await;
+    let since = Instant::now();
+    let child = rig.sandbox.pbm_spawn(&["backup", "--wait", "--compression", "none"]);
+    let said = rig.ended(child, since, SETTLED).await.failed();
+    let name = rig.newest_name("pbmBackups").await;
+    let end = rig.settles("pbmBackups", &name, since).await;
+    assert_eq!(end.status, "error");
+    let lower = end.error.to_lowercase();
+    assert!(
+        lower.contains("shop") && (lower.contains("full") || lower.contains("space") || lower.contains("large")),
+        "{end:?}"
+    );
+    assert!(said.stderr.contains(&end.error), "the reason is not shown: {}", said.stderr);
+    rig.is_not_offered(&name);
+
+    rig.restart_agent(0).await;
+    rig.next_backup_works();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_object_fails_the_restore_and_the_mended_one_restores() {
+    let rig = Rig::start(1).await;
+    let name = rig.next_backup_works();
+    let before = state::read(&rig.client).await;
+    let root = rig.sandbox.store();
+    let own: Vec<PathBuf> = files(&root.join(&name));
+    let find = |part: &str| {
+        let found = own.iter().find(|f| f.strip_prefix(&root).expect("below").display().to_string().contains(part));
+        found.unwrap_or_else(|| panic!("no '{part}' in {own:?}")).clone()
+    };
+    type Damage = fn(&mut Vec<u8>);
+    let cut: Damage = |bytes| bytes.truncate(bytes.len() / 2);
+    let flip: Damage = |bytes| {
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 0x10;
+    };
+    let cases: [(&str, Option<Damage>); 6] = [
+        ("shop.orders", Some(cut)),
+        ("shop.orders", Some(flip)),
+        ("shop.orders", None),
+        ("metadata.json", Some(cut)),
+        ("metadata.json", None),
+        ("/oplog/", None),
+    ];
+    for (part, damage) in cases {
+        let file = find(part);
+        let whole = fs::read(&file).expect("read the object");
+        match damage {
+            Some(damage) => {
+                let mut bytes = whole.clone();
+                damage(&mut bytes);
+                fs::write(&file, bytes).expect("damage the object");
+            }
+            None => fs::remove_file(&file).expect("remove the object"),
+        }
+        let what = format!("{part} {}", if damage.is_some() { "damaged" } else { "missing" });
+        let untouched = state::read(&rig.client).await;
+        let since = Instant::now();
+        let child = rig.sandbox.pbm_spawn(&["restore", &name, "--wait", "-y"]);
+        let said = rig.ended(child, since, SETTLED).await;
+        assert!(!said.status.success(), "{what}: the restore succeeded: {}", said.stdout);
+        let restore = rig.newest_name("pbmRestores").await;
+        let end = rig.settles("pbmRestores", &restore, since).await;
+        assert_eq!(end.status, "error", "{what}");
+        assert!(end.error.contains(part.trim_matches('/')), "{what}: the reason names no object: {}", end.error);
+        if damage.is_none() {
+            // What a listing shows is found before anything is dropped.
+            let now = state::read(&rig.client).await;
+            assert_eq!(state::differences(&untouched, &now), Vec::<String>::new(), "{what}: data was touched");
+        }
+        fs::write(&file, whole).expect("mend the object");
+    }
+    rig.pbm(&["restore", &name, "--wait", "-y"]).ok();
+    assert_eq!(state::differences(&before, &state::read(&rig.client).await), Vec::<String>::new());
+    rig.next_backup_works();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_configuration_nothing_begins() {
+    let rig = Rig::bare(Sandbox::unconfigured(Options::default()).await).await;
+    rig.fill(1).await;
+    let said = rig.pbm(&["backup", "--wait"]).failed();
+    assert!(said.stderr.contains("config"), "no word about the configuration: {}", said.stderr);
+
+    // A command line that does not check: the agent has to refuse.
+    let since = Instant::now();
+    let name = rig.send_backup("2026-01-02T03:04:05Z").await;
+    wait::until("the refusal", USUAL, async || rig.newest("pbmBackups").await).await;
+    let end = rig.settles("pbmBackups", &name, since).await;
+    assert_eq!(end.status, "error");
+    assert!(end.error.contains("configuration"), "{end:?}");
+
+    rig.sandbox.configure(&[]).await;
+    rig.next_backup_works();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_backups_the_second_is_refused_and_the_first_finishes() {
+    let rig = Rig::start(1).await;
+    let hold = Hold::reading(&rig, "shop.orders").await;
+    let first = rig.sandbox.pbm_spawn(&["backup", "--wait", "-o", "json"]);
+    hold.entered().await;
+    let one = rig.newest_name("pbmBackups").await;
+
+    let said = rig.pbm(&["backup", "--wait"]).failed();
+    assert!(said.stderr.contains("another operation is running"), "{}", said.stderr);
+    // And if its command comes to the agent all the same:
+    let other = rig.send_backup("2026-01-02T03:04:05Z").await;
+    wait::until("the refusal", USUAL, async || {
+        let found = rig.admin().collection::<Document>("pbmBackups").find_one(doc! { "name": &other }).await.ok()??;
+        found.get_str("status").is_ok_and(|s| s == "error").then_some(())
+    })
+    .await;
+    hold.release().await;
+    let since = Instant::now();
+    rig.ended(first, since, USUAL).await.ok();
+    assert_eq!(rig.settles("pbmBackups", &one, since).await.status, "done");
+    let end = rig.settles("pbmBackups", &other, since).await;
+    assert!(end.error.contains("another operation is running"), "{end:?}");
+    rig.is_not_offered(&other);
+    rig.pbm(&["restore", &one, "--wait", "-y"]).ok();
+    rig.next_backup_works();
+}
+
+/// Cancels a backup that was started and is held, and looks at what is left.
+async fn cancelled_at(status: &str, rig: Rig, hold: Hold, child: Child) {
+    hold.entered().await;
+    let name = rig.reaches("pbmBackups", status).await;
+    let since = Instant::now();
+    rig.pbm(&["cancel-backup"]).ok();
+    let said = rig.ended(child, since, SETTLED).await.failed();
+    assert!(said.stderr.contains("cancel"), "{}", said.stderr);
+    let end = rig.settles("pbmBackups", &name, since).await;
+    assert_eq!(end.status, "canceled", "{end:?}");
+    rig.is_not_offered(&name);
+    hold.release().await;
+    rig.next_backup_works();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_when_starting() {
+    let rig = Rig::start(1).await;
+    // Where its oplog begins is the first thing that a backup asks.
+    let hold = Hold::reading(&rig, "local.oplog.rs").await;
+    let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
+    cancelled_at("starting", rig, hold, child).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_when_running() {
+    let rig = Rig::start(1).await;
+    let hold = Hold::reading(&rig, "shop.orders").await;
+    let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
+    cancelled_at("running", rig, hold, child).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn cancelled_when_the_dump_is_done() {
+    let rig = Rig::start(1).await;
+    let dumping = Hold::reading(&rig, "shop.orders").await;
+    let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
+    dumping.entered().await;
+    // The rest of the dump takes longer than it takes to hold its next step.
+    dumping.release().await;
+    let hold = Hold::reading(&rig, "local.oplog.rs").await;
+    cancelled_at("dumpDone", rig, hold, child).await;
+}
+
+impl Rig {
+    pub async fn newest_name(&self, collection: &str) -> String {
+        let found = self.newest(collection).await.unwrap_or_else(|| panic!("{collection} is empty"));
+        found.get_str("name").expect("a name").to_owned()
+    }
+
+    /// Queues a backup as a command line without any checks would.
+    pub async fn send_backup(&self, name: &str) -> String {
+        let command = doc! {
+            "_id": ObjectId::new(), "cmd": "backup",
+            "backup": { "type": "logical", "base": false, "name": name, "compression": "s2" },
+            "ts": DateTime::now().timestamp_millis() / 1000,
+        };
+        self.admin().collection::<Document>("pbmCmd").insert_one(command).await.expect("queue the command");
+        name.to_owned()
+    }
+
+    /// A new process in place of the agent of member `n`, up and running.
+    pub async fn restart_agent(&mut self, n: usize) {
+        self.sandbox.agents[n].kill();
+        self.sandbox.agents[n] = Agent::start(&self.sandbox.programs, &self.sandbox.set.uri_of(n));
+        self.agent_is_up(n).await;
+    }
+
+    /// Waits for a sign of life after this moment.
+    pub async fn agent_is_up(&self, n: usize) {
+        let agents = self.admin().collection::<Document>("pbmAgents");
+        let beat =
+            async || agents.find_one(doc! { "n": self.sandbox.set.address_of(n) }).await.ok()??.get("hb").cloned();
+        let old = beat().await;
+        wait::until("the agent's line", USUAL, async || beat().await.filter(|hb| Some(hb) != old.as_ref())).await;
+    }
+}

@@ -1,0 +1,192 @@
+//! Agents and servers that are killed in the middle of an operation.
+
+use super::rig::{Hold, Rig, SETTLED, USUAL};
+use crate::support::state;
+use crate::support::wait;
+use std::time::Instant;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_agent_is_killed_in_mid_backup() {
+    let mut rig = Rig::start(1).await;
+    let hold = Hold::reading(&rig, "shop.orders").await;
+    let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
+    hold.entered().await;
+    let name = rig.reaches("pbmBackups", "running").await;
+    rig.sandbox.agents[0].kill();
+    let since = Instant::now();
+    let said = rig.ended(child, since, SETTLED).await.failed();
+    assert!(said.stderr.contains("lost"), "{}", said.stderr);
+    rig.is_not_offered(&name);
+    hold.release().await;
+
+    let since = Instant::now();
+    rig.restart_agent(0).await;
+    let end = rig.settles("pbmBackups", &name, since).await;
+    assert_eq!(end.status, "error");
+    assert!(end.error.contains("lost"), "{end:?}");
+    rig.next_backup_works();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_agent_that_comes_back_ends_its_own_backup() {
+    let mut rig = Rig::start(1).await;
+    let hold = Hold::reading(&rig, "shop.orders").await;
+    rig.pbm(&["backup"]).ok();
+    hold.entered().await;
+    let name = rig.reaches("pbmBackups", "running").await;
+    rig.sandbox.agents[0].kill();
+    let since = Instant::now();
+    hold.release().await;
+    rig.restart_agent(0).await;
+    assert_eq!(rig.settles("pbmBackups", &name, since).await.status, "error");
+    rig.is_not_offered(&name);
+    rig.next_backup_works();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_other_agents_end_the_backup_of_a_killed_one() {
+    let mut rig = Rig::start(3).await;
+    let hold = Hold::reading(&rig, "shop.orders").await;
+    rig.pbm(&["backup"]).ok();
+    hold.entered().await;
+    let name = rig.reaches("pbmBackups", "running").await;
+    let worker = rig.worker().await;
+    rig.sandbox.agents[worker].kill();
+    let since = Instant::now();
+    hold.release().await;
+    let end = rig.settles("pbmBackups", &name, since).await;
+    assert_eq!(end.status, "error");
+    assert!(end.error.contains(&rig.sandbox.set.address_of(worker)), "the reason names no agent: {end:?}");
+    rig.is_not_offered(&name);
+    rig.next_backup_works();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_agent_ends_its_backup_before_it_goes() {
+    let mut rig = Rig::start(1).await;
+    let hold = Hold::reading(&rig, "shop.orders").await;
+    rig.pbm(&["backup"]).ok();
+    hold.entered().await;
+    let name = rig.reaches("pbmBackups", "running").await;
+    let since = Instant::now();
+    let status = rig.sandbox.agents[0].terminate().await;
+    assert!(status.success(), "{status}");
+    // With nobody left to help.
+    let end = rig.settles("pbmBackups", &name, since).await;
+    assert_ne!(end.status, "done");
+    hold.release().await;
+    rig.restart_agent(0).await;
+    rig.next_backup_works();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_is_killed_in_mid_restore() {
+    let mut rig = Rig::start(1).await;
+    let name = rig.next_backup_works();
+    let before = state::read(&rig.client).await;
+    let hold = Hold::delaying(&rig, "insert", "shop.orders", 5000).await;
+    let child = rig.sandbox.pbm_spawn(&["restore", &name, "--wait", "-y"]);
+    hold.entered().await;
+    let restore = rig.reaches("pbmRestores", "running").await;
+    rig.sandbox.agents[0].kill();
+    let since = Instant::now();
+    hold.release().await;
+    let said = rig.ended(child, since, SETTLED).await.failed();
+    assert!(said.stderr.contains("lost"), "{}", said.stderr);
+    assert_eq!(rig.settles("pbmRestores", &restore, since).await.status, "error");
+
+    rig.restart_agent(0).await;
+    rig.pbm(&["restore", &name, "--wait", "-y"]).ok();
+    assert_eq!(state::differences(&before, &state::read(&rig.client).await), Vec::<String>::new());
+    rig.next_backup_works();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_server_that_is_read_is_killed() {
+    let mut rig = Rig::start(3).await;
+    let hold = Hold::reading(&rig, "shop.orders").await;
+    let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
+    hold.entered().await;
+    let name = rig.reaches("pbmBackups", "running").await;
+    let worker = rig.worker().await;
+    rig.sandbox.set.kill(worker);
+    let since = Instant::now();
+    hold.release().await;
+    rig.ended(child, since, SETTLED).await.failed();
+    let end = rig.settles("pbmBackups", &name, since).await;
+    assert_eq!(end.status, "error");
+    rig.is_not_offered(&name);
+    rig.next_backup_works();
+    rig.sandbox.set.restart(worker);
+    rig.agent_is_up(worker).await;
+    rig.next_backup_works();
+}
+
+/// The backup reads a secondary, so it may well go on; but then it must be whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_primary_is_killed_in_mid_backup() {
+    let mut rig = Rig::start(3).await;
+    let before = state::read(&rig.client).await;
+    let hold = Hold::reading(&rig, "shop.orders").await;
+    let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
+    hold.entered().await;
+    let name = rig.reaches("pbmBackups", "running").await;
+    let primary = rig.sandbox.set.primary().await;
+    rig.sandbox.set.kill(primary);
+    let since = Instant::now();
+    rig.sandbox.set.primary().await;
+    hold.release().await;
+    let said = rig.ended(child, since, SETTLED).await;
+    let end = rig.settles("pbmBackups", &name, since).await;
+    assert_eq!(said.status.success(), end.status == "done", "{end:?} {}{}", said.stdout, said.stderr);
+    if end.status != "done" {
+        rig.is_not_offered(&name);
+    }
+    rig.sandbox.set.restart(primary);
+    rig.agent_is_up(primary).await;
+    let whole = if end.status == "done" { name } else { rig.next_backup_works() };
+    rig.client.database("shop").drop().await.expect("lose the data");
+    rig.pbm(&["restore", &whole, "--wait", "-y"]).ok();
+    assert_eq!(state::differences(&before, &state::read(&rig.client).await), Vec::<String>::new());
+    rig.next_backup_works();
+}
+
+/// With a single server everything is gone at once: control collections, data, and locks.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_only_server_is_killed_and_comes_back() {
+    let mut rig = Rig::start(1).await;
+    let hold = Hold::reading(&rig, "shop.orders").await;
+    let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
+    hold.entered().await;
+    let name = rig.reaches("pbmBackups", "running").await;
+    rig.sandbox.set.kill(0);
+    rig.sandbox.set.restart(0);
+    let since = Instant::now();
+    let said = rig.ended(child, since, SETTLED).await;
+    let end = rig.settles("pbmBackups", &name, since).await;
+    assert_eq!(said.status.success(), end.status == "done", "{end:?} {}{}", said.stdout, said.stderr);
+    wait::until("a primary again", USUAL, async || Some(rig.sandbox.set.primary().await)).await;
+    rig.agent_is_up(0).await;
+    rig.next_backup_works();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_primary_is_killed_in_mid_restore() {
+    let mut rig = Rig::start(3).await;
+    let name = rig.next_backup_works();
+    let before = state::read(&rig.client).await;
+    let hold = Hold::delaying(&rig, "insert", "shop.orders", 5000).await;
+    let child = rig.sandbox.pbm_spawn(&["restore", &name, "--wait", "-y"]);
+    hold.entered().await;
+    let restore = rig.reaches("pbmRestores", "running").await;
+    let primary = rig.sandbox.set.primary().await;
+    rig.sandbox.set.kill(primary);
+    let since = Instant::now();
+    hold.release().await;
+    rig.ended(child, since, SETTLED).await.failed();
+    assert_eq!(rig.settles("pbmRestores", &restore, since).await.status, "error");
+    rig.sandbox.set.restart(primary);
+    rig.agent_is_up(primary).await;
+    rig.pbm(&["restore", &name, "--wait", "-y"]).ok();
+    assert_eq!(state::differences(&before, &state::read(&rig.client).await), Vec::<String>::new());
+}

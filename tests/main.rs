@@ -1,0 +1,12 @@
+//! The one test binary: everything that needs processes or servers.
+
+mod architecture;
+mod cli;
+mod compat;
+mod dump;
+mod faults;
+mod logical;
+mod replay;
+mod restore;
+mod storage;
+mod support;

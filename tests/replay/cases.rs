@@ -1,0 +1,355 @@
+//! Single hard cases, written as oplog entries and as the dump that they meet.
+
+use futures::stream;
+use mongodb::bson::{Binary, Document, RawDocumentBuf, Timestamp, Uuid, doc};
+use pbmbox::archive::meta::{NamespaceKind, NamespaceMeta};
+use pbmbox::oplog::apply::{ReplayOptions, Replayed, Replayer};
+use pbmbox::oplog::build::CommitQuorum;
+use pbmbox::oplog::catalog::Catalog;
+
+use super::dump::{Dumped, load};
+use super::server::{Server, Version};
+
+/// A target, the dump loaded into it, and the entries to come.
+struct Case {
+    server: Server,
+    catalog: Catalog,
+    entries: Vec<RawDocumentBuf>,
+    /// Up to this second the dump may be newer.
+    fuzzy_until: u32,
+}
+
+fn ts(time: u32) -> Timestamp {
+    Timestamp { time, increment: 1 }
+}
+
+fn collection(coll: &str, uuid: Uuid, options: Document, documents: Vec<Document>) -> Dumped {
+    let indexes = Some(vec![doc! {"v": 2, "key": {"_id": 1}, "name": "_id_"}]);
+    let kind = NamespaceKind::Collection;
+    let meta =
+        NamespaceMeta { db: "t".into(), coll: coll.into(), kind, options, indexes, uuid: Some(uuid), crc: 0, size: 0 };
+    let documents = documents.iter().map(|document| RawDocumentBuf::try_from(document).unwrap()).collect();
+    Dumped { meta, from: coll.to_owned(), documents }
+}
+
+fn series(coll: &str) -> Dumped {
+    let mut series = collection(coll, Uuid::new(), doc! {"timeseries": {"timeField": "t", "metaField": "m"}}, vec![]);
+    series.meta = NamespaceMeta { kind: NamespaceKind::Timeseries, uuid: None, indexes: None, ..series.meta };
+    series
+}
+
+fn ids(range: std::ops::Range<i32>) -> Vec<Document> {
+    range.map(|id| doc! {"_id": id}).collect()
+}
+
+impl Case {
+    async fn new(dump: Vec<Dumped>) -> Self {
+        let server = Server::start(Version::Current).await;
+        let mut catalog = Catalog::new(server.major().await);
+        load(&server.client, &dump, &mut catalog).await;
+        Self { server, catalog, entries: Vec::new(), fuzzy_until: 1000 }
+    }
+
+    /// The next entry, one second after the last.
+    fn entry(mut self, mut entry: Document) -> Self {
+        entry.insert("ts", ts(self.entries.len() as u32 + 1));
+        self.entries.push(RawDocumentBuf::try_from(&entry).unwrap());
+        self
+    }
+
+    fn op(self, op: &str, coll: &str, uuid: Uuid, o: Document) -> Self {
+        self.entry(doc! {"op": op, "ns": format!("t.{coll}"), "ui": Binary::from(uuid), "o": o})
+    }
+
+    fn update(self, coll: &str, uuid: Uuid, id: i32, diff: Document) -> Self {
+        let entry = doc! {"op": "u", "ns": format!("t.{coll}"), "ui": Binary::from(uuid), "o": {"$v": 2, "diff": diff}, "o2": {"_id": id}};
+        self.entry(entry)
+    }
+
+    fn command(self, uuid: Uuid, o: Document) -> Self {
+        self.entry(doc! {"op": "c", "ns": "t.$cmd", "ui": Binary::from(uuid), "o": o})
+    }
+
+    async fn replay(&self) -> anyhow::Result<Replayed> {
+        let options = ReplayOptions::new(ts(1), ts(900), ts(self.fuzzy_until));
+        let mut replayer = Replayer::new(self.server.client.clone(), self.catalog.clone(), options);
+        let _ = replayer.apply(stream::iter(self.entries.clone()).map(Ok)).await?;
+        replayer.finish().await
+    }
+
+    async fn finish(&self) -> Replayed {
+        let replayed = self.replay().await.unwrap_or_else(|error| panic!("{error:#}"));
+        replayed
+            .catalog
+            .build(&self.server.client, &CommitQuorum::Members(7))
+            .await
+            .unwrap_or_else(|error| panic!("{error:#}"));
+        replayed
+    }
+
+    async fn fails(&self) -> String {
+        format!("{:#}", self.replay().await.unwrap_err())
+    }
+
+    async fn documents(&self, coll: &str) -> Vec<Document> {
+        let mut cursor = self.server.client.database("t").run_cursor_command(doc! {"find": coll}).await.unwrap();
+        let mut all = Vec::new();
+        while cursor.advance().await.unwrap() {
+            all.push(cursor.deserialize_current().unwrap());
+        }
+        all
+    }
+
+    async fn ids(&self, coll: &str) -> Vec<i32> {
+        self.documents(coll).await.iter().map(|document| document.get_i32("_id").unwrap()).collect()
+    }
+
+    /// Name -> type and options.
+    async fn names(&self) -> Vec<(String, String, Document)> {
+        let mut names: Vec<_> = super::dump::list(&self.server.client, "t")
+            .await
+            .into_iter()
+            .map(|each| {
+                let get = |name| each.get_str(name).unwrap().to_owned();
+                (get("name"), get("type"), each.get_document("options").unwrap().clone())
+            })
+            .filter(|(name, ..)| name != "system.views")
+            .collect();
+        names.sort_by(|a, b| a.0.cmp(&b.0));
+        names
+    }
+
+    async fn just_names(&self) -> Vec<String> {
+        self.names().await.into_iter().map(|(name, ..)| name).collect()
+    }
+}
+
+use futures::StreamExt;
+
+#[tokio::test]
+async fn a_full_capped_collection_loses_nothing_and_keeps_its_order() {
+    let uuid = Uuid::new();
+    // Read when 0..5 had already been pushed out by 5..10.
+    let options = doc! {"capped": true, "size": 4096, "max": 5};
+    let mut case = Case::new(vec![collection("c", uuid, options, ids(5..10))]).await;
+    for id in 3..10 {
+        case = case.op("i", "c", uuid, doc! {"_id": id});
+        if id >= 5 {
+            case = case.op("d", "c", uuid, doc! {"_id": id - 5});
+        }
+    }
+    // Growing in place; then two more.
+    case = case.update("c", uuid, 8, doc! {"i": {"x": "long enough"}});
+    for id in 10..12 {
+        case = case.op("i", "c", uuid, doc! {"_id": id}).op("d", "c", uuid, doc! {"_id": id - 5});
+    }
+    case.finish().await;
+    assert_eq!(case.ids("c").await, [7, 8, 9, 10, 11]);
+    let options = case.names().await[0].2.clone();
+    assert_eq!(options, doc! {"capped": true, "size": 4096, "max": 5});
+    let uuid_now =
+        super::dump::list(&case.server.client, "t").await[0].get_document("info").unwrap().get("uuid").cloned();
+    assert_eq!(uuid_now, Some(Binary::from(uuid).into()));
+}
+
+#[tokio::test]
+async fn a_capped_collection_has_the_order_of_the_last_insertions() {
+    let uuid = Uuid::new();
+    // The source deleted 2 and inserted it again before 5, and the dump saw that; then it saw 4 deleted.
+    let dump =
+        collection("c", uuid, doc! {"capped": true, "size": 4096}, [1, 3, 2, 5].map(|id| doc! {"_id": id}).to_vec());
+    let case = Case::new(vec![dump]).await;
+    let case = case
+        .op("d", "c", uuid, doc! {"_id": 2})
+        .op("i", "c", uuid, doc! {"_id": 2})
+        .op("i", "c", uuid, doc! {"_id": 5})
+        .op("d", "c", uuid, doc! {"_id": 4})
+        .op("i", "c", uuid, doc! {"_id": 6});
+    case.finish().await;
+    assert_eq!(case.ids("c").await, [1, 3, 2, 5, 6]);
+}
+
+#[tokio::test]
+async fn operations_before_a_rename_reach_what_the_dump_saw_after_it() {
+    let (mine, older, stranger) = (Uuid::new(), Uuid::new(), Uuid::new());
+    // When the listing was made `mine` had become `b`, and `older`, once `b`, was gone.
+    let case = Case::new(vec![collection("b", mine, doc! {}, ids(1..3))]).await;
+    // A namesake that was in the target before.
+    case.server.run("t", doc! {"create": "a"}).await.unwrap();
+    let case = case
+        .command(older, doc! {"create": "b", "idIndex": {"v": 2, "key": {"_id": 1}, "name": "_id_"}})
+        .op("i", "b", older, doc! {"_id": 50})
+        .op("i", "a", mine, doc! {"_id": 3})
+        .update("a", mine, 1, doc! {"i": {"x": 1}})
+        .op("d", "a", mine, doc! {"_id": 2})
+        .op("i", "gone", stranger, doc! {"_id": 1})
+        .command(mine, doc! {"createIndexes": "a", "v": 2, "key": {"x": 1}, "name": "x_1"})
+        .command(
+            mine,
+            doc! {"renameCollection": "t.a", "to": "t.b", "stayTemp": false, "dropTarget": Binary::from(older)},
+        )
+        .op("i", "b", mine, doc! {"_id": 4});
+    let replayed = case.finish().await;
+    assert_eq!(replayed.stats.missing_collections, 1);
+    assert_eq!(case.documents("b").await, [doc! {"_id": 1, "x": 1}, doc! {"_id": 3}, doc! {"_id": 4}]);
+    let indexes = case.server.run("t", doc! {"listIndexes": "b"}).await.unwrap();
+    let indexes = indexes.get_document("cursor").unwrap().get_array("firstBatch").unwrap().clone();
+    assert_eq!(indexes.len(), 2);
+    // Nothing but the restored collection and the stranger that was never in the way.
+    assert_eq!(case.just_names().await, ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_time_series_dropped_and_made_again_leaves_nothing_behind() {
+    let (first, second, views) = (Uuid::new(), Uuid::new(), Uuid::new());
+    let case = Case::new(vec![series("w")]).await;
+    case.server
+        .run("t", doc! {"insert": "w", "documents": [{"t": mongodb::bson::DateTime::now(), "m": 1}]})
+        .await
+        .unwrap();
+    let options = super::dump::list(&case.server.client, "t").await;
+    let options = options
+        .iter()
+        .find(|each| each.get_str("name").unwrap() == "system.buckets.w")
+        .unwrap()
+        .get_document("options")
+        .unwrap()
+        .clone();
+    let bucket = case.documents("system.buckets.w").await.remove(0);
+    let view = case.documents("system.views").await.remove(0);
+    let mut case = case;
+    for uuid in [first, second] {
+        let mut create = doc! {"create": "system.buckets.w"};
+        create.extend(options.clone());
+        create.insert("expireAfterSeconds", 1_000_000_i64);
+        case = case
+            .command(uuid, create)
+            .op("i", "system.views", views, view.clone())
+            .op("i", "system.buckets.w", uuid, bucket.clone())
+            .command(uuid, doc! {"createIndexes": "system.buckets.w", "v": 2, "key": {"meta": 1}, "name": "m_1"});
+        if uuid == first {
+            case = case
+                .op("d", "system.views", views, doc! {"_id": "t.w"})
+                .command(uuid, doc! {"drop": "system.buckets.w"});
+        }
+    }
+    case.finish().await;
+    let names = case.names().await;
+    assert_eq!(case.just_names().await, ["system.buckets.w", "w"]);
+    assert_eq!(names[1].1, "timeseries");
+    assert_eq!(names[1].2.get_i64("expireAfterSeconds").unwrap(), 1_000_000);
+    assert_eq!(case.documents("w").await.len(), 1);
+    let indexes = case.server.run("t", doc! {"listIndexes": "w"}).await.unwrap().to_string();
+    assert!(indexes.contains("\"m\": 1"), "{indexes}");
+}
+
+#[tokio::test]
+async fn after_the_window_what_does_not_fit_is_an_error_that_names_the_operation() {
+    let (uuid, other) = (Uuid::new(), Uuid::new());
+    let make = || async move {
+        let mut case = Case::new(vec![collection("c", uuid, doc! {}, ids(1..3))]).await;
+        case.fuzzy_until = 1;
+        case.op("i", "c", uuid, doc! {"_id": 9})
+    };
+    let error = make().await.update("c", uuid, 77, doc! {"i": {"x": 1}}).fails().await;
+    assert!(error.contains("update in t.c at 2:1") && error.contains("77"), "{error}");
+    let error = make().await.op("i", "gone", other, doc! {"_id": 5}).fails().await;
+    assert!(error.contains("insert in t.gone at 2:1"), "{error}");
+    let error = make().await.command(uuid, doc! {"importCollection": "t.c"}).fails().await;
+    assert!(error.contains("importCollection") && error.contains("2:1"), "{error}");
+    // Ranges in the wrong order would lose entries without a word.
+    let mut case = make().await.op("i", "c", uuid, doc! {"_id": 10});
+    case.entries.reverse();
+    assert!(case.fails().await.contains("out of order"));
+}
+
+#[tokio::test]
+async fn transactions_are_applied_at_their_commit_or_not_at_all() {
+    let uuid = Uuid::new();
+    let case = Case::new(vec![collection("c", uuid, doc! {}, vec![])]).await;
+    let part = |session: i32, prev: u32, o: Document| {
+        doc! {
+            "op": "c", "ns": "admin.$cmd", "lsid": {"id": session}, "txnNumber": 1_i64, "o": o,
+            "prevOpTime": {"ts": if prev == 0 { Timestamp { time: 0, increment: 0 } } else { ts(prev) }, "t": 1_i64},
+        }
+    };
+    let ops = |ids: std::ops::Range<i32>| -> Vec<Document> {
+        ids.map(|id| doc! {"op": "i", "ns": "t.c", "ui": Binary::from(uuid), "o": {"_id": id}}).collect()
+    };
+    let case = case
+        .entry(part(1, 0, doc! {"applyOps": ops(0..3), "partialTxn": true})) // 1
+        .entry(part(2, 0, doc! {"applyOps": ops(10..13), "prepare": true})) // 2
+        .entry(part(3, 0, doc! {"applyOps": ops(20..23), "prepare": true})) // 3
+        .op("d", "c", uuid, doc! {"_id": 1}) // 4: before the commit, so it finds nothing
+        .entry(part(1, 1, doc! {"applyOps": ops(3..5)})) // 5: commit
+        .entry(part(2, 2, doc! {"commitTransaction": 1, "commitTimestamp": ts(6)})) // 6
+        .entry(part(3, 3, doc! {"abortTransaction": 1})) // 7
+        .entry(part(4, 0, doc! {"applyOps": ops(30..32), "count": 2})) // 8: whole
+        .entry(part(5, 0, doc! {"applyOps": ops(40..42), "partialTxn": true})) // 9: never ends
+        .entry(doc! {"op": "c", "ns": "admin.$cmd", "lsid": {"id": 6}, "txnNumber": 1_i64, "multiOpType": 1, "o": {"applyOps": ops(50..52)}})
+        .entry(part(7, 3, doc! {"applyOps": ops(60..61), "count": 9})); // its beginning is missing
+    let replayed = case.finish().await;
+    let mut found = case.ids("c").await;
+    found.sort_unstable();
+    assert_eq!(found, [0, 1, 2, 3, 4, 10, 11, 12, 30, 31, 50, 51, 60]);
+    let stats = replayed.stats;
+    assert_eq!((stats.transactions, stats.aborted, stats.torn_transactions), (4, 1, 1));
+    assert_eq!(replayed.open.len(), 1);
+    assert!(!replayed.open[0].1.complete);
+}
+
+#[tokio::test]
+async fn the_largest_documents_and_equal_ids_pass() {
+    let (big, fold) = (Uuid::new(), Uuid::new());
+    let largest = |id: i32, letter: &str| {
+        let empty = mongodb::bson::serialize_to_vec(&doc! {"_id": id, "s": ""}).unwrap().len();
+        doc! {"_id": id, "s": letter.repeat(16 * 1024 * 1024 - empty)}
+    };
+    let collation = doc! {"collation": {"locale": "en", "strength": 2}};
+    let mut folded = collection("fold", fold, collation.clone(), vec![doc! {"_id": "A"}]);
+    folded.meta.indexes.as_mut().unwrap()[0].insert("collation", doc! {"locale": "en", "strength": 2});
+    folded.meta.indexes.as_mut().unwrap().push(doc! {"v": 2, "key": {"n": 1}, "name": "n_1", "hidden": true});
+    let case = Case::new(vec![collection("big", big, doc! {}, vec![doc! {"_id": 2, "b": "b"}]), folded]).await;
+    let case = case
+        .op("i", "big", big, largest(1, "x"))
+        .op("i", "big", big, largest(1, "y"))
+        // The dump has what came of it; together it would be too large for a moment.
+        .update("big", big, 1, doc! {"i": {"more": "m".repeat(1000)}})
+        .update("big", big, 1, doc! {"d": {"more": false}})
+        .op("i", "fold", fold, doc! {"_id": "a"})
+        .entry(
+            doc! {"op": "u", "ns": "t.fold", "ui": Binary::from(fold), "o": {"_id": "a", "n": 1}, "o2": {"_id": "a"}},
+        )
+        .op("d", "fold", fold, doc! {"_id": "a"})
+        .op("i", "fold", fold, doc! {"_id": "A"})
+        .update("fold", fold, 5, doc! {"i": {"x": 1}});
+    let replayed = case.finish().await;
+    assert_eq!((replayed.stats.superseded, replayed.stats.missing_documents), (3, 1));
+    assert_eq!(case.documents("fold").await, [doc! {"_id": "A"}]);
+    assert_eq!(case.documents("big").await, [doc! {"_id": 2, "b": "b"}, largest(1, "y")]);
+    let indexes = case.server.run("t", doc! {"listIndexes": "fold"}).await.unwrap();
+    let indexes = indexes.get_document("cursor").unwrap().get_array("firstBatch").unwrap().clone();
+    let index = indexes[1].as_document().unwrap();
+    assert!(index.get_bool("hidden").unwrap() && !index.contains_key("collation"), "{index}");
+}
+
+#[tokio::test]
+async fn names_change_between_collection_and_view() {
+    let (mine, other, views) = (Uuid::new(), Uuid::new(), Uuid::new());
+    // The dump saw `v` as a collection; before that it was a view, and before that another collection.
+    let case = Case::new(vec![collection("v", mine, doc! {}, ids(1..3))]).await;
+    let id_index = doc! {"v": 2, "key": {"_id": 1}, "name": "_id_"};
+    let case = case
+        .command(other, doc! {"create": "v", "idIndex": id_index.clone()})
+        .op("i", "v", other, doc! {"_id": 9})
+        .command(other, doc! {"drop": "v"})
+        .op("i", "system.views", views, doc! {"_id": "t.v", "viewOn": "x", "pipeline": []})
+        .op("d", "system.views", views, doc! {"_id": "t.v"})
+        .command(mine, doc! {"create": "v", "idIndex": id_index})
+        .op("i", "v", mine, doc! {"_id": 1})
+        .op("i", "v", mine, doc! {"_id": 2})
+        .op("i", "system.views", views, doc! {"_id": "t.w", "viewOn": "v", "pipeline": []});
+    case.finish().await;
+    assert_eq!(case.ids("v").await, [1, 2]);
+    assert_eq!(case.just_names().await, ["v", "w"]);
+}

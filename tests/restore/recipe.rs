@@ -1,0 +1,185 @@
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
+use pbmbox::archive::meta::NamespaceKind;
+use pbmbox::model::backup::BackupMeta;
+use pbmbox::oplog::build::CommitQuorum;
+use pbmbox::restore::namespaces::Wish;
+use pbmbox::restore::steps::{Order, Steps};
+use pbmbox::restore::target;
+use pbmbox::snapshot::load::LoadOptions;
+use pbmbox::storage::Storage;
+use tokio_util::sync::CancellationToken;
+
+use super::Server;
+use super::store::{RS, Store, ts};
+use crate::support::cluster::Options;
+
+const ORDERS: &str = "6291c5a74b0542e3b90e41c4449cbe47";
+const SCRIPTS: &str = "ae343c8beb9e4d6ea287244100fc8ead";
+
+async fn prepare(server: &Server, store: &Store, backup: &BackupMeta) -> anyhow::Result<Steps> {
+    let order = Order {
+        backup: backup.clone(),
+        rs: RS.to_owned(),
+        wish: Wish::default(),
+        load: LoadOptions::default(),
+        quorum: CommitQuorum::default(),
+    };
+    Steps::prepare(store.storage.clone(), server.client.clone(), order).await
+}
+
+async fn restore(server: &Server, store: &Store, backup: &BackupMeta) -> Vec<String> {
+    let cancel = CancellationToken::new();
+    let mut restore = prepare(server, store, backup).await.unwrap();
+    restore.drop(&cancel).await.unwrap();
+    restore.load(&cancel).await.unwrap();
+    restore.put_users_back(&cancel).await.unwrap();
+    let replayed = restore.replay(&cancel).await.unwrap();
+    restore.finish(&replayed, &cancel).await.unwrap();
+    restore.plan().warnings.clone()
+}
+
+async fn all(server: &Server, db: &str, coll: &str) -> Vec<Document> {
+    let found = server.client.database(db).collection::<Document>(coll).find(doc! {}).sort(doc! { "_id": 1 }).await;
+    found.unwrap().try_collect().await.unwrap()
+}
+
+async fn names(server: &Server, db: &str) -> Vec<String> {
+    let mut names = server.client.database(db).list_collection_names().await.unwrap();
+    names.sort();
+    names
+}
+
+async fn uuid(server: &Server, db: &str, coll: &str) -> String {
+    let found = target::list(&server.client.database(db), doc! { "name": coll }).await.unwrap();
+    found[0].1.unwrap().to_string().replace('-', "")
+}
+
+fn bucket(id: u8, value: Bson) -> Document {
+    let (id, at) = (
+        ObjectId::from_bytes([0x60, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, id]),
+        mongodb::bson::DateTime::from_millis(0x6000_0000 * 1000),
+    );
+    let of = |v: Bson| doc! { "_id": id, "t": at, "v": v };
+    doc! {
+        "_id": id,
+        "control": { "version": 1, "min": of(value.clone()), "max": of(value.clone()) },
+        "data": { "_id": { "0": id }, "t": { "0": at }, "v": { "0": value } },
+    }
+}
+
+/// A store with one of everything.
+async fn sample() -> (Store, BackupMeta) {
+    let mut store = Store::new();
+    let by_id = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
+    let indexes = vec![by_id.clone(), doc! { "v": 2, "key": { "sku": 1 }, "name": "sku_1", "unique": true }];
+    let orders: Vec<_> = (0..100).map(|i| doc! { "_id": i, "sku": format!("s{i}") }).collect();
+    store.add("shop", "orders", NamespaceKind::Collection, doc! { "indexes": indexes, "uuid": ORDERS }, &orders).await;
+    let scripts = doc! { "indexes": [by_id.clone()], "uuid": SCRIPTS };
+    store.add("shop", "system.js", NamespaceKind::Collection, scripts, &[doc! { "_id": "f", "value": 1 }]).await;
+    let view = doc! { "options": { "viewOn": "orders", "pipeline": [{ "$match": { "_id": 1 } }] }, "indexes": [] };
+    store.add("shop", "view", NamespaceKind::View, view, &[]).await;
+    let series = doc! { "options": { "timeseries": { "timeField": "t", "granularity": "seconds" } }, "indexes": null };
+    store.add("shop", "ts", NamespaceKind::Timeseries, series, &[bucket(1, 1.into()), bucket(2, "x".into())]).await;
+    let ring = doc! { "options": { "capped": true, "size": 4096, "max": 50 }, "indexes": [by_id], "uuid": Bson::Null };
+    store.add("shop", "ring", NamespaceKind::Collection, ring, &orders[..50]).await;
+    store.add("admin", "pbmLog", NamespaceKind::Collection, doc! {}, &[doc! { "_id": "not to be restored" }]).await;
+    let ui = mongodb::bson::Binary::from(mongodb::bson::Uuid::parse_str(ORDERS).unwrap());
+    let entry = |at, id, sku: &str| {
+        doc! { "ts": ts(at, 1), "t": 1_i64, "v": 2_i64, "op": "i", "ns": "shop.orders", "ui": ui.clone(), "o": { "_id": id, "sku": sku } }
+    };
+    let late = entry(201, 999, "after the end");
+    let oplog = [entry(100, 99, "s99"), entry(150, 100, "from the oplog")];
+    let backup = store.finish(&oplog).await;
+    store.put("b/rs0/oplog/19700101000320-1.19700101000325-1", late.to_vec().unwrap()).await;
+    (store, backup)
+}
+
+async fn check(server: &Server) {
+    let orders = all(server, "shop", "orders").await;
+    assert_eq!((orders.len(), orders[100].get_str("sku").unwrap()), (101, "from the oplog"));
+    assert_eq!(uuid(server, "shop", "orders").await, ORDERS);
+    assert_eq!(all(server, "shop", "system.js").await, [doc! { "_id": "f", "value": 1 }]);
+    assert_eq!(all(server, "shop", "view").await.len(), 1);
+    assert_eq!(all(server, "shop", "ts").await.len(), 2);
+    assert_eq!(all(server, "shop", "system.buckets.ts").await, [bucket(1, 1.into()), bucket(2, "x".into())]);
+    assert_eq!(all(server, "shop", "ring").await.len(), 50);
+    assert!(!names(server, "admin").await.contains(&"pbmLog".to_owned()));
+    let indexes = server.client.database("shop").collection::<Document>("orders").list_index_names().await.unwrap();
+    assert_eq!(indexes, ["_id_", "sku_1"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_comes_back_onto_anything() {
+    let (store, backup) = sample().await;
+    let server = Server::start(Options::default()).await;
+    restore(&server, &store, &backup).await;
+    check(&server).await;
+
+    // Everything is different now, and there are strangers.
+    let db = server.client.database("shop");
+    let rename = doc! { "renameCollection": "shop.orders", "to": "shop.orders_old" };
+    server.run("admin", rename).await.unwrap();
+    server.run("shop", doc! { "create": "orders", "viewOn": "ts", "pipeline": [] }).await.unwrap();
+    for coll in ["view", "ring"] {
+        server.run("shop", doc! { "drop": coll }).await.unwrap();
+        db.collection(coll).insert_one(doc! { "_id": "other" }).await.unwrap();
+    }
+    db.collection("system.js").insert_one(doc! { "_id": "g", "value": 1 }).await.unwrap();
+    db.collection("ts").insert_one(doc! { "t": mongodb::bson::DateTime::now(), "v": 7 }).await.unwrap();
+    db.collection("stranger").insert_one(doc! { "_id": 1 }).await.unwrap();
+    let warnings = restore(&server, &store, &backup).await;
+    check(&server).await;
+    assert_eq!(all(&server, "shop", "stranger").await, [doc! { "_id": 1 }]);
+    assert_eq!(
+        names(&server, "shop").await,
+        ["orders", "ring", "stranger", "system.buckets.ts", "system.js", "system.views", "ts", "view"]
+    );
+    assert!(warnings.iter().any(|warning| warning.contains("'shop.orders_old' is dropped")), "{warnings:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_touched_when_an_object_is_missing() {
+    let (store, backup) = sample().await;
+    let server = Server::start(Options::default()).await;
+    let db = server.client.database("shop");
+    db.collection("orders").insert_one(doc! { "_id": "mine" }).await.unwrap();
+    let objects = store.storage.names();
+    let needed: Vec<_> = objects.iter().filter(|name| !name.contains("320-1.")).collect();
+    assert_eq!(needed.len(), 7, "{objects:?}");
+    for name in needed {
+        let content = store.storage.get(name, None).await.unwrap().try_collect::<Vec<_>>().await.unwrap().concat();
+        store.storage.delete(name).await.unwrap();
+        let error = format!("{:#}", prepare(&server, &store, &backup).await.unwrap_err());
+        assert!(
+            error.contains(name) || (name.contains("/oplog/") && error.contains("the oplog in")),
+            "{name}: {error}"
+        );
+        store.put(name, content).await;
+    }
+    prepare(&server, &store, &backup).await.unwrap();
+    assert_eq!(all(&server, "shop", "orders").await, [doc! { "_id": "mine" }]);
+    assert_eq!(names(&server, "shop").await, ["orders"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn damage_can_be_found_before_anything_is_dropped() {
+    let (store, backup) = sample().await;
+    let server = Server::start(Options::default()).await;
+    let name = "b/rs0/shop.orders";
+    let mut content = store.storage.get(name, None).await.unwrap().try_collect::<Vec<_>>().await.unwrap().concat();
+    let cancel = CancellationToken::new();
+    prepare(&server, &store, &backup).await.unwrap().verify(&cancel).await.unwrap();
+    let middle = content.len() / 2;
+    content[middle] ^= 1;
+    store.put(name, content).await;
+    let mut restore = prepare(&server, &store, &backup).await.unwrap();
+    let error = format!("{:#}", restore.verify(&cancel).await.unwrap_err());
+    assert!(error.contains("'b/rs0/shop.orders' is damaged: its checksum is"), "{error}");
+    restore.drop(&cancel).await.unwrap();
+    let error = format!("{:#}", restore.load(&cancel).await.unwrap_err());
+    assert!(error.contains("'b/rs0/shop.orders' is damaged: its checksum is"), "{error}");
+    let _: Arc<_> = restore.progress();
+}

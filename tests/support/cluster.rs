@@ -1,0 +1,368 @@
+//! Real replica sets in temporary folders on free ports.
+//!
+//! The server is the one that `packaging/testbed.sh` provides; a missing one is a failure that says so.
+
+use mongodb::bson::{Document, doc};
+use mongodb::{Client, options::ClientOptions};
+use std::collections::HashSet;
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{LazyLock, Mutex};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
+pub const USER: &str = "pbm-user";
+pub const PASSWORD: &str = "throwaway 1/2";
+
+/// Which mongod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    /// The default, 6.0.
+    Current,
+    /// 5.0.
+    Older,
+}
+
+/// How a replica set is started.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub members: usize,
+    pub auth: bool,
+    pub tls: bool,
+    pub version: Version,
+    pub cache_gb: f64,
+    pub args: Vec<String>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { members: 1, auth: false, tls: false, version: Version::Current, cache_gb: 0.25, args: Vec::new() }
+    }
+}
+
+/// A folder that is gone with its handle.
+#[derive(Debug)]
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new(name: &str) -> Self {
+        static COUNT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let path = std::env::temp_dir().join(format!("pbmbox-{name}-{}-{n}", std::process::id()));
+        fs::create_dir_all(&path).expect("make a temporary folder");
+        Self(path)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A port that nobody listens on, given out once in this process.
+pub fn free_port() -> u16 {
+    static GIVEN: LazyLock<Mutex<HashSet<u16>>> = LazyLock::new(Mutex::default);
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind a free port");
+        let port = listener.local_addr().expect("a bound port").port();
+        if GIVEN.lock().expect("no panic while held").insert(port) {
+            return port;
+        }
+    }
+}
+
+fn cache() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(".cache/testbed")
+}
+
+/// The mongod binary and the folder of libraries that it needs.
+fn binary(version: Version) -> (PathBuf, Option<PathBuf>) {
+    let advice = "run packaging/testbed.sh to fetch it, or set PBMBOX_MONGOD to a mongod binary";
+    match version {
+        Version::Current => {
+            if let Some(given) = std::env::var_os("PBMBOX_MONGOD") {
+                return (given.into(), None);
+            }
+            let cached = cache().join("mongod-6.0.5");
+            if cached.exists() {
+                return (cached, None);
+            }
+            let on_path = std::env::var_os("PATH")
+                .and_then(|paths| std::env::split_paths(&paths).map(|p| p.join("mongod")).find(|p| p.exists()));
+            (on_path.unwrap_or_else(|| panic!("there is no mongod; {advice}")), None)
+        }
+        Version::Older => {
+            let cached = cache().join("mongod-5.0.4");
+            assert!(cached.exists(), "there is no mongod 5.0.4; {advice}");
+            let libraries = cache().join("libssl1.1");
+            (cached, libraries.exists().then_some(libraries))
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Member {
+    port: u16,
+    process: Option<Child>,
+}
+
+/// A running replica set; killed and wiped when dropped.
+#[derive(Debug)]
+pub struct ReplicaSet {
+    members: Vec<Member>,
+    options: Options,
+    folder: Folder,
+}
+
+impl ReplicaSet {
+    /// Starts it and waits for its primary. With `auth` the user [`USER`] exists, with the rights that agents need.
+    pub async fn start(options: Options) -> Self {
+        let folder = Folder::new("rs");
+        if options.auth {
+            let key = folder.path().join("key");
+            fs::write(&key, "throwawaythrowaway").expect("write the key file");
+            let mut permissions = fs::metadata(&key).expect("key file").permissions();
+            std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
+            fs::set_permissions(&key, permissions).expect("protect the key file");
+        }
+        if options.tls {
+            certificates(folder.path());
+        }
+        let members = (0..options.members).map(|_| Member { port: free_port(), process: None }).collect();
+        let mut set = Self { members, options, folder };
+        for n in 0..set.members.len() {
+            set.spawn(n);
+        }
+        set.initiate().await;
+        set
+    }
+
+    fn spawn(&mut self, n: usize) {
+        let (program, libraries) = binary(self.options.version);
+        let data = self.folder.path().join(format!("data{n}"));
+        fs::create_dir_all(&data).expect("make a data folder");
+        let mut command = Command::new(program);
+        command
+            .args(["--replSet", "rs0", "--bind_ip", "127.0.0.1", "--port", &self.members[n].port.to_string()])
+            .args(["--wiredTigerCacheSizeGB", &self.options.cache_gb.to_string(), "--logappend", "--oplogSize", "990"])
+            .args([
+                "--setParameter",
+                "enableTestCommands=1",
+                "--setParameter",
+                "minSnapshotHistoryWindowInSeconds=1800",
+            ])
+            .args(["--setParameter", "maxNumberOfTransactionOperationsInSingleOplogEntry=7"])
+            .arg("--dbpath")
+            .arg(&data)
+            .arg("--logpath")
+            .arg(self.folder.path().join(format!("log{n}")))
+            .args(&self.options.args)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        if self.options.auth {
+            command.arg("--keyFile").arg(self.folder.path().join("key"));
+        }
+        if self.options.tls {
+            let file = |name: &str| self.folder.path().join(name);
+            command.args(["--tlsMode", "requireTLS", "--tlsAllowConnectionsWithoutCertificates"]);
+            command.arg("--tlsCertificateKeyFile").arg(file("server.pem")).arg("--tlsCAFile").arg(file("ca.pem"));
+        }
+        if let Some(libraries) = libraries {
+            command.env("LD_LIBRARY_PATH", libraries);
+        }
+        self.members[n].process = Some(command.spawn().expect("start mongod"));
+    }
+
+    async fn initiate(&self) {
+        let members: Vec<Document> = self
+            .members
+            .iter()
+            .enumerate()
+            .map(|(n, m)| doc! { "_id": i32::try_from(n).expect("few"), "host": format!("127.0.0.1:{}", m.port) })
+            .collect();
+        let config = doc! {
+            "_id": "rs0", "members": members,
+            "settings": { "electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500 },
+        };
+        let first = self.connect(&self.plain_uri_of(0)).await;
+        super::wait::until("mongod to take replSetInitiate", LIMIT, async || {
+            let done = first.database("admin").run_command(doc! { "replSetInitiate": config.clone() }).await;
+            (done.is_ok() || done.is_err_and(|e| e.to_string().contains("already initialized"))).then_some(())
+        })
+        .await;
+        super::wait::until("a primary", LIMIT, async || self.primary_by_hello().await).await;
+        if self.options.auth {
+            self.add_users().await;
+        }
+    }
+
+    async fn primary_by_hello(&self) -> Option<usize> {
+        for n in 0..self.members.len() {
+            if self.members[n].process.is_none() {
+                continue;
+            }
+            let client = self.connect(&self.plain_uri_of(n)).await;
+            let admin = client.database("admin");
+            let hello = admin.run_command(doc! { "hello": 1 });
+            if let Ok(Ok(hello)) = tokio::time::timeout(Duration::from_secs(2), hello).await
+                && hello.get_bool("isWritablePrimary").unwrap_or(false)
+            {
+                return Some(n);
+            }
+        }
+        None
+    }
+
+    /// Through the localhost exception.
+    async fn add_users(&self) {
+        let primary = self.primary().await;
+        let admin = self.connect(&self.plain_uri_of(primary)).await.database("admin");
+        admin
+            .run_command(doc! { "createUser": "root", "pwd": PASSWORD, "roles": ["root"] })
+            .await
+            .expect("create the first user");
+        let root = self.uri_with(&self.address_of(primary), "root", "directConnection=true");
+        let admin = self.connect(&root).await.database("admin");
+        admin
+            .run_command(doc! {
+                "createRole": "pbmAnyAction",
+                "privileges": [{ "resource": { "anyResource": true }, "actions": ["anyAction"] }], "roles": [],
+            })
+            .await
+            .expect("create the role");
+        admin
+            .run_command(doc! {
+                "createUser": USER, "pwd": PASSWORD,
+                "roles": ["readWrite", "backup", "clusterMonitor", "restore", "pbmAnyAction"],
+                "writeConcern": { "w": "majority" },
+            })
+            .await
+            .expect("create the user");
+    }
+
+    /// For a direct connection to member `n`, without a user.
+    fn plain_uri_of(&self, n: usize) -> String {
+        let tls = self.tls_options();
+        format!(
+            "mongodb://127.0.0.1:{}/?directConnection=true{}{tls}",
+            self.members[n].port,
+            if tls.is_empty() { "" } else { "&" }
+        )
+    }
+
+    fn tls_options(&self) -> String {
+        if !self.options.tls {
+            return String::new();
+        }
+        format!("tls=true&tlsCAFile={}", self.folder.path().join("ca.pem").display())
+    }
+
+    fn uri_with(&self, hosts: &str, user: &str, more: &str) -> String {
+        let user = if self.options.auth {
+            format!("{user}:{}@", PASSWORD.replace(' ', "%20").replace('/', "%2F"))
+        } else {
+            String::new()
+        };
+        let mut options = vec![more.to_owned()];
+        if self.options.auth {
+            options.push("authSource=admin".into());
+        }
+        options.push(self.tls_options());
+        options.retain(|o| !o.is_empty());
+        format!("mongodb://{user}{hosts}/?{}", options.join("&"))
+    }
+
+    /// All members, as an operator gives it to the command line.
+    pub fn uri(&self) -> String {
+        let hosts: Vec<String> = self.members.iter().map(|m| format!("127.0.0.1:{}", m.port)).collect();
+        self.uri_with(&hosts.join(","), USER, "replicaSet=rs0")
+    }
+
+    /// One member, as its agent gets it.
+    pub fn uri_of(&self, n: usize) -> String {
+        self.uri_with(&format!("127.0.0.1:{}", self.members[n].port), USER, "replicaSet=rs0")
+    }
+
+    pub fn address_of(&self, n: usize) -> String {
+        format!("127.0.0.1:{}", self.members[n].port)
+    }
+
+    pub fn size(&self) -> usize {
+        self.members.len()
+    }
+
+    async fn connect(&self, uri: &str) -> Client {
+        let mut options = ClientOptions::parse(uri).await.expect("a connection string");
+        options.server_selection_timeout = Some(Duration::from_secs(30));
+        Client::with_options(options).expect("a client")
+    }
+
+    /// Leads to the primary.
+    pub async fn client(&self) -> Client {
+        self.connect(&self.uri()).await
+    }
+
+    /// Leads to member `n`, whatever its state.
+    pub async fn client_of(&self, n: usize) -> Client {
+        self.connect(&self.uri_with(&self.address_of(n), USER, "directConnection=true&readPreference=primaryPreferred"))
+            .await
+    }
+
+    /// The primary's number; waits for an election.
+    pub async fn primary(&self) -> usize {
+        super::wait::until("a primary", LIMIT, async || self.primary_by_hello().await).await
+    }
+
+    #[allow(dead_code, reason = "for the benchmark")]
+    pub fn pid_of(&self, n: usize) -> u32 {
+        self.members[n].process.as_ref().expect("a running member").id()
+    }
+
+    /// As a power cut would.
+    pub fn kill(&mut self, n: usize) {
+        if let Some(mut process) = self.members[n].process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+
+    /// Starts a killed member again.
+    pub fn restart(&mut self, n: usize) {
+        self.spawn(n);
+    }
+}
+
+impl Drop for ReplicaSet {
+    fn drop(&mut self) {
+        for n in 0..self.members.len() {
+            self.kill(n);
+        }
+    }
+}
+
+/// A throw-away authority and a certificate for 127.0.0.1.
+fn certificates(folder: &Path) {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+    let mut ca = CertificateParams::new(Vec::new()).expect("parameters");
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    ca.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    ca.distinguished_name.push(rcgen::DnType::CommonName, "throw-away authority");
+    let ca_key = KeyPair::generate().expect("a key");
+    let ca_cert = ca.self_signed(&ca_key).expect("a certificate");
+    let issuer = Issuer::new(ca, ca_key);
+    let mut server = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).expect("parameters");
+    server.distinguished_name.push(rcgen::DnType::CommonName, "throw-away server");
+    let key = KeyPair::generate().expect("a key");
+    let cert = server.signed_by(&key, &issuer).expect("a certificate");
+    fs::write(folder.join("ca.pem"), ca_cert.pem()).expect("write the authority");
+    fs::write(folder.join("server.pem"), format!("{}{}", cert.pem(), key.serialize_pem()))
+        .expect("write the certificate");
+}

@@ -1,0 +1,6 @@
+//! What the tests stand on: real servers, the real binary, and the state of a cluster as data.
+
+pub mod cluster;
+pub mod programs;
+pub mod state;
+pub mod wait;
