@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{StreamExt, TryStreamExt, stream};
-use mongodb::bson::{RawDocumentBuf, Timestamp, doc};
+use mongodb::bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use pbmbox::oplog::apply::{ReplayOptions, Replayer};
 use pbmbox::oplog::build::CommitQuorum;
 use pbmbox::oplog::catalog::Catalog;
@@ -26,6 +26,13 @@ async fn oplog(server: &Server, from: Timestamp, to: Timestamp) -> Vec<RawDocume
     let local = server.client.database("local");
     let cursor = local.collection::<RawDocumentBuf>("oplog.rs").find(doc! {"ts": {"$gte": from, "$lte": to}}).await;
     cursor.unwrap().try_collect().await.unwrap()
+}
+
+/// Writes a note and returns a time that is not before it: all that was read before has reached the majority by then.
+async fn note(server: &Server) -> Timestamp {
+    let note = doc! {"appendOplogNote": 1, "data": {"by": "test"}, "writeConcern": {"w": "majority"}};
+    server.run("admin", note).await.unwrap();
+    server.last_write().await
 }
 
 async fn round(seed: u64, version: Version) {
@@ -54,18 +61,15 @@ async fn round(seed: u64, version: Version) {
     pace.wait(20).await;
     let start = source.last_write().await;
     let dumped = dump::dump(&source.client, &mut pace).await;
-    let consistent_from = source.last_write().await;
+    // The dump has read what the majority may not have yet.
+    let consistent_from = note(&source).await;
     pace.wait(150).await;
     stop.store(true, Ordering::Relaxed);
     let mut done = std::collections::BTreeMap::<&str, usize>::new();
     for worker in workers {
         worker.await.unwrap().done.into_iter().for_each(|(name, count)| *done.entry(name).or_default() += count);
     }
-    source
-        .run("admin", doc! {"appendOplogNote": 1, "data": {"end": 1}, "writeConcern": {"w": "majority"}})
-        .await
-        .unwrap();
-    let end = source.last_write().await;
+    let end = note(&source).await;
     eprintln!("workload {done:?}");
 
     let mut catalog = Catalog::new(major);
@@ -80,6 +84,7 @@ async fn round(seed: u64, version: Version) {
     let entries = oplog(&source, start, end).await;
     let mut options = ReplayOptions::new(start, end, consistent_from);
     options.transaction_bytes = 4000;
+    let kept = keep(seed, &dumped, &entries);
     let mut replayer = Replayer::new(target.client.clone(), catalog, options);
     // In pieces that share their border, as slices do.
     let piece = entries.len() / 3 + 1;
@@ -100,18 +105,24 @@ async fn round(seed: u64, version: Version) {
     found.retain(|ns, _| truth.contains_key(ns) || !ns.ends_with(".e"));
     let differences = state::differences(&truth, &found);
     if !differences.is_empty() {
-        let listed = entries.iter().map(|entry| {
-            format!("{:?}\n", mongodb::bson::Document::try_from(entry.as_ref() as &mongodb::bson::RawDocument).unwrap())
-        });
-        let path = std::env::temp_dir().join(format!("pbmbox-replay-{seed}.oplog.txt"));
-        std::fs::write(&path, listed.collect::<String>()).unwrap();
         panic!(
             "seed {seed} (oplog in {}), {} differences:\n{}",
-            path.display(),
+            kept.display(),
             differences.len(),
             differences.iter().take(12).cloned().collect::<Vec<_>>().join("\n")
         );
     }
+    std::fs::remove_file(kept).unwrap();
+}
+
+/// Writes down what is to be restored, for a look at it after a failure.
+fn keep(seed: u64, dumped: &[dump::Dumped], entries: &[RawDocumentBuf]) -> std::path::PathBuf {
+    let dumped = dumped.iter().map(|each| format!("{:?}: {} documents\n", each.meta, each.documents.len()));
+    let entries =
+        entries.iter().map(|entry| format!("{:?}\n", Document::try_from(entry.as_ref() as &RawDocument).unwrap()));
+    let path = std::env::temp_dir().join(format!("pbmbox-replay-{seed}.txt"));
+    std::fs::write(&path, dumped.chain(entries).collect::<String>()).unwrap();
+    path
 }
 
 async fn rounds(version: Version) {

@@ -138,8 +138,10 @@ fn specification(index: &Index, default_collation: bool) -> (Level, Document) {
     let mut level = index.level;
     if let Some(Bson::Document(original)) = spec.remove("originalSpec") {
         // The server wants the user's form where the buckets' form does not say all (partial, 2dsphere).
-        let changed: Vec<_> =
-            ["hidden", "expireAfterSeconds"].into_iter().map(|name| (name, spec.remove(name))).collect();
+        let changed: Vec<_> = ["hidden", "expireAfterSeconds", "prepareUnique"]
+            .into_iter()
+            .map(|name| (name, spec.remove(name)))
+            .collect();
         spec = original;
         for (name, value) in changed {
             match value {

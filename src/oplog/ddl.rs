@@ -6,14 +6,14 @@
 //! the oplog gives it that name.
 
 use anyhow::{Context, Result, bail};
-use bson::{Document, RawDocument, RawDocumentBuf, Uuid, doc, rawdoc};
+use bson::{Bson, Document, RawDocument, RawDocumentBuf, Uuid, doc, rawdoc};
 
 use crate::oplog::apply::{Replayer, command_document};
 use crate::oplog::build::run;
 use crate::oplog::catalog::Key;
 use crate::oplog::entry::{Command, Entry};
 use crate::oplog::filter::by_name;
-use crate::oplog::target::{Mode, Occupant};
+use crate::oplog::target::{Mode, Occupant, Target};
 
 const INVALID_OPTIONS: i32 = 72;
 
@@ -162,11 +162,17 @@ impl Replayer {
 
     async fn empty(&mut self, db: &str, coll: &str, entry: &Entry<'_>) -> Result<()> {
         let key = self.key(db, coll, entry.ui);
-        let ns = self.catalog.get(&key).map(|collection| collection.ns.clone());
-        let Some((_, coll)) = ns.as_ref().and_then(|ns| ns.split_once('.')) else { return Ok(()) };
-        let command = doc! {"delete": coll, "deletes": [{"q": {}, "limit": 0}], "writeConcern": {"w": "majority"}};
-        run(&self.target, db, command).await.context("empty the collection")?;
-        Ok(())
+        let Some(ns) = self.catalog.get(&key).map(|collection| collection.ns.clone()) else { return Ok(()) };
+        match &key {
+            Key::Uuid(uuid) => empty_by_uuid(&self.target, &ns, *uuid).await,
+            Key::Name(_) => {
+                let coll = ns.split_once('.').map_or(coll, |(_, coll)| coll);
+                let command =
+                    doc! {"delete": coll, "deletes": [{"q": {}, "limit": 0}], "writeConcern": {"w": "majority"}};
+                run(&self.target, db, command).await.map(drop).map_err(Into::into)
+            }
+        }
+        .context("empty the collection")
     }
 
     /// Before a view (or time series) is made by inserting its document: its collection, and its name.
@@ -276,6 +282,30 @@ impl Replayer {
             Some(stop) => bail!("error {}: {}", stop.code, stop.message),
             None if applied.missed.is_empty() => Ok(()),
             None => bail!("the server did not apply it"),
+        }
+    }
+}
+
+/// Deletes every document of a collection. Its name can't be used: a view of a later time may have it now.
+async fn empty_by_uuid(target: &Target, ns: &str, uuid: [u8; 16]) -> Result<()> {
+    const BATCH: usize = 1000;
+    let db = ns.split_once('.').map_or(ns, |(db, _)| db);
+    let ui = bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: uuid.to_vec() };
+    loop {
+        let find = doc! {"find": ui.clone(), "projection": {"_id": 1}, "limit": BATCH as i32, "singleBatch": true, "batchSize": BATCH as i32};
+        let reply = run(target, db, find).await.context("find its documents")?;
+        let batch = reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch"));
+        let ops = batch.context("find its documents")?.iter().filter_map(Bson::as_document);
+        let ops =
+            ops.map(|id| RawDocumentBuf::try_from(&doc! {"op": "d", "ns": ns, "ui": ui.clone(), "o": id.clone()}));
+        let ops = ops.collect::<Result<Vec<_>, _>>().context("write the deletes")?;
+        if ops.is_empty() {
+            return Ok(());
+        }
+        let batch: Vec<&RawDocument> = ops.iter().map(AsRef::as_ref).collect();
+        let (applied, _) = target.apply_ops(Mode::InitialSync, &batch).await?;
+        if let Some(stop) = applied.stopped {
+            bail!("error {}: {}", stop.code, stop.message);
         }
     }
 }

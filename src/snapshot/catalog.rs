@@ -142,7 +142,12 @@ async fn describe(db: &Database, described: &Document) -> Result<Option<Namespac
         // Not by name: another collection may have it by now. Time series have no UUID of their own.
         _ => match list_indexes(db, coll, uuid.cloned().unwrap_or_else(|| coll.into())).await? {
             Some(indexes) if indexes.is_empty() => None,
-            Some(indexes) => Some(indexes),
+            Some(mut indexes) => {
+                if kind == NamespaceKind::Timeseries {
+                    add_what_the_series_hides(db, coll, &mut indexes).await?;
+                }
+                Some(indexes)
+            }
             None => return Ok(None),
         },
     };
@@ -173,6 +178,18 @@ async fn list_indexes(db: &Database, coll: &str, by: Bson) -> Result<Option<Vec<
     let mut indexes: Vec<Document> = cursor.try_collect().await.with_context(what)?;
     indexes.retain(|index| !index.contains_key("buildUUID"));
     Ok(Some(indexes))
+}
+
+/// A `prepareUnique` that was set by `collMod` on an index over measurements is listed for the buckets only (6.0.5).
+async fn add_what_the_series_hides(db: &Database, series: &str, indexes: &mut [Document]) -> Result<()> {
+    let buckets = format!("{BUCKETS}{series}");
+    for hidden in list_indexes(db, &buckets, buckets.as_str().into()).await?.unwrap_or_default() {
+        let (Some(value), Ok(name)) = (hidden.get("prepareUnique"), hidden.get_str("name")) else { continue };
+        if let Some(index) = indexes.iter_mut().find(|index| index.get_str("name").is_ok_and(|other| other == name)) {
+            index.insert("prepareUnique", value.clone());
+        }
+    }
+    Ok(())
 }
 
 /// Zeroes when the server does not tell: these numbers steer nothing that matters.

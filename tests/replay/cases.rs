@@ -353,3 +353,16 @@ async fn names_change_between_collection_and_view() {
     assert_eq!(case.ids("v").await, [1, 2]);
     assert_eq!(case.just_names().await, ["v", "w"]);
 }
+
+#[tokio::test]
+async fn a_collection_that_a_view_of_a_later_time_hides_is_emptied() {
+    let (mine, views) = (Uuid::new(), Uuid::new());
+    let case = Case::new(vec![collection("v", mine, doc! {"capped": true, "size": 4096}, ids(1..4))]).await;
+    let case = case
+        .op("i", "system.views", views, doc! {"_id": "t.v", "viewOn": "x", "pipeline": []})
+        .command(mine, doc! {"emptycapped": "v"})
+        .op("i", "v", mine, doc! {"_id": 9})
+        .op("d", "system.views", views, doc! {"_id": "t.v"});
+    case.finish().await;
+    assert_eq!(case.ids("v").await, [9]);
+}

@@ -57,7 +57,8 @@ pub async fn state(client: &Client) -> State {
             if each.get_str("type").unwrap() != "view" {
                 let mut cursor = client.database(&db).run_cursor_command(doc! {"listIndexes": name}).await.unwrap();
                 while cursor.advance().await.unwrap() {
-                    let spec: Document = cursor.deserialize_current().unwrap();
+                    let mut spec: Document = cursor.deserialize_current().unwrap();
+                    crate::support::state::unify(&mut spec, !real);
                     lines.insert(format!("index {}", spec.get_str("name").unwrap()), sorted(&spec).to_string());
                 }
             }

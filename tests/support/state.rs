@@ -41,7 +41,7 @@ async fn read_database(db: &Database) -> Value {
         match kind.as_str() {
             "view" => drop(views.insert(name, json!({ "type": kind, "options": options }))),
             "timeseries" => {
-                let indexes = indexes(db, &name).await;
+                let indexes = indexes(db, &name, true).await;
                 series.insert(name, json!({ "type": kind, "options": options, "indexes": indexes }));
             }
             _ => {
@@ -51,7 +51,7 @@ async fn read_database(db: &Database) -> Value {
                 state.insert("type".into(), kind.into());
                 state.insert("options".into(), options);
                 state.insert("uuid".into(), json!(uuid.map(|u| u.to_string().replace('-', ""))));
-                state.insert("indexes".into(), indexes(db, &name).await);
+                state.insert("indexes".into(), indexes(db, &name, false).await);
                 collections.insert(name, Value::Object(state));
             }
         }
@@ -59,12 +59,23 @@ async fn read_database(db: &Database) -> Value {
     json!({ "collections": collections, "views": views, "timeseries": series })
 }
 
-async fn indexes(db: &Database, coll: &str) -> Value {
+/// Whether an index of a time series was made with `prepareUnique` or got it by `collMod` has no meaning, but shows in the
+/// list of the series and in `originalSpec`. The outer field of the buckets' index says what holds.
+pub fn unify(spec: &mut Document, series: bool) {
+    if series {
+        spec.remove("prepareUnique");
+    } else if let Ok(original) = spec.get_document_mut("originalSpec") {
+        original.remove("prepareUnique");
+    }
+}
+
+async fn indexes(db: &Database, coll: &str, series: bool) -> Value {
     let Ok(cursor) = db.run_cursor_command(doc! { "listIndexes": coll }).await else { return json!([]) };
     let mut specs: Vec<Document> = cursor.try_collect().await.expect("list indexes");
     specs.sort_by(|a, b| a.get_str("name").unwrap_or("").cmp(b.get_str("name").unwrap_or("")));
     for spec in &mut specs {
         spec.remove("ns");
+        unify(spec, series);
     }
     specs.iter().map(extjson).collect()
 }
