@@ -5,6 +5,7 @@ mod cli;
 mod compat;
 mod dump;
 mod faults;
+mod format;
 mod logical;
 mod replay;
 mod restore;
