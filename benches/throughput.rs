@@ -1,8 +1,9 @@
 //! How fast, how light: backups and restores by the real programs beside what the same mongod can give at most.
 //!
-//! `cargo bench --bench throughput [-- GIB]` loads that many GiB (1 by default) of mixed documents into a private replica
-//! set of one node and prints, from this one run: the bare read limit with one and two cursors, a backup per codec with
-//! `--wait`, a restore, and a backup of ten documents. Ratios count; times are those of the machine and its load.
+//! `cargo bench --bench throughput [-- GIB [CODEC,...]]` loads that many GiB (1 by default) of mixed documents into a
+//! private replica set of one node and prints, from this one run: the bare read limit with one and two cursors, and of
+//! one collection in one and two ranges; a backup per codec with `--wait`; a restore; `mongodump` and `mongorestore` if
+//! they are on the PATH; a backup of ten documents. Ratios count; times are those of the machine and its load.
 
 #[path = "../tests/support/cluster.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
@@ -195,9 +196,65 @@ async fn bare_read(client: &Client, cursors: usize) -> u64 {
     total
 }
 
+/// Reads the collection `orders` by so many cursors at once, each over its part of the `_id`s; gives the bytes.
+async fn read_ranges(client: &Client, ranges: i64) -> u64 {
+    let db = client.database("bench");
+    let last = db.collection::<Document>("orders").find_one(doc! {}).sort(doc! { "_id": -1 }).await.expect("read");
+    let last = last.expect("a document").get_i64("_id").expect("a number");
+    let readers = (0..ranges).map(|n| {
+        let db = db.clone();
+        let filter = doc! { "_id": { "$gt": last * n / ranges, "$lte": last * (n + 1) / ranges } };
+        tokio::spawn(async move {
+            // A single cursor reads as a backup does: in the order of storage, without the index.
+            let mut find = doc! { "find": "orders", "batchSize": 1000 };
+            if ranges > 1 {
+                find.extend(doc! { "filter": filter, "hint": { "_id": 1 } });
+            }
+            let mut cursor = db.run_cursor_command(find).batch_size(1000).batch().await.expect("open");
+            let mut bytes = 0;
+            while let Some(batch) = cursor.next().await {
+                bytes += batch.expect("read").as_raw_document().as_bytes().len() as u64;
+            }
+            bytes
+        })
+    });
+    futures::future::join_all(readers).await.into_iter().map(|bytes| bytes.expect("a reader")).sum()
+}
+
+/// The tools of the server's makers on the same data, if they are on the PATH.
+fn beside_us(bench: &Bench, mb: f64) {
+    let archive = bench.bin.path().join("archive");
+    let archive = format!("--archive={}", archive.display());
+    let uri = format!("--uri={}", bench.set.uri());
+    let dump = ["mongodump", &uri, &archive, "--numParallelCollections=4"];
+    let restore = [
+        "mongorestore",
+        &uri,
+        &archive,
+        "--drop",
+        "--numParallelCollections=4",
+        "--numInsertionWorkersPerCollection=4",
+    ];
+    for call in [&dump[..], &restore[..]] {
+        let since = Instant::now();
+        match Command::new(call[0]).args(&call[1..]).stderr(Stdio::null()).status() {
+            Ok(status) if status.success() => {
+                let wall = since.elapsed().as_secs_f64();
+                println!("{:<28} {wall:>7.2} {:>7.0}", call[0], mb / wall);
+            }
+            Ok(status) => println!("{:<28} failed: {status}", call[0]),
+            Err(_) => println!("{:<28} not on the PATH", call[0]),
+        }
+    }
+}
+
+const CODECS: &str = "none,snappy,lz4,zstd,pgzip,gzip,s2";
+
 #[tokio::main]
 async fn main() {
-    let gib: f64 = std::env::args().skip(1).find_map(|a| a.parse().ok()).unwrap_or(1.0);
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let gib: f64 = args.iter().find_map(|a| a.parse().ok()).unwrap_or(1.0);
+    let codecs = args.iter().find(|a| a.starts_with(char::is_alphabetic)).map_or(CODECS, String::as_str);
     let bench = Bench::start((gib * 1.5).max(1.0)).await;
     let client = bench.set.client().await;
     println!("loading {gib} GiB ...");
@@ -224,8 +281,15 @@ async fn main() {
             limit.1
         );
     }
+    for ranges in [1, 2] {
+        let since = Instant::now();
+        let bytes = read_ranges(&client, ranges).await;
+        let wall = since.elapsed().as_secs_f64();
+        let label = format!("one collection, {ranges} range(s)");
+        println!("{label:<28} {wall:>7.2} {:>7.0}", bytes as f64 / 1e6 / wall);
+    }
     let mut name = String::new();
-    for codec in ["none", "s2", "snappy", "lz4", "zstd", "pgzip", "gzip"] {
+    for codec in codecs.split(',') {
         let (done, wall, agent, server, peak) =
             tokio::task::block_in_place(|| bench.measured(|| bench.pbm(&["backup", "--compression", codec, "--wait"])));
         name = done["name"].as_str().unwrap_or_default().to_owned();
@@ -247,7 +311,13 @@ async fn main() {
             bench.pbm(&["restore", &name, "--wait", "--yes"]);
         })
     });
-    println!("{:<28} {wall:>7.2} {:>7.0} {agent:>10.2} {server:>10.2} {peak:>9.0}", "restore (of gzip)", mb / wall);
+    println!(
+        "{:<28} {wall:>7.2} {:>7.0} {agent:>10.2} {server:>10.2} {peak:>9.0}",
+        format!("restore, {}", codecs.rsplit(',').next().unwrap_or_default()),
+        mb / wall
+    );
+
+    tokio::task::block_in_place(|| beside_us(&bench, mb));
 
     let small = Bench::start(0.25).await;
     let ten = (0..10).map(|n| doc! { "_id": n });

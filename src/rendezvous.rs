@@ -14,7 +14,10 @@
 use crate::model::{lock::is_stale, status::Status};
 use async_trait::async_trait;
 use bson::Timestamp;
-use std::time::Duration;
+use futures::FutureExt;
+#[cfg(test)]
+use futures::future::BoxFuture;
+use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -204,9 +207,55 @@ where
     }
 }
 
+/// Runs one member's recipe to its end; dropping it stops its tasks. `beats`, which never ends, shows meanwhile that the
+/// leader lives. A fault of the program ends the operation as any error does, so that nobody has to wait for it.
+///
+/// # Errors
+/// What the recipe failed with, or [`Why::Cancelled`].
+pub async fn supervise(
+    role: Role,
+    recipe: impl Future<Output = anyhow::Result<()>>,
+    beats: impl Future<Output = ()>,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    tokio::select! {
+        result = AssertUnwindSafe(recipe).catch_unwind() => result.unwrap_or_else(|panic| Err(fault(panic.as_ref()))),
+        () = cancel.cancelled() => Err(Why::Cancelled.into()),
+        () = beats, if role == Role::Leader => unreachable!("heartbeats have no end"),
+    }
+}
+
+fn fault(panic: &(dyn Any + Send)) -> anyhow::Error {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    anyhow::anyhow!(
+        "a fault in pbm-agent: {}; the agent's log has the place: please report it",
+        text.unwrap_or("no message")
+    )
+}
+
+/// True if an operation ended because it was told to.
+#[must_use]
+pub fn was_cancelled(error: &anyhow::Error, cancel: &CancellationToken) -> bool {
+    cancel.is_cancelled() || error.downcast_ref::<Why>() == Some(&Why::Cancelled)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_fault_or_a_cancellation_ends_a_recipe() {
+        let cancel = CancellationToken::new();
+        let run = async |recipe: BoxFuture<'static, anyhow::Result<()>>| {
+            supervise(Role::Leader, recipe, std::future::pending(), &cancel).await.map_err(|e| e.to_string())
+        };
+        assert_eq!(run(async { Ok(()) }.boxed()).await, Ok(()));
+        let fault = run(async { panic!("index {}", 7) }.boxed()).await.expect_err("a fault");
+        assert!(fault.contains("index 7"), "{fault}");
+        cancel.cancel();
+        let error = supervise(Role::Follower, std::future::pending(), async {}, &cancel).await.expect_err("cancelled");
+        assert!(was_cancelled(&error, &CancellationToken::new()));
+    }
 
     const NOW: Timestamp = Timestamp { time: 1000, increment: 1 };
     const FRESH: Timestamp = Timestamp { time: 970, increment: 1 };

@@ -34,9 +34,11 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
             compared = Instant::now();
             warn_if_not_alone(&node, written).await;
         }
+        let was_ok = storage.status.ok;
         match beat(&node, &mut storage).await {
             Ok(hb) => {
-                if written.is_none() {
+                // Somebody may wait for this agent to be fit.
+                if written.is_none() || storage.status.ok != was_ok {
                     node.control.bell.ring().await;
                 }
                 written = Some(hb);
@@ -50,11 +52,16 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
                 () = stop.cancelled() => return,
                 () = waiter.next_within(left) => {}
             }
-            // The first configuration must not wait for the next regular beat: backups need the storage status.
-            if started.elapsed() >= HEARTBEAT
-                || (!was_ok && started.elapsed() >= BREATH && storage.changed(&node).await)
-            {
+            if started.elapsed() >= HEARTBEAT {
                 break;
+            }
+            // The first configuration must not wait for the next regular beat: backups need the storage status. The
+            // bell may ring only once for it, so it is looked for after the breath, not instead.
+            if !was_ok {
+                tokio::time::sleep(BREATH.saturating_sub(started.elapsed())).await;
+                if storage.changed(&node).await {
+                    break;
+                }
             }
         }
     }

@@ -14,6 +14,8 @@ use crate::mongo::admin;
 use crate::topo::suits::MAX_LAG_SECS;
 use anyhow::{Context, Result};
 use bson::Timestamp;
+use futures::FutureExt;
+use std::panic::{AssertUnwindSafe, resume_unwind};
 use tokio_util::sync::CancellationToken;
 
 /// An operation in state `S`.
@@ -112,11 +114,11 @@ impl Op<Elected> {
 }
 
 impl Op<Leased> {
-    /// Runs `work` and gives the lock back, whatever the outcome.
+    /// Runs `work` and gives the lock back, whatever the outcome: a panic goes on only after that.
     pub async fn run<T>(self, work: impl AsyncFnOnce(&Self) -> T) -> T {
-        let outcome = work(&self).await;
+        let outcome = AssertUnwindSafe(work(&self)).catch_unwind().await;
         self.state.lease.release().await;
-        outcome
+        outcome.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
     /// The operation was cancelled because the lock was lost.

@@ -6,7 +6,7 @@ mod sampler;
 use crate::control::{Control, ControlBoard};
 use crate::model::{backup::BackupMeta, command::BackupCmd, config::Config, status::Status};
 use crate::mongo::admin::Version;
-use crate::rendezvous::{Role, Why};
+use crate::rendezvous::{Role, supervise, was_cancelled};
 use crate::storage::Storage;
 use anyhow::Result;
 use mongodb::Client;
@@ -45,21 +45,14 @@ pub struct Cx {
 pub async fn run(cx: &Cx) -> Result<()> {
     tracing::info!("backup started");
     let board = cx.board();
-    let result = tokio::select! {
-        result = logical::run(cx, &board) => result,
-        // Dropping the recipe stops its tasks and removes what they were writing.
-        () = cx.cancel.cancelled() => Err(Why::Cancelled.into()),
-        // A follower shows its life by its lock.
-        () = board.keep_beating(), if cx.role == Role::Leader => unreachable!("heartbeats have no end"),
-    };
+    let result = supervise(cx.role, logical::run(cx, &board), board.keep_beating(), &cx.cancel).await;
     match result {
         Ok(()) => {
             tracing::info!("backup finished");
             Ok(())
         }
         Err(error) => {
-            let cancelled = cx.cancel.is_cancelled() || error.downcast_ref::<Why>() == Some(&Why::Cancelled);
-            let (status, reason) = if cancelled {
+            let (status, reason) = if was_cancelled(&error, &cx.cancel) {
                 (Status::Canceled, "backup canceled".to_owned())
             } else {
                 (Status::Error, format!("{error:#}"))

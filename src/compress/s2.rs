@@ -72,25 +72,16 @@ impl S2Encoder {
         // What does not shrink is stored, as the original does.
         let encoded = encoded.filter(|e| e.len() < content.len());
         let (kind, body) = match &encoded {
-            Some(encoded) => (COMPRESSED, encoded.as_slice()),
+            Some(encoded) => (COMPRESSED, &encoded[..]),
             None => (UNCOMPRESSED, content),
         };
         let length = u32::try_from(body.len() + 4).unwrap_or(u32::MAX).to_le_bytes();
-        let mut head = Vec::with_capacity(8 + body.len());
-        head.extend_from_slice(&[kind, length[0], length[1], length[2]]);
-        head.extend_from_slice(&masked_crc(content).to_le_bytes());
-        match encoded {
-            // The encoder's buffer is sized for the worst case; pass it on as it is and its head alone.
-            Some(mut encoded) => {
-                out.push(head.into());
-                encoded.shrink_to_fit();
-                out.push(encoded.into());
-            }
-            None => {
-                head.extend_from_slice(content);
-                out.push(head.into());
-            }
-        }
+        // Copied: the encoder's buffer is sized for the worst case, and would keep that memory on the way to the storage.
+        let mut chunk = Vec::with_capacity(8 + body.len());
+        chunk.extend_from_slice(&[kind, length[0], length[1], length[2]]);
+        chunk.extend_from_slice(&masked_crc(content).to_le_bytes());
+        chunk.extend_from_slice(body);
+        out.push(chunk.into());
     }
 }
 

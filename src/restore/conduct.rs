@@ -11,7 +11,7 @@ use crate::model::{
     status::{Condition, Status},
 };
 use crate::mongo::admin::Version;
-use crate::rendezvous::{Role, Why};
+use crate::rendezvous::{Role, supervise, was_cancelled};
 use crate::storage::Storage;
 use anyhow::Result;
 use mongodb::Client;
@@ -68,20 +68,14 @@ pub async fn run(cx: &Cx) -> Result<()> {
         }
     }
     let board = cx.board();
-    let result = tokio::select! {
-        result = logical::run(cx, &board) => result,
-        // Dropping the recipe stops its tasks.
-        () = cx.cancel.cancelled() => Err(Why::Cancelled.into()),
-        // A follower shows its life by its lock.
-        () = board.keep_beating(), if cx.role == Role::Leader => unreachable!("heartbeats have no end"),
-    };
+    let result = supervise(cx.role, logical::run(cx, &board), board.keep_beating(), &cx.cancel).await;
     match result {
         Ok(()) => {
             tracing::info!("restore finished");
             Ok(())
         }
         Err(error) => {
-            let reason = if cx.cancel.is_cancelled() || error.downcast_ref::<Why>() == Some(&Why::Cancelled) {
+            let reason = if was_cancelled(&error, &cx.cancel) {
                 format!(
                     "the agent on {} was stopped, or lost its lock, in mid-restore: the data is incomplete; restore again",
                     cx.me

@@ -40,7 +40,7 @@ use tree::Root;
 /// Buffer sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Buffers {
-    /// What one `write` call gets; bodies come in smaller pieces.
+    /// What is gathered for one `write` call; bodies come in smaller pieces.
     pub write: usize,
     /// What one `read` call asks for; also the largest piece that `get` streams.
     pub read: usize,
