@@ -56,12 +56,14 @@ async fn a_damaged_object_fails_the_restore_and_the_mended_one_restores() {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0x10;
     };
-    let cases: [(&str, Option<Damage>); 6] = [
+    let cases: [(&str, Option<Damage>); 8] = [
         ("shop.orders", Some(cut)),
         ("shop.orders", Some(flip)),
         ("shop.orders", None),
         ("metadata.json", Some(cut)),
         ("metadata.json", None),
+        ("/oplog/", Some(cut)),
+        ("/oplog/", Some(flip)),
         ("/oplog/", None),
     ];
     for (part, damage) in cases {

@@ -1,6 +1,7 @@
 //! Follows a resync. It has no document: its end is told by the log (`succeed`, or an error line).
 
 use super::{
+    checks,
     context::Context,
     error::{CliError, Kind, Result},
 };
@@ -54,7 +55,7 @@ async fn lines(cx: &Context, opid: &str) -> Result<()> {
             // An error, as an end, means a new cursor.
             while let Some(Ok(line)) = stream.next().await {
                 if line.msg == SUCCEED {
-                    return Ok(());
+                    return unlocked(cx, opid).await;
                 }
                 if line.s <= Severity::Error as i32 {
                     return Err(CliError::failed(format!("the resync failed: {}", line.msg)).hint(
@@ -64,6 +65,17 @@ async fn lines(cx: &Context, opid: &str) -> Result<()> {
             }
         }
         waiter.next_within(Duration::from_millis(500)).await;
+    }
+}
+
+/// Waits until the lock is given back, which comes after the last line: the next command should not meet it.
+async fn unlocked(cx: &Context, opid: &str) -> Result<()> {
+    loop {
+        let mut waiter = cx.control.bell.waiter();
+        if !checks::living_locks(&cx.control).await?.iter().any(|lock| lock.header.opid == opid) {
+            return Ok(());
+        }
+        waiter.next().await;
     }
 }
 

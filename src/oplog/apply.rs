@@ -175,6 +175,11 @@ impl Replayer {
         Ok(Flow::Continue)
     }
 
+    /// Time of the last entry that was read, of those in the window.
+    pub fn last(&self) -> Option<Timestamp> {
+        self.last
+    }
+
     /// Unsorted ranges would look like duplicates, and their entries would be lost without a word.
     fn check_order(&mut self, before: Option<Timestamp>, ts: Timestamp) -> Result<()> {
         match (before, self.range_start) {

@@ -16,6 +16,7 @@ use super::{
     create,
     namespaces::Wish,
     plan::{Facts, Planned, RestorePlan, plan, restorable},
+    slices::at,
     target, users,
 };
 use crate::{
@@ -142,6 +143,12 @@ impl Steps {
             let entries = read::entries(self.storage.as_ref(), &slice.name, slice.compression).await?;
             let applied = until(cancel, replayer.apply(entries)).await;
             match applied.with_context(|| format!("replay '{}'", slice.name))? {
+                // An object can lose its tail at the border of two entries, where nothing else shows it.
+                Flow::Continue if replayer.last().is_none_or(|last| last < slice.to) => bail!(
+                    "'{}' is damaged: its entries end before {}, the end that its name tells; nothing more was replayed",
+                    slice.name,
+                    at(slice.to)
+                ),
                 Flow::Continue => {}
                 Flow::PastEnd => break,
             }

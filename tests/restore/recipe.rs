@@ -183,3 +183,19 @@ async fn damage_can_be_found_before_anything_is_dropped() {
     assert!(error.contains("'b/rs0/shop.orders' is damaged: its checksum is"), "{error}");
     let _: Arc<_> = restore.progress();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_oplog_slice_that_lost_whole_entries_is_found() {
+    let (store, backup) = sample().await;
+    let server = Server::start(Options::default()).await;
+    let slice = store.storage.names().into_iter().find(|name| name.contains("/oplog/1970010100014")).expect("a slice");
+    let content = store.storage.get(&slice, None).await.unwrap().try_collect::<Vec<_>>().await.unwrap().concat();
+    let first = usize::try_from(i32::from_le_bytes(content[..4].try_into().unwrap())).unwrap();
+    store.put(&slice, content[..first].to_vec()).await;
+    let cancel = CancellationToken::new();
+    let mut restore = prepare(&server, &store, &backup).await.unwrap();
+    restore.drop(&cancel).await.unwrap();
+    restore.load(&cancel).await.unwrap();
+    let error = format!("{:#}", restore.replay(&cancel).await.unwrap_err());
+    assert!(error.contains(&slice) && error.contains("end before 200,1"), "{error}");
+}
