@@ -19,8 +19,11 @@ use crate::model::{
     serde_help::zero_ts,
     status::{Condition, Status},
 };
+use crate::topo::cluster::Cluster;
+use crate::upkeep::balancer;
 use anyhow::{Result, anyhow, bail};
 use bson::Timestamp;
+use futures::future::try_join_all;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -35,7 +38,8 @@ pub(super) const TAKE_OVER: Duration = Duration::from_secs(3);
 /// its reason as its final status. Nothing happens if somebody else leads.
 pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Option<&Config>) -> Result<()> {
     let reject = refusal(node, opid, backup, config).await?;
-    let mut meta = first_document(node, opid, backup, config).await?;
+    let cluster = node.cluster().await?;
+    let mut meta = first_document(node, &cluster, opid, backup, config).await?;
     if let Some(reason) = &reject {
         meta.status = Status::Error;
         meta.error = Some(reason.clone());
@@ -49,13 +53,11 @@ pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Op
     }
     let priority = config.and_then(|c| c.backup.as_ref()).and_then(|b| b.priority.as_ref());
     let nominations = async {
-        for rs in node.members().await? {
-            nominate(node, &backup.name, &rs, priority).await?;
-        }
-        anyhow::Ok(())
+        let members = cluster.names();
+        try_join_all(members.iter().map(|rs| nominate(node, &backup.name, rs, priority))).await
     };
     let result = tokio::select! {
-        result = nominations => result,
+        result = nominations => result.map(drop),
         never = keep_beating(node, &backup.name) => never,
     };
     if let Err(error) = &result {
@@ -99,7 +101,14 @@ async fn refusal(node: &Node, opid: &str, backup: &BackupCmd, config: Option<&Co
     }))
 }
 
-async fn first_document(node: &Node, opid: &str, backup: &BackupCmd, config: Option<&Config>) -> Result<BackupMeta> {
+async fn first_document(
+    node: &Node,
+    cluster: &Cluster,
+    opid: &str,
+    backup: &BackupCmd,
+    config: Option<&Config>,
+) -> Result<BackupMeta> {
+    let balanced = cluster.sharded && balancer::was_on(&node.control).await?;
     let unset = Timestamp { time: 1, increment: 1 };
     let started = unix_now();
     Ok(BackupMeta {
@@ -107,7 +116,7 @@ async fn first_document(node: &Node, opid: &str, backup: &BackupCmd, config: Opt
         opid: opid.to_owned(),
         name: backup.name.clone(),
         src_backup: None,
-        shard_remap: Default::default(),
+        shard_remap: cluster.remap(),
         nss: backup.nss.clone(),
         sel_users_and_roles: backup.users_and_roles,
         replsets: Vec::new(),
@@ -127,7 +136,7 @@ async fn first_document(node: &Node, opid: &str, backup: &BackupCmd, config: Opt
         n: Vec::new(),
         error: None,
         pbm_version: PBM_VERSION.into(),
-        balancer: "off".into(),
+        balancer: if balanced { "full" } else { "off" }.into(),
     })
 }
 

@@ -1,10 +1,11 @@
 //! What every part of an agent works with: its mongod, the leader replica set, its settings.
 
+use crate::config;
 use crate::control::Control;
 use crate::model::{config::Config, lock::LockHeader};
 use crate::mongo::{self, Hello, Purpose, admin};
 use crate::storage::Storage;
-use crate::{config, topo};
+use crate::topo::cluster::{self, Cluster};
 use anyhow::{Context, Result};
 use bson::Timestamp;
 use mongodb::Client;
@@ -15,6 +16,8 @@ use std::sync::Arc;
 pub(super) struct Node {
     /// Direct connection to this agent's own mongod.
     pub client: Client,
+    /// Leads to the primary of this node's replica set.
+    pub primary: Client,
     /// The control collections, through the leader replica set's primary.
     pub control: Control,
     /// Name of this node's replica set.
@@ -31,6 +34,7 @@ pub(super) struct Node {
 impl Node {
     pub async fn connect(uri: &str, leader: Client, parallel: Option<usize>) -> Result<Self> {
         let client = mongo::connect(uri, Purpose::Node { app: "pbm" }).await?;
+        let primary = mongo::connect(uri, Purpose::Leader { app: "pbm" }).await?;
         let hello = mongo::hello(&client).await.context("connect to this agent's mongod")?;
         hello.must_be_replica_set()?;
         let leader_rs = mongo::hello(&leader).await.context("connect to the leader replica set")?.set_name;
@@ -41,6 +45,7 @@ impl Node {
             rs: hello.set_name,
             me: hello.me,
             client,
+            primary,
             parallel: parallel.unwrap_or_else(default_parallel),
         })
     }
@@ -50,8 +55,8 @@ impl Node {
     }
 
     /// The replica sets of the cluster.
-    pub async fn members(&self) -> Result<Vec<String>> {
-        topo::cluster::members(self.control.client()).await
+    pub async fn cluster(&self) -> Result<Cluster> {
+        cluster::read(self.control.client()).await
     }
 
     /// Opens the main storage of a configuration, as this node reaches it.

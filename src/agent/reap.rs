@@ -3,7 +3,7 @@
 use super::node::Node;
 use crate::control::HEARTBEAT;
 use crate::model::lock::Lock;
-use crate::upkeep::{delete, reap};
+use crate::upkeep::{balancer, delete, reap};
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -23,7 +23,8 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
                     for said in reap::end_all_lost(&node.control).await? {
                         tracing::warn!("{said}");
                     }
-                    sweep(&node).await
+                    sweep(&node).await?;
+                    balancer::give_back_forgotten(&node.control).await
                 };
                 if let Err(error) = done.await {
                     tracing::warn!("look for lost operations: {error:#}");
@@ -54,7 +55,7 @@ async fn end_own(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Removes the objects of backups that failed while running.
+/// Removes the objects of backups that failed while running, once no other agent works on them any more.
 pub(super) async fn sweep(node: &Node) -> Result<()> {
     let due = node.control.backups.due_for_cleanup().await?;
     if due.is_empty() {
@@ -62,8 +63,12 @@ pub(super) async fn sweep(node: &Node) -> Result<()> {
     }
     let Some(config) = node.control.config.main().await? else { return Ok(()) };
     let store = node.open_storage(&config).await?;
+    let locks = node.control.locks.all().await?;
     for name in due {
         if let Some(backup) = node.control.backups.get(&name).await? {
+            if locks.iter().any(|lock| lock.header.opid == backup.opid && lock.header.node != node.me) {
+                continue;
+            }
             delete::backup(store.as_ref(), &backup.name).await?;
         }
         node.control.backups.cleaned_up(&name).await?;

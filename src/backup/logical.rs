@@ -1,6 +1,6 @@
 //! The logical recipe: collections dumped while the oplog of the same time is kept beside them (spec/format.md D.3).
 
-use super::{Cx, sampler};
+use super::{Cx, cut, sampler};
 use crate::archive::{backup_json, meta};
 use crate::config::open;
 use crate::control::{ControlBoard, unix_now};
@@ -34,6 +34,10 @@ const SPAN_MIN: f64 = 10.0;
 pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()> {
     open::initialise(cx.storage.as_ref()).await.context("prepare the storage")?;
     let layout = ReplsetLayout::new(&cx.name, &cx.rs, cx.backup.compression);
+    if cx.cluster.sharded {
+        // An idle shard's oplog begins now, not hours ago.
+        slice::reach(&cx.client, cut::note(cx.control.client(), &cx.primary, "backup begins").await?).await?;
+    }
     let first = slice::first_write(&cx.client).await?;
     cx.control.backups.add_member(&cx.name, &cx.rs, &first_part(cx, &layout, first)).await?;
     arrive(board, cx.role, Status::Running, Some(starting_limit(cx)), &cx.cancel, async || publish_first(cx).await)
@@ -52,8 +56,16 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     };
     tracing::info!("dumped {} documents, {} bytes", dumped.docs, dumped.bytes);
     let described = describe(cx, &layout, &dumped).await?;
+    if cx.cluster.sharded {
+        let end = slice::last_write(&cx.client).await?;
+        cx.control.backups.set_member(&cx.name, &cx.rs, doc! { "dump_end": end }).await?;
+        cut::publish(&cx.client, cx.control.client()).await?;
+    }
     reach(board, cx.role, Status::DumpDone, None, &cx.cancel, async || Ok(())).await?;
 
+    if cx.cluster.sharded {
+        slice::reach(&cx.client, cut::note(cx.control.client(), &cx.primary, "backup ends").await?).await?;
+    }
     // Taken after the last cursor was closed: no version of a document that was dumped is newer.
     let last = slice::last_write(&cx.client).await?;
     oplog.keep_until(last).await?;
@@ -75,7 +87,7 @@ fn first_part(cx: &Cx, layout: &ReplsetLayout, first: Timestamp) -> BackupReplse
         status: Status::Running,
         size: 0,
         size_uncompressed: 0,
-        iscs: false,
+        iscs: cx.cluster.members.get(&cx.rs).is_some_and(|member| member.config),
         configshard: false,
         last_transition_ts: now,
         first_write_ts: first,
@@ -85,6 +97,7 @@ fn first_part(cx: &Cx, layout: &ReplsetLayout, first: Timestamp) -> BackupReplse
         conditions: vec![Condition { timestamp: now, status: Status::Running, error: None }],
         pbm_version: PBM_VERSION.into(),
         mongo_version: cx.version.server.clone(),
+        dump_end: None,
         progress: None,
     }
 }
@@ -174,10 +187,7 @@ async fn describe(cx: &Cx, layout: &ReplsetLayout, dumped: &Dumped) -> Result<u6
 /// a storage without it holds no backup.
 async fn finish(cx: &Cx) -> Result<()> {
     let mut meta = document(cx).await?;
-    let last = meta.replsets.iter().map(|rs| rs.last_write_ts).min().context("no replica set took part")?;
-    if last.time <= 1 {
-        bail!("a replica set has not told where its oplog ends");
-    }
+    let last = cut::check(&meta)?;
     cx.control.backups.set(&cx.name, doc! { "last_write_ts": last }).await?;
     let now = unix_now();
     meta.last_write_ts = last;

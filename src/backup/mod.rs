@@ -1,5 +1,6 @@
 //! Backups of this node's replica set: picks the recipe, and sees to it that a failure is known and leaves nothing.
 
+mod cut;
 mod logical;
 mod sampler;
 
@@ -8,9 +9,11 @@ use crate::model::{backup::BackupMeta, command::BackupCmd, config::Config, statu
 use crate::mongo::admin::Version;
 use crate::rendezvous::{Role, supervise, was_cancelled};
 use crate::storage::Storage;
+use crate::topo::cluster::Cluster;
+use crate::upkeep::balancer;
 use anyhow::Result;
 use mongodb::Client;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// Everything a backup recipe works with.
@@ -29,8 +32,10 @@ pub struct Cx {
     pub me: String,
     /// The leader publishes steps for the cluster and writes the metadata file.
     pub role: Role,
-    /// Replica sets that take part.
-    pub members: Vec<String>,
+    /// Leads to the primary of this replica set.
+    pub primary: Client,
+    /// Replica sets that take part: all of the cluster.
+    pub cluster: Cluster,
     pub backup: BackupCmd,
     pub version: Version,
     /// Collections dumped at once.
@@ -45,7 +50,13 @@ pub struct Cx {
 pub async fn run(cx: &Cx) -> Result<()> {
     tracing::info!("backup started");
     let board = cx.board();
-    let result = supervise(cx.role, logical::run(cx, &board), board.keep_beating(), &cx.cancel).await;
+    let recipe = async {
+        if cx.role == Role::Leader && cx.cluster.sharded {
+            balancer::hold(&cx.control, &cx.control.backups, &cx.name, cx.round()).await?;
+        }
+        logical::run(cx, &board).await
+    };
+    let result = supervise(cx.role, recipe, board.keep_beating(), &cx.cancel).await;
     match result {
         Ok(()) => {
             tracing::info!("backup finished");
@@ -64,7 +75,13 @@ pub async fn run(cx: &Cx) -> Result<()> {
 }
 
 impl Cx {
+    /// How long the end of the balancer's round is waited for.
+    fn round(&self) -> Duration {
+        let configured = self.config.backup.as_ref().and_then(|b| b.timeouts.as_ref()).and_then(|t| t.balancer_stop);
+        configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map_or(balancer::ROUND, Duration::from_secs)
+    }
+
     fn board(&self) -> ControlBoard<BackupMeta> {
-        ControlBoard::new(&self.control, &self.name, &self.opid, &self.rs, self.members.clone())
+        ControlBoard::new(&self.control, &self.name, &self.opid, &self.rs, self.cluster.names())
     }
 }

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::control::Control;
 use crate::model::config::Config;
-use crate::topo::cluster;
+use crate::topo::cluster::{self, Cluster};
 use tokio_util::sync::CancellationToken;
 
 /// The name of our connections in the server's log.
@@ -45,8 +45,13 @@ impl Context {
     }
 
     /// The replica sets of the cluster.
+    pub async fn cluster(&self) -> Result<Cluster> {
+        Ok(cluster::read(self.control.client()).await?)
+    }
+
+    /// Their names.
     pub async fn members(&self) -> Result<Vec<String>> {
-        Ok(cluster::members(self.control.client()).await?)
+        Ok(self.cluster().await?.names())
     }
 
     /// The main configuration.

@@ -12,8 +12,7 @@ use crate::config::{self, duration};
 use crate::model::{
     backup::BackupMeta, command::RestoreCmd, config::Config, restore::RestoreMeta, serde_help::zero_ts, status::Status,
 };
-use crate::restore::plan::restorable;
-use bson::Document;
+use crate::restore::{members::participants, plan::restorable};
 use clap::Args;
 use serde::Serialize;
 use std::{
@@ -41,6 +40,9 @@ pub struct Restore {
     /// Members that must have finished an index build: majority, votingMembers, or 1 to 50
     #[arg(long, value_name = "QUORUM", value_parser = parse_quorum)]
     index_commit_quorum: Option<String>,
+    /// Other names of the backup's replica sets in this cluster: CLUSTER=BACKUP,...
+    #[arg(long, value_name = "MAP", env = "PBM_REPLSET_REMAPPING", value_parser = parse_remapping)]
+    replset_remapping: Option<Remapping>,
     /// Wait for the end
     #[arg(short, long)]
     wait: bool,
@@ -56,6 +58,29 @@ fn parse_quorum(text: &str) -> Result<String, String> {
     config::index_commit_quorum(text).map(|()| text.to_owned())
 }
 
+/// Replica set of the backup → of the cluster.
+type Remapping = BTreeMap<String, String>;
+
+/// `cluster=backup,…`, the order of the original.
+fn parse_remapping(text: &str) -> Result<Remapping, String> {
+    let mut map = Remapping::new();
+    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let Some((to, from)) = pair.split_once('=').map(|(to, from)| (to.trim(), from.trim())) else {
+            return Err(format!("'{pair}' is not CLUSTER=BACKUP"));
+        };
+        if to.is_empty() || from.is_empty() || from.contains('=') {
+            return Err(format!("'{pair}' is not CLUSTER=BACKUP"));
+        }
+        if map.values().any(|other| other == to) {
+            return Err(format!("'{to}' of the cluster stands twice"));
+        }
+        if map.insert(from.to_owned(), to.to_owned()).is_some() {
+            return Err(format!("'{from}' of the backup stands twice"));
+        }
+    }
+    Ok(map)
+}
+
 /// What is printed at the end.
 #[derive(Debug, Serialize)]
 struct Restored {
@@ -63,12 +88,17 @@ struct Restored {
     snapshot: String,
     #[serde(skip)]
     status: Status,
+    #[serde(skip)]
+    sharded: bool,
 }
 
 impl Report for Restored {
     fn text(&self) -> String {
         if self.status == Status::Done {
-            return format!("Restore {} of backup {} is complete", self.name, self.snapshot);
+            let done = format!("Restore {} of backup {} is complete", self.name, self.snapshot);
+            // Routers keep the old routing; nobody but they can be told to forget it.
+            let routers = "\nBefore clients come back, run db.adminCommand({flushRouterConfig: 1}) on every mongos, or restart them";
+            return if self.sharded { done + routers } else { done };
         }
         format!(
             "Restore {} of backup {} is running; `pbm describe-restore {}` shows how it ends",
@@ -81,7 +111,8 @@ impl Restore {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
         let config = cx.config().await?;
-        let backup = find(cx, &self.backup_name).await?;
+        let map = self.replset_remapping.clone().unwrap_or_default();
+        let (backup, sharded) = find(cx, &self.backup_name, &map).await?;
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
         checks::agents(cx, Need::Primary).await?;
@@ -96,7 +127,7 @@ impl Restore {
         wait::appears::<RestoreMeta>(cx, &name, TAKEN_WITHIN).await?;
         let goal = if self.wait { Goal::Ended } else { Goal::Started };
         let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.wait_time).await?;
-        cx.out.print(&Restored { name, snapshot: backup.name, status: meta.status });
+        cx.out.print(&Restored { name, snapshot: backup.name, status: meta.status, sharded });
         Ok(())
     }
 
@@ -108,7 +139,7 @@ impl Restore {
             ns_from: String::new(),
             ns_to: String::new(),
             users_and_roles: false,
-            rs_map: Document::new(),
+            rs_map: self.replset_remapping.iter().flatten().map(|(from, to)| (from.clone(), to.into())).collect(),
             fallback_enabled: None,
             allow_partly_done: None,
             num_parallel_colls: self.num_parallel_collections,
@@ -124,17 +155,19 @@ impl Restore {
 }
 
 /// The backup, if it can be restored here.
-async fn find(cx: &Context, name: &str) -> Result<BackupMeta> {
+async fn find(cx: &Context, name: &str, map: &Remapping) -> Result<(BackupMeta, bool)> {
     let backup = cx.control.backups.get(name).await?.ok_or_else(|| {
         CliError::refused(format!("there is no backup named {name}"))
             .hint("`pbm list` shows the backups; `pbm config --force-resync` reads the storage again")
     })?;
-    for rs in cx.members().await? {
-        restorable(&backup, &rs).map_err(|refusal| {
-            CliError::refused(refusal.to_string()).hint("`pbm list` shows backups that can be restored")
-        })?;
+    let refuse = |reason: String| CliError::refused(reason).hint("`pbm list` shows backups that can be restored");
+    for part in &backup.replsets {
+        restorable(&backup, &part.name).map_err(|refusal| refuse(refusal.to_string()))?;
     }
-    Ok(backup)
+    let cluster = cx.cluster().await?;
+    participants(&backup, &cluster, map)
+        .map_err(|reasons| refuse(format!("backup '{name}' cannot be restored here: {}", reasons.join("; "))))?;
+    Ok((backup, cluster.sharded))
 }
 
 /// What will happen, in words.
@@ -204,8 +237,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn remappings_are_parsed_or_refused() {
+        let map = parse_remapping("a=x, b=y").expect("a map");
+        assert_eq!(map, [("x", "a"), ("y", "b")].map(|(from, to)| (from.to_owned(), to.to_owned())).into());
+        for bad in ["garbage", "a=", "=x", "a=x=y", "a=x,a=y", "a=x,b=x"] {
+            assert!(parse_remapping(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn the_result_is_the_originals() {
-        let done = Restored { name: "r".into(), snapshot: "b".into(), status: Status::Done };
+        let done = Restored { name: "r".into(), snapshot: "b".into(), status: Status::Done, sharded: false };
         assert_eq!(serde_json::to_string(&done).expect("json"), r#"{"name":"r","snapshot":"b"}"#);
     }
 }

@@ -53,6 +53,9 @@ impl<T> Clone for OpDocs<T> {
 /// A field *added by us*: the operation failed and its remains are still to be removed.
 const CLEANUP_DUE: &str = "cleanup_due";
 
+/// A field *added by us*: the operation has stopped the balancer and has not started it again.
+const BALANCER_DUE: &str = "balancer_due";
+
 fn not_final() -> Document {
     doc! { "$nin": [Status::Done.as_str(), Status::Canceled.as_str(), Status::Error.as_str(), Status::PartlyDone.as_str()] }
 }
@@ -206,19 +209,50 @@ impl<T: OpDocument> OpDocs<T> {
         self.set_member(name, rs, doc! { "progress": progress }).await.map(drop)
     }
 
+    /// Says that this operation stops the balancer, before it does.
+    pub async fn owe_balancer(&self, name: &str) -> Result<()> {
+        self.set(name, doc! { BALANCER_DUE: true }).await.map(drop)
+    }
+
+    /// Operations that stopped the balancer and have not started it again.
+    pub async fn owing_balancer(&self) -> Result<Vec<String>> {
+        self.names(doc! { BALANCER_DUE: true }).await
+    }
+
+    /// Says that the balancer is on again.
+    pub async fn balancer_returned(&self, name: &str) -> Result<()> {
+        self.update(doc! { "name": name }, doc! { "$unset": { BALANCER_DUE: "" } }, "note the balancer").await.map(drop)
+    }
+
+    /// The operation is in a final state, or is not known any more.
+    pub async fn has_ended(&self, name: &str) -> Result<bool> {
+        Ok(self.names(doc! { "name": name, "status": not_final() }).await?.is_empty())
+    }
+
+    async fn names(&self, filter: Document) -> Result<Vec<String>> {
+        let failed = || format!("read admin.{}", T::COLLECTION);
+        let found = self.coll.find(filter).projection(doc! { "name": 1 }).await.with_context(failed)?;
+        let found: Vec<Document> = found.try_collect().await.with_context(failed)?;
+        Ok(found.iter().filter_map(|d| d.get_str("name").ok().map(str::to_owned)).collect())
+    }
+
     /// Names of operations that failed while running here and whose remains have not been removed yet.
     ///
     /// Only an operation that ended badly under our eyes is in it, never one that a resync found damaged.
     pub async fn due_for_cleanup(&self) -> Result<Vec<String>> {
-        let found: Vec<Document> = self
-            .coll
-            .find(doc! { CLEANUP_DUE: true })
-            .await
-            .with_context(|| format!("read admin.{}", T::COLLECTION))?
-            .try_collect()
-            .await
-            .with_context(|| format!("read admin.{}", T::COLLECTION))?;
-        Ok(found.iter().filter_map(|d| d.get_str("name").ok().map(str::to_owned)).collect())
+        self.names(doc! { CLEANUP_DUE: true }).await
+    }
+
+    /// Asks once more for the clean-up of an operation that has failed: its agent came back after it was declared lost.
+    pub async fn ask_for_cleanup(&self, name: &str) -> Result<()> {
+        let failed = doc! { "$in": [Status::Error.as_str(), Status::Canceled.as_str()] };
+        self.update(
+            doc! { "name": name, "status": failed },
+            doc! { "$set": { CLEANUP_DUE: true } },
+            "ask for a clean-up",
+        )
+        .await
+        .map(drop)
     }
 
     /// Says that nothing is left of a failed operation.

@@ -136,6 +136,9 @@ pub struct BackupReplset {
     pub pbm_version: String,
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub mongo_version: String,
+    /// *Added by us*: the newest write of the node when its dump was complete. Only in the database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dump_end: Option<Timestamp>,
     /// *Added by us*: how far the data step is. Only in the database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,

@@ -110,6 +110,19 @@ pub struct Replayed {
     pub open: Vec<(String, Open)>,
 }
 
+/// What became of the transactions without a decision.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// All of them.
+    pub undecided: usize,
+    /// Committed according to another shard, and applied.
+    pub applied: usize,
+    /// Committed by nobody, so not applied.
+    pub dropped: usize,
+    /// Committed, but a part of them is missing: data is lost.
+    pub partial: Vec<String>,
+}
+
 /// A replay that is under way.
 #[derive(Debug)]
 pub struct Replayer {
@@ -284,16 +297,37 @@ impl Replayer {
         ts <= self.options.consistent_from
     }
 
-    /// The prepared transactions that were committed in what was applied (the last 100), for the other shards.
+    /// The prepared transactions that were committed in what was applied (the last of them), for the other shards.
     pub fn committed(&self) -> Vec<Committed> {
         self.txns.committed()
+    }
+
+    /// Applies the open transactions that another shard saw committed, in the order of their beginnings, as the last thing
+    /// of the replay. The others did not happen.
+    pub async fn settle(&mut self, committed: &HashSet<String>) -> Result<Settled> {
+        let mut settled = Settled::default();
+        for (id, open) in self.txns.take_all() {
+            settled.undecided += 1;
+            if !committed.contains(&id) {
+                settled.dropped += 1;
+            } else if open.complete && !open.torn {
+                tracing::info!(transaction = id, "another shard saw it committed");
+                self.commit(&id, Some(open), self.options.end).await?;
+                settled.applied += 1;
+            } else {
+                settled.partial.push(id);
+            }
+        }
+        self.flush().await?;
+        Ok(settled)
     }
 
     /// Ends the replay. Everything was written by the majority.
     pub async fn finish(mut self) -> Result<Replayed> {
         self.flush().await?;
         self.nothing_left_aside()?;
-        Ok(Replayed { catalog: self.catalog, stats: self.stats, last: self.last, open: self.txns.into_open() })
+        let open = self.txns.take_all();
+        Ok(Replayed { catalog: self.catalog, stats: self.stats, last: self.last, open })
     }
 }
 

@@ -29,6 +29,8 @@ impl NamespaceRule {
 pub struct Scope {
     /// The target is a config server: the routing documents of the cluster are applied.
     pub config_server: bool,
+    /// The UUID that `config.system.sessions` had where the oplog comes from: its chunks are not applied.
+    pub sessions: Option<bson::Uuid>,
     pub namespaces: NamespaceRule,
 }
 
@@ -38,7 +40,7 @@ impl Scope {
         let (db, coll) = entry.split_ns();
         match command {
             None if entry.kind == Kind::Noop => false,
-            None => self.wants_collection(db, coll) && !is_foreign_routing(entry, coll) && !is_balancer_switch(entry),
+            None => self.wants_collection(db, coll) && !self.is_foreign_routing(entry) && !is_balancer_switch(entry),
             Some(Command::ApplyOps(_) | Command::Unknown(_)) => true,
             Some(Command::Harmless) => false,
             Some(Command::DropDatabase) => {
@@ -56,6 +58,18 @@ impl Scope {
                 | Command::IndexesGone { coll, .. }
                 | Command::EmptyCapped { coll },
             ) => self.wants_collection(db, coll),
+        }
+    }
+
+    /// The routing of `config.system.sessions`, which every cluster makes for itself.
+    fn is_foreign_routing(&self, entry: &Entry<'_>) -> bool {
+        match entry.ns {
+            "config.collections" => id(entry) == Some("config.system.sessions"),
+            "config.chunks" => match entry.o.get("uuid") {
+                Ok(Some(RawBsonRef::Binary(uuid))) => self.sessions.is_some_and(|own| own.bytes()[..] == *uuid.bytes),
+                _ => false,
+            },
+            _ => false,
         }
     }
 
@@ -80,11 +94,6 @@ impl Scope {
 /// Settings that describe what the cluster is doing now, not what was stored.
 fn is_balancer_switch(entry: &Entry<'_>) -> bool {
     entry.ns == "config.settings" && matches!(id(entry), Some("balancer" | "automerge"))
-}
-
-/// The routing of `config.system.sessions`, which every cluster makes for itself.
-fn is_foreign_routing(entry: &Entry<'_>, coll: &str) -> bool {
-    entry.ns == "config.collections" && coll == "collections" && id(entry) == Some("config.system.sessions")
 }
 
 fn id<'a>(entry: &Entry<'a>) -> Option<&'a str> {

@@ -15,8 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader, BufWriter}
 
 use crate::oplog::entry::operations;
 
-/// How many prepared commits are remembered, as the original publishes them for the other shards.
-const REMEMBERED: usize = 100;
+/// How many prepared commits are remembered for the other shards. A commit reaches all shards within moments, so those
+/// that matter are among the last; the original publishes 100, which a busy cluster commits within that time.
+const REMEMBERED: usize = 5000;
 
 /// The operations of one transaction, in order.
 #[derive(Debug)]
@@ -93,9 +94,9 @@ impl Transactions {
         self.committed.iter().cloned().collect()
     }
 
-    /// Everything without a decision, oldest first.
-    pub fn into_open(self) -> Vec<(String, Open)> {
-        let mut open: Vec<_> = self.open.into_iter().collect();
+    /// Takes out everything without a decision, oldest first.
+    pub fn take_all(&mut self) -> Vec<(String, Open)> {
+        let mut open: Vec<_> = self.open.drain().collect();
         open.sort_by_key(|(_, open)| open.first);
         open
     }

@@ -1,9 +1,12 @@
 //! A restore of this node's replica set from the outside: refusals, announced steps, and a failure that is known.
 
-use super::logical;
+use super::{
+    logical,
+    members::{Participants, participants},
+};
 use crate::control::{Control, ControlBoard, unix_now};
 use crate::model::{
-    backup::BackupType,
+    backup::{BackupMeta, BackupType},
     command::RestoreCmd,
     config::Config,
     restore::{RestoreMeta, RestoreReplset, RestoreStat},
@@ -13,9 +16,11 @@ use crate::model::{
 use crate::mongo::admin::Version;
 use crate::rendezvous::{Role, supervise, was_cancelled};
 use crate::storage::Storage;
-use anyhow::Result;
+use crate::topo::cluster::Cluster;
+use anyhow::{Context as _, Result};
 use mongodb::Client;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Everything a restore recipe works with.
@@ -33,15 +38,56 @@ pub struct Cx {
     /// The leader publishes steps for the cluster.
     pub role: Role,
     /// Replica sets of the cluster.
-    pub members: Vec<String>,
+    pub cluster: Cluster,
     pub restore: RestoreCmd,
     pub version: Version,
     pub cancel: CancellationToken,
 }
 
-impl Cx {
-    pub(super) fn board(&self) -> ControlBoard<RestoreMeta> {
-        ControlBoard::new(&self.control, &self.restore.name, &self.opid, &self.rs, self.members.clone())
+/// How long the members wait for the leader's document.
+const DOCUMENT: Duration = Duration::from_secs(30);
+
+/// What is restored, and who takes part.
+pub(super) struct Parts {
+    pub backup: BackupMeta,
+    pub of: Participants,
+}
+
+impl Parts {
+    async fn find(cx: &Cx) -> Result<Self> {
+        let name = &cx.restore.backup_name;
+        let backup: BackupMeta = cx.control.backups.get(name).await?.with_context(|| {
+            format!(
+                "backup {name} is not known here; if the storage has it, run `pbm config --force-resync` and try again"
+            )
+        })?;
+        let map = cx.restore.rs_map.iter().map(|(from, to)| {
+            let to = to.as_str().with_context(|| format!("the mapping of replica set '{from}' is not a name"))?;
+            Ok((from.clone(), to.to_owned()))
+        });
+        let of = participants(&backup, &cx.cluster, &map.collect::<Result<_>>()?).map_err(|reasons| {
+            anyhow::anyhow!("backup '{name}' cannot be restored, nothing was changed: {}", reasons.join("; "))
+        })?;
+        Ok(Self { backup, of })
+    }
+}
+
+/// Waits for the document that the leader inserts.
+async fn appears(cx: &Cx) -> Result<()> {
+    let until = Instant::now() + DOCUMENT;
+    loop {
+        let mut waiter = cx.control.bell.waiter();
+        if cx.control.restores.raw(&cx.restore.name).await?.is_some() {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            anyhow::bail!(
+                "restore {}: the agent on the config servers' primary has not begun it within {} s; is it running?",
+                cx.restore.name,
+                DOCUMENT.as_secs()
+            );
+        }
+        waiter.next().await;
     }
 }
 
@@ -66,9 +112,23 @@ pub async fn run(cx: &Cx) -> Result<()> {
         if !cx.control.restores.insert(&meta).await? {
             anyhow::bail!("a restore named {} exists already", cx.restore.name);
         }
+    } else {
+        appears(cx).await?;
     }
-    let board = cx.board();
-    let result = supervise(cx.role, logical::run(cx, &board), board.keep_beating(), &cx.cancel).await;
+    let parts = Parts::find(cx).await;
+    let members = parts.as_ref().map_or_else(|_| vec![cx.rs.clone()], |parts| parts.of.parts.keys().cloned().collect());
+    let board = ControlBoard::new(&cx.control, &cx.restore.name, &cx.opid, &cx.rs, members);
+    let recipe = async {
+        let parts = parts?;
+        match parts.of.parts.contains_key(&cx.rs) {
+            true => logical::run(cx, &parts, &board).await,
+            false => {
+                tracing::info!("the backup has no part for replica set {}", cx.rs);
+                Ok(())
+            }
+        }
+    };
+    let result = supervise(cx.role, recipe, board.keep_beating(), &cx.cancel).await;
     match result {
         Ok(()) => {
             tracing::info!("restore finished");
@@ -99,8 +159,6 @@ fn unsupported(restore: &RestoreCmd) -> Option<String> {
         "restores under another name (--ns-from, --ns-to) are"
     } else if !restore.nss.is_empty() || restore.users_and_roles {
         "selective restores (--ns) are"
-    } else if !restore.rs_map.is_empty() {
-        "restores to other replica sets (--replset-remapping) are"
     } else {
         return None;
     };

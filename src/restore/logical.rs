@@ -1,15 +1,17 @@
 //! The logical recipe: everything is checked, then dropped, created, loaded, replayed and indexed (spec/format.md E.3).
 
 use super::{
-    conduct::{Cx, first_part},
+    conduct::{Cx, Parts, first_part},
     namespaces::Wish,
-    sampler,
+    router, sampler, settle,
     steps::{Order, Steps},
 };
 use crate::control::ControlBoard;
-use crate::model::{backup::BackupMeta, restore::RestoreMeta, status::Status};
-use crate::rendezvous::reach;
+use crate::model::{backup::BackupReplset, restore::RestoreMeta, status::Status};
+use crate::oplog::txn::Committed;
+use crate::rendezvous::{Role, reach};
 use crate::snapshot::load::LoadOptions;
+use crate::upkeep::balancer;
 use anyhow::{Context, Result, anyhow};
 use bson::{Bson, Document, doc};
 use std::time::Duration;
@@ -17,19 +19,30 @@ use std::time::Duration;
 /// How long the replica sets have for their checks.
 const CHECKS: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(cx: &Cx, board: &ControlBoard<RestoreMeta>) -> Result<()> {
+pub(super) async fn run(cx: &Cx, parts: &Parts, board: &ControlBoard<RestoreMeta>) -> Result<()> {
     let restores = &cx.control.restores;
     let name = &cx.restore.name;
     restores.add_member(name, &cx.rs, &first_part(&cx.rs)).await?;
-    cx.control.config.switch_pitr_off(cx.control.cluster_time().await?).await?;
+    if cx.role == Role::Leader {
+        cx.control.config.switch_pitr_off(cx.control.cluster_time().await?).await?;
+        if cx.cluster.sharded {
+            balancer::hold(&cx.control, restores, name, round(cx)).await?;
+        }
+    }
+    let me = cx.cluster.members.get(&cx.rs).context("this replica set is not in the cluster any more")?;
 
-    let mut steps = prepare(cx).await?;
+    let mut steps = prepare(cx, parts, me.config).await?;
     for warning in &steps.plan().warnings {
         tracing::warn!("{warning}");
     }
     reach(board, cx.role, Status::CleanupCluster, Some(CHECKS), &cx.cancel, async || Ok(())).await?;
 
     tracing::info!("dropping {} collections that the backup replaces", steps.plan().drops.len());
+    if cx.cluster.sharded && !me.config {
+        let databases = router::databases(steps.storage(), parts.backup.replsets.iter().map(metadata_of)).await?;
+        let dropped = router::drop_databases(cx.control.client(), &cx.client, &me.id, &databases).await?;
+        tracing::info!("dropped {dropped} databases whose primary shard this is");
+    }
     steps.drop(&cx.cancel).await?;
     reach(board, cx.role, Status::Running, None, &cx.cancel, async || Ok(())).await?;
 
@@ -41,34 +54,62 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<RestoreMeta>) -> Result<()
     tracing::info!("loaded {} documents, {} bytes", loaded.documents, loaded.bytes);
     let swapped = steps.put_users_back(&cx.cancel).await?;
     tracing::info!("put back {} users and {} roles", swapped.users, swapped.roles);
+    if me.config {
+        steps.put_routing_back(&parts.of.ids, &cx.cancel).await?;
+    }
     reach(board, cx.role, Status::DumpDone, None, &cx.cancel, async || Ok(())).await?;
 
     sampler::phase(cx, "oplog").await;
-    let replayed = steps.replay(&cx.cancel).await?;
+    let members: Vec<String> = parts.of.parts.keys().cloned().collect();
+    let exchange = async |mine: &[Committed]| settle::exchange(cx, &members, mine).await;
+    let (replayed, settled) = steps.replay(&cx.cancel, exchange).await?;
     tracing::info!("replayed the oplog: {:?}", replayed.stats);
-    if !replayed.open.is_empty() {
-        tracing::info!("{} transactions were open at the end and are not part of the backup", replayed.open.len());
+    if settled.undecided > 0 {
+        tracing::info!("transactions without a decision at the end of the oplog: {settled:?}");
+        settle::report(cx, &settled).await?;
     }
     sampler::phase(cx, "indexes").await;
     let built = steps.finish(&replayed, &cx.cancel).await?;
     tracing::info!("built {} indexes on {} collections", built.indexes, built.collections);
 
+    if cx.cluster.sharded {
+        usable(cx, parts, me.config).await?;
+    }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
         restores.set(name, doc! { "stat": statistics(cx) }).await.map(drop)
     })
     .await?;
-    cx.control.config.set_epoch(cx.control.cluster_time().await?).await
+    if cx.role == Role::Leader {
+        cx.control.config.set_epoch(cx.control.cluster_time().await?).await?;
+    }
+    Ok(())
+}
+
+/// The restored collections must be usable at once: nobody may go on with routing from before.
+async fn usable(cx: &Cx, parts: &Parts, config: bool) -> Result<()> {
+    if config && !parts.of.ids.is_empty() {
+        router::translate_all(&cx.client, &parts.of.ids).await?;
+    }
+    router::forget(&cx.client).await
+}
+
+/// How long the end of the balancer's round is waited for.
+fn round(cx: &Cx) -> Duration {
+    let configured = cx.config.restore.as_ref().and_then(|c| c.timeouts.as_ref()).and_then(|t| t.balancer_stop);
+    configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map_or(balancer::ROUND, Duration::from_secs)
+}
+
+/// The object with the metadata of a replica set's part.
+fn metadata_of(part: &BackupReplset) -> String {
+    part.dump_name.clone()
 }
 
 /// Looks at the backup, the storage and the target, and says what will be done, before anything is changed.
-async fn prepare(cx: &Cx) -> Result<Steps> {
-    let name = &cx.restore.backup_name;
-    let backup: BackupMeta = cx.control.backups.get(name).await?.with_context(|| {
-        format!("backup {name} is not known here; if the storage has it, run `pbm config --force-resync` and try again")
-    })?;
+async fn prepare(cx: &Cx, parts: &Parts, config_server: bool) -> Result<Steps> {
     let storage = cx.storage.clone().map_err(|e| anyhow!(e))?;
-    let order =
-        Order { backup, rs: cx.rs.clone(), wish: Wish::default(), load: options(cx), quorum: quorum(cx).parse()? };
+    let rs = parts.of.parts.get(&cx.rs).context("this replica set takes no part")?.clone();
+    let wish = Wish { config_server };
+    let order = Order { backup: parts.backup.clone(), rs, wish, load: options(cx), quorum: quorum(cx).parse()? };
     Steps::prepare(storage, cx.client.clone(), order).await
 }
 

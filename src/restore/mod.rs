@@ -3,10 +3,13 @@
 mod conduct;
 pub mod create;
 mod logical;
+pub mod members;
 pub mod namespaces;
 pub mod options;
 pub mod plan;
+pub mod router;
 mod sampler;
+mod settle;
 pub mod slices;
 pub mod steps;
 pub mod target;

@@ -4,6 +4,7 @@
 use super::{
     namespaces::{Fate, Wish, fate, is_droppable},
     options::fit,
+    router::RoutingSource,
     slices::{OplogObject, cover},
     version::Version,
 };
@@ -89,6 +90,8 @@ pub struct RestorePlan {
     /// Oplog entries after this time are not applied.
     pub end: Timestamp,
     pub users: UsersSource,
+    /// Of a config server.
+    pub routing: RoutingSource,
     /// What a person should know; nothing here stops the restore.
     pub warnings: Vec<String>,
 }
@@ -185,6 +188,7 @@ struct Draft<'a> {
     drops: BTreeSet<Drop>,
     oplog: Vec<OplogObject>,
     users: UsersSource,
+    routing: RoutingSource,
     warnings: Vec<String>,
     reasons: Vec<String>,
 }
@@ -199,6 +203,7 @@ impl<'a> Draft<'a> {
             drops: BTreeSet::new(),
             oplog: Vec::new(),
             users: UsersSource::default(),
+            routing: RoutingSource::default(),
             warnings: Vec::new(),
             reasons: Vec::new(),
         }
@@ -226,6 +231,11 @@ impl<'a> Draft<'a> {
                 Fate::Leave(_) => {}
                 Fate::Users => self.users.users = data,
                 Fate::Roles => self.users.roles = data,
+                Fate::Routing => {
+                    if let Some(table) = self.routing.table(&meta.coll) {
+                        *table = data;
+                    }
+                }
                 Fate::Restore => self.take(meta, data),
             }
         }
@@ -372,6 +382,7 @@ impl<'a> Draft<'a> {
             oplog: self.oplog,
             end: self.facts.backup.last_write_ts,
             users: self.users,
+            routing: self.routing,
             warnings: self.warnings,
         })
     }

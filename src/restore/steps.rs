@@ -5,6 +5,7 @@
 //! drop            what the backup replaces
 //! load            create it empty; storage → decompress → insert
 //! put_users_back  users and roles
+//! put_routing_back the tables of a config server
 //! replay          oplog objects in order, up to the end of the backup
 //! finish          indexes and the options that had to wait
 //! ```
@@ -16,6 +17,7 @@ use super::{
     create,
     namespaces::Wish,
     plan::{Facts, Planned, RestorePlan, plan, restorable},
+    router::{self, Ids},
     slices::at,
     target, users,
 };
@@ -24,10 +26,11 @@ use crate::{
     layout::ReplsetLayout,
     model::backup::BackupMeta,
     oplog::{
-        apply::{Flow, ReplayOptions, Replayed, Replayer},
+        apply::{Flow, ReplayOptions, Replayed, Replayer, Settled},
         build::{Built, CommitQuorum},
         catalog::Catalog,
         read,
+        txn::Committed,
     },
     snapshot::{
         batch::InsertInto,
@@ -38,11 +41,11 @@ use crate::{
 use anyhow::{Context as _, Result, bail};
 use futures::TryStreamExt as _;
 use mongodb::Client;
-use std::{pin::pin, sync::Arc};
+use std::{collections::HashSet, pin::pin, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 /// The largest `metadata.json` that is read.
-const METADATA_LIMIT: usize = 512 << 20;
+pub(super) const METADATA_LIMIT: usize = 512 << 20;
 
 /// What is to be restored, and how.
 #[derive(Debug, Clone)]
@@ -64,6 +67,8 @@ pub struct Steps {
     plan: RestorePlan,
     catalog: Catalog,
     progress: Arc<LoadProgress>,
+    /// The UUID of `config.system.sessions` in the backup.
+    sessions: Option<bson::Uuid>,
 }
 
 impl Steps {
@@ -87,12 +92,18 @@ impl Steps {
         };
         let plan = plan(&facts)?;
         let catalog = Catalog::new(i32::try_from(target.server.major).context("read the server's version")?);
-        Ok(Self { storage, client, order, plan, catalog, progress: Arc::default() })
+        Ok(Self { storage, client, order, plan, catalog, progress: Arc::default(), sessions: None })
     }
 
     #[must_use]
     pub fn plan(&self) -> &RestorePlan {
         &self.plan
+    }
+
+    /// Where the backup is.
+    #[must_use]
+    pub fn storage(&self) -> &dyn Storage {
+        self.storage.as_ref()
     }
 
     /// Counters of [`Steps::load`].
@@ -133,11 +144,26 @@ impl Steps {
         swap.await.context("put users and roles back")
     }
 
+    /// Puts the routing tables of a config server back, with the shards' new ids.
+    pub async fn put_routing_back(&mut self, ids: &Ids, cancel: &CancellationToken) -> Result<()> {
+        let work = router::put_back(self.storage.as_ref(), &self.client, &self.plan.routing, ids);
+        self.sessions = until(cancel, work).await.context("put the routing tables back")?;
+        Ok(())
+    }
+
     /// Replays the oplog up to the end of the backup.
-    pub async fn replay(&mut self, cancel: &CancellationToken) -> Result<Replayed> {
+    ///
+    /// `exchange` gets the transactions that were committed here and gives those that were committed on any shard, once
+    /// all shards have replayed.
+    pub async fn replay<F>(&mut self, cancel: &CancellationToken, exchange: F) -> Result<(Replayed, Settled)>
+    where
+        F: AsyncFnOnce(&[Committed]) -> Result<HashSet<String>>,
+    {
         let start = self.plan.oplog.first().map_or(self.plan.end, |slice| slice.from);
         // The last slice was taken after the dump, so nothing in the dump is newer than the end.
-        let options = ReplayOptions::new(start, self.plan.end, self.plan.end);
+        let mut options = ReplayOptions::new(start, self.plan.end, self.plan.end);
+        options.scope.config_server = self.order.wish.config_server;
+        options.scope.sessions = self.sessions;
         let mut replayer = Replayer::new(self.client.clone(), self.catalog.clone(), options);
         for slice in &self.plan.oplog {
             let entries = read::entries(self.storage.as_ref(), &slice.name, slice.compression).await?;
@@ -153,7 +179,9 @@ impl Steps {
                 Flow::PastEnd => break,
             }
         }
-        replayer.finish().await
+        let committed = until(cancel, exchange(&replayer.committed())).await?;
+        let settled = until(cancel, replayer.settle(&committed)).await.context("finish transactions")?;
+        Ok((replayer.finish().await?, settled))
     }
 
     /// Builds the indexes and sets the options that had to wait, as they are after the replay.

@@ -1,8 +1,48 @@
 //! Finding the leader replica set and the members of the cluster (spec/format.md D.1).
 
 use crate::mongo::{self, Hello, Purpose, admin, connect};
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use bson::{Document, doc};
 use mongodb::Client;
+use std::collections::BTreeMap;
+
+/// The shard id of the config servers.
+pub const CONFIG: &str = "config";
+
+/// The replica sets of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Cluster {
+    /// There are config servers.
+    pub sharded: bool,
+    /// By replica-set name; a config shard comes once, as the config servers.
+    pub members: BTreeMap<String, Member>,
+}
+
+/// One replica set of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Member {
+    /// Shard id: [`CONFIG`] for the config servers, the replica set's own name outside sharded clusters.
+    pub id: String,
+    /// `host:port` of its members, as far as the cluster tells.
+    pub hosts: Vec<String>,
+    /// It is the config servers' replica set.
+    pub config: bool,
+}
+
+impl Cluster {
+    /// Names of all replica sets, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        self.members.keys().cloned().collect()
+    }
+
+    /// Replica-set name → shard id, only where they differ: what a backup's metadata remembers.
+    #[must_use]
+    pub fn remap(&self) -> BTreeMap<String, String> {
+        let renamed = self.members.iter().filter(|(rs, member)| **rs != member.id);
+        renamed.map(|(rs, member)| (rs.clone(), member.id.clone())).collect()
+    }
+}
 
 /// A connection to the primary of the leader replica set, with the answer to `hello` of the node it was found by.
 ///
@@ -27,9 +67,51 @@ pub async fn connect_leader(uri: &str, app: &'static str) -> Result<(Client, Hel
     Ok((client, hello))
 }
 
-/// The replica sets that take part in an operation, by name.
-///
-/// Sharded clusters come with a later issue of the project; until then it is the leader's own.
-pub async fn members(leader: &Client) -> Result<Vec<String>> {
-    Ok(vec![mongo::hello(leader).await?.set_name])
+/// Asks the leader replica set who takes part in operations.
+pub async fn read(leader: &Client) -> Result<Cluster> {
+    let hello = mongo::hello(leader).await?;
+    if hello.configsvr != 2 {
+        let hosts = [hello.hosts, hello.passives].concat();
+        let only = Member { id: hello.set_name.clone(), hosts, config: false };
+        return Ok(Cluster { sharded: false, members: [(hello.set_name, only)].into() });
+    }
+    let answer = leader.database("admin").run_command(doc! { "getShardMap": 1 }).await.context("run getShardMap")?;
+    let map = answer.get_document("map").context("getShardMap gave no map")?;
+    shard_map(map)
+}
+
+fn shard_map(map: &Document) -> Result<Cluster> {
+    let mut members = BTreeMap::new();
+    for (id, place) in map {
+        let Some((rs, hosts)) = place.as_str().and_then(|place| place.split_once('/')) else {
+            bail!("getShardMap places shard '{id}' at {place}, which is not the address of a replica set");
+        };
+        let hosts = hosts.split(',').map(str::to_owned).collect();
+        let member = Member { id: id.clone(), hosts, config: id == CONFIG };
+        if let Some(other) = members.insert(rs.to_owned(), member) {
+            bail!("the shards '{}' and '{id}' have replica sets of the same name, '{rs}'", other.id);
+        }
+    }
+    if !members.values().any(|member| member.config) {
+        bail!("getShardMap does not name the config servers");
+    }
+    Ok(Cluster { sharded: true, members })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn members_come_by_replica_set() {
+        let map = doc! { "config": "cfgrs/h:1", "rs1": "rs1/h:2,h:3", "shardB": "rs2/h:4" };
+        let cluster = shard_map(&map).expect("a map");
+        assert_eq!(cluster.names(), ["cfgrs", "rs1", "rs2"]);
+        assert!(cluster.members["cfgrs"].config && !cluster.members["rs2"].config);
+        assert_eq!(cluster.members["rs1"].hosts, ["h:2", "h:3"]);
+        let renamed = [("cfgrs", "config"), ("rs2", "shardB")].map(|(a, b)| (a.to_owned(), b.to_owned()));
+        assert_eq!(cluster.remap(), renamed.into());
+        assert!(shard_map(&doc! { "a": "rs1/h:1", "config": "cfg/h:2", "b": "rs1/h:3" }).is_err());
+        assert!(shard_map(&doc! { "a": "rs1/h:1" }).is_err());
+    }
 }

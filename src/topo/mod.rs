@@ -1,4 +1,5 @@
-//! The cluster: its replica sets, and which node may do what.
+//! The cluster: its replica sets, its balancer, and which node may do what.
 
+pub mod balancer;
 pub mod cluster;
 pub mod suits;

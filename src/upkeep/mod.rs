@@ -1,5 +1,6 @@
 //! Keeping order: what is on a storage, whether it is whole, removing it; and ending operations whose agents are lost.
 
+pub mod balancer;
 pub mod catalogue;
 mod content;
 pub mod coverage;

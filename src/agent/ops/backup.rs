@@ -10,6 +10,7 @@ use crate::agent::{
 use crate::backup::{self, Cx};
 use crate::model::command::{BackupCmd, name};
 use crate::rendezvous::Role;
+use crate::upkeep::balancer;
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -78,14 +79,23 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
             rs: node.rs.clone(),
             me: node.me.clone(),
             role: if node.in_leader_rs { Role::Leader } else { Role::Follower },
-            members: node.members().await?,
+            primary: node.primary.clone(),
+            cluster: node.cluster().await?,
             backup: backup.clone(),
             version: node.version.clone(),
             config,
             cancel: op.cancel.clone(),
         };
         let result = backup::run(&cx).await;
-        if result.is_err() && !op.lost_its_lock() {
+        if op.lost_its_lock() {
+            // The remains may have been removed before we heard of it, and we have written since.
+            node.control.backups.ask_for_cleanup(&op.name).await?;
+            return result;
+        }
+        if cx.role == Role::Leader && cx.cluster.sharded {
+            balancer::give_back(&node.control, &node.control.backups, &op.name).await?;
+        }
+        if result.is_err() {
             // The remains are removed before the lock is given back: the next backup starts on a clean storage.
             reap::sweep(node).await?;
         }

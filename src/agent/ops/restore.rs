@@ -5,6 +5,7 @@ use crate::agent::op::Gate;
 use crate::model::command::{RestoreCmd, name};
 use crate::rendezvous::Role;
 use crate::restore::{self, Cx};
+use crate::upkeep::balancer;
 use anyhow::{Context, Result};
 
 pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) -> Result<()> {
@@ -45,12 +46,16 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) ->
             rs: node.rs.clone(),
             me: node.me.clone(),
             role: if node.in_leader_rs { Role::Leader } else { Role::Follower },
-            members: node.members().await?,
+            cluster: node.cluster().await?,
             restore: restore.clone(),
             version: node.version.clone(),
             cancel: op.cancel.clone(),
         };
-        restore::run(&cx).await
+        let result = restore::run(&cx).await;
+        if cx.role == Role::Leader && cx.cluster.sharded && !op.lost_its_lock() {
+            balancer::give_back(&node.control, &node.control.restores, &restore.name).await?;
+        }
+        result
     })
     .await
 }

@@ -1,0 +1,71 @@
+//! One moment for all shards (added by us; the original takes the smallest last write, wherever an idle shard stands).
+//!
+//! # Consistency
+//!
+//! Cluster time is a logical clock: a node that has heard of a time writes nothing older any more. So:
+//!
+//! 1. Every member, when its dump is complete, brings the time of its newest write to the config servers ([`tell`])
+//!    and notes it in its part of the document.
+//! 2. When all members are there, each brings the config servers' time to its own primary and has it write a note into
+//!    the oplog ([`note`]). That entry is newer than everything that any member dumped.
+//! 3. Each member's oplog is kept up to its note, and the cut is the smallest end of all members. It lies behind every
+//!    dump, and every member's oplog spans it ([`check`]).
+//!
+//! An entry before the cut on one shard is before it in cluster time on all others, so a transaction over several shards,
+//! whose commit is decided at one time, is either known to be committed by a shard's oplog before the cut or by none.
+
+use crate::model::backup::BackupMeta;
+use anyhow::{Context, Result, bail};
+use bson::{Document, Timestamp, doc};
+use mongodb::{Client, ClientSession};
+
+/// Lets `to` hear of the cluster time that `from` knows. Gives a session on `to` that carries it.
+async fn tell(from: &Client, to: &Client) -> Result<ClientSession> {
+    let mut source = from.start_session().await.context("start a session")?;
+    ping(from, &mut source).await?;
+    let mut target = to.start_session().await.context("start a session")?;
+    if let Some(time) = source.cluster_time() {
+        target.advance_cluster_time(time);
+    }
+    Ok(target)
+}
+
+async fn ping(client: &Client, session: &mut ClientSession) -> Result<Document> {
+    client.database("admin").run_command(doc! { "ping": 1 }).session(session).await.context("exchange the cluster time")
+}
+
+/// Step 1: the config servers hear of all that `node` has.
+pub(super) async fn publish(node: &Client, config: &Client) -> Result<()> {
+    let mut session = tell(node, config).await?;
+    ping(config, &mut session).await.map(drop)
+}
+
+/// Step 2: `primary` writes a note that is newer than everything the config servers have heard of. Gives a time that
+/// is not before the note.
+pub(super) async fn note(config: &Client, primary: &Client, text: &str) -> Result<Timestamp> {
+    let mut session = tell(config, primary).await?;
+    let done = primary
+        .database("admin")
+        .run_command(doc! { "appendOplogNote": 1, "data": { "pbm": text }, "writeConcern": { "w": "majority" } })
+        .session(&mut session)
+        .await
+        .context("write a note into the oplog of this replica set's primary")?;
+    done.get_timestamp("operationTime").context("the primary did not tell the time of its note")
+}
+
+/// Step 3: every member must have kept its oplog beyond all dumps. Gives the cut.
+pub(super) fn check(meta: &BackupMeta) -> Result<Timestamp> {
+    let cut = meta.replsets.iter().map(|rs| rs.last_write_ts).min().context("no replica set took part")?;
+    if cut.time <= 1 {
+        bail!("a replica set has not told where its oplog ends");
+    }
+    if let Some(late) = meta.replsets.iter().find(|rs| rs.dump_end.is_some_and(|end| end > cut)) {
+        bail!(
+            "the dump of replica set {} is newer than {},{}, where the oplog of another one ends: the shards do not fit together",
+            late.name,
+            cut.time,
+            cut.increment
+        );
+    }
+    Ok(cut)
+}

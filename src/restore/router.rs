@@ -1,0 +1,256 @@
+//! The routing of a sharded cluster: what is dropped before the data, and the config servers' tables (spec/format.md
+//! E.4, E.10).
+//!
+//! The shards of the target may have other ids than those of the backup; [`Ids`] translates. The routing of
+//! `config.system.sessions` is the target's own and stays.
+
+use crate::mongo::admin;
+use crate::snapshot::stored::StoredDocuments;
+use crate::storage::Storage;
+use anyhow::{Context as _, Result, bail};
+use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+use futures::TryStreamExt as _;
+use mongodb::{Client, Database};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Shard id in the backup → in the target, only where they differ.
+pub type Ids = BTreeMap<String, String>;
+
+const SESSIONS: &str = "config.system.sessions";
+/// Documents and bytes in one command.
+const AT_ONCE: usize = 500;
+const BYTES_AT_ONCE: usize = 4 << 20;
+
+/// Where the tables come from; a missing one leaves the target's alone.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RoutingSource {
+    pub databases: Option<StoredDocuments>,
+    pub collections: Option<StoredDocuments>,
+    pub chunks: Option<StoredDocuments>,
+}
+
+impl RoutingSource {
+    /// The table with this name.
+    pub fn table(&mut self, coll: &str) -> Option<&mut Option<StoredDocuments>> {
+        match coll {
+            "databases" => Some(&mut self.databases),
+            "collections" => Some(&mut self.collections),
+            "chunks" => Some(&mut self.chunks),
+            _ => None,
+        }
+    }
+}
+
+/// Drops those of `databases` whose primary is the shard `id`, with all their sharded collections on every shard, so
+/// that no shard remembers an older life of them. `shard` leads to that shard's primary.
+pub async fn drop_databases(config: &Client, shard: &Client, id: &str, databases: &BTreeSet<String>) -> Result<usize> {
+    let table = config.database("config").collection::<Document>("databases");
+    let mut dropped = 0;
+    for db in databases {
+        // The shard's id, not the name of its replica set: they may differ.
+        let found = table.find_one(doc! { "_id": db, "primary": id }).await.context("read config.databases")?;
+        let Some(found) = found else { continue };
+        let version = found.get_document("version").with_context(|| format!("read the version of database '{db}'"))?;
+        let command = doc! {
+            "_shardsvrDropDatabase": 1, "databaseVersion": version.clone(), "writeConcern": { "w": "majority" },
+        };
+        shard.database(db).run_command(command).await.with_context(|| format!("drop the sharded database '{db}'"))?;
+        dropped += 1;
+    }
+    Ok(dropped)
+}
+
+/// Replaces the tables by the backup's. Gives the UUID that `config.system.sessions` had in the backup.
+pub async fn put_back(
+    storage: &dyn Storage,
+    config: &Client,
+    source: &RoutingSource,
+    ids: &Ids,
+) -> Result<Option<bson::Uuid>> {
+    let db = config.database("config");
+    let own = db.collection::<Document>("collections").find_one(doc! { "_id": SESSIONS }).await;
+    let own = own.context("read config.collections")?.and_then(|found| found.get("uuid").cloned());
+    for data in [&source.databases, &source.collections, &source.chunks].into_iter().flatten() {
+        data.verify(storage).await?;
+    }
+    if let Some(data) = &source.databases {
+        clear(&db, "databases", doc! {}).await?;
+        fill(storage, &db, "databases", data, |database| {
+            translate(database, "primary", ids);
+            true
+        })
+        .await?;
+    }
+    let mut theirs = None;
+    if let Some(data) = &source.collections {
+        clear(&db, "collections", doc! { "_id": { "$ne": SESSIONS } }).await?;
+        fill(storage, &db, "collections", data, |collection| {
+            let sessions = collection.get_str("_id").is_ok_and(|id| id == SESSIONS);
+            if sessions {
+                theirs = collection.get("uuid").cloned();
+            }
+            !sessions
+        })
+        .await?;
+    }
+    if let Some(data) = &source.chunks {
+        // Before 5.0 chunks name their collection.
+        clear(&db, "chunks", doc! { "uuid": { "$ne": own.unwrap_or(Bson::Null) }, "ns": { "$ne": SESSIONS } }).await?;
+        fill(storage, &db, "chunks", data, |chunk| {
+            let sessions = chunk.get_str("ns").is_ok_and(|ns| ns == SESSIONS)
+                || (theirs.is_some() && chunk.get("uuid") == theirs.as_ref());
+            translate_chunk(chunk, ids);
+            !sessions
+        })
+        .await?;
+    }
+    Ok(theirs.and_then(|uuid| bson::deserialize_from_bson(uuid).ok()))
+}
+
+/// Translates what the replay has written with the backup's shard ids.
+pub async fn translate_all(config: &Client, ids: &Ids) -> Result<()> {
+    let db = config.database("config");
+    // One update for all ids: two of them may be exchanged.
+    let branches = |value: &str| {
+        let branches: Vec<Document> = ids
+            .iter()
+            .map(|(from, to)| doc! { "case": { "$eq": [value, { "$literal": from }] }, "then": { "$literal": to } })
+            .collect();
+        doc! { "$switch": { "branches": branches, "default": value } }
+    };
+    let history = doc! { "$map": {
+        "input": "$history", "as": "h", "in": { "$mergeObjects": ["$$h", { "shard": branches("$$h.shard") }] },
+    } };
+    let from: Vec<&String> = ids.keys().collect();
+    for (coll, filter, set) in [
+        ("databases", doc! { "primary": { "$in": &from } }, doc! { "primary": branches("$primary") }),
+        (
+            "chunks",
+            doc! { "$or": [{ "shard": { "$in": &from } }, { "history.shard": { "$in": &from } }] },
+            doc! { "shard": branches("$shard"), "history": history },
+        ),
+    ] {
+        db.collection::<Document>(coll)
+            .update_many(filter, vec![doc! { "$set": set }])
+            .await
+            .with_context(|| format!("translate the shard ids in config.{coll}"))?;
+    }
+    Ok(())
+}
+
+/// Makes a node forget the routing that it has cached.
+pub async fn forget(node: &Client) -> Result<()> {
+    node.database("admin").run_command(doc! { "flushRouterConfig": 1 }).await.context("flush the cached routing")?;
+    Ok(())
+}
+
+fn translate(document: &mut Document, key: &str, ids: &Ids) {
+    if let Some(Bson::String(id)) = document.get_mut(key)
+        && let Some(to) = ids.get(id)
+    {
+        id.clone_from(to);
+    }
+}
+
+fn translate_chunk(chunk: &mut Document, ids: &Ids) {
+    translate(chunk, "shard", ids);
+    if let Ok(history) = chunk.get_array_mut("history") {
+        history.iter_mut().filter_map(Bson::as_document_mut).for_each(|entry| translate(entry, "shard", ids));
+    }
+}
+
+async fn clear(db: &Database, coll: &str, filter: Document) -> Result<()> {
+    db.collection::<Document>(coll).delete_many(filter).await.with_context(|| format!("empty config.{coll}"))?;
+    Ok(())
+}
+
+/// Inserts every document of `data` that `keep` keeps, after it has changed it.
+async fn fill(
+    storage: &dyn Storage,
+    db: &Database,
+    coll: &str,
+    data: &StoredDocuments,
+    mut keep: impl FnMut(&mut Document) -> bool,
+) -> Result<()> {
+    let failed = || format!("put config.{coll} back");
+    let mut reading = data.open(storage).await?;
+    let (mut batch, mut count) = (RawArrayBuf::new(), 0);
+    loop {
+        let next = reading.next_document().await?;
+        if count > 0 && (next.is_none() || count == AT_ONCE || batch.as_bytes().len() > BYTES_AT_ONCE) {
+            let insert = rawdoc! { "insert": coll, "documents": std::mem::take(&mut batch), "writeConcern": { "w": "majority" } };
+            let answer = db.run_raw_command(insert).await.with_context(failed)?;
+            if let Some(errors) = answer.get("writeErrors") {
+                bail!("put config.{coll} back: {errors}");
+            }
+            count = 0;
+        }
+        let Some(document) = next else { return Ok(()) };
+        let mut document = Document::try_from(document.as_ref()).with_context(failed)?;
+        if keep(&mut document) {
+            batch.push(RawDocumentBuf::try_from(&document).with_context(failed)?);
+            count += 1;
+        }
+    }
+}
+
+/// The databases that the metadata of the backup's replica sets name, without the server's own.
+pub async fn databases(storage: &dyn Storage, names: impl IntoIterator<Item = String>) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for name in names {
+        let bytes = crate::storage::read_all(storage, &name, super::steps::METADATA_LIMIT).await?;
+        let meta = crate::archive::meta::read_metadata_json(&bytes).with_context(|| format!("read '{name}'"))?;
+        found.extend(meta.namespaces.into_iter().map(|ns| ns.db));
+    }
+    for own in ["admin", "config", "local"] {
+        found.remove(own);
+    }
+    Ok(found)
+}
+
+/// The shard ids of a backup's replica sets and of those that take their place.
+pub fn ids(pairs: impl IntoIterator<Item = (String, String)>) -> Ids {
+    pairs.into_iter().filter(|(from, to)| from != to).collect()
+}
+
+/// All sharded collections of the tables as they are now.
+pub async fn sharded_collections(config: &Client) -> Result<Vec<String>> {
+    let table = config.database("config").collection::<Document>("collections");
+    let all = table.find(doc! {}).projection(doc! { "_id": 1 });
+    let all: Vec<Document> =
+        all.await.context("read config.collections")?.try_collect().await.context("read config.collections")?;
+    Ok(all
+        .iter()
+        .filter_map(|found| found.get_str("_id").ok())
+        .filter(|id| *id != SESSIONS)
+        .map(str::to_owned)
+        .collect())
+}
+
+/// Has a shard's primary read the routing of `collections` anew from the config servers, and store it.
+pub async fn learn(shard: &Client, collections: &[String]) -> Result<()> {
+    const NAMESPACE_NOT_FOUND: i32 = 26;
+    for ns in collections {
+        let refresh =
+            doc! { "_flushRoutingTableCacheUpdates": ns, "syncFromConfig": true, "writeConcern": { "w": "majority" } };
+        match shard.database("admin").run_command(refresh).await {
+            Err(error) if admin::code(&error) == Some(NAMESPACE_NOT_FOUND) => {}
+            result => drop(result.with_context(|| format!("refresh the routing of '{ns}'"))?),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_translated_once() {
+        let ids = ids([("a", "b"), ("b", "a"), ("c", "c")].map(|(from, to)| (from.to_owned(), to.to_owned())));
+        assert_eq!(ids.len(), 2);
+        let mut chunk = doc! { "shard": "a", "history": [{ "shard": "b" }, { "shard": "c" }] };
+        translate_chunk(&mut chunk, &ids);
+        assert_eq!(chunk, doc! { "shard": "b", "history": [{ "shard": "a" }, { "shard": "c" }] });
+    }
+}

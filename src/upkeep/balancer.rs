@@ -1,0 +1,75 @@
+//! The balancer stands still during backups and restores, and comes back in every ending.
+//!
+//! An operation that stops the balancer says so in its document (`balancer_due`, a field of ours) before it does. Whoever
+//! ends the operation starts the balancer again and takes the remark away; if everybody died, any agent of the config
+//! servers does it later ([`give_back_forgotten`]). A new operation takes the debt over, so that it is never paid in
+//! the middle of another one.
+
+use crate::control::{Control, OpDocs, OpDocument};
+use crate::topo::balancer;
+use anyhow::Result;
+use std::time::Duration;
+
+/// How long to wait for the end of a round, unless configured.
+pub const ROUND: Duration = Duration::from_secs(30);
+
+/// Was the balancer on, or is it only off because an operation that died owes it?
+pub async fn was_on(control: &Control) -> Result<bool> {
+    Ok(balancer::state(control.client()).await?.on || is_owed(control).await?)
+}
+
+async fn is_owed(control: &Control) -> Result<bool> {
+    Ok(!control.backups.owing_balancer().await?.is_empty() || !control.restores.owing_balancer().await?.is_empty())
+}
+
+/// Stops the balancer for the operation `name`, if it was on.
+pub async fn hold<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str, round: Duration) -> Result<()> {
+    if !was_on(control).await? {
+        return Ok(());
+    }
+    docs.owe_balancer(name).await?;
+    take_over(&control.backups, name).await?;
+    take_over(&control.restores, name).await?;
+    if !balancer::stop(control.client(), round).await? {
+        tracing::warn!("the balancer's round has not ended within {} s; going on while it ends", round.as_secs());
+    }
+    tracing::info!("the balancer is stopped until the operation ends");
+    Ok(())
+}
+
+async fn take_over<T: OpDocument>(docs: &OpDocs<T>, name: &str) -> Result<()> {
+    for other in docs.owing_balancer().await?.into_iter().filter(|other| other != name) {
+        docs.balancer_returned(&other).await?;
+    }
+    Ok(())
+}
+
+/// Starts the balancer again if the operation `name` stopped it.
+pub async fn give_back<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str) -> Result<()> {
+    if !docs.owing_balancer().await?.iter().any(|owing| owing == name) {
+        return Ok(());
+    }
+    balancer::start(control.client()).await?;
+    docs.balancer_returned(name).await?;
+    tracing::info!("the balancer is on again");
+    Ok(())
+}
+
+/// Starts the balancer again where an operation ended, or was declared lost, without doing it. Nothing while any
+/// operation holds a lock: that one stopped the balancer for itself, or is about to.
+pub async fn give_back_forgotten(control: &Control) -> Result<()> {
+    if !is_owed(control).await? || !control.locks.all().await?.is_empty() {
+        return Ok(());
+    }
+    for name in control.backups.owing_balancer().await? {
+        if control.backups.has_ended(&name).await? {
+            give_back(control, &control.backups, &name).await?;
+        }
+    }
+    for name in control.restores.owing_balancer().await? {
+        if control.restores.has_ended(&name).await? {
+            give_back(control, &control.restores, &name).await?;
+        }
+    }
+    Ok(())
+}
