@@ -3,7 +3,7 @@
 //!
 //! `PBMBOX_SEED` repeats a workload (the interleaving of its workers is the machine's).
 
-mod truth;
+pub mod truth;
 
 use crate::replay::workload::{Pace, Workload};
 use crate::support::cluster::{Options, ReplicaSet, Version};

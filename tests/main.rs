@@ -9,5 +9,6 @@ mod format;
 mod logical;
 mod replay;
 mod restore;
+mod sharded;
 mod storage;
 mod support;

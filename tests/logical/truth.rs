@@ -5,10 +5,36 @@ use crate::support::cluster::ReplicaSet;
 use futures::TryStreamExt;
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, Timestamp, doc};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// Applies `source`'s oplog up to `until` (included) to `target`, which is empty.
 pub async fn replay(source: &Client, target: &ReplicaSet, until: Timestamp) {
+    replay_with(source, target, until, &HashSet::new()).await;
+}
+
+/// As [`replay`], for each shard. A distributed transaction is in, on all of its shards, when one of them has the entry of
+/// its commit up to `until`.
+pub async fn replay_shards(shards: &[(Client, &ReplicaSet)], until: Timestamp) {
+    let mut committed = HashSet::new();
+    for (source, _) in shards {
+        let filter = doc! { "ts": { "$lte": until }, "op": "c", "o.commitTransaction": 1 };
+        let oplog = source.database("local").collection::<Document>("oplog.rs");
+        let mut commits = oplog.find(filter).await.expect("read the oplog");
+        while let Some(entry) = commits.try_next().await.expect("read the oplog") {
+            committed.insert(transaction(&entry));
+        }
+    }
+    let all = shards.iter().map(|(source, target)| replay_with(source, target, until, &committed));
+    futures::future::join_all(all).await;
+}
+
+/// Which transaction an entry belongs to; the same on all shards.
+fn transaction(entry: &Document) -> String {
+    format!("{}/{}", entry.get("lsid").expect("lsid"), entry.get("txnNumber").expect("txnNumber"))
+}
+
+/// `committed` elsewhere, which is what decides about the transactions that are still prepared at the end.
+async fn replay_with(source: &Client, target: &ReplicaSet, until: Timestamp, committed: &HashSet<String>) {
     let target = target.client().await;
     let mut entries = source
         .database("local")
@@ -17,6 +43,7 @@ pub async fn replay(source: &Client, target: &ReplicaSet, until: Timestamp) {
         .await
         .expect("read the oplog");
     let mut open: HashMap<String, Vec<Bson>> = HashMap::new();
+    let mut prepared: HashSet<String> = HashSet::new();
     while let Some(entry) = entries.try_next().await.expect("read the oplog") {
         let o = entry.get_document("o").expect("o");
         let in_transaction = entry.contains_key("lsid")
@@ -27,7 +54,7 @@ pub async fn replay(source: &Client, target: &ReplicaSet, until: Timestamp) {
             apply(&target, &entry).await;
             continue;
         }
-        let key = format!("{}/{}", entry.get("lsid").expect("lsid"), entry.get("txnNumber").expect("txnNumber"));
+        let key = transaction(&entry);
         if o.contains_key("abortTransaction") {
             open.remove(&key);
             continue;
@@ -35,11 +62,22 @@ pub async fn replay(source: &Client, target: &ReplicaSet, until: Timestamp) {
         if let Ok(ops) = o.get_array("applyOps") {
             open.entry(key.clone()).or_default().extend(ops.iter().cloned());
         }
-        if o.contains_key("partialTxn") || o.contains_key("prepare") {
+        if o.contains_key("prepare") {
+            prepared.insert(key);
+            continue;
+        }
+        if o.contains_key("partialTxn") {
             continue;
         }
         for op in open.remove(&key).unwrap_or_default() {
             apply(&target, op.as_document().expect("an operation")).await;
+        }
+    }
+    for (key, ops) in open {
+        if prepared.contains(&key) && committed.contains(&key) {
+            for op in ops {
+                apply(&target, op.as_document().expect("an operation")).await;
+            }
         }
     }
 }

@@ -25,9 +25,20 @@ pub enum Version {
     Older,
 }
 
+/// What a replica set is in a sharded cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(dead_code, reason = "the benchmark and the example know no shards")]
+pub enum Role {
+    ConfigServer,
+    Shard,
+}
+
 /// How a replica set is started.
 #[derive(Debug, Clone)]
 pub struct Options {
+    /// The set's name.
+    pub name: String,
+    pub role: Option<Role>,
     pub members: usize,
     pub auth: bool,
     pub tls: bool,
@@ -38,7 +49,16 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { members: 1, auth: false, tls: false, version: Version::Current, cache_gb: 0.25, args: Vec::new() }
+        Self {
+            name: "rs0".into(),
+            role: None,
+            members: 1,
+            auth: false,
+            tls: false,
+            version: Version::Current,
+            cache_gb: 0.25,
+            args: Vec::new(),
+        }
     }
 }
 
@@ -150,7 +170,14 @@ impl ReplicaSet {
         fs::create_dir_all(&data).expect("make a data folder");
         let mut command = Command::new(program);
         command
-            .args(["--replSet", "rs0", "--bind_ip", "127.0.0.1", "--port", &self.members[n].port.to_string()])
+            .args([
+                "--replSet",
+                &self.options.name,
+                "--bind_ip",
+                "127.0.0.1",
+                "--port",
+                &self.members[n].port.to_string(),
+            ])
             .args(["--wiredTigerCacheSizeGB", &self.options.cache_gb.to_string(), "--logappend", "--oplogSize", "990"])
             .args([
                 "--setParameter",
@@ -167,6 +194,11 @@ impl ReplicaSet {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+        match self.options.role {
+            Some(Role::ConfigServer) => drop(command.arg("--configsvr")),
+            Some(Role::Shard) => drop(command.arg("--shardsvr")),
+            None => {}
+        }
         if self.options.auth {
             command.arg("--keyFile").arg(self.folder.path().join("key"));
         }
@@ -188,10 +220,13 @@ impl ReplicaSet {
             .enumerate()
             .map(|(n, m)| doc! { "_id": i32::try_from(n).expect("few"), "host": format!("127.0.0.1:{}", m.port) })
             .collect();
-        let config = doc! {
-            "_id": "rs0", "members": members,
+        let mut config = doc! {
+            "_id": &self.options.name, "members": members,
             "settings": { "electionTimeoutMillis": 2000, "heartbeatIntervalMillis": 500 },
         };
+        if self.options.role == Some(Role::ConfigServer) {
+            config.insert("configsvr", true);
+        }
         let first = self.connect(&self.plain_uri_of(0)).await;
         super::wait::until("mongod to take replSetInitiate", LIMIT, async || {
             let done = first.database("admin").run_command(doc! { "replSetInitiate": config.clone() }).await;
@@ -283,16 +318,29 @@ impl ReplicaSet {
     /// All members, as an operator gives it to the command line.
     pub fn uri(&self) -> String {
         let hosts: Vec<String> = self.members.iter().map(|m| format!("127.0.0.1:{}", m.port)).collect();
-        self.uri_with(&hosts.join(","), USER, "replicaSet=rs0")
+        self.uri_with(&hosts.join(","), USER, &format!("replicaSet={}", self.options.name))
     }
 
     /// One member, as its agent gets it.
     pub fn uri_of(&self, n: usize) -> String {
-        self.uri_with(&format!("127.0.0.1:{}", self.members[n].port), USER, "replicaSet=rs0")
+        self.uri_with(&self.address_of(n), USER, &format!("replicaSet={}", self.options.name))
     }
 
     pub fn address_of(&self, n: usize) -> String {
         format!("127.0.0.1:{}", self.members[n].port)
+    }
+
+    /// The set and its members, as `config.shards` has them.
+    #[allow(dead_code, reason = "the benchmark and the example know no shards")]
+    pub fn connection_string(&self) -> String {
+        let hosts: Vec<String> = (0..self.members.len()).map(|n| self.address_of(n)).collect();
+        format!("{}/{}", self.options.name, hosts.join(","))
+    }
+
+    /// How it was started.
+    #[allow(dead_code, reason = "the benchmark and the example know no shards")]
+    pub fn options(&self) -> &Options {
+        &self.options
     }
 
     pub fn size(&self) -> usize {

@@ -2,5 +2,7 @@
 
 pub mod cluster;
 pub mod programs;
+pub mod sharded;
 pub mod state;
 pub mod wait;
+pub mod wire;

@@ -135,12 +135,30 @@ pub fn signal(pid: u32, name: &str) {
     assert!(sent.success(), "signal {name} to {pid}");
 }
 
-/// A replica set with an agent for every member and a folder as its storage.
+/// What agents run for: one replica set, or a sharded cluster.
+pub trait Deployment {
+    /// The replica set with the control collections, which the command line is given.
+    fn leader(&self) -> &ReplicaSet;
+    /// All replica sets.
+    fn sets(&self) -> Vec<&ReplicaSet>;
+}
+
+impl Deployment for ReplicaSet {
+    fn leader(&self) -> &ReplicaSet {
+        self
+    }
+
+    fn sets(&self) -> Vec<&ReplicaSet> {
+        vec![self]
+    }
+}
+
+/// A replica set (or a sharded cluster) with an agent for every member and a folder as its storage.
 #[derive(Debug)]
-pub struct Sandbox {
+pub struct Sandbox<D = ReplicaSet> {
     pub agents: Vec<Agent>,
     pub programs: Programs,
-    pub set: ReplicaSet,
+    pub set: D,
     pub storage: Folder,
 }
 
@@ -154,11 +172,22 @@ impl Sandbox {
 
     /// Agents run, but nothing is configured.
     pub async fn unconfigured(options: Options) -> Self {
-        let set = ReplicaSet::start(options).await;
+        Self::around(ReplicaSet::start(options).await).await
+    }
+}
+
+impl<D: Deployment> Sandbox<D> {
+    /// Agents for a running deployment; nothing is configured.
+    pub async fn around(set: D) -> Self {
         let programs = Programs::new();
-        let agents = (0..set.size()).map(|n| Agent::start(&programs, &set.uri_of(n))).collect();
+        let agents = set
+            .sets()
+            .into_iter()
+            .flat_map(|set| (0..set.size()).map(|n| set.uri_of(n)))
+            .map(|uri| Agent::start(&programs, &uri))
+            .collect();
         let sandbox = Self { agents, programs, set, storage: Folder::new("store") };
-        let client = sandbox.set.client().await;
+        let client = sandbox.set.leader().client().await;
         super::wait::until("the agents' lines", Duration::from_secs(30), async || {
             let there = client.database("admin").collection::<Document>("pbmAgents").count_documents(doc! {}).await;
             (there.unwrap_or(0) >= sandbox.agents.len() as u64).then_some(())
@@ -182,7 +211,7 @@ impl Sandbox {
         for setting in more {
             self.pbm(&["config", "--set", setting]).ok();
         }
-        let client = self.set.client().await;
+        let client = self.set.leader().client().await;
         super::wait::until("the agents to see the storage", Duration::from_secs(30), async || {
             let agents = client.database("admin").collection::<Document>("pbmAgents");
             let ready = agents.count_documents(doc! { "stors.ok": true }).await;
@@ -198,8 +227,13 @@ impl Sandbox {
 
     /// Calls the command line and waits for its end.
     pub fn pbm(&self, args: &[&str]) -> Output {
-        let output =
-            self.programs.command("pbm").env("PBM_MONGODB_URI", self.set.uri()).args(args).output().expect("run pbm");
+        let output = self
+            .programs
+            .command("pbm")
+            .env("PBM_MONGODB_URI", self.set.leader().uri())
+            .args(args)
+            .output()
+            .expect("run pbm");
         Output {
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
             stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
@@ -211,7 +245,7 @@ impl Sandbox {
     pub fn pbm_spawn(&self, args: &[&str]) -> Child {
         self.programs
             .command("pbm")
-            .env("PBM_MONGODB_URI", self.set.uri())
+            .env("PBM_MONGODB_URI", self.set.leader().uri())
             .args(args)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
