@@ -7,6 +7,7 @@ use super::{
 use crate::control::unix_now;
 use crate::log::operation;
 use crate::model::command::{Command, name};
+use crate::mongo::admin::explain;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, PoisonError},
@@ -98,7 +99,7 @@ impl Dispatcher {
                     )),
                 };
                 if let Err(error) = result {
-                    tracing::error!("{error:#}");
+                    tracing::error!("{}", explain(&error));
                 }
             }
             .instrument(span)

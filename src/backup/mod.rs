@@ -6,7 +6,7 @@ mod sampler;
 
 use crate::control::{Control, ControlBoard};
 use crate::model::{backup::BackupMeta, command::BackupCmd, config::Config, status::Status};
-use crate::mongo::admin::Version;
+use crate::mongo::admin::{self, Version};
 use crate::rendezvous::{Role, supervise, was_cancelled};
 use crate::storage::Storage;
 use crate::topo::cluster::Cluster;
@@ -66,7 +66,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
             let (status, reason) = if was_cancelled(&error, &cx.cancel) {
                 (Status::Canceled, "backup canceled".to_owned())
             } else {
-                (Status::Error, format!("{error:#}"))
+                (Status::Error, admin::explain(&error))
             };
             board.end_badly(status, &reason).await;
             Err(error.context(format!("backup {}", cx.name)))

@@ -121,6 +121,23 @@ pub fn reason(error: &MongoError) -> String {
     }
 }
 
+/// A chain of causes for people, with the server's answers as [`reason`] tells them.
+#[must_use]
+pub fn explain(error: &anyhow::Error) -> String {
+    let mut told: Vec<String> = Vec::new();
+    for cause in error.chain() {
+        let said = cause.downcast_ref::<MongoError>().map_or_else(|| cause.to_string(), reason);
+        // Some errors tell their cause themselves.
+        if !told.last().is_some_and(|before| before.ends_with(&said)) {
+            told.push(said);
+        }
+        if cause.is::<MongoError>() {
+            break;
+        }
+    }
+    told.join(": ")
+}
+
 /// A unique index refused the write.
 #[must_use]
 pub fn is_duplicate_key(error: &MongoError) -> bool {

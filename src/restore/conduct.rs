@@ -13,7 +13,7 @@ use crate::model::{
     serde_help::zero_ts,
     status::{Condition, Status},
 };
-use crate::mongo::admin::Version;
+use crate::mongo::admin::{self, Version};
 use crate::rendezvous::{Role, supervise, was_cancelled};
 use crate::storage::Storage;
 use crate::topo::cluster::Cluster;
@@ -141,7 +141,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
                     cx.me
                 )
             } else {
-                format!("{error:#}")
+                admin::explain(&error)
             };
             board.end_badly(Status::Error, &reason).await;
             Err(error.context(format!("restore {}", cx.restore.name)))

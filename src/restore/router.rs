@@ -4,12 +4,10 @@
 //! The shards of the target may have other ids than those of the backup; [`Ids`] translates. The routing of
 //! `config.system.sessions` is the target's own and stays.
 
-use crate::mongo::admin;
 use crate::snapshot::stored::StoredDocuments;
 use crate::storage::Storage;
 use anyhow::{Context as _, Result, bail};
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
-use futures::TryStreamExt as _;
 use mongodb::{Client, Database};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -211,34 +209,6 @@ pub async fn databases(storage: &dyn Storage, names: impl IntoIterator<Item = St
 /// The shard ids of a backup's replica sets and of those that take their place.
 pub fn ids(pairs: impl IntoIterator<Item = (String, String)>) -> Ids {
     pairs.into_iter().filter(|(from, to)| from != to).collect()
-}
-
-/// All sharded collections of the tables as they are now.
-pub async fn sharded_collections(config: &Client) -> Result<Vec<String>> {
-    let table = config.database("config").collection::<Document>("collections");
-    let all = table.find(doc! {}).projection(doc! { "_id": 1 });
-    let all: Vec<Document> =
-        all.await.context("read config.collections")?.try_collect().await.context("read config.collections")?;
-    Ok(all
-        .iter()
-        .filter_map(|found| found.get_str("_id").ok())
-        .filter(|id| *id != SESSIONS)
-        .map(str::to_owned)
-        .collect())
-}
-
-/// Has a shard's primary read the routing of `collections` anew from the config servers, and store it.
-pub async fn learn(shard: &Client, collections: &[String]) -> Result<()> {
-    const NAMESPACE_NOT_FOUND: i32 = 26;
-    for ns in collections {
-        let refresh =
-            doc! { "_flushRoutingTableCacheUpdates": ns, "syncFromConfig": true, "writeConcern": { "w": "majority" } };
-        match shard.database("admin").run_command(refresh).await {
-            Err(error) if admin::code(&error) == Some(NAMESPACE_NOT_FOUND) => {}
-            result => drop(result.with_context(|| format!("refresh the routing of '{ns}'"))?),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -26,10 +26,7 @@ pub async fn state(config: &Client) -> Result<State> {
 
 /// Allows it again.
 pub async fn start(config: &Client) -> Result<()> {
-    run(config, doc! { "_configsvrBalancerStart": 1, "writeConcern": { "w": "majority" } })
-        .await
-        .context("start the balancer")
-        .map(drop)
+    run(config, doc! { "_configsvrBalancerStart": 1 }).await.context("start the balancer").map(drop)
 }
 
 /// Stops it and waits for the end of its round. `false` when the round has not ended within `limit`: the server goes on
@@ -37,7 +34,7 @@ pub async fn start(config: &Client) -> Result<()> {
 pub async fn stop(config: &Client, limit: Duration) -> Result<bool> {
     let until = Instant::now() + limit;
     let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
-    let stop = doc! { "_configsvrBalancerStop": 1, "maxTimeMS": millis, "writeConcern": { "w": "majority" } };
+    let stop = doc! { "_configsvrBalancerStop": 1, "maxTimeMS": millis };
     if let Err(error) = run(config, stop).await {
         // The mode is written before the wait for the round begins.
         if state(config).await?.on {
