@@ -200,6 +200,8 @@ async fn finish(cx: &Cx) -> Result<()> {
         bail!("the backup's files are not complete: {}", all.join("; "));
     }
     storage::write_all(cx.storage.as_ref(), &layout::backup_meta(&cx.name), backup_json::write(&meta)?).await?;
+    // Before anybody sees `done`: whoever waited for it may rely on the balancer.
+    cx.give_balancer_back().await;
     Ok(())
 }
 

@@ -68,6 +68,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
             } else {
                 (Status::Error, admin::explain(&error))
             };
+            cx.give_balancer_back().await;
             board.end_badly(status, &reason).await;
             Err(error.context(format!("backup {}", cx.name)))
         }
@@ -79,6 +80,16 @@ impl Cx {
     fn round(&self) -> Duration {
         let configured = self.config.backup.as_ref().and_then(|b| b.timeouts.as_ref()).and_then(|t| t.balancer_stop);
         configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map_or(balancer::ROUND, Duration::from_secs)
+    }
+
+    /// Starts the balancer if this backup stopped it. If that fails, the agents of the config servers do it later.
+    async fn give_balancer_back(&self) {
+        if self.role == Role::Leader
+            && self.cluster.sharded
+            && let Err(error) = balancer::give_back(&self.control, &self.control.backups, &self.name).await
+        {
+            tracing::warn!("the balancer stays off for now: {}", admin::explain(&error));
+        }
     }
 
     fn board(&self) -> ControlBoard<BackupMeta> {

@@ -232,10 +232,10 @@ mod tests {
     #[test]
     fn only_the_last_commits_are_remembered() {
         let mut txns = Transactions::new(1);
-        for n in 0..105 {
+        for n in 0..5005 {
             txns.remember(&n.to_string(), ts(n));
         }
         let committed = txns.committed();
-        assert_eq!((committed.len(), committed[0].id.as_str()), (100, "5"));
+        assert_eq!((committed.len(), committed[0].id.as_str()), (REMEMBERED, "5"));
     }
 }

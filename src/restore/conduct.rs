@@ -17,6 +17,7 @@ use crate::mongo::admin::{self, Version};
 use crate::rendezvous::{Role, supervise, was_cancelled};
 use crate::storage::Storage;
 use crate::topo::cluster::Cluster;
+use crate::upkeep::balancer;
 use anyhow::{Context as _, Result};
 use mongodb::Client;
 use std::{sync::Arc, time::Duration};
@@ -42,6 +43,18 @@ pub struct Cx {
     pub restore: RestoreCmd,
     pub version: Version,
     pub cancel: CancellationToken,
+}
+
+impl Cx {
+    /// Starts the balancer if this restore stopped it. If that fails, the agents of the config servers do it later.
+    pub(super) async fn give_balancer_back(&self) {
+        if self.role == Role::Leader
+            && self.cluster.sharded
+            && let Err(error) = balancer::give_back(&self.control, &self.control.restores, &self.restore.name).await
+        {
+            tracing::warn!("the balancer stays off for now: {}", admin::explain(&error));
+        }
+    }
 }
 
 /// How long the members wait for the leader's document.
@@ -143,6 +156,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
             } else {
                 admin::explain(&error)
             };
+            cx.give_balancer_back().await;
             board.end_badly(Status::Error, &reason).await;
             Err(error.context(format!("restore {}", cx.restore.name)))
         }

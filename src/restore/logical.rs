@@ -76,6 +76,7 @@ pub(super) async fn run(cx: &Cx, parts: &Parts, board: &ControlBoard<RestoreMeta
         usable(cx, parts, me.config).await?;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
+        cx.give_balancer_back().await;
         restores.set(name, doc! { "stat": statistics(cx) }).await.map(drop)
     })
     .await?;

@@ -10,7 +10,6 @@ use crate::agent::{
 use crate::backup::{self, Cx};
 use crate::model::command::{BackupCmd, name};
 use crate::rendezvous::Role;
-use crate::upkeep::balancer;
 use anyhow::{Context, Result, bail};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -91,9 +90,6 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
             // The remains may have been removed before we heard of it, and we have written since.
             node.control.backups.ask_for_cleanup(&op.name).await?;
             return result;
-        }
-        if cx.role == Role::Leader && cx.cluster.sharded {
-            balancer::give_back(&node.control, &node.control.backups, &op.name).await?;
         }
         if result.is_err() {
             // The remains are removed before the lock is given back: the next backup starts on a clean storage.

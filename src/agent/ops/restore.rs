@@ -5,7 +5,6 @@ use crate::agent::op::Gate;
 use crate::model::command::{RestoreCmd, name};
 use crate::rendezvous::Role;
 use crate::restore::{self, Cx};
-use crate::upkeep::balancer;
 use anyhow::{Context, Result};
 
 pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) -> Result<()> {
@@ -51,11 +50,7 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) ->
             version: node.version.clone(),
             cancel: op.cancel.clone(),
         };
-        let result = restore::run(&cx).await;
-        if cx.role == Role::Leader && cx.cluster.sharded && !op.lost_its_lock() {
-            balancer::give_back(&node.control, &node.control.restores, &restore.name).await?;
-        }
-        result
+        restore::run(&cx).await
     })
     .await
 }
