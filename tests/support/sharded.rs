@@ -280,11 +280,6 @@ impl Router {
         &self.tables[ns]
     }
 
-    /// The shard that owns `key`, as far as this router knows.
-    pub async fn shard_of(&mut self, ns: &str, key: i64) -> String {
-        self.table(ns).await.chunk_of(key).shard.clone()
-    }
-
     /// To one shard. What one shard knows of the time the next one has to learn, or it refuses commit times.
     async fn send(&mut self, shard: &str, db: &str, mut command: Document) -> Result<Document, Refusal> {
         if let Some(time) = &self.cluster_time {
@@ -312,7 +307,7 @@ impl Router {
             match self.send(&shard, split_name(ns).0, versioned).await {
                 Ok(reply) => return reply,
                 Err(refusal) => {
-                    assert!(refusal.is_passing() && since.elapsed() < LIMIT, "{command}: {refusal:?}");
+                    assert!(refusal.is_passing() && since.elapsed() < LIMIT, "{command}: {refusal}");
                     self.tables.remove(ns);
                 }
             }
@@ -359,7 +354,7 @@ impl Router {
                         all.insert(shard, batch.map(|d| d.as_document().expect("a document").clone()).collect());
                     }
                     Err(refusal) => {
-                        assert!(refusal.is_passing() && since.elapsed() < LIMIT, "find in {ns}: {refusal:?}");
+                        assert!(refusal.is_passing() && since.elapsed() < LIMIT, "find in {ns}: {refusal}");
                         self.tables.remove(ns);
                         continue 'again;
                     }
