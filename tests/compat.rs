@@ -4,6 +4,7 @@
 
 use crate::support::cluster::Options;
 use crate::support::programs::Sandbox;
+use crate::support::sharded::{ShardedCluster, ShardedSandbox};
 use crate::support::state;
 use serde_json::Value;
 use std::fs;
@@ -69,4 +70,62 @@ async fn every_codec_and_slice_of_the_original() {
 #[tokio::test(flavor = "multi_thread")]
 async fn renames_and_conversions_in_the_window() {
     restore_all("rs-rename").await;
+}
+
+/// The backup of a sharded cluster into one whose config servers and shards (name, id) are these.
+async fn restore_cluster(config: &str, shards: &[(&str, &str)], mapping: Option<&str>, expected: &str) {
+    let read = |name: &str| -> Value {
+        let bytes = fs::read(fixtures().join(name).join("expected.json")).expect("read expected.json");
+        serde_json::from_slice(&bytes).expect("JSON")
+    };
+    let (source, expected) = (read("sharded"), read(expected));
+    let truth = &source["source_at_last_write_ts"];
+    let cluster = ShardedCluster::start_as(Options::default(), config, shards).await;
+    let sandbox = ShardedSandbox::around(cluster).await;
+    copy(&fixtures().join("sharded/store"), &sandbox.store());
+    sandbox.configure(&[]).await;
+    sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
+    let name = source["backup"]["name"].as_str().expect("a name");
+    let mut restore = vec!["restore", name, "--wait", "-y"];
+    restore.extend(mapping.iter().flat_map(|mapping| ["--replset-remapping", mapping]));
+    sandbox.pbm(&restore).ok();
+    assert_eq!(sandbox.set.balancer_mode().await, "full", "as it was before");
+
+    let mut lines = Vec::new();
+    let sets = std::iter::once((config, &sandbox.set.config));
+    let sets = sets.chain(sandbox.set.shards.iter().zip(shards).map(|(shard, (rs, _))| (*rs, &shard.set)));
+    for ((rs, set), old) in sets.zip(["cfgrs", "rs1", "rs2"]) {
+        // The original loses indexes of `{_id: "hashed"}` at random; what the source had is right.
+        let mut wanted = truth[old].clone();
+        wanted.as_object_mut().expect("a replica set").remove("config");
+        let client = set.client().await;
+        let found = state::read(&client).await;
+        lines.extend(state::differences(&wanted, &found).into_iter().map(|line| format!("{rs}{line}")));
+        // Translated into the names of this cluster.
+        let mut routing = expected["restored"][rs]["config"].clone();
+        if routing.is_null() {
+            continue;
+        }
+        // Where the shards are is the cluster's own; the fixtures name a chunk's collection. The original leaves the
+        // balancer off, so the settings are those of the source.
+        routing.as_object_mut().expect("tables").remove("shards");
+        routing["settings"] = truth["cfgrs"]["config"]["settings"].clone();
+        for chunk in routing["chunks"].as_array_mut().expect("chunks") {
+            chunk.as_object_mut().expect("a chunk").remove("ns");
+        }
+        let found = state::routing(&client).await;
+        lines.extend(state::differences(&routing, &found).into_iter().map(|line| format!("{rs} config{line}")));
+    }
+    assert!(lines.is_empty(), "{}", lines.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sharded_cluster() {
+    restore_cluster("cfgrs", &[("rs1", "rs1"), ("rs2", "shardB")], None, "sharded").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sharded_cluster_into_other_names() {
+    let mapping = Some("ncfg=cfgrs,nrsX=rs1,nrsY=rs2");
+    restore_cluster("ncfg", &[("nrsX", "nrsX"), ("nrsY", "shard-two")], mapping, "sharded-remap").await;
 }

@@ -145,9 +145,14 @@ impl ShardedCluster {
     /// Starts all sets at once and adds the shards, given as replica set's name and shard id. Name and role in `options`
     /// are not used; the config replica set is `cfgrs`.
     pub async fn start(options: Options, shards: &[(&str, &str)]) -> Self {
+        Self::start_as(options, "cfgrs", shards).await
+    }
+
+    /// As [`Self::start`], with another name of the config replica set.
+    pub async fn start_as(options: Options, config: &str, shards: &[(&str, &str)]) -> Self {
         let set =
             |name: &str, role| ReplicaSet::start(Options { name: name.into(), role: Some(role), ..options.clone() });
-        let config = set("cfgrs", Role::ConfigServer);
+        let config = set(config, Role::ConfigServer);
         let others = futures::future::join_all(shards.iter().map(|(name, _)| set(name, Role::Shard)));
         let (config, others) = futures::future::join(config, others).await;
         let ids = shards.iter().map(|(_, id)| (*id).to_owned());

@@ -136,6 +136,31 @@ fn extjson(document: &Document) -> Value {
     serde_json::from_str(&pbmbox::archive::extjson::compact(document)).expect("extended JSON")
 }
 
+/// The routing of a cluster and its settings, as the fixtures have them.
+pub async fn routing(config: &Client) -> Value {
+    let db = config.database("config");
+    let read = async |coll: &str, filter: Document| -> Vec<Document> {
+        let cursor =
+            db.collection::<Document>(coll).find(filter).sort(doc! { "_id": 1 }).await.expect("read the routing");
+        cursor.try_collect().await.expect("read the routing")
+    };
+    let ours = doc! { "_id": { "$ne": "config.system.sessions" } };
+    let collections = read("collections", ours).await;
+    let uuids: Vec<bson::Bson> = collections.iter().filter_map(|coll| coll.get("uuid").cloned()).collect();
+    let chunks = read("chunks", doc! { "uuid": { "$in": uuids } }).await;
+    let all = [
+        ("databases", read("databases", doc! {}).await),
+        ("collections", collections),
+        ("chunks", chunks),
+        ("tags", read("tags", doc! {}).await),
+        ("settings", read("settings", doc! {}).await),
+    ];
+    all.into_iter()
+        .map(|(name, documents)| (name.to_owned(), documents.iter().map(extjson).collect()))
+        .collect::<Map<_, Value>>()
+        .into()
+}
+
 /// Every difference as a line `path: expected=… got=…`. What the fixtures say not to compare is left out: UUIDs of
 /// `system.views` and of buckets, database hashes, counts through views.
 pub fn differences(expected: &Value, got: &Value) -> Vec<String> {
