@@ -32,12 +32,18 @@ struct Node {
     errors: Vec<String>,
 }
 
-/// Reads the nodes of the cluster: members of the leader replica set, and whoever has an agent elsewhere.
+/// Reads the nodes of the cluster: whom the cluster names, and whoever has an agent (arbiters and hidden members of shards
+/// are not in the shard map).
 pub async fn read(cx: &Context, config: &Config, priorities: bool) -> Result<Vec<Replset>> {
     let now = cx.control.cluster_time().await?;
     let agents = cx.control.agents.all().await?;
     let leader = mongo::hello(cx.control.client()).await?.set_name;
     let mut hosts: BTreeMap<(String, String), i32> = BTreeMap::new();
+    for (rs, member) in cx.cluster().await?.members {
+        for host in member.hosts {
+            hosts.insert((rs.clone(), host), SECONDARY);
+        }
+    }
     for agent in &agents {
         hosts.insert((agent.rs.clone(), agent.n.clone()), agent.s);
     }
@@ -62,6 +68,8 @@ pub async fn read(cx: &Context, config: &Config, priorities: bool) -> Result<Vec
 }
 
 const PRIMARY: i32 = 1;
+/// Also what a node counts as of which nobody tells its state.
+const SECONDARY: i32 = 2;
 const ARBITER: i32 = 7;
 
 fn role(state: i32, agent: Option<&AgentStat>) -> &'static str {

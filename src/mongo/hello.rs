@@ -88,12 +88,18 @@ impl Hello {
         self.is_writable_primary && self.me == self.primary
     }
 
+    /// This is a mongos.
+    #[must_use]
+    pub fn is_router(&self) -> bool {
+        self.msg == "isdbgrid"
+    }
+
     /// Refuses what backups can't be coordinated on.
     ///
     /// # Errors
     /// A router, or a mongod that is no member of a replica set.
     pub fn must_be_replica_set(&self) -> Result<()> {
-        if self.msg == "isdbgrid" {
+        if self.is_router() {
             bail!("this is a mongos router; connect to a mongod of the config-server replica set or of a shard");
         }
         if self.set_name.is_empty() {

@@ -55,6 +55,9 @@ pub async fn connect_leader(uri: &str, app: &'static str) -> Result<(Client, Hel
     let purpose = Purpose::Leader { app };
     let client = mongo::connect(uri, purpose).await?;
     let hello = mongo::hello(&client).await.context("connect to MongoDB")?;
+    if hello.is_router() {
+        bail!(router(&client).await);
+    }
     hello.must_be_replica_set()?;
     if hello.configsvr != 2
         && let Some(config) = admin::config_server_of_shard(&client).await?
@@ -65,6 +68,18 @@ pub async fn connect_leader(uri: &str, app: &'static str) -> Result<(Client, Hel
         return Ok((leader, hello));
     }
     Ok((client, hello))
+}
+
+/// The refusal of a mongos, with the address to use in its place if it tells.
+async fn router(mongos: &Client) -> String {
+    let answer = mongos.database("admin").run_command(doc! { "getShardMap": 1 }).await.ok();
+    let map = answer.as_ref().and_then(|answer| answer.get_document("map").ok());
+    let instead = map.and_then(|map| map.get_str(CONFIG).ok()).and_then(|place| place.split_once('/'));
+    let place = match instead {
+        Some((rs, hosts)) => format!("the config servers: mongodb://{hosts}/?replicaSet={rs}"),
+        None => "a member of the config servers' replica set".to_owned(),
+    };
+    format!("this is a mongos router, which has no oplog and no control collections; connect to {place}")
 }
 
 /// Asks the leader replica set who takes part in operations.
