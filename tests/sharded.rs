@@ -14,24 +14,49 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-const NS: &str = "shop.orders";
+/// A sharded collection for each primary shard. The keys below 0 are on the first shard, the others on the second one.
+const SPREAD: [Spread; 2] = [
+    Spread { ns: "shop.orders", primary: "rs1", other: "shardB", inner: -1, outer: -15, between: -10 },
+    Spread { ns: "crm.visits", primary: "shardB", other: "rs1", inner: 1, outer: 15, between: 10 },
+];
+
+struct Spread {
+    ns: &'static str,
+    primary: &'static str,
+    other: &'static str,
+    /// Two keys on the primary shard, and where to split the chunk that has both.
+    inner: i64,
+    outer: i64,
+    between: i64,
+}
 
 /// By shard id.
 type Owned = BTreeMap<String, Vec<Document>>;
 
-/// A collection on both shards, split at 0, and an unsharded one on the second shard.
+/// The collections of [`SPREAD`], and an unsharded one on the second shard.
 async fn fill(cluster: &ShardedCluster) {
-    cluster.create_database("shop", "rs1").await;
-    cluster.shard_collection(NS, "_id").await;
-    cluster.split(NS, 0).await;
-    cluster.move_chunk(NS, 0, "shardB").await.expect("move a chunk");
-    cluster.create_database("crm", "shardB").await;
+    let mut router = cluster.router().await;
+    for spread in &SPREAD {
+        let (db, _) = spread.ns.split_once('.').expect("database and collection");
+        cluster.create_database(db, spread.primary).await;
+        cluster.shard_collection(spread.ns, "_id").await;
+        cluster.split(spread.ns, 0).await;
+        cluster.move_chunk(spread.ns, -spread.outer, spread.other).await.expect("move a chunk");
+        for key in -20..20_i64 {
+            router.insert(spread.ns, doc! { "_id": key, "text": "t".repeat(50) }).await;
+        }
+    }
     let people = cluster.shard("shardB").set.client().await.database("crm").collection::<Document>("people");
     people.insert_many((0..10).map(|n| doc! { "_id": n, "name": format!("person {n}") })).await.expect("insert");
+}
+
+async fn owned(cluster: &ShardedCluster) -> Vec<Owned> {
     let mut router = cluster.router().await;
-    for key in -20..20_i64 {
-        router.insert(NS, doc! { "_id": key, "text": "t".repeat(50) }).await;
+    let mut all = Vec::new();
+    for spread in &SPREAD {
+        all.push(router.find(spread.ns, doc! {}).await);
     }
+    all
 }
 
 /// What each shard holds, its orphans included.
@@ -68,45 +93,83 @@ fn sorted(owned: &Owned) -> Vec<&Document> {
     all
 }
 
-async fn comes_back(options: Options) {
+async fn comes_back(options: Options, with_moves: bool) {
     let source = ShardedSandbox::sharded(options, TWO_SHARDS).await;
     let cluster = &source.set;
     fill(cluster).await;
-    let (expected, owned) = (contents(cluster).await, cluster.router().await.find(NS, doc! {}).await);
+    let (expected, before) = (contents(cluster).await, owned(cluster).await);
     assert_eq!(cluster.balancer_mode().await, "full");
     let name = source.backup(&[]);
     assert_eq!(cluster.balancer_mode().await, "full", "the balancer is on again");
 
     let mut router = cluster.router().await;
-    router.delete(NS, -3).await;
-    router.update(NS, 3, doc! { "$set": { "text": "changed" } }).await;
-    router.insert(NS, doc! { "_id": 100_i64 }).await;
+    for Spread { ns, other, outer, between, .. } in &SPREAD {
+        router.delete(ns, -3).await;
+        router.update(ns, 3, doc! { "$set": { "text": "changed" } }).await;
+        router.insert(ns, doc! { "_id": 100_i64 }).await;
+        if with_moves {
+            cluster.split(ns, *between).await;
+            cluster.move_chunk(ns, *outer, other).await.expect("move a chunk");
+            // Now the shards know of it, too.
+            router.find(ns, doc! {}).await;
+        }
+    }
     source.pbm(&["restore", &name, "--wait", "-y"]).ok();
     assert_same(cluster, &expected, &contents(cluster).await);
-    assert_routable(cluster, NS, &owned, -1, "shardB").await;
+    for (spread, before) in SPREAD.iter().zip(&before) {
+        assert_routable(cluster, spread.ns, before, spread.inner, spread.other).await;
+    }
+    if with_moves {
+        orphans_are_gone(cluster).await;
+        for (before, after) in before.iter().zip(&owned(cluster).await) {
+            assert_eq!(sorted(after), sorted(before), "after the shards have deleted what they think are orphans");
+        }
+    }
+}
+
+/// Nothing is left that a shard means to delete. It does so in the order of the moves.
+async fn orphans_are_gone(cluster: &ShardedCluster) {
+    for shard in &cluster.shards {
+        let planned = shard.set.client().await.database("config").collection::<Document>("rangeDeletions");
+        wait::until("the shards to delete orphans", Duration::from_secs(60), async || {
+            (planned.count_documents(doc! {}).await.expect("count") == 0).then_some(())
+        })
+        .await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sharded_cluster_comes_back() {
-    comes_back(Options::default()).await;
+    comes_back(Options::default(), false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sharded_cluster_with_users_comes_back() {
-    comes_back(Options { members: 3, auth: true, ..Options::default() }).await;
+    comes_back(Options { members: 3, auth: true, ..Options::default() }, false).await;
 }
 
-/// The stage itself: what the tests above rely on works without any backup.
+/// Chunks that move between backup and restore leave traces with the servers: routing tables in memory that are newer than
+/// the restored one, and deletions of orphans that are due later, when these documents are no orphans any more.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sharded_cluster_comes_back_after_chunks_moved() {
+    comes_back(orphans_go_after(10, Options::default()), true).await;
+}
+
+/// What the tests above rely on works without any backup.
 #[tokio::test(flavor = "multi_thread")]
 async fn routing_works() {
-    let cluster = ShardedCluster::start(Options { auth: true, ..Options::default() }, TWO_SHARDS).await;
+    let cluster =
+        ShardedCluster::start(Options { auth: true, ..orphans_go_after(1, Options::default()) }, TWO_SHARDS).await;
     fill(&cluster).await;
-    let owned = cluster.router().await.find(NS, doc! {}).await;
-    assert_eq!((owned["rs1"].len(), owned["shardB"].len()), (20, 20));
+    // As after a restore, which leaves the balancer off.
     cluster.stop_balancer().await;
     assert_eq!(cluster.balancer_mode().await, "off");
-    // As after a restore, which leaves the balancer off.
-    assert_routable(&cluster, NS, &owned, -1, "shardB").await;
+    let before = owned(&cluster).await;
+    for (spread, owned) in SPREAD.iter().zip(&before) {
+        assert_eq!((owned["rs1"].len(), owned["shardB"].len()), (20, 20));
+        assert_routable(&cluster, spread.ns, owned, spread.inner, spread.other).await;
+    }
+    orphans_are_gone(&cluster).await;
     cluster.start_balancer().await;
     assert_eq!(cluster.balancer_mode().await, "full");
 }
@@ -114,9 +177,10 @@ async fn routing_works() {
 /// The third shard never gets anything before the restore.
 const BANK_SHARDS: &[(&str, &str)] = &[TWO_SHARDS[0], TWO_SHARDS[1], ("rs3", "rs3")];
 
-/// What a moved chunk leaves behind goes soon, so that it can come back.
-fn bank_options(options: Options) -> Options {
-    Options { args: ["--setParameter", "orphanCleanupDelaySecs=1"].map(str::to_owned).to_vec(), ..options }
+/// When shards delete what moved chunks leave behind; until then such a chunk can't come back.
+fn orphans_go_after(seconds: u32, options: Options) -> Options {
+    let delay = format!("orphanCleanupDelaySecs={seconds}");
+    Options { args: vec!["--setParameter".into(), delay], ..options }
 }
 
 fn seed() -> u64 {
@@ -197,7 +261,7 @@ async fn backup_of(source: &ShardedSandbox, vault: &mut money::Vault<'_>, args: 
 }
 
 async fn the_money_is_kept(options: Options, with_moves: bool, args: &[&str]) {
-    let (seed, options) = (seed(), bank_options(options));
+    let (seed, options) = (seed(), orphans_go_after(1, options));
     let source = ShardedSandbox::sharded(options.clone(), BANK_SHARDS).await;
     money::open(&source.set).await;
     let something = async |vault: &mut money::Vault<'_>| backup_of(&source, vault, args).await;
@@ -232,7 +296,7 @@ async fn the_money_is_kept_while_chunks_move() {
 /// from the truth by hand is what is wanted of a restored one.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_truth_has_all_the_money() {
-    let cluster = ShardedCluster::start(bank_options(Options::default()), BANK_SHARDS).await;
+    let cluster = ShardedCluster::start(orphans_go_after(1, Options::default()), BANK_SHARDS).await;
     money::open(&cluster).await;
     let [early, late] = money::under_load(&cluster, seed(), true, async |vault| {
         let early = last_write(&cluster).await;
@@ -243,7 +307,7 @@ async fn the_truth_has_all_the_money() {
     Truth::at(&cluster, early).await;
     let truth = Truth::at(&cluster, late).await;
 
-    let target = ShardedCluster::start(bank_options(Options::default()), BANK_SHARDS).await;
+    let target = ShardedCluster::start(orphans_go_after(1, Options::default()), BANK_SHARDS).await;
     let mut shards = Vec::new();
     for (from, to) in cluster.shards.iter().zip(&target.shards) {
         shards.push((from.set.client().await, &to.set));
