@@ -116,18 +116,15 @@ async fn comes_back(options: Options, with_moves: bool) {
     }
     source.pbm(&["restore", &name, "--wait", "-y"]).ok();
     assert_same(cluster, &expected, &contents(cluster).await);
+    if with_moves {
+        orphans_are_gone(cluster).await;
+    }
     for (spread, before) in SPREAD.iter().zip(&before) {
         assert_routable(cluster, spread.ns, before, spread.inner, spread.other).await;
     }
-    if with_moves {
-        orphans_are_gone(cluster).await;
-        for (before, after) in before.iter().zip(&owned(cluster).await) {
-            assert_eq!(sorted(after), sorted(before), "after the shards have deleted what they think are orphans");
-        }
-    }
 }
 
-/// Nothing is left that a shard means to delete. It does so in the order of the moves.
+/// Nothing is left that a shard means to delete.
 async fn orphans_are_gone(cluster: &ShardedCluster) {
     for shard in &cluster.shards {
         let planned = shard.set.client().await.database("config").collection::<Document>("rangeDeletions");
