@@ -198,7 +198,8 @@ where
                 .filter(|m| m.status.is_none_or(|s| rank(s) < rank(step)))
                 .map(|m| m.rs.as_str())
                 .collect();
-            return Err(Why::TimedOut { step, seconds: limit.as_secs(), missing: missing.join(", ") }.into());
+            let missing = if missing.is_empty() { "the word of the leading agent".into() } else { missing.join(", ") };
+            return Err(Why::TimedOut { step, seconds: limit.as_secs(), missing }.into());
         }
         tokio::select! {
             () = cancel.cancelled() => {}

@@ -84,7 +84,7 @@ async fn round(seed: u64, version: Version) {
     let entries = oplog(&source, start, end).await;
     let mut options = ReplayOptions::new(start, end, consistent_from);
     options.transaction_bytes = 4000;
-    let kept = keep(seed, &dumped, &entries);
+    let kept = keep(seed, major, &dumped, &entries);
     let mut replayer = Replayer::new(target.client.clone(), catalog, options);
     // In pieces that share their border, as slices do.
     let piece = entries.len() / 3 + 1;
@@ -116,11 +116,11 @@ async fn round(seed: u64, version: Version) {
 }
 
 /// Writes down what is to be restored, for a look at it after a failure.
-fn keep(seed: u64, dumped: &[dump::Dumped], entries: &[RawDocumentBuf]) -> std::path::PathBuf {
+fn keep(seed: u64, major: i32, dumped: &[dump::Dumped], entries: &[RawDocumentBuf]) -> std::path::PathBuf {
     let dumped = dumped.iter().map(|each| format!("{:?}: {} documents\n", each.meta, each.documents.len()));
     let entries =
         entries.iter().map(|entry| format!("{:?}\n", Document::try_from(entry.as_ref() as &RawDocument).unwrap()));
-    let path = std::env::temp_dir().join(format!("pbmbox-replay-{seed}.txt"));
+    let path = std::env::temp_dir().join(format!("pbmbox-replay-{seed}-on-{major}.txt"));
     std::fs::write(&path, dumped.chain(entries).collect::<String>()).unwrap();
     path
 }

@@ -79,7 +79,8 @@ async fn beat(node: &Node, storage: &mut StorageWatch) -> Result<Timestamp> {
     let mut stat = describe(node).await;
     storage.check(node).await;
     stat.stors = storage.status.clone();
-    stat.hb = node.control.cluster_time().await?;
+    // The configuration was just read.
+    stat.hb = node.control.time_of_last_call().await?;
     stat.pbms = SubsysStatus { ok: true, e: String::new() };
     node.control.agents.put(&stat).await?;
     Ok(stat.hb)

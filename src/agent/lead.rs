@@ -154,8 +154,9 @@ async fn nominate(
         node.control.backups.nominate(name, rs, &tier).await?;
         let until = Instant::now() + PER_TIER;
         loop {
-            let Some(now) = node.control.backups.get(name).await? else { bail!("the backup's document is gone") };
-            if now.status.is_final() || now.n.iter().any(|n| n.rs == rs && !n.ack.is_empty()) {
+            let seen = node.control.backups.nomination(name, rs).await?;
+            let Some((status, round)) = seen else { bail!("the backup's document is gone") };
+            if status.is_final() || round.is_some_and(|round| !round.ack.is_empty()) {
                 return Ok(());
             }
             if Instant::now() >= until {

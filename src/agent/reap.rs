@@ -1,7 +1,7 @@
 //! Finds operations whose agents are lost, and removes what failed backups left on the storage.
 
 use super::node::Node;
-use crate::control::HEARTBEAT;
+use crate::control::{Control, HEARTBEAT};
 use crate::model::lock::Lock;
 use crate::upkeep::{balancer, delete, reap};
 use anyhow::Result;
@@ -20,6 +20,9 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
         loop {
             if node.in_leader_rs {
                 let done = async {
+                    if !is_needed(&node.control).await? {
+                        return Ok(());
+                    }
                     for said in reap::end_all_lost(&node.control).await? {
                         tracing::warn!("{said}");
                     }
@@ -37,6 +40,13 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
         () = stop.cancelled() => {}
         () = work => {}
     }
+}
+
+/// Mostly nothing is under way: three questions then, and nobody is woken.
+async fn is_needed(control: &Control) -> Result<bool> {
+    Ok(!control.locks.all().await?.is_empty()
+        || control.backups.any_open().await?
+        || control.restores.any_open().await?)
 }
 
 /// Ends what an earlier run of this agent held. Its locks look alive for 30 s; that nobody refreshes them shows

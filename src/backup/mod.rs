@@ -93,6 +93,6 @@ impl Cx {
     }
 
     fn board(&self) -> ControlBoard<BackupMeta> {
-        ControlBoard::new(&self.control, &self.name, &self.opid, &self.rs, self.cluster.names())
+        ControlBoard::new(&self.control, &self.name, &self.opid, &self.rs, self.cluster.names(), self.role)
     }
 }

@@ -75,14 +75,19 @@ impl Bell {
     pub fn waiter(&self) -> Waiter {
         let mut heard = self.heard.subscribe();
         heard.borrow_and_update();
-        Waiter { heard }
+        Waiter { heard, returned: Instant::now() }
     }
 }
+
+/// A waiter returns at most once in this time: in a large cluster the bell rings for every replica set, and what the
+/// others do is seen as well a moment later, together.
+const TOGETHER: Duration = Duration::from_millis(20);
 
 /// Waits for the next ring.
 #[derive(Debug)]
 pub struct Waiter {
     heard: watch::Receiver<u64>,
+    returned: Instant,
 }
 
 impl Waiter {
@@ -98,5 +103,8 @@ impl Waiter {
             // The bell is gone with its control layer; keep the pace of the fallback.
             tokio::time::sleep_until(until).await;
         }
+        tokio::time::sleep_until(self.returned + TOGETHER).await;
+        self.heard.borrow_and_update();
+        self.returned = Instant::now();
     }
 }

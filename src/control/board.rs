@@ -2,7 +2,7 @@
 
 use super::{Control, HEARTBEAT, OpDocument, ops::OpDocs};
 use crate::model::status::Status;
-use crate::rendezvous::{Board, Member, Rendezvous};
+use crate::rendezvous::{Board, Member, Rendezvous, Role};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
 use bson::{Bson, Document, Timestamp};
@@ -36,13 +36,17 @@ pub struct ControlBoard<T: Plane> {
     rs: String,
     members: Vec<String>,
     docs: OpDocs<T>,
+    role: Role,
+    /// When a follower last compared the leader's heartbeat with the cluster time.
+    compared: Mutex<Option<Instant>>,
     waiter: Mutex<super::Waiter>,
 }
 
 impl<T: Plane> ControlBoard<T> {
-    /// For the member `rs` of an operation in which `members` take part.
+    /// For the member `rs` of an operation in which `members` take part. A follower reads only what the leader publishes,
+    /// so that its cost does not grow with the cluster.
     #[must_use]
-    pub fn new(control: &Control, name: &str, opid: &str, rs: &str, members: Vec<String>) -> Self {
+    pub fn new(control: &Control, name: &str, opid: &str, rs: &str, members: Vec<String>, role: Role) -> Self {
         Self {
             control: control.clone(),
             name: name.to_owned(),
@@ -50,12 +54,28 @@ impl<T: Plane> ControlBoard<T> {
             rs: rs.to_owned(),
             members,
             docs: T::docs(control).clone(),
+            role,
+            compared: Mutex::new(None),
             waiter: Mutex::new(control.bell.waiter()),
         }
     }
 }
 
 impl<T: Plane> ControlBoard<T> {
+    /// What the leader has published.
+    async fn published(&self) -> Result<Option<Board>> {
+        let Some(document) = self.docs.state(&self.name).await? else { return Ok(None) };
+        let hb = document.get_timestamp("hb").unwrap_or(Timestamp { time: 0, increment: 0 });
+        let mut compared = self.compared.lock().await;
+        let now = if compared.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
+            *compared = Some(Instant::now());
+            self.control.cluster_time().await?
+        } else {
+            hb
+        };
+        Ok(Some(Board { cluster: status(&document)?, error: text(&document, "error"), hb, members: Vec::new(), now }))
+    }
+
     /// Shows every few seconds that the operation's leader lives. Never returns.
     pub async fn keep_beating(&self) {
         loop {
@@ -113,6 +133,9 @@ impl<T: Plane> Rendezvous for ControlBoard<T> {
     }
 
     async fn read(&self) -> Result<Option<Board>> {
+        if self.role == Role::Follower {
+            return self.published().await;
+        }
         let Some(document) = self.docs.raw(&self.name).await? else { return Ok(None) };
         let locks = self.control.locks.all().await?;
         let now = self.control.cluster_time().await?;

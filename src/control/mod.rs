@@ -106,6 +106,12 @@ impl Control {
 }
 
 impl Control {
+    /// Now, in cluster time, right after a read or write of the control collections: as [`Self::cluster_time`], with one
+    /// question less.
+    pub async fn time_of_last_call(&self) -> Result<Timestamp> {
+        Ok(mongo::hello(&self.client).await?.cluster_time())
+    }
+
     /// Now, in cluster time, at a moment when perhaps nobody else writes: advances it with a write of our own first,
     /// because a silent cluster's time moves only every ten seconds. For judging who is lost.
     pub async fn advanced_cluster_time(&self) -> Result<Timestamp> {

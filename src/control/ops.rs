@@ -5,7 +5,7 @@
 
 use super::{Bell, unix_now};
 use crate::model::{
-    backup::{BackupMeta, BackupReplset, BackupType, Progress},
+    backup::{BackupMeta, BackupReplset, BackupType, Nomination, Progress},
     names,
     restore::{RestoreMeta, RestoreReplset},
     status::Status,
@@ -111,6 +111,15 @@ impl<T: OpDocument> OpDocs<T> {
     /// As stored, for readers of single fields.
     pub async fn raw(&self, name: &str) -> Result<Option<Document>> {
         self.coll.find_one(doc! { "name": name }).await.with_context(|| format!("read admin.{}", T::COLLECTION))
+    }
+
+    /// Status, error and heartbeat only.
+    pub async fn state(&self, name: &str) -> Result<Option<Document>> {
+        self.coll
+            .find_one(doc! { "name": name })
+            .projection(doc! { "status": 1, "error": 1, "hb": 1 })
+            .await
+            .with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
     /// All, oldest first. One that can't be read is an error.
@@ -224,6 +233,13 @@ impl<T: OpDocument> OpDocs<T> {
         self.update(doc! { "name": name }, doc! { "$unset": { BALANCER_DUE: "" } }, "note the balancer").await.map(drop)
     }
 
+    /// There is an operation that is under way, or one that left something to be done.
+    pub async fn any_open(&self) -> Result<bool> {
+        let open = doc! { "$or": [{ "status": not_final() }, { CLEANUP_DUE: true }, { BALANCER_DUE: true }] };
+        let found = self.coll.find_one(open).projection(doc! { "_id": 1 }).await;
+        Ok(found.with_context(|| format!("read admin.{}", T::COLLECTION))?.is_some())
+    }
+
     /// The operation is in a final state, or is not known any more.
     pub async fn has_ended(&self, name: &str) -> Result<bool> {
         Ok(self.names(doc! { "name": name, "status": not_final() }).await?.is_empty())
@@ -301,6 +317,27 @@ impl OpDocs<BackupMeta> {
             .await?;
         }
         Ok(())
+    }
+
+    /// The state of a backup and the nomination round of one replica set, if it has begun: little to read, because every
+    /// agent of the cluster asks.
+    pub async fn nomination(&self, name: &str, rs: &str) -> Result<Option<(Status, Option<Nomination>)>> {
+        #[derive(serde::Deserialize)]
+        struct Seen {
+            status: Status,
+            #[serde(default)]
+            n: Vec<Nomination>,
+        }
+        let found = self
+            .coll
+            .find_one(doc! { "name": name })
+            .projection(doc! { "status": 1, "n": { "$elemMatch": { "rs": rs } } })
+            .await
+            .context("read the nomination in admin.pbmBackups")?;
+        let Some(found) = found else { return Ok(None) };
+        let mut seen: Seen =
+            bson::deserialize_from_document(found).with_context(|| format!("read the nominations of backup {name}"))?;
+        Ok(Some((seen.status, seen.n.pop())))
     }
 
     /// Says that `node` does the work of `rs`.

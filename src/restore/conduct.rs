@@ -130,7 +130,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
     }
     let parts = Parts::find(cx).await;
     let members = parts.as_ref().map_or_else(|_| vec![cx.rs.clone()], |parts| parts.of.parts.keys().cloned().collect());
-    let board = ControlBoard::new(&cx.control, &cx.restore.name, &cx.opid, &cx.rs, members);
+    let board = ControlBoard::new(&cx.control, &cx.restore.name, &cx.opid, &cx.rs, members, cx.role);
     let recipe = async {
         let parts = parts?;
         match parts.of.parts.contains_key(&cx.rs) {

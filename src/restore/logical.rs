@@ -42,6 +42,8 @@ pub(super) async fn run(cx: &Cx, parts: &Parts, board: &ControlBoard<RestoreMeta
         let databases = router::databases(steps.storage(), parts.backup.replsets.iter().map(metadata_of)).await?;
         let dropped = router::drop_databases(cx.control.client(), &cx.client, &me.id, &databases).await?;
         tracing::info!("dropped {dropped} databases whose primary shard this is");
+        let forgotten = router::forget_range_deletions(&cx.client).await?;
+        tracing::info!("removed {forgotten} planned deletions of chunks that had moved away");
     }
     steps.drop(&cx.cancel).await?;
     reach(board, cx.role, Status::Running, None, &cx.cancel, async || Ok(())).await?;

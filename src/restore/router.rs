@@ -58,6 +58,14 @@ pub async fn drop_databases(config: &Client, shard: &Client, id: &str, databases
     Ok(dropped)
 }
 
+/// Removes the planned deletions of what chunks that moved away left behind. They belong to the routing before the restore:
+/// carried out later, on collections that have their old UUIDs again, they would delete documents that the shard owns.
+pub async fn forget_range_deletions(shard: &Client) -> Result<u64> {
+    let tasks = shard.database("config").collection::<Document>("rangeDeletions");
+    let done = tasks.delete_many(doc! {}).await.context("remove planned deletions from config.rangeDeletions")?;
+    Ok(done.deleted_count)
+}
+
 /// Replaces the tables by the backup's. Gives the UUID that `config.system.sessions` had in the backup.
 pub async fn put_back(
     storage: &dyn Storage,

@@ -147,8 +147,8 @@ pub async fn load(client: &Client, dump: &[Dumped], catalog: &mut Catalog) {
     for each in dump {
         // Buckets listed in the moment before their series was: a backup names their data by the series, so it has none.
         let series = each.from.strip_prefix("system.buckets.");
-        if series.is_some_and(|name| !dump.iter().any(|other| other.meta.db == each.meta.db && other.meta.coll == name))
-        {
+        let is_series = |other: &Dumped| other.meta.kind == NamespaceKind::Timeseries && other.meta.db == each.meta.db;
+        if series.is_some_and(|name| !dump.iter().any(|other| is_series(other) && other.meta.coll == name)) {
             continue;
         }
         let ops: Vec<RawDocumentBuf> = each

@@ -111,11 +111,11 @@ async fn not_nominated(task: &Task, name: &str) -> Result<Option<String>> {
     let until = Instant::now() + FOR_A_NOMINATION;
     loop {
         let mut waiter = node.control.bell.waiter();
-        if let Some(meta) = node.control.backups.get(name).await? {
-            if meta.status.is_final() {
-                return Ok(Some(format!("the backup has ended: {}", meta.status)));
+        if let Some((status, round)) = node.control.backups.nomination(name, &node.rs).await? {
+            if status.is_final() {
+                return Ok(Some(format!("the backup has ended: {status}")));
             }
-            if let Some(round) = meta.n.iter().find(|n| n.rs == node.rs) {
+            if let Some(round) = round {
                 if !round.ack.is_empty() {
                     return Ok(Some(format!("{} does it", round.ack)));
                 }
