@@ -3,6 +3,20 @@
 //! An operation has members (replica sets) and a cluster line. Each member announces a step, the leader publishes it
 //! for the cluster once all members are there, and everybody goes on when they see it published.
 //!
+//! # The protocol's states
+//! | step | a member announces it when | the leader publishes it when |
+//! |---|---|---|
+//! | `starting` | (the leader's document has it) | the document is inserted |
+//! | backup `running` | its part with its first write is in the document | all parts are there |
+//! | backup `dumpDone` | every collection is stored | all dumps are complete: now the end of the oplog is fixed |
+//! | restore `cleanupCluster` | its part of the backup was checked, nothing is changed yet | all have checked |
+//! | restore `running` | what the backup replaces is dropped | all have dropped: now data comes |
+//! | restore `dumpDone` | its data (and the routing tables) is loaded | all have loaded: now the oplog is replayed |
+//! | `done` | it has nothing more to do | all are done, and the leader's last act (the metadata file) succeeded |
+//!
+//! A member waits for the cluster's line only, the leader for all members; nobody waits for a member directly. Any
+//! member's failure is written to the cluster's line at once.
+//!
 //! # Consistency
 //! Steps only grow, in the order of [`rank`]; a member that is further than asked counts as there. Final states other
 //! than `done` end the wait for everybody.
