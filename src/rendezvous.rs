@@ -222,20 +222,45 @@ where
     }
 }
 
+/// Time between two looks of [`watch`].
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Returns when the operation has ended badly for somebody else. A member in the middle of hours of data sees no step
+/// before their end, and would keep its lock and load the servers for an operation that is lost. A reading that fails
+/// says nothing of that kind.
+pub async fn watch(board: &dyn Rendezvous, role: Role) -> Why {
+    loop {
+        // Not woken by changes: there are many, and this is only for the case that has no hurry.
+        tokio::time::sleep(LOOK).await;
+        match board.read().await {
+            Ok(Some(seen)) => {
+                if let Next::Abort(why) = next(Status::Done, role, &seen) {
+                    return why;
+                }
+            }
+            Ok(None) => return Why::Gone,
+            Err(error) => tracing::debug!("{error:#}"),
+        }
+    }
+}
+
 /// Runs one member's recipe to its end; dropping it stops its tasks. `beats`, which never ends, shows meanwhile that the
-/// leader lives. A fault of the program ends the operation as any error does, so that nobody has to wait for it.
+/// leader lives, and `watch` tells when there is nothing left to work for. A fault of the program ends the operation as
+/// any error does, so that nobody has to wait for it.
 ///
 /// # Errors
-/// What the recipe failed with, or [`Why::Cancelled`].
+/// What the recipe failed with, what `watch` gave, or [`Why::Cancelled`].
 pub async fn supervise(
     role: Role,
     recipe: impl Future<Output = anyhow::Result<()>>,
     beats: impl Future<Output = ()>,
+    watch: impl Future<Output = Why>,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     tokio::select! {
         result = AssertUnwindSafe(recipe).catch_unwind() => result.unwrap_or_else(|panic| Err(fault(panic.as_ref()))),
         () = cancel.cancelled() => Err(Why::Cancelled.into()),
+        why = watch => Err(why.into()),
         () = beats, if role == Role::Leader => unreachable!("heartbeats have no end"),
     }
 }
@@ -257,19 +282,57 @@ pub fn was_cancelled(error: &anyhow::Error, cancel: &CancellationToken) -> bool 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{future::pending, sync::Mutex};
 
     #[tokio::test]
     async fn a_fault_or_a_cancellation_ends_a_recipe() {
         let cancel = CancellationToken::new();
         let run = async |recipe: BoxFuture<'static, anyhow::Result<()>>| {
-            supervise(Role::Leader, recipe, std::future::pending(), &cancel).await.map_err(|e| e.to_string())
+            supervise(Role::Leader, recipe, pending(), pending(), &cancel).await.map_err(|e| e.to_string())
         };
         assert_eq!(run(async { Ok(()) }.boxed()).await, Ok(()));
         let fault = run(async { panic!("index {}", 7) }.boxed()).await.expect_err("a fault");
         assert!(fault.contains("index 7"), "{fault}");
         cancel.cancel();
-        let error = supervise(Role::Follower, std::future::pending(), async {}, &cancel).await.expect_err("cancelled");
+        let error = supervise(Role::Follower, pending(), async {}, pending(), &cancel).await.expect_err("cancelled");
         assert!(was_cancelled(&error, &CancellationToken::new()));
+    }
+
+    /// What is read, one after the other; the last one again and again.
+    struct Told(Mutex<Vec<Option<Board>>>);
+
+    #[async_trait]
+    impl Rendezvous for Told {
+        async fn announce(&self, _: Status) -> anyhow::Result<()> {
+            unreachable!("it only looks")
+        }
+        async fn read(&self) -> anyhow::Result<Option<Board>> {
+            let mut all = self.0.lock().expect("no panic");
+            Ok(if all.len() > 1 { all.remove(0) } else { all[0].clone() })
+        }
+        async fn publish(&self, _: Status) -> anyhow::Result<()> {
+            unreachable!("it only looks")
+        }
+        async fn changed(&self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_works_hears_that_it_is_in_vain() {
+        let running = || Some(board(Status::Running, FRESH, vec![member("a", Some(Status::Running), Some(FRESH))]));
+        let failed = Some(board(Status::Error, FRESH, vec![]));
+        let cancel = CancellationToken::new();
+        let told = Told(Mutex::new(vec![running(), running(), failed]));
+        let work = supervise(Role::Follower, pending(), pending(), watch(&told, Role::Follower), &cancel);
+        let error = work.await.expect_err("in vain");
+        assert_eq!(error.downcast_ref::<Why>(), Some(&Why::ClusterFailed("bang".into())));
+
+        let told = Told(Mutex::new(vec![running(), None]));
+        assert_eq!(watch(&told, Role::Leader).await, Why::Gone);
+        let lost = board(Status::Running, FRESH, vec![member("a", Some(Status::Running), Some(OLD))]);
+        assert_eq!(watch(&Told(Mutex::new(vec![Some(lost)])), Role::Leader).await, Why::MemberLost { rs: "a".into() });
+        let fine = Told(Mutex::new(vec![running(), Some(board(Status::Done, OLD, vec![]))]));
+        let hour = Duration::from_secs(3600);
+        assert!(tokio::time::timeout(hour, watch(&fine, Role::Follower)).await.is_err(), "nothing is wrong");
     }
 
     const NOW: Timestamp = Timestamp { time: 1000, increment: 1 };

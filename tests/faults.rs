@@ -2,7 +2,7 @@
 //! nothing behind, is not offered as a backup unless it is whole, and the next one works.
 
 mod lost;
-mod rig;
+pub mod rig;
 
 use crate::support::cluster::Options;
 use crate::support::programs::{Agent, Sandbox};
@@ -216,10 +216,6 @@ impl Rig {
 
     /// Waits for a sign of life after this moment.
     pub async fn agent_is_up(&self, n: usize) {
-        let agents = self.admin().collection::<Document>("pbmAgents");
-        let beat =
-            async || agents.find_one(doc! { "n": self.sandbox.set.address_of(n) }).await.ok()??.get("hb").cloned();
-        let old = beat().await;
-        wait::until("the agent's line", USUAL, async || beat().await.filter(|hb| Some(hb) != old.as_ref())).await;
+        self.agent_beats(&self.sandbox.set.address_of(n)).await;
     }
 }

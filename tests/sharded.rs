@@ -1,5 +1,6 @@
 //! Sharded clusters: config servers and shards backed up and restored together.
 
+mod faults;
 mod money;
 
 use crate::logical::truth;

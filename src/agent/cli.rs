@@ -1,6 +1,7 @@
 //! Arguments, start and end of the daemon.
 
 use super::{beat, dispatch::Dispatcher, logbook, node::Node, reap};
+use crate::control::Place;
 use crate::log::{self, DbSink, Level, LogOptions};
 use crate::model::names::PBM_VERSION;
 use crate::topo::cluster::connect_leader;
@@ -120,7 +121,7 @@ fn stop_on_signal() -> Result<CancellationToken> {
 /// The agent's life: connect, set up, supervise, drain.
 async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: CancellationToken) -> Result<()> {
     tracing::info!("pbm-agent {} (formats of {PBM_VERSION}), pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
-    let Some(node) = connect(&uri, parallel, &stop).await? else { return Ok(()) };
+    let Some((node, place)) = connect(&uri, parallel, &stop).await? else { return Ok(()) };
     let node = Arc::new(node);
     tracing::info!("serving {} of replica set {}, MongoDB {}", node.me, node.rs, node.version.server);
 
@@ -135,7 +136,7 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
     tasks.spawn(beat::keep(node.clone(), background.clone()));
     tasks.spawn(reap::keep(node.clone(), background.clone()));
 
-    Dispatcher::new(node.clone()).run(stop).await;
+    Dispatcher::new(node.clone()).run(place, stop).await;
 
     background.cancel();
     tasks.close();
@@ -155,21 +156,23 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
 ///
 /// # Errors
 /// What no waiting can heal: a connection string that can't be used, a router, a standalone server.
-async fn connect(uri: &str, parallel: Option<usize>, stop: &CancellationToken) -> Result<Option<Node>> {
+async fn connect(uri: &str, parallel: Option<usize>, stop: &CancellationToken) -> Result<Option<(Node, Place)>> {
     let mut pause = Duration::from_millis(500);
     loop {
         let attempt = async {
             let (leader, _) = connect_leader(uri, "pbm-agent").await?;
             let node = Node::connect(uri, leader, parallel).await?;
             node.control.set_up().await?;
-            anyhow::Ok(node)
+            // Before this agent's line is there: whoever sees the line can rely on it that commands are taken.
+            let place = node.control.commands.end().await?;
+            anyhow::Ok((node, place))
         };
         let result = tokio::select! {
             () = stop.cancelled() => return Ok(None),
             result = attempt => result,
         };
         match result {
-            Ok(node) => return Ok(Some(node)),
+            Ok(ready) => return Ok(Some(ready)),
             // Only errors that come from a server or the network may pass; ours are about the set-up itself.
             Err(error) if error.chain().any(|cause| cause.is::<mongodb::error::Error>()) && !is_refusal(&error) => {
                 tracing::warn!("can't work yet: {error:#}; trying again");

@@ -4,7 +4,7 @@ use super::{
     node::Node,
     ops::{self, Task},
 };
-use crate::control::unix_now;
+use crate::control::Place;
 use crate::log::operation;
 use crate::model::command::{Command, name};
 use crate::mongo::admin::explain;
@@ -17,9 +17,6 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-/// Commands sent this many seconds before the agent's start are still taken: the sender's clock may be a little
-/// behind ours, and a command that was sent while the agent was starting should not be lost.
-const LOOK_BACK_SECS: i64 = 1;
 /// How long running operations get to end themselves after a signal.
 const DRAIN: Duration = Duration::from_secs(60);
 
@@ -38,12 +35,12 @@ impl Dispatcher {
         Self { node, tasks: TaskTracker::new(), backups: Arc::default(), all: CancellationToken::new() }
     }
 
-    /// Takes commands until `stop`, then cancels what runs and waits for its end.
-    pub async fn run(self, stop: CancellationToken) {
+    /// Takes commands sent after `place` until `stop`, then cancels what runs and waits for its end.
+    pub async fn run(self, place: Place, stop: CancellationToken) {
         let (send, mut commands) = mpsc::channel(16);
         let follow = {
             let (commands, stop) = (self.node.control.commands.clone(), stop.clone());
-            tokio::spawn(async move { commands.follow(unix_now() - LOOK_BACK_SECS, send, stop).await })
+            tokio::spawn(async move { commands.follow(place, send, stop).await })
         };
         loop {
             tokio::select! {

@@ -7,7 +7,7 @@ mod sampler;
 use crate::control::{Control, ControlBoard};
 use crate::model::{backup::BackupMeta, command::BackupCmd, config::Config, status::Status};
 use crate::mongo::admin::{self, Version};
-use crate::rendezvous::{Role, supervise, was_cancelled};
+use crate::rendezvous::{Role, supervise, was_cancelled, watch};
 use crate::storage::Storage;
 use crate::topo::cluster::Cluster;
 use crate::upkeep::balancer;
@@ -56,7 +56,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
         }
         logical::run(cx, &board).await
     };
-    let result = supervise(cx.role, recipe, board.keep_beating(), &cx.cancel).await;
+    let result = supervise(cx.role, recipe, board.keep_beating(), watch(&board, cx.role), &cx.cancel).await;
     match result {
         Ok(()) => {
             tracing::info!("backup finished");

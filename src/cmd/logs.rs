@@ -165,11 +165,9 @@ impl Logs {
             format => format.print_json(&Line::from(entry)),
         };
         entries.iter().for_each(show);
-        let (since, mut seen) = match entries.last() {
-            Some(last) => (last.ts, entries.iter().filter_map(|entry| entry.id).collect()),
-            None => (crate::control::unix_now(), HashSet::new()),
-        };
-        query.since = Some(since);
+        let mut seen: HashSet<_> = entries.iter().filter_map(|entry| entry.id).collect();
+        // Without a line yet everything is new, whatever the agents' clocks say.
+        query.since = entries.last().map(|last| last.ts);
         // The stream begins with the lines of the last second: those before the tail are not wanted, later ones are.
         let shown_up_to = entries.last().map(|last| (last.ts, last.ns));
         for entry in cx.control.logs.newest(&query, 0).await? {

@@ -7,12 +7,12 @@ use crate::model::{
 };
 use anyhow::{Context, Result};
 use bson::{Document, doc, oid::ObjectId};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use mongodb::{
     Collection, Database,
     options::{CursorType, ReadConcern},
 };
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -23,8 +23,12 @@ pub struct Commands {
     bell: Arc<Bell>,
 }
 
-/// How many handled commands a follower remembers, to drop what it reads twice after a reconnect.
-const REMEMBERED: usize = 1000;
+/// A place in the queue: the commands before it. They are twelve bytes each and few in the life of an agent, so all are
+/// kept, also those that the capped collection has dropped since.
+#[derive(Debug, Default)]
+pub struct Place {
+    known: HashSet<ObjectId>,
+}
 
 impl Commands {
     pub(super) fn new(db: &Database, bell: &Arc<Bell>) -> Self {
@@ -64,19 +68,30 @@ impl Commands {
         self.send(Command { resync, ..Self::empty(name::RESYNC) }).await
     }
 
-    /// Hands over every command sent since `since` (unix seconds, the follower's clock), each once and in the order of
-    /// the queue, until `stop`. Run as a task of its own.
+    /// The end of the queue: what is in it now. Commands sent later can be followed from here.
+    ///
+    /// A place in the queue and not a moment: `ts` and `_id` are by the sender's clock, which may be minutes away from
+    /// ours, so that by them new commands would be missed and old ones run again.
+    pub async fn end(&self) -> Result<Place> {
+        let queue = self.coll.find(doc! {}).projection(doc! { "_id": 1 }).read_concern(ReadConcern::local());
+        let failed = "read admin.pbmCmd";
+        let known: Vec<Document> = queue.await.context(failed)?.try_collect().await.context(failed)?;
+        Ok(Place { known: known.iter().filter_map(|command| command.get_object_id("_id").ok()).collect() })
+    }
+
+    /// Hands over every command sent after `place`, each once and in the order of the queue, until `stop`. Run as a task
+    /// of its own.
     ///
     /// Read at local concern: a majority read would wake only with the cursor's time-out, because the wake-up of a capped
-    /// collection comes with the insert, before the majority has it. Commands appear within milliseconds through a tailable cursor. The cursor can't live on an empty collection
-    /// and dies with its primary; then the queue is read again from `since`, woken by the bell or once a second.
-    pub async fn follow(&self, since: i64, out: mpsc::Sender<Command>, stop: CancellationToken) {
-        let mut seen = VecDeque::new();
+    /// collection comes with the insert, before the majority has it. Commands appear within milliseconds through a
+    /// tailable cursor. The cursor can't live on an empty collection and dies with its primary; then the queue is read
+    /// again, woken by the bell or once a second.
+    pub async fn follow(&self, mut place: Place, out: mpsc::Sender<Command>, stop: CancellationToken) {
         let mut waiter = self.bell.waiter();
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
-                result = self.read_on(since, &mut seen, &out) => match result {
+                result = self.read_on(&mut place, &out) => match result {
                     Ok(true) => {}
                     Ok(false) => return,
                     Err(error) => tracing::warn!("follow admin.pbmCmd: {error:#}; trying again"),
@@ -90,10 +105,10 @@ impl Commands {
     }
 
     /// Reads until the cursor ends; `false` when nobody takes commands any more.
-    async fn read_on(&self, since: i64, seen: &mut VecDeque<ObjectId>, out: &mpsc::Sender<Command>) -> Result<bool> {
+    async fn read_on(&self, place: &mut Place, out: &mpsc::Sender<Command>) -> Result<bool> {
         let mut queue = self
             .coll
-            .find(doc! { "ts": { "$gte": since } })
+            .find(doc! {})
             .cursor_type(CursorType::TailableAwait)
             .read_concern(ReadConcern::local())
             .max_await_time(Duration::from_secs(5))
@@ -105,12 +120,8 @@ impl Commands {
                 tracing::warn!("a document in admin.pbmCmd without an ObjectId as _id is ignored");
                 continue;
             };
-            if seen.contains(&id) {
+            if !place.known.insert(id) {
                 continue;
-            }
-            seen.push_back(id);
-            if seen.len() > REMEMBERED {
-                seen.pop_front();
             }
             match bson::deserialize_from_document::<Command>(document) {
                 Ok(command) => {

@@ -14,7 +14,7 @@ use crate::model::{
     status::{Condition, Status},
 };
 use crate::mongo::admin::{self, Version};
-use crate::rendezvous::{Role, supervise, was_cancelled};
+use crate::rendezvous::{Role, supervise, was_cancelled, watch};
 use crate::storage::Storage;
 use crate::topo::cluster::Cluster;
 use crate::upkeep::balancer;
@@ -141,7 +141,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
             }
         }
     };
-    let result = supervise(cx.role, recipe, board.keep_beating(), &cx.cancel).await;
+    let result = supervise(cx.role, recipe, board.keep_beating(), watch(&board, cx.role), &cx.cancel).await;
     match result {
         Ok(()) => {
             tracing::info!("restore finished");

@@ -1,7 +1,7 @@
 //! What the fault tests share: data to back up, operations held at a chosen point, and what must be true afterwards.
 
-use crate::support::cluster::Options;
-use crate::support::programs::{Output, Sandbox};
+use crate::support::cluster::{Options, ReplicaSet};
+use crate::support::programs::{Deployment, Output, Sandbox};
 use crate::support::wait;
 use mongodb::bson::{Binary, Document, doc, spec::BinarySubtype};
 use mongodb::{Client, Database};
@@ -16,9 +16,12 @@ pub const SETTLED: Duration = Duration::from_secs(40);
 pub const USUAL: Duration = Duration::from_secs(40);
 
 /// A sandbox with data in it.
-pub struct Rig {
-    pub sandbox: Sandbox,
+pub struct Rig<D = ReplicaSet> {
+    pub sandbox: Sandbox<D>,
+    /// Leads to the control collections.
     pub client: Client,
+    /// For [`Rig::settles`].
+    pub limit: Duration,
 }
 
 /// An operation's last words.
@@ -33,11 +36,6 @@ impl Rig {
         let rig = Self::bare(Sandbox::start(Options { members, ..Options::default() }).await).await;
         rig.fill(8).await;
         rig
-    }
-
-    pub async fn bare(sandbox: Sandbox) -> Self {
-        let client = sandbox.set.client().await;
-        Self { sandbox, client }
     }
 
     /// Some megabytes that no codec makes smaller, an index, a view, a user.
@@ -56,6 +54,18 @@ impl Rig {
         ] {
             db.run_command(command.clone()).await.unwrap_or_else(|e| panic!("{command}: {e}"));
         }
+    }
+
+    /// The member whose agent holds the lock.
+    pub async fn worker(&self) -> usize {
+        self.worker_of(&self.sandbox.set).await
+    }
+}
+
+impl<D: Deployment> Rig<D> {
+    pub async fn bare(sandbox: Sandbox<D>) -> Self {
+        let client = sandbox.set.leader().client().await;
+        Self { sandbox, client, limit: SETTLED }
     }
 
     pub fn admin(&self) -> Database {
@@ -93,11 +103,11 @@ impl Rig {
         .await
     }
 
-    /// The member whose agent holds the lock.
-    pub async fn worker(&self) -> usize {
-        let set = &self.sandbox.set;
+    /// The member of `set` whose agent holds the set's lock.
+    pub async fn worker_of(&self, set: &ReplicaSet) -> usize {
         wait::until("a lock", USUAL, async || {
-            let lock = self.admin().collection::<Document>("pbmLock").find_one(doc! {}).await.ok()??;
+            let locks = self.admin().collection::<Document>("pbmLock");
+            let lock = locks.find_one(doc! { "replset": &set.options().name }).await.ok()??;
             let node = lock.get_str("node").ok()?;
             (0..set.size()).find(|n| set.address_of(*n) == node)
         })
@@ -105,9 +115,9 @@ impl Rig {
     }
 
     /// Waits until `name` has its final status, no lock is left, and nothing temporary is in the database; at most
-    /// [`SETTLED`] after the fault. A backup which is not done must have left nothing on the storage.
+    /// [`Self::limit`] after the fault. A backup which is not done must have left nothing on the storage.
     pub async fn settles(&self, collection: &str, name: &str, since: Instant) -> End {
-        let limit = SETTLED.saturating_sub(since.elapsed());
+        let limit = self.limit.saturating_sub(since.elapsed());
         let mut seen = String::new();
         let end = wait::within(limit, async || {
             let look = self.look(collection, name).await;
@@ -115,7 +125,7 @@ impl Rig {
             look.and_then(|(_, end)| end)
         })
         .await;
-        let Some(end) = end else { panic!("{name} has not settled within {SETTLED:?}: {seen}") };
+        let Some(end) = end else { panic!("{name} has not settled within {:?}: {seen}", self.limit) };
         if end.status == "error" {
             assert!(!end.error.is_empty(), "{name} failed without a reason");
         }
@@ -139,6 +149,14 @@ impl Rig {
         Some((said, clean.then_some(end)))
     }
 
+    /// Waits for a sign of life, after this moment, of the agent on the node at `address`.
+    pub async fn agent_beats(&self, address: &str) {
+        let agents = self.admin().collection::<Document>("pbmAgents");
+        let beat = async || agents.find_one(doc! { "n": address }).await.ok()??.get("hb").cloned();
+        let old = beat().await;
+        wait::until("the agent's line", USUAL, async || beat().await.filter(|hb| Some(hb) != old.as_ref())).await;
+    }
+
     /// All files below the storage, relative, sorted.
     pub fn objects(&self) -> Vec<String> {
         let root = self.sandbox.store();
@@ -149,7 +167,7 @@ impl Rig {
     }
 
     /// Files of the backup `name`, and temporary ones of anybody.
-    fn objects_of(&self, name: &str) -> Vec<String> {
+    pub fn objects_of(&self, name: &str) -> Vec<String> {
         let all = self.objects();
         let mut left: Vec<String> = all.iter().filter(|o| o.starts_with(name)).cloned().collect();
         left.extend(temporary(&all));
@@ -204,24 +222,29 @@ pub struct Hold {
 impl Hold {
     /// Reading `ns` stands still before its first batch, on whichever member.
     pub async fn reading(rig: &Rig, ns: &str) -> Self {
+        Self::reading_in(&rig.sandbox.set, ns).await
+    }
+
+    /// As [`Self::reading`], in one set of many.
+    pub async fn reading_in(set: &ReplicaSet, ns: &str) -> Self {
         // The field was renamed between server versions.
         let data = doc! { "nss": ns, "ns": ns, "shouldCheckForInterrupt": true };
-        Self::set(rig, "waitInFindBeforeMakingBatch", data).await
+        Self::set(set, "waitInFindBeforeMakingBatch", data).await
     }
 
     /// Every such command of a client on `ns` takes `millis`. What the server does on its own account is not held.
     pub async fn delaying(rig: &Rig, command: &str, ns: &str, millis: i32) -> Self {
         let data = doc! { "failCommands": [command], "namespace": ns, "blockConnection": true, "blockTimeMS": millis };
-        Self::set(rig, "failCommand", data).await
+        Self::set(&rig.sandbox.set, "failCommand", data).await
     }
 
-    async fn set(rig: &Rig, point: &'static str, data: Document) -> Self {
+    async fn set(set: &ReplicaSet, point: &'static str, data: Document) -> Self {
         let mut members = Vec::new();
-        for n in 0..rig.sandbox.set.size() {
-            let admin = rig.sandbox.set.client_of(n).await.database("admin");
+        for n in 0..set.size() {
+            let admin = set.client_of(n).await.database("admin");
             let command = doc! { "configureFailPoint": point, "mode": "alwaysOn", "data": data.clone() };
-            let set = admin.run_command(command).await.unwrap_or_else(|e| panic!("set {point}: {e}"));
-            let before = set.get_i64("count").or_else(|_| set.get_i32("count").map(i64::from)).expect("a count");
+            let done = admin.run_command(command).await.unwrap_or_else(|e| panic!("set {point}: {e}"));
+            let before = done.get_i64("count").or_else(|_| done.get_i32("count").map(i64::from)).expect("a count");
             members.push((admin, before));
         }
         Self { point, members }

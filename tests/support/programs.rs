@@ -104,6 +104,11 @@ impl Agent {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// Sends a signal by name.
+    pub fn signal(&self, name: &str) {
+        signal(self.process.as_ref().expect("a running agent").id(), name);
+    }
+
     pub fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
