@@ -273,6 +273,16 @@ fn fault(panic: &(dyn Any + Send)) -> anyhow::Error {
     )
 }
 
+/// Why an operation of several replica sets ended, for everybody: what failed in one of them names it. What ended by the
+/// rendezvous says so itself.
+#[must_use]
+pub fn named(reason: String, error: &anyhow::Error, rs: &str, node: &str) -> String {
+    if error.downcast_ref::<Why>().is_some() {
+        return reason;
+    }
+    format!("replica set {rs}, agent on {node}: {reason}")
+}
+
 /// True if an operation ended because it was told to.
 #[must_use]
 pub fn was_cancelled(error: &anyhow::Error, cancel: &CancellationToken) -> bool {

@@ -7,7 +7,7 @@ mod sampler;
 use crate::control::{Control, ControlBoard};
 use crate::model::{backup::BackupMeta, command::BackupCmd, config::Config, status::Status};
 use crate::mongo::admin::{self, Version};
-use crate::rendezvous::{Role, supervise, was_cancelled, watch};
+use crate::rendezvous::{Role, named, supervise, was_cancelled, watch};
 use crate::storage::Storage;
 use crate::topo::cluster::Cluster;
 use crate::upkeep::balancer;
@@ -66,7 +66,9 @@ pub async fn run(cx: &Cx) -> Result<()> {
             let (status, reason) = if was_cancelled(&error, &cx.cancel) {
                 (Status::Canceled, "backup canceled".to_owned())
             } else {
-                (Status::Error, admin::explain(&error))
+                let reason = admin::explain(&error);
+                let reason = if cx.cluster.sharded { named(reason, &error, &cx.rs, &cx.me) } else { reason };
+                (Status::Error, reason)
             };
             cx.give_balancer_back().await;
             board.end_badly(status, &reason).await;

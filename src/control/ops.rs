@@ -206,10 +206,16 @@ impl<T: OpDocument> OpDocs<T> {
         .await
     }
 
-    /// Sets fields of one replica set's part; keys are relative to it.
+    /// Sets fields of one replica set's part; keys are relative to it. `false` when that part has ended already or does
+    /// not exist.
     pub async fn set_member(&self, name: &str, rs: &str, fields: Document) -> Result<bool> {
         let fields: Document = fields.into_iter().map(|(key, value)| (format!("replsets.$.{key}"), value)).collect();
-        self.update(doc! { "name": name, "replsets.name": rs }, doc! { "$set": fields }, "update a replica set").await
+        self.update(
+            doc! { "name": name, "replsets": { "$elemMatch": { "name": rs, "status": not_final() } } },
+            doc! { "$set": fields },
+            "update a replica set",
+        )
+        .await
     }
 
     /// Publishes how far a replica set is.

@@ -14,7 +14,7 @@ use crate::model::{
     status::{Condition, Status},
 };
 use crate::mongo::admin::{self, Version};
-use crate::rendezvous::{Role, supervise, was_cancelled, watch};
+use crate::rendezvous::{Role, named, supervise, was_cancelled, watch};
 use crate::storage::Storage;
 use crate::topo::cluster::Cluster;
 use crate::upkeep::balancer;
@@ -153,6 +153,8 @@ pub async fn run(cx: &Cx) -> Result<()> {
                     "the agent on {} was stopped, or lost its lock, in mid-restore: the data is incomplete; restore again",
                     cx.me
                 )
+            } else if cx.cluster.sharded {
+                named(admin::explain(&error), &error, &cx.rs, &cx.me)
             } else {
                 admin::explain(&error)
             };

@@ -86,12 +86,12 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
             cancel: op.cancel.clone(),
         };
         let result = backup::run(&cx).await;
-        if op.lost_its_lock() {
-            // The remains may have been removed before we heard of it, and we have written since.
+        if op.lost_its_lock() || result.is_err() {
+            // The remains may have been removed before we heard of the end, and we have written since. Whatever failed
+            // first, we may have been taken for lost: who slept for long often sees broken connections before its lock.
             node.control.backups.ask_for_cleanup(&op.name).await?;
-            return result;
         }
-        if result.is_err() {
+        if result.is_err() && !op.lost_its_lock() {
             // The remains are removed before the lock is given back: the next backup starts on a clean storage.
             reap::sweep(node).await?;
         }
