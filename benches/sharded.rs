@@ -15,7 +15,7 @@ mod support;
 use futures::future::{join_all, try_join_all};
 use mongodb::bson::{Document, Timestamp, doc};
 use mongodb::{Client, options::ClientOptions};
-use pbmbox::control::{Control, ControlBoard, TakeLock, unix_now};
+use pbmbox::control::{Control, ControlBoard, TakeLock};
 use pbmbox::model::agent::{AgentStat, SubsysStatus};
 use pbmbox::model::backup::{BackupMeta, BackupReplset};
 use pbmbox::model::command::BackupCmd;
@@ -161,7 +161,8 @@ impl Played {
         let (bell, list, ended) = (self.control.bell.clone(), self.control.commands.clone(), stop.clone());
         tokio::spawn(async move { bell.follow(ended).await });
         let ended = stop.clone();
-        tokio::spawn(async move { list.follow(unix_now(), send, ended).await });
+        let place = list.end().await.expect("the queue");
+        tokio::spawn(async move { list.follow(place, send, ended).await });
         let work = async {
             self.control
                 .agents
