@@ -1,7 +1,7 @@
 //! Faults in a sharded cluster of three nodes each. Whatever is lost in mid-backup: the operation ends in a clear state
 //! with a reason, on all replica sets, the balancer is on again, nothing is left, and the next backup works.
 
-use super::{NS, assert_same, contents, fill};
+use super::{SPREAD, assert_same, contents, fill};
 use crate::faults::rig::{End, Hold, Rig};
 use crate::support::cluster::{Options, ReplicaSet};
 use crate::support::programs::{Agent, Deployment, Output};
@@ -12,6 +12,8 @@ use std::process::Child;
 use std::time::{Duration, Instant};
 
 const MEMBERS: usize = 3;
+/// On both shards.
+const NS: &str = SPREAD[0].ns;
 /// After a fault everything is over within this.
 const OVER: Duration = Duration::from_secs(60);
 
