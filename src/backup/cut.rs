@@ -15,6 +15,7 @@
 //! whose commit is decided at one time, is either known to be committed by a shard's oplog before the cut or by none.
 
 use crate::model::backup::BackupMeta;
+use crate::oplog::slice;
 use anyhow::{Context, Result, bail};
 use bson::{Document, Timestamp, doc};
 use mongodb::{Client, ClientSession};
@@ -40,9 +41,9 @@ pub(super) async fn publish(node: &Client, config: &Client) -> Result<()> {
     ping(config, &mut session).await.map(drop)
 }
 
-/// Step 2: `primary` writes a note that is newer than everything the config servers have heard of. Gives a time that
-/// is not before the note.
-pub(super) async fn note(config: &Client, primary: &Client, text: &str) -> Result<Timestamp> {
+/// Step 2: `primary` writes a note that is newer than everything the config servers have heard of. Returns when `node`,
+/// and the majority of the replica set, have it.
+pub(super) async fn note(config: &Client, primary: &Client, node: &Client, text: &str) -> Result<()> {
     let mut session = tell(config, primary).await?;
     let done = primary
         .database("admin")
@@ -50,7 +51,14 @@ pub(super) async fn note(config: &Client, primary: &Client, text: &str) -> Resul
         .session(&mut session)
         .await
         .context("write a note into the oplog of this replica set's primary")?;
-    done.get_timestamp("operationTime").context("the primary did not tell the time of its note")
+    let time = done.get_timestamp("operationTime").context("the primary did not tell the time of its note")?;
+    let mut reading = node.start_session().await.context("start a session")?;
+    if let Some(time) = session.cluster_time() {
+        // It may not have heard of the note's time yet, and would refuse to wait for it.
+        reading.advance_cluster_time(time);
+    }
+    let wait = node.database("admin").run_command(slice::majority_until(time)).session(&mut reading).await;
+    wait.map(drop).with_context(|| format!("wait until this node and the majority have the note at {time}"))
 }
 
 /// Step 3: every member must have kept its oplog beyond all dumps. Gives the cut.

@@ -36,7 +36,7 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     let layout = ReplsetLayout::new(&cx.name, &cx.rs, cx.backup.compression);
     if cx.cluster.sharded {
         // An idle shard's oplog begins now, not hours ago.
-        slice::reach(&cx.client, cut::note(cx.control.client(), &cx.primary, "backup begins").await?).await?;
+        cut::note(cx.control.client(), &cx.primary, &cx.client, "backup begins").await?;
     }
     let first = slice::first_write(&cx.client).await?;
     cx.control.backups.add_member(&cx.name, &cx.rs, &first_part(cx, &layout, first)).await?;
@@ -64,7 +64,7 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     reach(board, cx.role, Status::DumpDone, None, &cx.cancel, async || Ok(())).await?;
 
     if cx.cluster.sharded {
-        slice::reach(&cx.client, cut::note(cx.control.client(), &cx.primary, "backup ends").await?).await?;
+        cut::note(cx.control.client(), &cx.primary, &cx.client, "backup ends").await?;
     }
     // Taken after the last cursor was closed: no version of a document that was dumped is newer.
     let last = slice::last_write(&cx.client).await?;

@@ -67,24 +67,24 @@ pub async fn first_write(client: &Client) -> Result<Timestamp> {
 pub async fn last_write(client: &Client) -> Result<Timestamp> {
     let own =
         crate::mongo::hello(client).await?.own_write().context("hello tells no last write: is replication running?")?;
-    reach(client, own).await?;
+    client
+        .database("admin")
+        .run_command(majority_until(own))
+        .await
+        .with_context(|| format!("wait until the majority of the replica set has the write at {own}"))?;
     // The time of an entry, not merely a time: slices begin and end with entries.
     newest_until(client, own).await?.with_context(|| format!("the oplog has no entry until {own}"))
 }
 
-/// Waits until this node, and the majority, have everything up to `time`, which need not be that of an entry.
-pub async fn reach(client: &Client, time: Timestamp) -> Result<()> {
-    client
-        .database("admin")
-        .run_command(doc! {
-            "find": "system.version",
-            "limit": 1,
-            "readConcern": { "level": "majority", "afterClusterTime": time },
-            "maxTimeMS": MAJORITY_MS,
-        })
-        .await
-        .map(drop)
-        .with_context(|| format!("wait until this node and the majority of its replica set have the write at {time}"))
+/// The question that is answered when the node and the majority have everything up to `time`, which need not be that of an
+/// entry. A node refuses a time that it has not heard of.
+pub fn majority_until(time: Timestamp) -> bson::Document {
+    doc! {
+        "find": "system.version",
+        "limit": 1,
+        "readConcern": { "level": "majority", "afterClusterTime": time },
+        "maxTimeMS": MAJORITY_MS,
+    }
 }
 
 /// How long the majority may be behind this node.
