@@ -9,6 +9,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+/// Without a successful heartbeat for this long the holder gives up; a little before it counts as lost.
+const FENCE: Duration = Duration::from_secs(STALE_SECS as u64 - 1);
+
 /// The lock is ours while this lives; give it back with [`Lease::release`].
 #[derive(Debug)]
 pub(super) struct Lease {
@@ -79,31 +82,31 @@ impl Lease {
     }
 }
 
+/// Ends the operation when the lock is lost, and before others may think so: who can't reach the control collections
+/// must have stopped to write when somebody else cleans up behind it.
 async fn beat(control: Control, header: LockHeader, op: CancellationToken, lost: CancellationToken) {
     let mut last = Instant::now();
     loop {
         tokio::time::sleep(HEARTBEAT).await;
-        let result = async {
+        let began = Instant::now();
+        let attempt = async {
             let now = control.cluster_time().await?;
             control.locks.beat(&header, now).await
         };
-        match result.await {
-            Ok(true) => last = Instant::now(),
-            Ok(false) => {
+        // Limited by our own clock's seconds: to find no server takes the driver long.
+        match tokio::time::timeout_at(last + FENCE, attempt).await {
+            Ok(Ok(true)) => last = began,
+            Ok(Ok(false)) => {
                 tracing::error!("the lock of {} was taken away; ending the operation", header.replset);
-                lost.cancel();
-                op.cancel();
-                return;
+                break;
             }
-            Err(error) => {
-                tracing::warn!("{error:#}");
-                if last.elapsed() > Duration::from_secs(u64::from(STALE_SECS)) {
-                    tracing::error!("the lock could not be refreshed for {STALE_SECS} s; ending the operation");
-                    lost.cancel();
-                    op.cancel();
-                    return;
-                }
+            Ok(Err(error)) if last.elapsed() < FENCE => tracing::warn!("{error:#}"),
+            Ok(Err(_)) | Err(_) => {
+                tracing::error!("the lock could not be refreshed for {} s; ending the operation", FENCE.as_secs());
+                break;
             }
         }
     }
+    lost.cancel();
+    op.cancel();
 }
