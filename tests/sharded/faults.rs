@@ -4,6 +4,7 @@
 use super::{SPREAD, assert_same, contents, fill};
 use crate::faults::rig::{End, Hold, Rig};
 use crate::support::cluster::{Options, ReplicaSet};
+use crate::support::cut::Tunnels;
 use crate::support::programs::{Agent, Deployment, Output};
 use crate::support::sharded::{ShardedCluster, ShardedSandbox, TWO_SHARDS};
 use crate::support::wait;
@@ -237,5 +238,50 @@ async fn an_agent_that_wakes_up_too_late_changes_nothing() {
         assert_eq!(before.get(field), after.get(field), "{field} was changed by an agent that was late");
     }
     rig.is_not_offered(&name);
+    rig.next_backup_works();
+}
+
+/// The agent still has its own server and the storage; only the config servers are out of its reach.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_is_cut_off_from_the_config_servers() {
+    let mut rig = Rig::sharded().await;
+    let addresses = |set: &ReplicaSet| (0..MEMBERS).map(|n| set.address_of(n)).collect::<Vec<_>>();
+    let Some(tunnels) = Tunnels::open(&addresses(rig.set_of("rs1")), &addresses(rig.set_of("cfgrs"))) else {
+        eprintln!("NOT TESTED: network namespaces need root here");
+        return;
+    };
+    // The first to be asked are the secondaries: of these, only the one in the tunnel is alive.
+    let primary = rig.set_of("rs1").primary().await;
+    let (cut_off, dead) = ((primary + 1) % MEMBERS, (primary + 2) % MEMBERS);
+    let (agent, other) = (rig.agent_of("rs1", cut_off), rig.agent_of("rs1", dead));
+    rig.sandbox.agents[other].kill();
+    rig.sandbox.agents[agent].kill();
+    let uri = rig.set_of("rs1").uri_of(cut_off);
+    rig.sandbox.agents[agent] = Agent::start_behind(&tunnels, &rig.sandbox.programs, &uri);
+    let address = rig.set_of("rs1").address_of(cut_off);
+    rig.agent_beats(&address).await;
+
+    let backup = rig.begin().await;
+    assert_eq!(rig.working("rs1").await, (cut_off, agent));
+    tunnels.cut();
+    let since = Instant::now();
+    let name = backup.name.clone();
+    let (end, _) = rig.fails("a shard's agent cut off", backup, since).await;
+    assert!(end.error.contains("lost") && end.error.contains("rs1"), "{end:?}");
+    wait::until("the agent to give up by itself", OVER, async || {
+        rig.sandbox.agents[agent].log().contains("could not be refreshed").then_some(())
+    })
+    .await;
+    rig.next_backup_works();
+    let before = rig.document(&name).await;
+
+    tunnels.mend();
+    rig.agent_beats(&address).await;
+    wait::until("the agent to end what it did", OVER, async || {
+        rig.sandbox.agents[agent].log().contains(&format!(" backup {name}: ")).then_some(())
+    })
+    .await;
+    rig.is_over("what was left", &name, since.max(Instant::now())).await;
+    assert_eq!(rig.document(&name).await.get("replsets"), before.get("replsets"));
     rig.next_backup_works();
 }

@@ -1,6 +1,7 @@
 //! What the tests stand on: real servers, the real binary, and the state of a cluster as data.
 
 pub mod cluster;
+pub mod cut;
 pub mod programs;
 pub mod sharded;
 pub mod state;

@@ -1,6 +1,7 @@
 //! The real binary through real symlinks: agents as child processes, the command line as calls.
 
 use super::cluster::{Folder, Options, ReplicaSet};
+use super::cut::Tunnels;
 use mongodb::bson::{Document, doc};
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
@@ -86,6 +87,11 @@ impl Agent {
         shell.args(["-c", &limited]).arg(programs.path("pbm-agent"));
         shell.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
         Self::run(shell, uri)
+    }
+
+    /// An agent whose network can be cut.
+    pub fn start_behind(tunnels: &Tunnels, programs: &Programs, uri: &str) -> Self {
+        Self::run(tunnels.command(&programs.path("pbm-agent")), uri)
     }
 
     fn run(mut command: Command, uri: &str) -> Self {
