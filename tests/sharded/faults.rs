@@ -246,10 +246,7 @@ async fn an_agent_that_wakes_up_too_late_changes_nothing() {
 async fn an_agent_is_cut_off_from_the_config_servers() {
     let mut rig = Rig::sharded().await;
     let addresses = |set: &ReplicaSet| (0..MEMBERS).map(|n| set.address_of(n)).collect::<Vec<_>>();
-    let Some(tunnels) = Tunnels::open(&addresses(rig.set_of("rs1")), &addresses(rig.set_of("cfgrs"))) else {
-        eprintln!("NOT TESTED: network namespaces need root here");
-        return;
-    };
+    let tunnels = Tunnels::open(&addresses(rig.set_of("rs1")), &addresses(rig.set_of("cfgrs")));
     // The first to be asked are the secondaries: of these, only the one in the tunnel is alive.
     let primary = rig.set_of("rs1").primary().await;
     let (cut_off, dead) = ((primary + 1) % MEMBERS, (primary + 2) % MEMBERS);

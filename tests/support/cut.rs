@@ -27,22 +27,26 @@ pub struct Tunnels {
 }
 
 impl Tunnels {
-    /// Tunnels to local servers under the same addresses; `safe` ones are never cut. `None` where the system does not
-    /// let us make a network namespace.
-    pub fn open(safe: &[String], others: &[String]) -> Option<Self> {
+    /// Tunnels to local servers under the same addresses; `safe` ones are never cut.
+    ///
+    /// # Panics
+    /// Where the system does not let us make a network namespace.
+    pub fn open(safe: &[String], others: &[String]) -> Self {
         let mut keeper = Command::new("unshare")
             .args(["--net", "sh", "-c", "ip link set lo up && echo up && exec sleep 86400"])
             .env("PATH", PATHS)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
-            .ok()?;
+            .expect("run unshare, of the package util-linux");
         let mut said = String::new();
         let _ = BufReader::new(keeper.stdout.take().expect("a pipe")).read_line(&mut said);
         if said.trim() != "up" {
             let _ = keeper.kill();
             let _ = keeper.wait();
-            return None;
+            panic!(
+                "this test makes a network namespace: run it as root, with `ip` of the package iproute2 on the PATH"
+            );
         }
         let inside = File::open(namespace(&keeper)).expect("open the namespace");
         let (cut, never) = (watch::Sender::new(false), watch::Sender::new(false));
@@ -52,7 +56,7 @@ impl Tunnels {
                 tasks.spawn(serve(listener, address.clone(), cut.subscribe()));
             }
         }
-        Some(Self { keeper, cut, _never: never, _tasks: tasks })
+        Self { keeper, cut, _never: never, _tasks: tasks }
     }
 
     /// To run a program inside, with nothing from our own environment.
