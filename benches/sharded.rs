@@ -12,7 +12,7 @@
 #[allow(dead_code, reason = "the tests use more of it")]
 mod support;
 
-use futures::future::{join_all, try_join_all};
+use futures::future::join_all;
 use mongodb::bson::{Document, Timestamp, doc};
 use mongodb::{Client, options::ClientOptions};
 use pbmbox::control::{Control, ControlBoard, TakeLock};
@@ -201,12 +201,9 @@ impl Played {
             "all agents live at {now}: {:?}",
             alive.iter().map(|a| a.hb.time).min()
         );
-        let sets = (0..SETS).map(|n| async move {
-            let rs = format!("rs{n}");
-            let nodes: Vec<String> = (0..MEMBERS).map(|m| format!("{rs}-{m}:27017")).collect();
-            self.control.backups.nominate(&backup.name, &rs, &nodes).await
-        });
-        try_join_all(sets).await.map(drop)
+        let rounds: Vec<(String, Vec<String>)> =
+            (0..SETS).map(|n| (format!("rs{n}"), (0..MEMBERS).map(|m| format!("rs{n}-{m}:27017")).collect())).collect();
+        self.control.backups.nominate_first(&backup.name, &rounds).await
     }
 
     async fn work(

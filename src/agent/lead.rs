@@ -53,8 +53,12 @@ pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Op
     }
     let priority = config.and_then(|c| c.backup.as_ref()).and_then(|b| b.priority.as_ref());
     let nominations = async {
-        let members = cluster.names();
-        try_join_all(members.iter().map(|rs| nominate(node, &backup.name, rs, priority))).await
+        let alive = node.control.agents.alive(node.control.cluster_time().await?).await?;
+        let fields: Vec<(String, Field)> =
+            cluster.names().into_iter().map(|rs| (rs.clone(), elect::field(&alive, &rs, priority))).collect();
+        let first = |(rs, field): &(String, Field)| Some((rs.clone(), field.tiers.first()?.clone()));
+        node.control.backups.nominate_first(&backup.name, &fields.iter().filter_map(first).collect::<Vec<_>>()).await?;
+        try_join_all(fields.into_iter().map(|(rs, field)| nominate(node, &backup.name, rs, field, priority))).await
     };
     let result = tokio::select! {
         result = nominations => result.map(drop),
@@ -140,18 +144,23 @@ async fn first_document(
     })
 }
 
-/// Names candidates for `rs`, group after group, until one has taken the work.
+/// Names candidates for `rs`, group after group, until one has taken the work. The first group of `field` is named already.
 async fn nominate(
     node: &Node,
     name: &str,
-    rs: &str,
+    rs: String,
+    field: Field,
     priority: Option<&std::collections::BTreeMap<String, f64>>,
 ) -> Result<()> {
-    node.control.backups.nominate(name, rs, &[]).await?;
-    for tier in candidates(node, rs, priority).await?.tiers {
+    let rs = rs.as_str();
+    let mut named = !field.tiers.is_empty();
+    let field = if named { field } else { candidates(node, rs, priority).await? };
+    for tier in field.tiers {
         tracing::debug!("nominating {} for replica set {rs}", tier.join(", "));
         let mut waiter = node.control.bell.waiter();
-        node.control.backups.nominate(name, rs, &tier).await?;
+        if !std::mem::take(&mut named) {
+            node.control.backups.nominate(name, rs, &tier).await?;
+        }
         let until = Instant::now() + PER_TIER;
         loop {
             let seen = node.control.backups.nomination(name, rs).await?;

@@ -308,6 +308,18 @@ impl<T: OpDocument> OpDocs<T> {
 }
 
 impl OpDocs<BackupMeta> {
+    /// Names the first candidates of several replica sets at once: in a large cluster one write in place of hundreds to the
+    /// same document. Replica sets that have a round already are not to be among them.
+    pub async fn nominate_first(&self, name: &str, rounds: &[(String, Vec<String>)]) -> Result<()> {
+        let rounds: Vec<Document> = rounds.iter().map(|(rs, n)| doc! { "rs": rs, "n": n, "ack": "" }).collect();
+        if rounds.is_empty() {
+            return Ok(());
+        }
+        self.update(doc! { "name": name }, doc! { "$push": { "n": { "$each": rounds } } }, "nominate agents")
+            .await
+            .map(drop)
+    }
+
     /// Names the candidates of a replica set, in place of earlier ones.
     pub async fn nominate(&self, name: &str, rs: &str, nodes: &[String]) -> Result<()> {
         let nodes: Vec<Bson> = nodes.iter().map(|n| Bson::from(n.as_str())).collect();
