@@ -101,6 +101,11 @@ async fn comes_back(options: Options, with_moves: bool) {
     let (expected, before) = (contents(cluster).await, owned(cluster).await);
     assert_eq!(cluster.balancer_mode().await, "full");
     let name = source.backup(&[]);
+    // Whichever member the command line is given, it finds the config servers.
+    let set = &cluster.shard("shardB").set;
+    let list = source.programs.command("pbm").env("PBM_MONGODB_URI", set.uri_of(set.size() - 1)).arg("list").output();
+    assert!(String::from_utf8_lossy(&list.expect("run pbm").stdout).contains(&name));
+    source.pbm(&["config", "--set", "pitr.enabled=true"]).ok();
     assert_eq!(cluster.balancer_mode().await, "full", "the balancer is on again");
 
     let mut router = cluster.router().await;
@@ -116,6 +121,8 @@ async fn comes_back(options: Options, with_moves: bool) {
         }
     }
     source.pbm(&["restore", &name, "--wait", "-y"]).ok();
+    let on = source.pbm(&["config", "pitr.enabled"]).ok().stdout;
+    assert_eq!(on.trim(), "[pitr.enabled=true]", "as it was before");
     assert_same(cluster, &expected, &contents(cluster).await);
     if with_moves {
         orphans_are_gone(cluster).await;

@@ -57,15 +57,21 @@ impl Configs {
         self.set(doc! { "epoch": epoch }).await.map(drop)
     }
 
-    /// Switches point-in-time recovery off and starts a new generation, if it is on.
-    pub async fn switch_pitr_off(&self, epoch: Timestamp) -> Result<()> {
+    /// Switches point-in-time recovery off and starts a new generation, if it is on. `true` if it was.
+    pub async fn switch_pitr_off(&self, epoch: Timestamp) -> Result<bool> {
         let mut on = main();
         on.insert("pitr.enabled", true);
-        self.coll
+        let done = self
+            .coll
             .update_one(on, doc! { "$set": { "pitr.enabled": false, "epoch": epoch } })
             .await
             .context("switch PITR off in admin.pbmConfig")?;
         self.bell.ring().await;
-        Ok(())
+        Ok(done.matched_count > 0)
+    }
+
+    /// Switches point-in-time recovery on again.
+    pub async fn switch_pitr_on(&self) -> Result<()> {
+        self.set(doc! { "pitr.enabled": true }).await.map(drop)
     }
 }

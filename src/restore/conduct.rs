@@ -46,13 +46,20 @@ pub struct Cx {
 }
 
 impl Cx {
-    /// Starts the balancer if this restore stopped it. If that fails, the agents of the config servers do it later.
-    pub(super) async fn give_balancer_back(&self) {
+    /// Starts the balancer if this restore stopped it, and point-in-time recovery if it was on (`sliced`). What fails is
+    /// told; the balancer is then started later by the agents of the config servers.
+    pub(super) async fn give_back(&self, sliced: bool) {
         if self.role == Role::Leader
             && self.cluster.sharded
             && let Err(error) = balancer::give_back(&self.control, &self.control.restores, &self.restore.name).await
         {
             tracing::warn!("the balancer stays off for now: {}", admin::explain(&error));
+        }
+        if sliced && let Err(error) = self.control.config.switch_pitr_on().await {
+            tracing::error!(
+                "point-in-time recovery stays off; switch it on with `pbm config --set pitr.enabled=true`: {}",
+                admin::explain(&error)
+            );
         }
     }
 }
@@ -64,6 +71,8 @@ const DOCUMENT: Duration = Duration::from_secs(30);
 pub(super) struct Parts {
     pub backup: BackupMeta,
     pub of: Participants,
+    /// Point-in-time recovery was on, and has to be on again at the end.
+    pub sliced: bool,
 }
 
 impl Parts {
@@ -81,7 +90,7 @@ impl Parts {
         let of = participants(&backup, &cx.cluster, &map.collect::<Result<_>>()?).map_err(|reasons| {
             anyhow::anyhow!("backup '{name}' cannot be restored, nothing was changed: {}", reasons.join("; "))
         })?;
-        Ok(Self { backup, of })
+        Ok(Self { backup, of, sliced: false })
     }
 }
 
@@ -128,9 +137,17 @@ pub async fn run(cx: &Cx) -> Result<()> {
     } else {
         appears(cx).await?;
     }
-    let parts = Parts::find(cx).await;
+    let mut parts = Parts::find(cx).await;
     let members = parts.as_ref().map_or_else(|_| vec![cx.rs.clone()], |parts| parts.of.parts.keys().cloned().collect());
     let board = ControlBoard::new(&cx.control, &cx.restore.name, &cx.opid, &cx.rs, members, cx.role);
+    // Nothing of the restore belongs into the slices of the time before it.
+    let sliced = match cx.role {
+        Role::Leader => cx.control.config.switch_pitr_off(cx.control.cluster_time().await?).await?,
+        Role::Follower => false,
+    };
+    if let Ok(parts) = &mut parts {
+        parts.sliced = sliced;
+    }
     let recipe = async {
         let parts = parts?;
         match parts.of.parts.contains_key(&cx.rs) {
@@ -158,7 +175,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
             } else {
                 admin::explain(&error)
             };
-            cx.give_balancer_back().await;
+            cx.give_back(sliced).await;
             board.end_badly(Status::Error, &reason).await;
             Err(error.context(format!("restore {}", cx.restore.name)))
         }

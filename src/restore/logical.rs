@@ -23,11 +23,8 @@ pub(super) async fn run(cx: &Cx, parts: &Parts, board: &ControlBoard<RestoreMeta
     let restores = &cx.control.restores;
     let name = &cx.restore.name;
     restores.add_member(name, &cx.rs, &first_part(&cx.rs)).await?;
-    if cx.role == Role::Leader {
-        cx.control.config.switch_pitr_off(cx.control.cluster_time().await?).await?;
-        if cx.cluster.sharded {
-            balancer::hold(&cx.control, restores, name, round(cx)).await?;
-        }
+    if cx.role == Role::Leader && cx.cluster.sharded {
+        balancer::hold(&cx.control, restores, name, round(cx)).await?;
     }
     let me = cx.cluster.members.get(&cx.rs).context("this replica set is not in the cluster any more")?;
 
@@ -78,7 +75,7 @@ pub(super) async fn run(cx: &Cx, parts: &Parts, board: &ControlBoard<RestoreMeta
         usable(cx, parts, me.config).await?;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
-        cx.give_balancer_back().await;
+        cx.give_back(parts.sliced).await;
         restores.set(name, doc! { "stat": statistics(cx) }).await.map(drop)
     })
     .await?;
