@@ -61,7 +61,7 @@ impl Bell {
             .projection(doc! { "_id": 1 })
             .cursor_type(CursorType::TailableAwait)
             .read_concern(ReadConcern::local())
-            .max_await_time(Duration::from_secs(5))
+            .max_await_time(super::AWAIT)
             .await?;
         while let Some(ring) = rings.next().await {
             ring?;

@@ -12,7 +12,7 @@ use mongodb::{
     Collection, Database,
     options::{CursorType, ReadConcern},
 };
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -111,7 +111,7 @@ impl Commands {
             .find(doc! {})
             .cursor_type(CursorType::TailableAwait)
             .read_concern(ReadConcern::local())
-            .max_await_time(Duration::from_secs(5))
+            .max_await_time(super::AWAIT)
             .await
             .context("open the cursor")?;
         while let Some(document) = queue.next().await {

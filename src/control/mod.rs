@@ -40,6 +40,8 @@ use std::{sync::Arc, time::Duration};
 
 /// The longest that a change goes unseen when the bell is lost.
 pub const POLL: Duration = Duration::from_secs(1);
+/// How long the server holds a tailable cursor's question when there is nothing new: what agents cost while idle.
+const AWAIT: Duration = Duration::from_secs(20);
 /// How often locks, operations and agents show that they live.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
