@@ -3,7 +3,7 @@
 //! `cargo bench --bench sharded [-- MIB] [shards|idle|agents]` prints, from one run:
 //!
 //! - backup and restore of a cluster whose data (that many MiB, 400 by default) is on one shard, and then on two shards with
-//!   as much on each: on enough cores the ratio is 1;
+//!   as much on each; every shard with its agent has one core for itself, so that the ratio tells what they wait for each other;
 //! - a backup of a few documents on 2 x 3 + 3 nodes, and what its 9 agents ask of the config servers' primary while idle;
 //! - 300 agents of 100 replica sets against one config server, played by this program through the real control layer: how
 //!   long until every replica set has an agent, and until all have passed every step.
@@ -33,6 +33,13 @@ fn timed(what: impl FnOnce()) -> f64 {
     since.elapsed().as_secs_f64()
 }
 
+/// All threads of a process to one core.
+fn pin(pid: u32, core: usize) {
+    let done =
+        std::process::Command::new("taskset").args(["-a", "-c", "-p", &core.to_string(), &pid.to_string()]).output();
+    assert!(done.expect("run taskset, of the package util-linux").status.success(), "pin {pid} to core {core}");
+}
+
 async fn load(client: &Client, db: &str, mib: usize) {
     let filler = "shipped to the customer, paid by card, ".repeat(22);
     let mut id = 0_i64;
@@ -50,6 +57,12 @@ async fn load(client: &Client, db: &str, mib: usize) {
 async fn two_shards(mib: usize) {
     let options = Options { cache_gb: 1.0, ..Options::default() };
     let sandbox = ShardedSandbox::sharded(options, TWO_SHARDS).await;
+    // One core for each shard, alone or not: else a shard alone has the cores of both, and the ratio tells only that.
+    for (core, shard) in sandbox.set.shards.iter().enumerate() {
+        pin(shard.set.pid_of(0), core);
+        // The first agent is that of the config server.
+        pin(sandbox.agents[core + 1].pid(), core);
+    }
     let mut alone = None;
     for (db, shard) in [("first", "rs1"), ("second", "shardB")] {
         sandbox.set.create_database(db, shard).await;

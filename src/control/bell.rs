@@ -56,6 +56,9 @@ impl Bell {
 
     async fn listen(&self) -> mongodb::error::Result<()> {
         let bell = self.db.collection::<Document>(names::BELL);
+        if !super::can_be_tailed(&bell).await? {
+            return Ok(());
+        }
         let mut rings = bell
             .find(doc! {})
             .projection(doc! { "_id": 1 })

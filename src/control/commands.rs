@@ -106,6 +106,9 @@ impl Commands {
 
     /// Reads until the cursor ends; `false` when nobody takes commands any more.
     async fn read_on(&self, place: &mut Place, out: &mpsc::Sender<Command>) -> Result<bool> {
+        if !super::can_be_tailed(&self.coll).await.context("look for commands")? {
+            return Ok(true);
+        }
         let mut queue = self
             .coll
             .find(doc! {})

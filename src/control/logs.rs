@@ -3,7 +3,7 @@
 use crate::model::{log::LogEntry, names};
 use anyhow::{Context, Result};
 use bson::{Document, doc};
-use futures::{Stream, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use mongodb::{
     Collection, Database,
     options::{Acknowledgment, CursorType, ReadConcern, WriteConcern},
@@ -86,6 +86,9 @@ impl Logs {
     /// Matching lines in the order in which they are written, from the oldest kept on, without end. The stream ends
     /// when the server drops the cursor: at once on an empty collection.
     pub async fn follow(&self, query: &LogQuery) -> Result<impl Stream<Item = Result<LogEntry>> + use<>> {
+        if !super::can_be_tailed(&self.coll).await.context("follow admin.pbmLog")? {
+            return Ok(stream::empty().left_stream());
+        }
         let cursor = self
             .coll
             .find(query.filter())
@@ -94,6 +97,6 @@ impl Logs {
             .max_await_time(Duration::from_secs(5))
             .await
             .context("follow admin.pbmLog")?;
-        Ok(cursor.map_err(|e| anyhow::Error::new(e).context("follow admin.pbmLog")))
+        Ok(cursor.map_err(|e| anyhow::Error::new(e).context("follow admin.pbmLog")).right_stream())
     }
 }

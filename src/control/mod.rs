@@ -122,6 +122,17 @@ impl Control {
     }
 }
 
+/// A tailable cursor on `coll` will see what comes.
+///
+/// The server keeps a tailable cursor if the collection has a document *after* its first look. If the first document
+/// comes between the two, the cursor lives on but stays at its end for ever. So nobody opens one before a document can be
+/// seen.
+async fn can_be_tailed<T: Send + Sync>(coll: &mongodb::Collection<T>) -> mongodb::error::Result<bool> {
+    let coll = coll.clone_with_type::<Document>();
+    let any = coll.find_one(doc! {}).projection(doc! { "_id": 1 });
+    Ok(any.read_concern(mongodb::options::ReadConcern::local()).await?.is_some())
+}
+
 /// Wall-clock unix seconds, as in `*_ts` fields.
 #[must_use]
 pub fn unix_now() -> i64 {

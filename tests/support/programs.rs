@@ -106,13 +106,17 @@ impl Agent {
         Self { process: Some(process), log, _folder: folder }
     }
 
+    pub fn pid(&self) -> u32 {
+        self.process.as_ref().expect("a running agent").id()
+    }
+
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Sends a signal by name.
     pub fn signal(&self, name: &str) {
-        signal(self.process.as_ref().expect("a running agent").id(), name);
+        signal(self.pid(), name);
     }
 
     pub fn kill(&mut self) {
