@@ -10,6 +10,7 @@ use crate::support::cluster::{Options, ReplicaSet, Version};
 use crate::support::programs::Sandbox;
 use crate::support::state;
 use mongodb::bson::{Document, doc};
+use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -43,19 +44,46 @@ async fn under_load(options: Options, backup: &[&str]) {
     let last = meta.get_timestamp("last_write_ts").expect("last_write_ts");
     let replica = ReplicaSet::start(Options { version: options.version, ..Options::default() }).await;
     truth::replay(&client, &replica, last).await;
-    let expected = state::read(&replica.client().await).await;
+    let mut expected = state::read(&replica.client().await).await;
 
     let target = Sandbox::unconfigured(Options { members: 1, ..options }).await;
     target.configure_at(&source.store(), &[]).await;
     target.pbm(&["config", "--force-resync", "--wait"]).ok();
     target.pbm(&["restore", &name, "--wait", "-y"]).ok();
-    let got = state::read(&target.set.client().await).await;
+    let mut got = state::read(&target.set.client().await).await;
+    forget_remains(&mut expected, &mut got);
     let lines: Vec<String> = state::differences(&expected, &got)
         .into_iter()
         // The users of the sandboxes are their own.
         .filter(|line| !line.starts_with("/users") && !line.starts_with("/roles"))
         .collect();
     assert!(lines.is_empty(), "PBMBOX_SEED={seed}, backup {name}:\n{}", lines.join("\n"));
+}
+
+/// A series that is created beside a collection of its name fails, and leaves empty buckets that belong to nothing (5.0.4).
+/// While they are there the server shows no indexes of that collection. Such remains are not part of a backup.
+fn forget_remains(expected: &mut Value, got: &mut Value) {
+    let mut remains = Vec::new();
+    for state in [&*expected, &*got] {
+        for (db, content) in state["databases"].as_object().into_iter().flatten() {
+            for (coll, buckets) in content["collections"].as_object().into_iter().flatten() {
+                let Some(series) = coll.strip_prefix("system.buckets.") else { continue };
+                if buckets["count"] == 0 && content["timeseries"].get(series).is_none() {
+                    remains.push((db.clone(), coll.clone(), series.to_owned()));
+                }
+            }
+        }
+    }
+    for (db, buckets, series) in remains {
+        for state in [&mut *expected, &mut *got] {
+            let collections = state["databases"].get_mut(&db).and_then(|db| db["collections"].as_object_mut());
+            let Some(collections) = collections else { continue };
+            collections.remove(&buckets);
+            if let Some(beside) = collections.get_mut(&series).and_then(Value::as_object_mut) {
+                beside.remove("indexes");
+            }
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
