@@ -146,6 +146,8 @@ fn specification(index: &Index, default_collation: bool) -> (Level, Document) {
         for (name, value) in changed {
             match value {
                 Some(value) => drop(spec.insert(name, value)),
+                // Written out by whoever made the index, and true.
+                None if spec.get(name) == Some(&Bson::Boolean(false)) => {}
                 None => drop(spec.remove(name)),
             }
         }
