@@ -16,7 +16,7 @@ use futures::future::join_all;
 use mongodb::bson::{Document, Timestamp, doc};
 use mongodb::{Client, options::ClientOptions};
 use pbmbox::control::{Control, ControlBoard, TakeLock};
-use pbmbox::model::agent::{AgentStat, SubsysStatus};
+use pbmbox::model::agent::AgentStat;
 use pbmbox::model::backup::{BackupMeta, BackupReplset};
 use pbmbox::model::command::BackupCmd;
 use pbmbox::model::lock::LockHeader;
@@ -133,25 +133,7 @@ struct Played {
 
 impl Played {
     fn stat(&self, hb: Timestamp) -> AgentStat {
-        let ok = || SubsysStatus { ok: true, e: String::new() };
-        AgentStat {
-            n: self.node.clone(),
-            rs: self.rs.clone(),
-            s: 2,
-            state: "SECONDARY".into(),
-            hdn: false,
-            psv: false,
-            arb: false,
-            delay: 0,
-            repl_lag: 0,
-            v: "2.15.0".into(),
-            mv: "6.0.5".into(),
-            pbms: ok(),
-            nodes: ok(),
-            stors: ok(),
-            hb,
-            e: String::new(),
-        }
+        AgentStat { v: "2.15.0".into(), mv: "6.0.5".into(), hb, ..AgentStat::healthy(&self.rs, &self.node, 2) }
     }
 
     async fn beat(&self) {

@@ -81,7 +81,7 @@ async fn beat(node: &Node, storage: &mut StorageWatch) -> Result<Timestamp> {
     stat.stors = storage.status.clone();
     // The configuration was just read.
     stat.hb = node.control.time_of_last_call().await?;
-    stat.pbms = SubsysStatus { ok: true, e: String::new() };
+    stat.pbms = SubsysStatus::usable();
     node.control.agents.put(&stat).await?;
     Ok(stat.hb)
 }
@@ -89,22 +89,10 @@ async fn beat(node: &Node, storage: &mut StorageWatch) -> Result<Timestamp> {
 /// The node as it is now; problems are part of the description.
 async fn describe(node: &Node) -> AgentStat {
     let mut stat = AgentStat {
-        n: node.me.clone(),
-        rs: node.rs.clone(),
-        s: 6,
-        state: "UNKNOWN".into(),
-        hdn: false,
-        psv: false,
-        arb: false,
-        delay: 0,
-        repl_lag: 0,
         v: PBM_VERSION.into(),
         mv: node.version.server.clone(),
-        pbms: SubsysStatus::default(),
-        nodes: SubsysStatus { ok: true, e: String::new() },
-        stors: SubsysStatus::default(),
-        hb: Timestamp { time: 0, increment: 0 },
-        e: String::new(),
+        nodes: SubsysStatus::usable(),
+        ..AgentStat::unknown(&node.rs, &node.me)
     };
     let facts = async {
         let hello = node.hello().await?;
@@ -123,7 +111,7 @@ async fn describe(node: &Node) -> AgentStat {
                 stat.state.clone_from(&me.state_str);
             }
         }
-        Err(error) => stat.nodes = SubsysStatus { ok: false, e: format!("{error:#}") },
+        Err(error) => stat.nodes = SubsysStatus::broken(format!("{error:#}")),
     }
     stat
 }
@@ -146,11 +134,11 @@ impl StorageWatch {
             Ok(Some(config)) => config,
             Ok(None) => {
                 self.conf = None;
-                self.status = SubsysStatus { ok: false, e: "no configuration yet; run `pbm config --file`".into() };
+                self.status = SubsysStatus::broken("no configuration yet; run `pbm config --file`");
                 return;
             }
             Err(error) => {
-                self.status = SubsysStatus { ok: false, e: format!("{error:#}") };
+                self.status = SubsysStatus::broken(format!("{error:#}"));
                 return;
             }
         };
@@ -159,8 +147,8 @@ impl StorageWatch {
             return;
         }
         self.status = match look(node, &config).await {
-            Ok(()) => SubsysStatus { ok: true, e: String::new() },
-            Err(error) => SubsysStatus { ok: false, e: format!("{error:#}") },
+            Ok(()) => SubsysStatus::usable(),
+            Err(error) => SubsysStatus::broken(format!("{error:#}")),
         };
         self.conf = Some(config.storage);
         self.checked = Some(Instant::now());

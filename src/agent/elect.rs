@@ -53,25 +53,7 @@ mod tests {
     use crate::model::agent::SubsysStatus;
 
     fn agent(n: &str, s: i32) -> AgentStat {
-        let ok = || SubsysStatus { ok: true, e: String::new() };
-        AgentStat {
-            n: n.into(),
-            rs: "rs0".into(),
-            s,
-            state: String::new(),
-            hdn: false,
-            psv: false,
-            arb: false,
-            delay: 0,
-            repl_lag: 0,
-            v: String::new(),
-            mv: String::new(),
-            pbms: ok(),
-            nodes: ok(),
-            stors: ok(),
-            hb: bson::Timestamp { time: 1, increment: 1 },
-            e: String::new(),
-        }
+        AgentStat::healthy("rs0", n, s)
     }
 
     #[test]
@@ -95,7 +77,7 @@ mod tests {
 
     #[test]
     fn the_unfit_are_named() {
-        let bad = AgentStat { stors: SubsysStatus { ok: false, e: "no such folder".into() }, ..agent("x", 2) };
+        let bad = AgentStat { stors: SubsysStatus::broken("no such folder"), ..agent("x", 2) };
         let got = field(&[bad], "rs0", None);
         assert!(got.tiers.is_empty());
         assert!(got.unfit[0].1.contains("no such folder"), "{got:?}");

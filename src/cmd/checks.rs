@@ -120,28 +120,11 @@ fn judge(alive: &[AgentStat], members: &[String], need: Need) -> Result<(), (Cli
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{agent::SubsysStatus, serde_help::zero_ts};
+    use crate::model::agent::SubsysStatus;
 
     fn agent(rs: &str, s: i32, storage: &str) -> AgentStat {
-        let part = |e: &str| SubsysStatus { ok: e.is_empty(), e: e.to_owned() };
-        AgentStat {
-            n: format!("{rs}-{s}:27017"),
-            rs: rs.into(),
-            s,
-            state: "SECONDARY".into(),
-            hdn: false,
-            psv: false,
-            arb: false,
-            delay: 0,
-            repl_lag: 0,
-            v: String::new(),
-            mv: String::new(),
-            pbms: part(""),
-            nodes: part(""),
-            stors: part(storage),
-            hb: zero_ts(),
-            e: String::new(),
-        }
+        let stors = if storage.is_empty() { SubsysStatus::usable() } else { SubsysStatus::broken(storage) };
+        AgentStat { stors, ..AgentStat::healthy(rs, &format!("{rs}-{s}:27017"), s) }
     }
 
     fn said(alive: &[AgentStat], need: Need) -> String {

@@ -5,7 +5,6 @@ use super::{
     context::Context,
     error::Result,
     output::{Message, Report},
-    ranges::{self, Range, Span},
     units,
 };
 use crate::model::{
@@ -14,6 +13,7 @@ use crate::model::{
     restore::RestoreMeta,
     status::Status,
 };
+use crate::pitr::timeline::{self, Line, Range, Span};
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -234,11 +234,14 @@ impl List {
             return Ok(());
         }
         let backups = cx.control.backups.all().await?;
-        let lines = ranges::timelines(&cx.control.chunks.all().await?);
-        let mut spans = ranges::with_bases(&ranges::common(&lines, &cx.members().await?), &backups);
+        let lines = timeline::timelines(&cx.control.chunks.all().await?);
+        let mut spans =
+            timeline::with_bases(&timeline::seconds(&timeline::common(&lines, &cx.members().await?)), &backups);
         spans.retain(|range| self.unbacked || !range.no_base);
         let rs_ranges = if self.full { lines } else { BTreeMap::new() };
-        let whole = |spans: Vec<Span>| spans.into_iter().map(|range| Range { range, no_base: false }).collect();
+        let whole = |lines: &[Line]| {
+            timeline::seconds(lines).into_iter().map(|range| Range { range, no_base: false }).collect()
+        };
         let done = backups.iter().filter(|b| b.status == Status::Done).map(Snapshot::of).collect();
         let mut snapshots: Vec<Snapshot> = newest(done, self.size);
         // The sizes are in `status`; the original's list has none.
@@ -253,7 +256,7 @@ impl List {
             pitr: Pitr {
                 on: config.pitr.is_some_and(|pitr| pitr.enabled),
                 ranges: spans,
-                rs_ranges: rs_ranges.into_iter().map(|(rs, spans)| (rs, whole(spans))).collect(),
+                rs_ranges: rs_ranges.into_iter().map(|(rs, lines)| (rs, whole(&lines))).collect(),
             },
         });
         Ok(())

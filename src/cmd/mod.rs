@@ -16,7 +16,6 @@ mod logs;
 mod nodes;
 mod output;
 mod progress;
-mod ranges;
 mod restore;
 mod resync;
 mod status;

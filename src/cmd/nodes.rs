@@ -110,11 +110,7 @@ fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> N
         return node;
     }
     node.ok = agent.is_ok();
-    for (part, what) in [(&agent.nodes, "mongod"), (&agent.pbms, "control collections"), (&agent.stors, "storage")] {
-        if !part.ok {
-            node.errors.push(format!("{what}: {}", if part.e.is_empty() { "not usable" } else { &part.e }));
-        }
-    }
+    node.errors.extend(agent.faults().map(|(what, why)| format!("{what}: {why}")));
     if !agent.e.is_empty() {
         node.ok = false;
         node.errors.push(agent.e.clone());
@@ -154,25 +150,7 @@ mod tests {
     use crate::model::agent::SubsysStatus;
 
     fn agent() -> AgentStat {
-        let ok = || SubsysStatus { ok: true, e: String::new() };
-        AgentStat {
-            n: "h:1".into(),
-            rs: "rs0".into(),
-            s: 2,
-            state: "SECONDARY".into(),
-            hdn: false,
-            psv: false,
-            arb: false,
-            delay: 0,
-            repl_lag: 0,
-            v: "2.15.0".into(),
-            mv: String::new(),
-            pbms: ok(),
-            nodes: ok(),
-            stors: ok(),
-            hb: Timestamp { time: 100, increment: 1 },
-            e: String::new(),
-        }
+        AgentStat { v: "2.15.0".into(), hb: at(100), ..AgentStat::healthy("rs0", "h:1", 2) }
     }
 
     fn at(time: u32) -> Timestamp {
@@ -193,7 +171,7 @@ mod tests {
     fn faults_are_told() {
         let lost = judge("h:1", 2, Some(&agent()), at(140));
         assert!(!lost.ok && lost.errors[0].contains("40 s"), "{lost:?}");
-        let bad = AgentStat { stors: SubsysStatus { ok: false, e: "denied".into() }, ..agent() };
+        let bad = AgentStat { stors: SubsysStatus::broken("denied"), ..agent() };
         let bad = judge("h:1", 2, Some(&bad), at(110));
         assert_eq!((bad.ok, bad.errors), (false, vec!["storage: denied".to_owned()]));
     }

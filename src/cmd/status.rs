@@ -7,7 +7,6 @@ use super::{
     list::{Snapshot, range_text},
     nodes::{self, Replset},
     output::Report,
-    ranges::{self, Range},
     storage, units,
 };
 use crate::model::{
@@ -16,6 +15,7 @@ use crate::model::{
     lock::{LockHeader, is_stale},
     status::Status,
 };
+use crate::pitr::timeline::{self, Range};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -176,7 +176,7 @@ fn stage(status: Status, data: &str, oplog: &str) -> String {
 async fn backups(cx: &Context, config: &Config) -> Result<Backups> {
     let all = cx.control.backups.all().await?;
     let chunks = cx.control.chunks.all().await?;
-    let lines = ranges::timelines(&chunks);
+    let lines = timeline::timelines(&chunks);
     let snapshots: Vec<Snapshot> = all.iter().rev().map(Snapshot::of).collect();
     Ok(Backups {
         kind: storage::type_name(&config.storage),
@@ -184,7 +184,7 @@ async fn backups(cx: &Context, config: &Config) -> Result<Backups> {
         region: storage::region(&config.storage),
         snapshot: (!snapshots.is_empty()).then_some(snapshots),
         chunks: Chunks {
-            ranges: ranges::with_bases(&ranges::common(&lines, &cx.members().await?), &all),
+            ranges: timeline::with_bases(&timeline::seconds(&timeline::common(&lines, &cx.members().await?)), &all),
             size: chunks.iter().map(|chunk| chunk.size).sum(),
         },
     })

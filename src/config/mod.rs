@@ -139,6 +139,9 @@ pub fn validate(config: &Config) -> Result<(), ConfigError> {
         if pitr.oplog_span_min.is_some_and(|it| it <= 0.0) {
             return rule("pitr.oplogSpanMin", "must be above 0 (minutes)");
         }
+        if pitr.max_loss_sec.is_some_and(|it| !(5.0..=86400.0).contains(&it)) {
+            return rule("pitr.maxLossSec", "must be from 5 to 86400 (seconds)");
+        }
         level("pitr.compressionLevel", pitr.compression.unwrap_or_default(), pitr.compression_level)?;
     }
     if let Some(backup) = &config.backup {

@@ -149,6 +149,7 @@ pub const KEYS: &[Key] = &[
     key("storage.oci.uploadConcurrency", Kind::I32),
     key("pitr.enabled", Kind::Bool),
     key("pitr.oplogSpanMin", Kind::F64),
+    key("pitr.maxLossSec", Kind::F64),
     key("pitr.oplogOnly", Kind::Bool),
     key("pitr.priority", Kind::MapF64),
     key("pitr.compression", Kind::Codec),

@@ -2,7 +2,7 @@
 
 use super::{Bell, unix_now};
 use crate::model::{
-    command::{BackupCmd, Command, RestoreCmd, ResyncCmd, name},
+    command::{BackupCmd, CleanupCmd, Command, DeleteCmd, DeletePitrCmd, ReplayCmd, RestoreCmd, ResyncCmd, name},
     names,
 };
 use anyhow::{Context, Result};
@@ -45,7 +45,18 @@ impl Commands {
     }
 
     fn empty(cmd: &str) -> Command {
-        Command { id: ObjectId::new(), cmd: cmd.to_owned(), backup: None, restore: None, resync: None, ts: unix_now() }
+        Command {
+            id: ObjectId::new(),
+            cmd: cmd.to_owned(),
+            backup: None,
+            restore: None,
+            replay: None,
+            resync: None,
+            delete: None,
+            delete_pitr: None,
+            cleanup: None,
+            ts: unix_now(),
+        }
     }
 
     /// Asks for a backup; returns the OPID.
@@ -56,6 +67,26 @@ impl Commands {
     /// Asks for a restore; returns the OPID.
     pub async fn send_restore(&self, restore: RestoreCmd) -> Result<ObjectId> {
         self.send(Command { restore: Some(restore), ..Self::empty(name::RESTORE) }).await
+    }
+
+    /// Asks to replay a range of PITR chunks; returns the OPID.
+    pub async fn send_replay(&self, replay: ReplayCmd) -> Result<ObjectId> {
+        self.send(Command { replay: Some(replay), ..Self::empty(name::REPLAY) }).await
+    }
+
+    /// Asks to delete backups; returns the OPID.
+    pub async fn send_delete(&self, delete: DeleteCmd) -> Result<ObjectId> {
+        self.send(Command { delete: Some(delete), ..Self::empty(name::DELETE) }).await
+    }
+
+    /// Asks to delete PITR chunks; returns the OPID.
+    pub async fn send_delete_pitr(&self, delete_pitr: DeletePitrCmd) -> Result<ObjectId> {
+        self.send(Command { delete_pitr: Some(delete_pitr), ..Self::empty(name::DELETE_PITR) }).await
+    }
+
+    /// Asks to delete old backups and chunks; returns the OPID.
+    pub async fn send_cleanup(&self, cleanup: CleanupCmd) -> Result<ObjectId> {
+        self.send(Command { cleanup: Some(cleanup), ..Self::empty(name::CLEANUP) }).await
     }
 
     /// Asks to cancel the running backup; returns the OPID.

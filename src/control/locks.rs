@@ -111,6 +111,50 @@ impl Locks {
         self.coll.find_one(doc! { "replset": replset }).await.context("read admin.pbmLock")
     }
 
+    /// Tries to become the slicer of a replica set. A stale holder is put out first; there is nothing to clean up after it.
+    pub async fn try_take_slicing(&self, want: &LockHeader, now: Timestamp) -> Result<bool> {
+        if let Some(by) = self.slicer_of(&want.replset).await? {
+            if !is_stale(by.hb, now) {
+                return Ok(false);
+            }
+            let mut filter = header_filter(&by.header)?;
+            filter.insert("hb", by.hb);
+            self.slicing.delete_one(filter).await.context("remove a stale slicing lock")?;
+        }
+        let done = match self.slicing.insert_one(Lock { header: want.clone(), hb: now }).await {
+            Ok(_) => true,
+            Err(error) if is_duplicate_key(&error) => false,
+            Err(error) => return Err(error).with_context(|| format!("take the slicing lock of {}", want.replset)),
+        };
+        self.bell.ring().await;
+        Ok(done)
+    }
+
+    /// As [`Self::beat`], for the slicer.
+    pub async fn beat_slicing(&self, mine: &LockHeader, now: Timestamp) -> Result<bool> {
+        let done = self
+            .slicing
+            .update_one(header_filter(mine)?, doc! { "$set": { "hb": now } })
+            .await
+            .with_context(|| format!("refresh the slicing lock of {}", mine.replset))?;
+        Ok(done.matched_count > 0)
+    }
+
+    /// Gives the slicing lock back; fine when it is gone.
+    pub async fn release_slicing(&self, mine: &LockHeader) -> Result<()> {
+        self.slicing
+            .delete_one(header_filter(mine)?)
+            .await
+            .with_context(|| format!("release the slicing lock of {}", mine.replset))?;
+        self.bell.ring().await;
+        Ok(())
+    }
+
+    /// The slicing lock of a replica set, stale or not.
+    pub async fn slicer_of(&self, replset: &str) -> Result<Option<Lock>> {
+        self.slicing.find_one(doc! { "replset": replset, "type": "pitr" }).await.context("read admin.pbmLockOp")
+    }
+
     /// Locks of nodes that slice the oplog for point-in-time recovery, stale ones included.
     pub async fn slicers(&self) -> Result<Vec<Lock>> {
         self.slicing

@@ -19,6 +19,7 @@ mod configs;
 mod locks;
 mod logs;
 mod ops;
+mod pitr;
 mod setup;
 
 pub use agents::Agents;
@@ -30,6 +31,7 @@ pub use configs::Configs;
 pub use locks::{Locks, TakeLock};
 pub use logs::{LogQuery, Logs};
 pub use ops::{OpDocs, OpDocument};
+pub use pitr::Pitr;
 
 use crate::model::{backup::BackupMeta, names, restore::RestoreMeta};
 use crate::mongo;
@@ -58,6 +60,7 @@ pub struct Control {
     pub config: Configs,
     pub logs: Logs,
     pub chunks: Chunks,
+    pub pitr: Pitr,
     pub bell: Arc<Bell>,
 }
 
@@ -76,6 +79,7 @@ impl Control {
             config: Configs::new(&db, &bell),
             logs: Logs::new(&db),
             chunks: Chunks::new(&db),
+            pitr: Pitr::new(&db, &bell),
             bell,
             client,
             db,

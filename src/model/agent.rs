@@ -50,7 +50,65 @@ pub struct SubsysStatus {
     pub e: String,
 }
 
+impl SubsysStatus {
+    /// Nothing is wrong.
+    #[must_use]
+    pub const fn usable() -> Self {
+        Self { ok: true, e: String::new() }
+    }
+
+    /// Not usable, and why.
+    #[must_use]
+    pub fn broken(why: impl ToString) -> Self {
+        Self { ok: false, e: why.to_string() }
+    }
+}
+
 impl AgentStat {
+    /// A member of which nothing is known but its names: no part is usable until somebody says so.
+    #[must_use]
+    pub fn unknown(rs: &str, n: &str) -> Self {
+        Self {
+            n: n.to_owned(),
+            rs: rs.to_owned(),
+            s: 6,
+            state: "UNKNOWN".to_owned(),
+            hdn: false,
+            psv: false,
+            arb: false,
+            delay: 0,
+            repl_lag: 0,
+            v: String::new(),
+            mv: String::new(),
+            pbms: SubsysStatus::default(),
+            nodes: SubsysStatus::default(),
+            stors: SubsysStatus::default(),
+            hb: zero_ts(),
+            e: String::new(),
+        }
+    }
+
+    /// A member in state `s` (1 or 2) with all that its agent needs.
+    #[must_use]
+    pub fn healthy(rs: &str, n: &str, s: i32) -> Self {
+        Self {
+            s,
+            state: if s == 1 { "PRIMARY" } else { "SECONDARY" }.to_owned(),
+            pbms: SubsysStatus::usable(),
+            nodes: SubsysStatus::usable(),
+            stors: SubsysStatus::usable(),
+            ..Self::unknown(rs, n)
+        }
+    }
+
+    /// The parts of its surroundings that it can't use, each with the reason.
+    pub fn faults(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        [(&self.nodes, "mongod"), (&self.pbms, "control collections"), (&self.stors, "storage")]
+            .into_iter()
+            .filter(|(part, _)| !part.ok)
+            .map(|(part, what)| (what, if part.e.is_empty() { "no reason given" } else { &part.e }))
+    }
+
     /// The agent works and can reach its node, the leader and the storage.
     #[must_use]
     pub fn is_ok(&self) -> bool {

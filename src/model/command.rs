@@ -2,7 +2,7 @@
 
 use super::backup::BackupType;
 use super::compression::Compression;
-use super::serde_help::{is_default, null_default, null_ts, zero_ts};
+use super::serde_help::{is_default, is_zero_ts, null_default, null_ts, zero_ts};
 use bson::{Document, Timestamp, oid::ObjectId};
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +17,15 @@ pub struct Command {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restore: Option<RestoreCmd>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<ReplayCmd>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resync: Option<ResyncCmd>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delete: Option<DeleteCmd>,
+    #[serde(rename = "deletePitr", default, skip_serializing_if = "Option::is_none")]
+    pub delete_pitr: Option<DeletePitrCmd>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleanup: Option<CleanupCmd>,
     /// Unix seconds, wall clock of the sender.
     pub ts: i64,
 }
@@ -93,6 +101,46 @@ pub struct RestoreCmd {
     pub ext_ts: Timestamp,
     #[serde(default, deserialize_with = "null_default")]
     pub exit: bool,
+}
+
+/// Both ends inclusive.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplayCmd {
+    pub name: String,
+    #[serde(default = "zero_ts", deserialize_with = "null_ts", skip_serializing_if = "is_zero_ts")]
+    pub start: Timestamp,
+    #[serde(default = "zero_ts", deserialize_with = "null_ts", skip_serializing_if = "is_zero_ts")]
+    pub end: Timestamp,
+    #[serde(rename = "rsMap", default, deserialize_with = "null_default", skip_serializing_if = "Document::is_empty")]
+    pub rs_map: Document,
+}
+
+/// One backup by name, or all older than a time (unix seconds; 0: not used).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct DeleteCmd {
+    #[serde(default, deserialize_with = "null_default")]
+    pub backup: String,
+    #[serde(default, deserialize_with = "null_default")]
+    pub olderthan: i64,
+    #[serde(rename = "type", default, deserialize_with = "null_default")]
+    pub kind: String,
+    #[serde(default, deserialize_with = "null_default")]
+    pub profile: String,
+}
+
+/// Unix seconds; 0 means all chunks.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct DeletePitrCmd {
+    #[serde(default, deserialize_with = "null_default")]
+    pub olderthan: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CleanupCmd {
+    #[serde(rename = "olderThan", default = "zero_ts", deserialize_with = "null_ts")]
+    pub older_than: Timestamp,
+    #[serde(default, deserialize_with = "null_default")]
+    pub profile: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]

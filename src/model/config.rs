@@ -76,6 +76,9 @@ pub struct PitrConf {
     pub enabled: bool,
     #[serde(rename = "oplogSpanMin", default, skip_serializing_if = "Option::is_none")]
     pub oplog_span_min: Option<f64>,
+    /// *Added by us*: writes that are older than this many seconds are on the storage.
+    #[serde(rename = "maxLossSec", default, skip_serializing_if = "Option::is_none")]
+    pub max_loss_sec: Option<f64>,
     #[serde(rename = "oplogOnly", default, skip_serializing_if = "Option::is_none")]
     pub oplog_only: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

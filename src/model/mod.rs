@@ -12,6 +12,7 @@ pub mod config;
 pub mod lock;
 pub mod log;
 pub mod names;
+pub mod pitr;
 pub mod restore;
 pub mod serde_help;
 pub mod status;

@@ -17,6 +17,12 @@ pub fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
+/// True for `Timestamp(0, 0)`, which is left out when writing.
+#[must_use]
+pub fn is_zero_ts(value: &bson::Timestamp) -> bool {
+    *value == zero_ts()
+}
+
 /// Default of a timestamp field: `Timestamp(0, 0)`.
 #[must_use]
 pub fn zero_ts() -> bson::Timestamp {

@@ -15,11 +15,11 @@
 //! | a diff onto fields of another shape, or onto a newer document | true, what does not fit is left out |
 //! | an update that would make a document too large | error 17419 or 10334, stops |
 //! | `create` with the UUID of an existing collection | true; under another name: it is renamed to this one |
-//! | `create`, the name belongs to another UUID | InitialSync: the other becomes `tmpXXXXX.create`; ApplyOps: error |
+//! | `create`, the name belongs to another UUID | InitialSync: the other becomes `tmp`, five random letters and `.create`; ApplyOps: error |
 //! | … and it is a time series' bucket collection | as above, and 6.0.5 dies on the next `listCollections`: never do it |
 //! | `create` over a view, `drop` or `collMod` of a missing collection, `create system.views` again | true, nothing done |
 //! | `renameCollection`: already renamed; source missing | true; true, `dropTarget` (a UUID) is dropped |
-//! | `renameCollection` onto a name of another UUID that is not `dropTarget` | InitialSync: the other becomes `tmpXXXXX.rename` |
+//! | `renameCollection` onto a name of another UUID that is not `dropTarget` | InitialSync: the other becomes `tmp`, five random letters and `.rename` |
 //! | insert into `system.views` of a name that is a collection | true; the view hides it until it is deleted |
 //! | command `drop` of `system.buckets.x` | drops the collection or view `x` if there is one; the oplog's `drop` does not |
 //! | insert into a missing `system.views` | error 26 |

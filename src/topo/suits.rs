@@ -20,12 +20,8 @@ pub fn unfit(agent: &AgentStat) -> Option<String> {
     if i64::from(agent.repl_lag) >= MAX_LAG_SECS {
         return Some(format!("it is {} s behind the primary", agent.repl_lag));
     }
-    for (part, what) in
-        [(&agent.nodes, "its mongod"), (&agent.pbms, "the control collections"), (&agent.stors, "the storage")]
-    {
-        if !part.ok {
-            return Some(format!("it can't use {what}: {}", part.e));
-        }
+    if let Some((what, why)) = agent.faults().next() {
+        return Some(format!("it can't use the {what}: {why}"));
     }
     None
 }
@@ -36,31 +32,13 @@ mod tests {
     use crate::model::agent::SubsysStatus;
 
     fn agent() -> AgentStat {
-        let ok = || SubsysStatus { ok: true, e: String::new() };
-        AgentStat {
-            n: "h:1".into(),
-            rs: "rs0".into(),
-            s: 2,
-            state: "SECONDARY".into(),
-            hdn: false,
-            psv: false,
-            arb: false,
-            delay: 0,
-            repl_lag: 0,
-            v: String::new(),
-            mv: String::new(),
-            pbms: ok(),
-            nodes: ok(),
-            stors: ok(),
-            hb: bson::Timestamp { time: 1, increment: 1 },
-            e: String::new(),
-        }
+        AgentStat::healthy("rs0", "h:1", 2)
     }
 
     #[test]
     fn a_good_node_is_fit_and_each_fault_tells() {
         assert_eq!(unfit(&agent()), None);
-        let bad = SubsysStatus { ok: false, e: "gone".into() };
+        let bad = SubsysStatus::broken("gone");
         for (agent, why) in [
             (AgentStat { arb: true, ..agent() }, "arbiter"),
             (AgentStat { s: 3, state: "RECOVERING".into(), ..agent() }, "RECOVERING"),

@@ -1,12 +1,20 @@
-//! Pure: from oplog chunks to the spans of time that can be restored.
+//! Pure: from oplog chunks to continuous timelines, their gaps, and the spans of time that can be restored.
 
 use crate::model::{
     backup::{BackupMeta, BackupType},
     chunk::Chunk,
     status::Status,
 };
+use bson::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeMap;
+
+/// A piece of the oplog that is on the storage without a gap; both ends are entries of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    pub start: Timestamp,
+    pub end: Timestamp,
+}
 
 /// Whole seconds, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -24,40 +32,44 @@ pub struct Range {
     pub no_base: bool,
 }
 
-/// Spans without gaps of each replica set.
+/// What each replica set has, sorted. Chunks touch when one begins at or before the end of those before it.
 #[must_use]
-pub fn timelines(chunks: &[Chunk]) -> BTreeMap<String, Vec<Span>> {
+pub fn timelines(chunks: &[Chunk]) -> BTreeMap<String, Vec<Line>> {
     let mut sorted: Vec<&Chunk> = chunks.iter().collect();
     sorted.sort_by_key(|chunk| (&chunk.rs, chunk.start_ts, chunk.end_ts));
-    let mut out: BTreeMap<String, Vec<(bson::Timestamp, bson::Timestamp)>> = BTreeMap::new();
+    let mut out: BTreeMap<String, Vec<Line>> = BTreeMap::new();
     for chunk in sorted {
-        let spans = out.entry(chunk.rs.clone()).or_default();
-        match spans.last_mut() {
-            Some(last) if last.1 >= chunk.start_ts => last.1 = last.1.max(chunk.end_ts),
-            _ => spans.push((chunk.start_ts, chunk.end_ts)),
+        let lines = out.entry(chunk.rs.clone()).or_default();
+        match lines.last_mut() {
+            Some(last) if last.end >= chunk.start_ts => last.end = last.end.max(chunk.end_ts),
+            _ => lines.push(Line { start: chunk.start_ts, end: chunk.end_ts }),
         }
     }
-    let seconds = |spans: Vec<(bson::Timestamp, bson::Timestamp)>| {
-        spans.into_iter().map(|(start, end)| Span { start: start.time, end: end.time }).collect()
-    };
-    out.into_iter().map(|(rs, spans)| (rs, seconds(spans))).collect()
+    out
 }
 
 /// What every one of `members` has. A replica set without chunks voids everything.
 #[must_use]
-pub fn common(timelines: &BTreeMap<String, Vec<Span>>, members: &[String]) -> Vec<Span> {
+pub fn common(timelines: &BTreeMap<String, Vec<Line>>, members: &[String]) -> Vec<Line> {
     let mut members = members.iter();
     let Some(first) = members.next() else { return Vec::new() };
     let of = |rs: &String| timelines.get(rs).cloned().unwrap_or_default();
     members.fold(of(first), |common, rs| overlap(&common, &of(rs)))
 }
 
-fn overlap(a: &[Span], b: &[Span]) -> Vec<Span> {
+fn overlap(a: &[Line], b: &[Line]) -> Vec<Line> {
     let pairs = a.iter().flat_map(|a| b.iter().map(move |b| (a, b)));
     pairs
-        .map(|(a, b)| Span { start: a.start.max(b.start), end: a.end.min(b.end) })
-        .filter(|span| span.start < span.end)
+        .map(|(a, b)| Line { start: a.start.max(b.start), end: a.end.min(b.end) })
+        .filter(|line| line.start < line.end)
         .collect()
+}
+
+/// As the original prints them: in whole seconds, without those that are shorter.
+#[must_use]
+pub fn seconds(lines: &[Line]) -> Vec<Span> {
+    let spans = lines.iter().map(|line| Span { start: line.start.time, end: line.end.time });
+    spans.filter(|span| span.start < span.end).collect()
 }
 
 /// Splits spans at the first backup that they can be replayed on.
@@ -90,10 +102,16 @@ pub fn with_bases(spans: &[Span], backups: &[BackupMeta]) -> Vec<Range> {
 mod tests {
     use super::*;
     use crate::model::compression::Compression;
-    use bson::Timestamp;
+
+    fn ts(time: u32) -> Timestamp {
+        Timestamp { time, increment: 1 }
+    }
+
+    fn line(start: u32, end: u32) -> Line {
+        Line { start: ts(start), end: ts(end) }
+    }
 
     fn chunk(rs: &str, start: u32, end: u32) -> Chunk {
-        let ts = |time| Timestamp { time, increment: 1 };
         Chunk {
             rs: rs.into(),
             fname: String::new(),
@@ -108,9 +126,9 @@ mod tests {
     fn gaps_split_and_replica_sets_intersect() {
         let chunks = [chunk("a", 20, 30), chunk("a", 10, 20), chunk("a", 40, 50), chunk("b", 15, 45), chunk("c", 1, 5)];
         let lines = timelines(&chunks);
-        assert_eq!(lines["a"], [Span { start: 10, end: 30 }, Span { start: 40, end: 50 }]);
+        assert_eq!(lines["a"], [line(10, 30), line(40, 50)]);
         let names = |all: &[&str]| all.iter().map(|&rs| rs.to_owned()).collect::<Vec<_>>();
-        assert_eq!(common(&lines, &names(&["a", "b"])), [Span { start: 15, end: 30 }, Span { start: 40, end: 45 }]);
+        assert_eq!(common(&lines, &names(&["a", "b"])), [line(15, 30), line(40, 45)]);
         assert_eq!(common(&lines, &names(&["a", "nobody"])), []);
     }
 
