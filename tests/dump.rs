@@ -257,7 +257,9 @@ async fn keep(
     from: Timestamp,
     to: Timestamp,
 ) -> anyhow::Result<slice::Slice> {
-    slice::store(client, storage, &layout(Compression::S2), None, &Budget::new(4 << 20), from, to).await
+    let object = layout(Compression::S2).oplog_slice(from, to);
+    let wanted = slice::Wanted { object, compression: Compression::S2, level: None, from, to };
+    slice::store(client, storage, &Budget::new(4 << 20), wanted).await
 }
 
 #[tokio::test]

@@ -130,7 +130,7 @@ impl StorageWatch {
     }
 
     async fn check(&mut self, node: &Node) {
-        let config = match node.control.config.main().await {
+        let config = match node.read_config().await {
             Ok(Some(config)) => config,
             Ok(None) => {
                 self.conf = None;

@@ -1,6 +1,6 @@
 //! Arguments, start and end of the daemon.
 
-use super::{beat, dispatch::Dispatcher, logbook, node::Node, reap};
+use super::{beat, dispatch::Dispatcher, logbook, node::Node, reap, slicer};
 use crate::control::Place;
 use crate::log::{self, DbSink, Level, LogOptions};
 use crate::model::names::PBM_VERSION;
@@ -136,7 +136,7 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
     tasks.spawn(beat::keep(node.clone(), background.clone()));
     tasks.spawn(reap::keep(node.clone(), background.clone()));
 
-    Dispatcher::new(node.clone()).run(place, stop).await;
+    tokio::join!(Dispatcher::new(node.clone()).run(place, stop.clone()), slicer::keep(node.clone(), stop));
 
     background.cancel();
     tasks.close();

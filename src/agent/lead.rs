@@ -4,11 +4,7 @@
 //! that agent is not there, another one of the leader replica set steps in: the unique index on the backup's name lets
 //! only one of them insert the document.
 
-use super::{
-    elect::{self, Field},
-    node::Node,
-    op::roll_call,
-};
+use super::{node::Node, op::roll_call};
 use crate::control::{HEARTBEAT, unix_now};
 use crate::model::{
     backup::{BackupMeta, BackupType},
@@ -19,7 +15,10 @@ use crate::model::{
     serde_help::zero_ts,
     status::{Condition, Status},
 };
-use crate::topo::cluster::Cluster;
+use crate::topo::{
+    cluster::Cluster,
+    elect::{self, Field},
+};
 use crate::upkeep::balancer;
 use anyhow::{Result, anyhow, bail};
 use bson::Timestamp;

@@ -3,7 +3,7 @@
 //! # Overview
 //! [`run`] connects to its own node and to the leader replica set, makes sure that the control collections exist, and
 //! then supervises a handful of tasks: the heartbeat ([`beat`]), the reaper of lost operations ([`reap`]), the bell,
-//! the log writer, and the command stream that [`dispatch`] turns into operations.
+//! the log writer, the slicer of the oplog ([`slicer`]), and the command stream that [`dispatch`] turns into operations.
 //!
 //! # Cancellation
 //! SIGTERM and SIGINT cancel running operations. Each of them marks itself as failed with that reason, removes what
@@ -16,7 +16,6 @@
 mod beat;
 mod cli;
 mod dispatch;
-mod elect;
 mod lead;
 mod lease;
 mod logbook;
@@ -24,5 +23,6 @@ mod node;
 mod op;
 mod ops;
 mod reap;
+mod slicer;
 
 pub use cli::{command, run};

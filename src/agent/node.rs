@@ -10,6 +10,7 @@ use anyhow::{Context, Result};
 use bson::Timestamp;
 use mongodb::Client;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// One agent's surroundings. All handles are cheap and reconnect by themselves.
 #[derive(Debug)]
@@ -20,6 +21,8 @@ pub(super) struct Node {
     pub primary: Client,
     /// The control collections, through the leader replica set's primary.
     pub control: Control,
+    /// The main configuration as this agent read it last, at most a heartbeat ago.
+    pub config: watch::Sender<Option<Config>>,
     /// Name of this node's replica set.
     pub rs: String,
     /// `host:port` as the replica set names this node.
@@ -41,6 +44,7 @@ impl Node {
         Ok(Self {
             version: admin::version(&client).await?,
             control: Control::new(leader),
+            config: watch::Sender::new(None),
             in_leader_rs: leader_rs == hello.set_name,
             rs: hello.set_name,
             me: hello.me,
@@ -62,6 +66,17 @@ impl Node {
     /// Opens the main storage of a configuration, as this node reaches it.
     pub async fn open_storage(&self, config: &Config) -> Result<Arc<dyn Storage>> {
         config::open::open(&config.storage, &self.me).await
+    }
+
+    /// Reads the main configuration and shows it to whoever watches.
+    pub async fn read_config(&self) -> Result<Option<Config>> {
+        let config = self.control.config.main().await?;
+        self.config.send_if_modified(|seen| {
+            let new = *seen != config;
+            seen.clone_from(&config);
+            new
+        });
+        Ok(config)
     }
 
     /// The lock of this replica set for an operation.

@@ -11,7 +11,7 @@ use crate::model::{
     serde_help::zero_ts,
     status::{Condition, Status},
 };
-use crate::oplog::slice::{self, Slice};
+use crate::oplog::slice::{self, Slice, Wanted};
 use crate::rendezvous::{arrive, reach};
 use crate::snapshot::{
     budget::Budget,
@@ -145,16 +145,15 @@ impl Oplog<'_> {
         if to <= self.next {
             return Ok(());
         }
-        let Slice { bytes, entries, object, .. } = slice::store(
-            &self.cx.client,
-            &self.cx.storage,
-            self.layout,
-            self.cx.backup.level,
-            &self.budget,
-            self.next,
+        let wanted = Wanted {
+            object: self.layout.oplog_slice(self.next, to),
+            compression: self.layout.compression,
+            level: self.cx.backup.level,
+            from: self.next,
             to,
-        )
-        .await?;
+        };
+        let Slice { bytes, entries, object, .. } =
+            slice::store(&self.cx.client, &self.cx.storage, &self.budget, wanted).await?;
         tracing::debug!("kept {entries} oplog entries in {object}");
         self.next = to;
         self.bytes += bytes;

@@ -58,6 +58,19 @@ impl Agents {
             .context("read admin.pbmAgents")
     }
 
+    /// Lines of a replica set whose agents live, at cluster time `now`.
+    pub async fn alive_of(&self, rs: &str, now: Timestamp) -> Result<Vec<AgentStat>> {
+        let all: Vec<AgentStat> = self
+            .coll
+            .find(doc! { "rs": rs })
+            .await
+            .context("read admin.pbmAgents")?
+            .try_collect()
+            .await
+            .context("read admin.pbmAgents")?;
+        Ok(all.into_iter().filter(|a| !is_stale(a.hb, now)).collect())
+    }
+
     /// Lines whose agents live, at cluster time `now`. Removes those that have been silent for long.
     pub async fn alive(&self, now: Timestamp) -> Result<Vec<AgentStat>> {
         let before = Timestamp { time: now.time.saturating_sub(STALE_SECS + 5), increment: 0 };

@@ -42,6 +42,12 @@ impl Chunks {
             .context("read admin.pbmPITRChunks")
     }
 
+    /// The newest chunks of a replica set, by start.
+    pub async fn recent(&self, rs: &str, limit: i64) -> Result<Vec<Chunk>> {
+        let found = self.coll.find(doc! { "rs": rs }).sort(doc! { "start_ts": -1 }).limit(limit);
+        found.await.context("read admin.pbmPITRChunks")?.try_collect().await.context("read admin.pbmPITRChunks")
+    }
+
     /// The chunk of a replica set that ends last.
     pub async fn last(&self, rs: &str) -> Result<Option<Chunk>> {
         self.coll.find_one(doc! { "rs": rs }).sort(doc! { "end_ts": -1 }).await.context("read admin.pbmPITRChunks")

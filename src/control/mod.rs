@@ -79,7 +79,7 @@ impl Control {
             config: Configs::new(&db, &bell),
             logs: Logs::new(&db),
             chunks: Chunks::new(&db),
-            pitr: Pitr::new(&db, &bell),
+            pitr: Pitr::new(&db),
             bell,
             client,
             db,

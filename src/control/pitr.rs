@@ -1,9 +1,10 @@
 //! `pbmPITR`: what the slicers tell of themselves (spec/format.md C.10).
 //!
 //! The document has the original's form and every slicer writes its own replica set's part of it, so nobody's silence keeps
-//! the others from slicing; who slices is decided by the locks (`pbmLockOp`).
+//! the others from slicing; who slices is decided by the locks (`pbmLockOp`). Nobody waits for this document, so the bell is
+//! not rung for it.
 
-use super::{Bell, unix_now};
+use super::unix_now;
 use crate::model::{
     names,
     pitr::{PitrMeta, SlicerState, state},
@@ -11,13 +12,11 @@ use crate::model::{
 use anyhow::{Context, Result};
 use bson::{Bson, Document, doc};
 use mongodb::{Collection, Database};
-use std::sync::Arc;
 
 /// Reads and writes the document.
 #[derive(Debug, Clone)]
 pub struct Pitr {
     coll: Collection<Document>,
-    bell: Arc<Bell>,
 }
 
 /// `field` without the elements whose `key` is `rs`, and with `new` in their place.
@@ -30,8 +29,8 @@ fn replaced(field: &str, key: &str, rs: &str, new: Vec<Bson>) -> Document {
 }
 
 impl Pitr {
-    pub(super) fn new(db: &Database, bell: &Arc<Bell>) -> Self {
-        Self { coll: db.collection(names::PITR), bell: bell.clone() }
+    pub(super) fn new(db: &Database) -> Self {
+        Self { coll: db.collection(names::PITR) }
     }
 
     /// The document; `None` when nobody ever sliced.
@@ -74,7 +73,6 @@ impl Pitr {
     async fn write(&self, set: Document) -> Result<()> {
         let update = vec![doc! { "$set": set }];
         self.coll.update_one(doc! {}, update).upsert(true).await.context("write admin.pbmPITR")?;
-        self.bell.ring().await;
         Ok(())
     }
 }

@@ -42,6 +42,10 @@ pub struct RestoreMeta {
     pub leader: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stat: Option<Document>,
+    /// *Added by us*: cluster time at which it began to change data. Chunks that end up to here are of the time before it,
+    /// those that come after it end later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed_from: Option<Timestamp>,
 }
 
 /// The part of one replica set.

@@ -14,7 +14,7 @@
 
 use super::secrets::{self, Verdict};
 use crate::compress;
-use crate::layout::ReplsetLayout;
+use crate::model::compression::Compression;
 use crate::snapshot::{
     budget::Budget,
     reply::{Owner, PIECE, Reply},
@@ -90,7 +90,33 @@ pub fn majority_until(time: Timestamp) -> bson::Document {
 /// How long the majority may be behind this node.
 const MAJORITY_MS: i32 = 60_000;
 
-async fn newest_until(client: &Client, until: Timestamp) -> Result<Option<Timestamp>> {
+/// The oldest and the newest entry of this node's oplog.
+pub async fn window(client: &Client) -> Result<(Timestamp, Timestamp)> {
+    let oldest = edge(client, doc! {}, 1).await?.context("the oplog is empty")?;
+    let newest = edge(client, doc! {}, -1).await?.context("the oplog is empty")?;
+    Ok((oldest, newest))
+}
+
+/// The oldest entry that is newer than `time`.
+pub async fn first_after(client: &Client, time: Timestamp) -> Result<Option<Timestamp>> {
+    edge(client, doc! { "ts": { "$gt": time } }, 1).await
+}
+
+/// Bytes of all entries that this node's oplog holds.
+pub async fn size(client: &Client) -> Result<u64> {
+    let stats =
+        client.database("local").run_command(doc! { "collStats": "oplog.rs" }).await.context("size of the oplog")?;
+    let size = stats.get("size").and_then(|size| match size {
+        bson::Bson::Int32(n) => u64::try_from(*n).ok(),
+        bson::Bson::Int64(n) => u64::try_from(*n).ok(),
+        bson::Bson::Double(n) => Some(*n as u64),
+        _ => None,
+    });
+    size.context("collStats tells no size of the oplog")
+}
+
+/// The newest entry that is not newer than `until`.
+pub async fn newest_until(client: &Client, until: Timestamp) -> Result<Option<Timestamp>> {
     edge(client, doc! { "ts": { "$lte": until } }, -1).await
 }
 
@@ -158,20 +184,24 @@ pub struct Slice {
     pub entries: u64,
 }
 
-/// Reads `[from, to]` of the node's oplog and stores it as a slice of a backup.
+/// What to store, and as what.
+#[derive(Debug, Clone)]
+pub struct Wanted {
+    /// The object's name.
+    pub object: String,
+    pub compression: Compression,
+    pub level: Option<i32>,
+    /// Both are times of entries that the majority has.
+    pub from: Timestamp,
+    pub to: Timestamp,
+}
+
+/// Reads `[from, to]` of the node's oplog and stores it as one object.
 ///
 /// # Errors
 /// The oplog does not hold the whole range any more; the node or the storage fail. Nothing is stored then.
-pub async fn store(
-    client: &Client,
-    storage: &Arc<dyn Storage>,
-    layout: &ReplsetLayout,
-    level: Option<i32>,
-    budget: &Budget,
-    from: Timestamp,
-    to: Timestamp,
-) -> Result<Slice> {
-    let object = layout.oplog_slice(from, to);
+pub async fn store(client: &Client, storage: &Arc<dyn Storage>, budget: &Budget, wanted: Wanted) -> Result<Slice> {
+    let Wanted { object, compression, level, from, to } = wanted;
     let what = || format!("store the oplog from {from} to {to}");
     let cursor = client
         .database("local")
@@ -188,7 +218,7 @@ pub async fn store(
         .with_context(what)?;
     let counts = Arc::new(Counts::default());
     let reader = Reader { cursor, from, to, last: None, reply: None, counts: counts.clone(), budget: budget.clone() };
-    let body = compress::encode(reader.stream(), layout.compression, level)?;
+    let body = compress::encode(reader.stream(), compression, level)?;
     let stored = storage.put(&object, body, SizeHint(None)).await.with_context(what)?;
     Ok(Slice { object, from, to, bytes: counts.bytes.load(Relaxed), stored, entries: counts.entries.load(Relaxed) })
 }

@@ -218,6 +218,7 @@ async fn first_document(control: &Control, opid: &str, restore: &RestoreCmd) -> 
         kind: BackupType::Logical,
         leader: None,
         stat: None,
+        changed_from: None,
     })
 }
 

@@ -2,4 +2,5 @@
 
 pub mod balancer;
 pub mod cluster;
+pub mod elect;
 pub mod suits;

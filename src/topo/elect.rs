@@ -1,7 +1,7 @@
 //! Pure: which agents may do a replica set's work, in which order (spec/format.md D.2.6).
 
+use super::suits::unfit;
 use crate::model::agent::AgentStat;
-use crate::topo::suits::unfit;
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ const HIDDEN: f64 = 2.0;
 
 /// The candidates of one replica set.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Field {
+pub struct Field {
     /// Groups of equal score, best first; random order inside a group.
     pub tiers: Vec<Vec<String>>,
     /// Who can't, and why.
@@ -20,7 +20,8 @@ pub(super) struct Field {
 
 /// Sorts the living agents of `rs`. With `priority` its numbers are the scores, and 1 for nodes that it does not
 /// name; else a hidden node comes before an ordinary secondary and that before the primary.
-pub(super) fn field(agents: &[AgentStat], rs: &str, priority: Option<&BTreeMap<String, f64>>) -> Field {
+#[must_use]
+pub fn field(agents: &[AgentStat], rs: &str, priority: Option<&BTreeMap<String, f64>>) -> Field {
     let mut scored: Vec<(f64, String)> = Vec::new();
     let mut rejected = Vec::new();
     for agent in agents.iter().filter(|a| a.rs == rs) {

@@ -1,0 +1,380 @@
+//! Keeps the slicing of this replica set's oplog going: look at the facts, take the lock or leave it, slice until there is
+//! a reason to stop.
+//!
+//! # Overview
+//! Every agent looks every few seconds whether anybody slices its replica set; [`stand`] says whether it is the one to
+//! begin. The one that holds the lock slices ([`slicing`]) and goes on looking: at the configuration, at its own fitness
+//! and at better candidates, and publishes how far it is.
+//!
+//! # Cancellation
+//! When slicing is to end (switched off, a signal, a better node), a last chunk is stored and the lock is given back, so
+//! that the next slicer has nothing to catch up. Only when the lock is lost nothing is stored any more.
+//!
+//! # Crash
+//! The lock grows stale after 30 s, or is seen to be nobody's by the next agent on the same node; then another slicer begins
+//! where the index of chunks ends.
+
+use super::node::Node;
+use crate::control::HEARTBEAT;
+use crate::layout::format_ts;
+use crate::log::operation;
+use crate::model::{
+    backup::BackupType,
+    command::name,
+    compression::Compression,
+    config::{Config, PitrConf},
+    lock::{Lock, LockHeader, STALE_SECS, is_stale},
+    pitr::SlicerState,
+    status::Status,
+};
+use crate::mongo::admin::explain;
+use crate::oplog::slice;
+use crate::pitr::{
+    begin::{self, Begin},
+    slicing::{self, Progress, Settings, Slicing},
+    stand::{self, Rank},
+};
+use anyhow::{Context, Result, bail};
+use bson::Timestamp;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::watch;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+/// Minutes of oplog in one chunk, unless configured.
+const SPAN_MIN: f64 = 10.0;
+/// Without a successful heartbeat for this long the holder gives up; a little before it counts as lost.
+const FENCE: Duration = Duration::from_secs(STALE_SECS as u64 - 1);
+/// The shortest time between two looks when the bell rings a lot.
+const BREATH: Duration = Duration::from_millis(250);
+/// A warning that stays true is repeated after this time.
+const REPEAT: Duration = Duration::from_secs(300);
+
+/// Slices, whenever it is this agent's turn, until `stop`.
+pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
+    let mut watch = Watch { seen: None };
+    let mut config = node.config.subscribe();
+    while !stop.is_cancelled() {
+        let now = config.borrow_and_update().clone();
+        let span = operation(name::PITR, "", "", now.as_ref().and_then(|c| c.epoch));
+        if let Some(conf) = now.filter(is_on) {
+            let turn = async {
+                match watch.my_turn(&node, &conf).await {
+                    Ok(Some((lock, candidates))) => slice(&node, lock, candidates, conf, &stop).await,
+                    Ok(None) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            };
+            if let Err(error) = turn.instrument(span.clone()).await {
+                span.in_scope(|| tracing::error!("slicing of the oplog: {}", explain(&error)));
+            }
+        } else {
+            watch.seen = None;
+        }
+        let mut waiter = node.control.bell.waiter();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = config.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(HEARTBEAT) => {}
+            // A slicer that ends rings; while PITR is off nobody listens.
+            () = waiter.next_within(HEARTBEAT), if config.borrow().as_ref().is_some_and(is_on) => {
+                tokio::time::sleep(BREATH).await;
+            }
+        }
+    }
+}
+
+fn is_on(config: &Config) -> bool {
+    config.pitr.as_ref().is_some_and(|pitr| pitr.enabled)
+}
+
+fn pitr(config: &Config) -> PitrConf {
+    config.pitr.clone().unwrap_or_default()
+}
+
+/// Who was seen to slice, and since when the lock has not changed.
+struct Watch {
+    seen: Option<(Option<Lock>, Instant)>,
+}
+
+impl Watch {
+    /// Takes the lock if nobody has it and this agent is to slice. Gives the candidates as well.
+    async fn my_turn(&mut self, node: &Node, config: &Config) -> Result<Option<(LockHeader, Vec<String>)>> {
+        let lock = node.control.locks.slicer_of(&node.rs).await?;
+        let since = match &self.seen {
+            Some((seen, since)) if *seen == lock => *since,
+            _ => self.seen.insert((lock.clone(), Instant::now())).1,
+        };
+        let now = node.control.time_of_last_call().await?;
+        if let Some(lock) = &lock {
+            // A lock of this node that nobody refreshes belongs to an agent that was killed here.
+            let orphan = lock.header.node == node.me && since.elapsed() > HEARTBEAT * 2;
+            if !orphan && !is_stale(lock.hb, now) {
+                return Ok(None);
+            }
+        }
+        if let Some(other) = node.control.locks.of(&node.rs).await?
+            && !is_stale(other.hb, now)
+            && other.header.kind != name::BACKUP
+        {
+            tracing::debug!("slicing waits for the end of {} (OPID {})", other.header.kind, other.header.opid);
+            return Ok(None);
+        }
+        let conf = pitr(config);
+        let agents = node.control.agents.alive_of(&node.rs, now).await?;
+        let facts = stand::Facts { rs: &node.rs, me: &node.me, agents: &agents, priority: conf.priority.as_ref() };
+        let (rank, candidates) = stand::rank(&facts);
+        let vacant = if lock.is_some() { Duration::MAX } else { since.elapsed() };
+        if !rank.may_take(vacant) {
+            if let Rank::Unfit(why) = rank {
+                tracing::debug!("this node can't slice: {why}");
+            }
+            return Ok(None);
+        }
+        if let Some(lock) = lock {
+            node.control.locks.release_slicing(&lock.header).await?;
+        }
+        let header = LockHeader {
+            kind: name::PITR.to_owned(),
+            replset: node.rs.clone(),
+            node: node.me.clone(),
+            opid: String::new(),
+            epoch: config.epoch,
+        };
+        let taken = node.control.locks.try_take_slicing(&header, now).await?;
+        Ok(taken.then_some((header, candidates)))
+    }
+}
+
+/// Slices until there is a reason to stop, then gives the lock back.
+async fn slice(
+    node: &Node,
+    lock: LockHeader,
+    candidates: Vec<String>,
+    config: Config,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let result = hold(node, &lock, candidates, config, stop).await;
+    let why = result.as_ref().err().map(explain).unwrap_or_default();
+    let leave = async {
+        node.control.pitr.leave(&node.rs, &node.me, &why).await?;
+        node.control.locks.release_slicing(&lock).await
+    };
+    match tokio::time::timeout(FENCE, leave).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!("{}; the slicing lock goes stale after {STALE_SECS} s", explain(&error)),
+        Err(_) => tracing::warn!("the control collections don't answer; the slicing lock goes stale"),
+    }
+    result
+}
+
+async fn hold(
+    node: &Node,
+    lock: &LockHeader,
+    candidates: Vec<String>,
+    config: Config,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let storage = node.open_storage(&config).await?;
+    slicing::adopt(&node.control, storage.as_ref(), &node.rs).await?;
+    slicing::drop_contained(&node.control, storage.as_ref(), &node.rs).await?;
+    let Begin { at, gap, needs_base } = begin::begin(&facts(node, &config).await?);
+    // A backup of the cluster may end between two entries of this replica set.
+    let at = slice::newest_until(&node.client, at).await?.unwrap_or(at);
+    if let Some(gap) = gap {
+        tracing::error!("{}", slicing::gap_message(gap));
+    }
+    if needs_base && pitr(&config).oplog_only != Some(true) {
+        tracing::warn!(
+            "no base backup for the timeline that begins at {}: run `pbm backup`, or nothing of it can be restored",
+            format_ts(at)
+        );
+    }
+    tracing::debug!("start_ok");
+    tracing::info!("slicing the oplog of {} from {}", node.me, format_ts(at));
+
+    let (settings_in, settings) = watch::channel(settings_of(&config, storage));
+    let (progress, progress_out) = watch::channel(Progress { saved: at, error: String::new() });
+    let quit = CancellationToken::new();
+    let work = Slicing {
+        control: node.control.clone(),
+        client: node.client.clone(),
+        lock: lock.clone(),
+        settings,
+        progress,
+        quit: quit.clone(),
+    };
+    let guard =
+        Guard { node, lock, candidates, config, settings: settings_in, progress: progress_out, quit, warned: None };
+    tokio::select! {
+        ended = work.run(at) => ended,
+        lost = guard.watch(stop) => lost,
+    }
+}
+
+fn settings_of(config: &Config, storage: Arc<dyn crate::storage::Storage>) -> Settings {
+    let conf = pitr(config);
+    let minutes = conf.oplog_span_min.filter(|m| *m > 0.0).unwrap_or(SPAN_MIN).min(60.0 * 24.0);
+    Settings {
+        span: Duration::from_secs_f64(minutes * 60.0),
+        max_loss: conf.max_loss_sec.filter(|s| *s > 0.0).map(Duration::from_secs_f64),
+        compression: conf.compression.unwrap_or(Compression::S2),
+        level: conf.compression_level,
+        storage,
+    }
+}
+
+/// What decides where slicing begins.
+async fn facts(node: &Node, config: &Config) -> Result<begin::Facts> {
+    let newest = slice::last_write(&node.client).await?;
+    let (oldest, _) = slice::window(&node.client).await?;
+    let base = if pitr(config).oplog_only == Some(true) { None } else { base(node).await? };
+    let saved = node.control.chunks.last(&node.rs).await?.map(|chunk| chunk.end_ts);
+    Ok(begin::Facts { saved, base, restored: restored(node).await?, oldest, newest })
+}
+
+/// The last write of the newest backup that chunks can be replayed on.
+async fn base(node: &Node) -> Result<Option<Timestamp>> {
+    let all = node.control.backups.all().await?;
+    let bases = all.iter().filter(|b| {
+        b.status == Status::Done
+            && b.nss.is_empty()
+            && b.kind != BackupType::External
+            && b.store.profile != Some(true)
+            && b.replsets.iter().any(|part| part.name == node.rs)
+    });
+    Ok(bases.map(|b| b.last_write_ts).max())
+}
+
+/// When the newest restore began to change data.
+async fn restored(node: &Node) -> Result<Option<Timestamp>> {
+    Ok(node.control.restores.all().await?.iter().filter_map(begin::changed_from).max())
+}
+
+/// What goes on beside the slicing.
+struct Guard<'a> {
+    node: &'a Node,
+    lock: &'a LockHeader,
+    candidates: Vec<String>,
+    config: Config,
+    settings: watch::Sender<Settings>,
+    progress: watch::Receiver<Progress>,
+    quit: CancellationToken,
+    /// When the last warning was given that the oplog is running out.
+    warned: Option<Instant>,
+}
+
+impl Guard<'_> {
+    /// Returns only when the lock is lost.
+    async fn watch(mut self, stop: &CancellationToken) -> Result<()> {
+        let mut beaten = Instant::now();
+        let mut outranked = 0_u32;
+        let mut due = Instant::now();
+        loop {
+            let mut waiter = self.node.control.bell.waiter();
+            if stop.is_cancelled() {
+                self.end("the agent ends");
+            }
+            let began = Instant::now();
+            if began >= due {
+                match tokio::time::timeout_at(beaten + FENCE, self.beat()).await {
+                    Ok(Ok(rank)) => {
+                        beaten = began;
+                        due = began + HEARTBEAT;
+                        // Once may be a passing view of things.
+                        outranked = if rank == Rank::First { 0 } else { outranked + 1 };
+                        if outranked >= 2
+                            && let Some(why) = rank.must_yield()
+                        {
+                            self.end(&why);
+                        }
+                    }
+                    Ok(Err(error)) if error.is::<slicing::LockLost>() => return Err(error),
+                    Ok(Err(error)) if beaten.elapsed() < FENCE => {
+                        tracing::warn!("{}", explain(&error));
+                        due = began + Duration::from_secs(1);
+                    }
+                    Ok(Err(_)) | Err(_) => bail!("the slicing lock could not be refreshed for {} s", FENCE.as_secs()),
+                }
+            }
+            if let Err(error) = self.follow_config().await {
+                tracing::warn!("{}", explain(&error));
+            }
+            tokio::select! {
+                () = stop.cancelled(), if !self.quit.is_cancelled() => {}
+                () = tokio::time::sleep_until(due) => {}
+                () = waiter.next_within(HEARTBEAT) => tokio::time::sleep(BREATH).await,
+            }
+        }
+    }
+
+    fn end(&self, why: &str) {
+        if !self.quit.is_cancelled() {
+            tracing::info!("slicing of the oplog ends: {why}");
+            self.quit.cancel();
+        }
+    }
+
+    /// Refreshes the lock, tells how far slicing is, and looks at who else could do it.
+    async fn beat(&mut self) -> Result<Rank> {
+        let node = self.node;
+        let now = node.control.cluster_time().await?;
+        if !node.control.locks.beat_slicing(self.lock, now).await? {
+            return Err(slicing::LockLost.into());
+        }
+        let agents = node.control.agents.alive_of(&node.rs, now).await?;
+        let conf = pitr(&self.config);
+        let facts = stand::Facts { rs: &node.rs, me: &node.me, agents: &agents, priority: conf.priority.as_ref() };
+        let (rank, candidates) = stand::rank(&facts);
+        self.candidates = candidates;
+        let (oldest, newest) = slice::window(&node.client).await.context("look at the oplog")?;
+        let Progress { saved, error } = self.progress.borrow().clone();
+        let (rs, me) = (node.rs.clone(), node.me.clone());
+        let state = SlicerState { rs, node: me, saved, newest, oldest, error, hb: now };
+        self.warn(&state);
+        node.control.pitr.report(&state, &self.candidates).await?;
+        Ok(rank)
+    }
+
+    /// Before it is too late: two thirds of the oplog's window have passed without a chunk.
+    fn warn(&mut self, state: &SlicerState) {
+        let window = state.newest.time.saturating_sub(state.oldest.time);
+        let near = state.lag_secs() > 0 && state.window_left_secs() < window / 3;
+        if !near {
+            self.warned = None;
+        } else if self.warned.is_none_or(|at| at.elapsed() >= REPEAT) {
+            self.warned = Some(Instant::now());
+            tracing::warn!(
+                "{} s of writes are not saved yet and the oplog keeps them for {} s more; after that there is a gap{}",
+                state.lag_secs(),
+                state.window_left_secs(),
+                if state.error.is_empty() {
+                    String::new()
+                } else {
+                    format!(". What stands against it: {}", state.error)
+                }
+            );
+        }
+    }
+
+    /// Takes over what changed in the configuration.
+    async fn follow_config(&mut self) -> Result<()> {
+        let config = self.node.read_config().await?;
+        let Some(config) = config.filter(is_on) else {
+            self.end("point-in-time recovery was switched off");
+            return Ok(());
+        };
+        if config == self.config {
+            return Ok(());
+        }
+        let storage = if config.storage == self.config.storage {
+            self.settings.borrow().storage.clone()
+        } else {
+            self.node.open_storage(&config).await?
+        };
+        self.settings.send_replace(settings_of(&config, storage));
+        self.config = config;
+        Ok(())
+    }
+}

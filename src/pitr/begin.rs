@@ -1,0 +1,133 @@
+//! Pure: where slicing begins, so that the timeline has no hole that could be avoided and never mixes with one of before a
+//! restore.
+
+use super::timeline::Line;
+use crate::model::{restore::RestoreMeta, status::Status};
+use bson::Timestamp;
+
+/// What is known when slicing of a replica set begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Facts {
+    /// The end of the newest chunk.
+    pub saved: Option<Timestamp>,
+    /// The last write of the newest backup that chunks can be replayed on; `None` also with `pitr.oplogOnly`.
+    pub base: Option<Timestamp>,
+    /// When the newest restore began to change data: what was sliced up to here is of a timeline that has ended.
+    pub restored: Option<Timestamp>,
+    /// The oldest entry of the oplog.
+    pub oldest: Timestamp,
+    /// The newest entry of the oplog that the majority has.
+    pub newest: Timestamp,
+}
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Begin {
+    /// No chunk holds an older entry of the new timeline; the entry at or before this time is the first one.
+    pub at: Timestamp,
+    /// The timeline has a hole that the oplog could not fill.
+    pub gap: Option<Line>,
+    /// The newest base backup is from before the timeline: a new one is needed.
+    pub needs_base: bool,
+}
+
+/// Decides where to begin.
+#[must_use]
+pub fn begin(facts: &Facts) -> Begin {
+    let after = facts.restored.unwrap_or(Timestamp { time: 0, increment: 0 });
+    let saved = facts.saved.filter(|saved| *saved > after);
+    let base = facts.base.filter(|base| *base > after);
+    // Something newer than the end of the last chunk, from which a backup can be rolled forward.
+    let fresh = base.filter(|base| *base >= facts.oldest && saved.is_none_or(|saved| *base > saved));
+    if let Some(saved) = saved
+        && saved >= facts.oldest
+    {
+        return Begin { at: saved, gap: None, needs_base: base.is_none() };
+    }
+    let at = fresh.unwrap_or(facts.newest).max(facts.oldest);
+    let gap = saved.map(|saved| Line { start: saved, end: at });
+    // A base before the gap is of use only up to it.
+    Begin { at, gap, needs_base: fresh.is_none() }
+}
+
+/// When a restore began to change data; `None` if it never did, or if what it did is part of the timeline (the replay of
+/// chunks is a series of writes like any others).
+///
+/// Restores of the original tell only the wall clock's seconds of their beginning.
+#[must_use]
+pub fn changed_from(restore: &RestoreMeta) -> Option<Timestamp> {
+    if restore.backup.is_empty() {
+        return None;
+    }
+    let touched = |status| matches!(status, Status::Running | Status::DumpDone | Status::Done);
+    let told = restore
+        .conditions
+        .iter()
+        .any(|condition| touched(condition.status))
+        .then(|| Timestamp { time: u32::try_from(restore.start_ts).unwrap_or(u32::MAX), increment: 0 });
+    restore.changed_from.or(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn ts(time: u32) -> Timestamp {
+        Timestamp { time, increment: 1 }
+    }
+
+    #[test]
+    fn a_restore_counts_from_its_first_change() {
+        let restore = |json: serde_json::Value| serde_json::from_value::<RestoreMeta>(json).expect("a restore");
+        let done = json!({ "name": "r", "backup": "b", "start_ts": 50, "conditions": [{ "timestamp": 51, "status": "running" }] });
+        assert_eq!(changed_from(&restore(done)), Some(Timestamp { time: 50, increment: 0 }));
+        let ours = json!({ "name": "r", "backup": "b", "start_ts": 50, "changed_from": ts(52) });
+        assert_eq!(changed_from(&restore(ours)), Some(ts(52)));
+        for unchanged in [
+            json!({ "name": "r", "backup": "b", "start_ts": 50, "conditions": [{ "timestamp": 51, "status": "error" }] }),
+            json!({ "name": "replay", "start_ts": 50, "conditions": [{ "timestamp": 51, "status": "running" }] }),
+        ] {
+            assert_eq!(changed_from(&restore(unchanged)), None);
+        }
+    }
+
+    #[test]
+    fn every_case() {
+        // saved, base, restored, oldest, newest → at, gap, needs_base
+        for (number, (saved, base, restored, oldest, newest, at, gap, needs_base)) in [
+            // The first time: from the base, if the oplog still has it, else from now.
+            (None, None, None, 10, 90, 90, None, true),
+            (None, Some(50), None, 10, 90, 50, None, false),
+            (None, Some(50), None, 60, 90, 90, None, true),
+            // Goes on where it ended.
+            (Some(70), Some(50), None, 10, 90, 70, None, false),
+            (Some(70), Some(80), None, 10, 90, 70, None, false),
+            (Some(10), Some(5), None, 10, 90, 10, None, false),
+            (Some(70), None, None, 10, 90, 70, None, true),
+            // The oplog was rolled over.
+            (Some(30), Some(20), None, 40, 90, 90, Some((30, 90)), true),
+            (Some(30), Some(60), None, 40, 90, 60, Some((30, 60)), false),
+            // Old chunks are never continued over a restore.
+            (Some(30), Some(20), Some(50), 10, 90, 90, None, true),
+            (Some(30), Some(60), Some(50), 10, 90, 60, None, false),
+            (Some(45), None, Some(50), 10, 90, 90, None, true),
+            (Some(70), Some(60), Some(50), 10, 90, 70, None, false),
+            (Some(70), Some(20), Some(50), 10, 90, 70, None, true),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let facts = Facts {
+                saved: saved.map(ts),
+                base: base.map(ts),
+                restored: restored.map(ts),
+                oldest: ts(oldest),
+                newest: ts(newest),
+            };
+            let expected =
+                Begin { at: ts(at), gap: gap.map(|(start, end)| Line { start: ts(start), end: ts(end) }), needs_base };
+            assert_eq!(begin(&facts), expected, "case {number}");
+        }
+    }
+}
