@@ -10,5 +10,6 @@ mod logical;
 mod replay;
 mod restore;
 mod sharded;
+mod slicing;
 mod storage;
 mod support;

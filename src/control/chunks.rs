@@ -1,11 +1,12 @@
 //! `pbmPITRChunks`: the index of PITR oplog chunks (spec/format.md C.8).
 
 use crate::model::{chunk::Chunk, names};
-use crate::mongo::admin::is_duplicate_key;
+use crate::mongo::admin::{is_duplicate_key, only_duplicate_keys};
 use anyhow::{Context, Result};
 use bson::doc;
 use futures::TryStreamExt;
 use mongodb::{Collection, Database};
+use std::collections::HashSet;
 
 /// Reads and writes the index.
 #[derive(Debug, Clone)]
@@ -74,11 +75,22 @@ impl Chunks {
         Ok(())
     }
 
-    /// Replaces the whole index, as a resync does.
-    pub async fn replace_all(&self, chunks: &[Chunk]) -> Result<()> {
-        self.coll.delete_many(doc! {}).await.context("empty admin.pbmPITRChunks")?;
-        for part in chunks.chunks(1000) {
-            self.coll.insert_many(part).ordered(false).await.context("write admin.pbmPITRChunks")?;
+    /// Makes the index what was found on the storage. `known` is what the index held before the storage was looked at:
+    /// chunks that were added since then stay.
+    pub async fn replace(&self, known: &[Chunk], found: &[Chunk]) -> Result<()> {
+        let key = |chunk: &Chunk| (chunk.fname.clone(), chunk.start_ts, chunk.end_ts);
+        let there: HashSet<_> = found.iter().map(key).collect();
+        let before: HashSet<_> = known.iter().map(key).collect();
+        let gone: Vec<String> =
+            known.iter().filter(|chunk| !there.contains(&key(chunk))).map(|chunk| chunk.fname.clone()).collect();
+        self.remove(&gone).await?;
+        let new: Vec<&Chunk> = found.iter().filter(|chunk| !before.contains(&key(chunk))).collect();
+        for part in new.chunks(1000) {
+            match self.coll.insert_many(part.iter().copied()).ordered(false).await {
+                // Added by a slicer meanwhile.
+                Err(error) if !only_duplicate_keys(&error) => return Err(error).context("write admin.pbmPITRChunks"),
+                _ => {}
+            }
         }
         Ok(())
     }

@@ -138,6 +138,14 @@ pub fn explain(error: &anyhow::Error) -> String {
     told.join(": ")
 }
 
+/// Of many inserts some were refused by a unique index, and nothing else went wrong.
+#[must_use]
+pub fn only_duplicate_keys(error: &MongoError) -> bool {
+    let ErrorKind::InsertMany(many) = error.kind.as_ref() else { return false };
+    many.write_concern_error.is_none()
+        && many.write_errors.as_ref().is_some_and(|errors| errors.iter().all(|error| error.code == 11000))
+}
+
 /// A unique index refused the write.
 #[must_use]
 pub fn is_duplicate_key(error: &MongoError) -> bool {

@@ -118,7 +118,8 @@ async fn read_backup(store: &dyn Storage, file: &str, current: &StorageConf) -> 
     }
 }
 
-/// All PITR chunks, by replica set and time. What is empty or has another kind of name is left out.
+/// All PITR chunks, by replica set and time. What is empty or has another kind of name is left out, and so is what lies
+/// within another chunk (left by a crash while small chunks were joined): the original reads such an index as a gap.
 ///
 /// # Errors
 /// The storage cannot be read.
@@ -139,8 +140,15 @@ pub async fn chunks(store: &dyn Storage) -> Result<Vec<Chunk>> {
         .try_collect()
         .await
         .context("list the storage for PITR chunks")?;
-    chunks.sort_by(|a, b| (&a.rs, a.start_ts, a.end_ts).cmp(&(&b.rs, b.start_ts, b.end_ts)));
-    Ok(chunks)
+    // The longest first, so that everything within it comes later.
+    chunks.sort_by(|a, b| (&a.rs, a.start_ts, b.end_ts, &a.fname).cmp(&(&b.rs, b.start_ts, a.end_ts, &b.fname)));
+    let mut kept: Vec<Chunk> = Vec::with_capacity(chunks.len());
+    for chunk in chunks {
+        if !kept.last().is_some_and(|last| last.rs == chunk.rs && last.end_ts >= chunk.end_ts) {
+            kept.push(chunk);
+        }
+    }
+    Ok(kept)
 }
 
 #[cfg(test)]

@@ -40,8 +40,9 @@ pub async fn main_storage(
         .collect();
     control.backups.replace_main_storage(&backups).await?;
 
+    let known = control.chunks.all().await?;
     let chunks = catalogue::chunks(store).await.context("read the PITR chunks on the storage")?;
-    control.chunks.replace_all(&chunks).await?;
+    control.chunks.replace(&known, &chunks).await?;
 
     let restores = catalogue::restores(store, include_restores).await.context("read the restores on the storage")?;
     control.restores.replace_found(&restores).await?;

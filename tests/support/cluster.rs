@@ -44,6 +44,7 @@ pub struct Options {
     pub tls: bool,
     pub version: Version,
     pub cache_gb: f64,
+    pub oplog_mb: u32,
     pub args: Vec<String>,
 }
 
@@ -57,6 +58,7 @@ impl Default for Options {
             tls: false,
             version: Version::Current,
             cache_gb: 0.25,
+            oplog_mb: 990,
             args: Vec::new(),
         }
     }
@@ -178,7 +180,13 @@ impl ReplicaSet {
                 "--port",
                 &self.members[n].port.to_string(),
             ])
-            .args(["--wiredTigerCacheSizeGB", &self.options.cache_gb.to_string(), "--logappend", "--oplogSize", "990"])
+            .args([
+                "--wiredTigerCacheSizeGB",
+                &self.options.cache_gb.to_string(),
+                "--logappend",
+                "--oplogSize",
+                &self.options.oplog_mb.to_string(),
+            ])
             .args([
                 "--setParameter",
                 "enableTestCommands=1",

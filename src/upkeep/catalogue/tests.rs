@@ -100,6 +100,10 @@ async fn chunks_by_replica_set_and_time() {
         let size = store.stat(&chunk.fname).await.expect("stat").size;
         assert_eq!((chunk.size, chunk.compression), (i64::try_from(size).expect("small"), Compression::S2));
     }
+    let small = "pbmPitr/rs1/20261121/20261121022920-1.20261121022922-16.oplog.s2";
+    write_all(&store, small, "x").await.expect("put");
+    let names = |chunks: Vec<Chunk>| chunks.into_iter().map(|chunk| chunk.fname).collect::<Vec<_>>();
+    assert_eq!(names(super::chunks(&store).await.expect("chunks")), names(chunks), "a part of another one is left out");
     let none = Memory::new();
     assert_eq!(super::chunks(&none).await.expect("chunks"), []);
 }
