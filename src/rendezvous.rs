@@ -178,6 +178,42 @@ where
     arrive(board, role, step, limit, cancel, last).await
 }
 
+/// Waits, as the leader, until every member has a part in the operation; a follower has nothing to wait for. So later
+/// steps can take as long as they need: who is there and is lost then is seen by its lock.
+///
+/// # Errors
+/// As [`reach`]; `step` is the one that the missing members never reach.
+pub async fn gather(
+    board: &dyn Rendezvous,
+    role: Role,
+    step: Status,
+    limit: Duration,
+    cancel: &CancellationToken,
+) -> anyhow::Result<()> {
+    let since = Instant::now();
+    while role == Role::Leader {
+        if cancel.is_cancelled() {
+            return Err(Why::Cancelled.into());
+        }
+        let Some(seen) = board.read().await? else { return Err(Why::Gone.into()) };
+        if let Next::Abort(why) = next(step, role, &seen) {
+            return Err(why.into());
+        }
+        let missing: Vec<&str> = seen.members.iter().filter(|m| m.status.is_none()).map(|m| m.rs.as_str()).collect();
+        if missing.is_empty() {
+            break;
+        }
+        if since.elapsed() >= limit {
+            return Err(Why::TimedOut { step, seconds: limit.as_secs(), missing: missing.join(", ") }.into());
+        }
+        tokio::select! {
+            () = cancel.cancelled() => {}
+            () = board.changed() => {}
+        }
+    }
+    Ok(())
+}
+
 /// As [`reach`], when the step has been announced already.
 pub async fn arrive<F>(
     board: &dyn Rendezvous,

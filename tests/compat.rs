@@ -21,7 +21,7 @@ pub fn fixtures() -> PathBuf {
     root
 }
 
-fn copy(from: &Path, to: &Path) {
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("make a folder");
     for entry in fs::read_dir(from).expect("read a folder") {
         let entry = entry.expect("read a folder");
@@ -35,7 +35,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// What the truth has and no restore can bring back, because the original did not store it: `hidden` of an index.
-fn is_lost_in_the_backup(line: &str) -> bool {
+pub fn is_lost_in_the_backup(line: &str) -> bool {
     line.contains("/hidden: missing")
 }
 
@@ -91,9 +91,21 @@ async fn restore_cluster(config: &str, shards: &[(&str, &str)], mapping: Option<
     sandbox.pbm(&restore).ok();
     assert_eq!(sandbox.set.balancer_mode().await, "full", "as it was before");
 
+    assert_cluster(&sandbox.set, config, shards, truth, &expected["restored"]).await;
+}
+
+/// The restored cluster, under its own names, is what `truth` says of `cfgrs`, `rs1` and `rs2`; its routing is that of
+/// `restored`, which has the names of this cluster.
+pub async fn assert_cluster(
+    set: &ShardedCluster,
+    config: &str,
+    shards: &[(&str, &str)],
+    truth: &Value,
+    restored: &Value,
+) {
     let mut lines = Vec::new();
-    let sets = std::iter::once((config, &sandbox.set.config));
-    let sets = sets.chain(sandbox.set.shards.iter().zip(shards).map(|(shard, (rs, _))| (*rs, &shard.set)));
+    let sets = std::iter::once((config, &set.config));
+    let sets = sets.chain(set.shards.iter().zip(shards).map(|(shard, (rs, _))| (*rs, &shard.set)));
     for ((rs, set), old) in sets.zip(["cfgrs", "rs1", "rs2"]) {
         // The original loses indexes of `{_id: "hashed"}` at random; what the source had is right.
         let mut wanted = truth[old].clone();
@@ -102,7 +114,7 @@ async fn restore_cluster(config: &str, shards: &[(&str, &str)], mapping: Option<
         let found = state::read(&client).await;
         lines.extend(state::differences(&wanted, &found).into_iter().map(|line| format!("{rs}{line}")));
         // Translated into the names of this cluster.
-        let mut routing = expected["restored"][rs]["config"].clone();
+        let mut routing = restored[rs]["config"].clone();
         if routing.is_null() {
             continue;
         }

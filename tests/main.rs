@@ -7,6 +7,7 @@ mod dump;
 mod faults;
 mod format;
 mod logical;
+mod pitr;
 mod replay;
 mod restore;
 mod sharded;

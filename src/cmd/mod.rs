@@ -13,6 +13,7 @@ mod describe;
 mod error;
 mod list;
 mod logs;
+mod moment;
 mod nodes;
 mod output;
 mod progress;

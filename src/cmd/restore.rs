@@ -1,9 +1,10 @@
-//! `pbm restore`: shows the plan, asks, queues the command, follows it.
+//! `pbm restore`: finds the way to what is wanted, shows the plan, asks, queues the command, follows it.
 
 use super::{
     checks::{self, Need},
     context::Context,
     error::{CliError, Result},
+    moment as times,
     output::Report,
     storage, units,
     wait::{self, Goal},
@@ -12,7 +13,13 @@ use crate::config::{self, duration};
 use crate::model::{
     backup::BackupMeta, command::RestoreCmd, config::Config, restore::RestoreMeta, serde_help::zero_ts, status::Status,
 };
-use crate::restore::{members::participants, plan::restorable};
+use crate::restore::{
+    members::participants,
+    moment::{self, Moment, Unreachable},
+    plan::restorable,
+    slices,
+};
+use bson::Timestamp;
 use clap::Args;
 use serde::Serialize;
 use std::{
@@ -26,11 +33,23 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(15);
 /// Databases named one by one in the plan.
 const NAMED: usize = 10;
 
-/// Put a backup's data back into the running cluster
+/// Put a backup's data back into the running cluster, also as it was at a later moment
 #[derive(Debug, Args)]
 pub struct Restore {
     /// Name of the backup, as `pbm list` shows it
-    backup_name: String,
+    #[arg(required_unless_present = "time", conflicts_with = "time")]
+    backup_name: Option<String>,
+    /// Restore to this moment: a backup, and the saved oplog behind it
+    ///
+    /// 2026-03-01T10:20:30 is UTC; an offset (+02:00, Z) can follow. T,I is a cluster time in Unix seconds and increment,
+    /// and the operation with exactly that time is the last one to be there. A time without an increment means T,0: the
+    /// state before the first operation of that second. Fractions of a second are cut. `latest` is the end of the saved
+    /// oplog, as far as all replica sets have it.
+    #[arg(long, value_name = "TIME", value_parser = parse_moment, allow_hyphen_values = true)]
+    time: Option<Moment>,
+    /// Begin with this backup in place of the newest one before that moment
+    #[arg(long, value_name = "NAME", requires = "time")]
+    base_snapshot: Option<String>,
     /// Collections loaded at once on each node
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     num_parallel_collections: Option<i32>,
@@ -58,11 +77,18 @@ fn parse_quorum(text: &str) -> Result<String, String> {
     config::index_commit_quorum(text).map(|()| text.to_owned())
 }
 
+fn parse_moment(text: &str) -> Result<Moment, String> {
+    match text.trim() {
+        "latest" => Ok(Moment::Latest),
+        text => times::parse(text).map(Moment::At).map_err(|why| format!("{why}, or latest")),
+    }
+}
+
 /// Replica set of the backup → of the cluster.
-type Remapping = BTreeMap<String, String>;
+pub(super) type Remapping = BTreeMap<String, String>;
 
 /// `cluster=backup,…`, the order of the original.
-fn parse_remapping(text: &str) -> Result<Remapping, String> {
+pub(super) fn parse_remapping(text: &str) -> Result<Remapping, String> {
     let mut map = Remapping::new();
     for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
         let Some((to, from)) = pair.split_once('=').map(|(to, from)| (to.trim(), from.trim())) else {
@@ -85,25 +111,38 @@ fn parse_remapping(text: &str) -> Result<Remapping, String> {
 #[derive(Debug, Serialize)]
 struct Restored {
     name: String,
-    snapshot: String,
+    /// As in the original not told for a moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    snapshot: Option<String>,
+    #[serde(skip)]
+    what: String,
     #[serde(skip)]
     status: Status,
     #[serde(skip)]
     sharded: bool,
+    /// Point-in-time recovery is on.
+    #[serde(skip)]
+    sliced: bool,
 }
 
 impl Report for Restored {
     fn text(&self) -> String {
-        if self.status == Status::Done {
-            let done = format!("Restore {} of backup {} is complete", self.name, self.snapshot);
-            // Routers keep the old routing; nobody but they can be told to forget it.
-            let routers = "\nBefore clients come back, run db.adminCommand({flushRouterConfig: 1}) on every mongos, or restart them";
-            return if self.sharded { done + routers } else { done };
+        if self.status != Status::Done {
+            return format!(
+                "Restore {} of {} is running; `pbm describe-restore {}` shows how it ends",
+                self.name, self.what, self.name
+            );
         }
-        format!(
-            "Restore {} of backup {} is running; `pbm describe-restore {}` shows how it ends",
-            self.name, self.snapshot, self.name
-        )
+        let mut text = format!("Restore {} of {} is complete", self.name, self.what);
+        if self.sharded {
+            // Routers keep the old routing; nobody but they can be told to forget it.
+            text += "\nBefore clients come back, run db.adminCommand({flushRouterConfig: 1}) on every mongos, or restart them";
+        }
+        if self.sliced {
+            text += "\nPoint-in-time recovery is on again, but its timeline starts anew: run `pbm backup`, because only moments \
+                     after the next backup can be restored from now on";
+        }
+        text
     }
 }
 
@@ -112,26 +151,48 @@ impl Restore {
     pub async fn run(self, cx: &Context) -> Result<()> {
         let config = cx.config().await?;
         let map = self.replset_remapping.clone().unwrap_or_default();
-        let (backup, sharded) = find(cx, &self.backup_name, &map).await?;
+        let (name, target) = self.way(cx).await?;
+        let (backup, sharded) = find(cx, &name, &map).await?;
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
         checks::agents(cx, Need::Primary).await?;
         if !self.yes {
-            eprintln!("{}", plan(&config, &backup).await);
+            eprintln!("{}", plan(&config, &backup, target).await);
             confirm().await?;
         }
 
         let name = units::restore_name(jiff::Timestamp::now());
-        cx.out.note(&format!("Starting restore {name} of backup {}", backup.name));
-        cx.control.commands.send_restore(self.command(&name, &backup)).await?;
+        let what = match target {
+            Some(target) => format!("{} from backup {}", slices::moment(target), backup.name),
+            None => format!("backup {}", backup.name),
+        };
+        cx.out.note(&format!("Starting restore {name} of {what}"));
+        cx.control.commands.send_restore(self.command(&name, &backup, target)).await?;
         wait::appears::<RestoreMeta>(cx, &name, TAKEN_WITHIN).await?;
         let goal = if self.wait { Goal::Ended } else { Goal::Started };
         let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.wait_time).await?;
-        cx.out.print(&Restored { name, snapshot: backup.name, status: meta.status, sharded });
+        let snapshot = target.is_none().then_some(backup.name);
+        let sliced = cx.config().await?.pitr.is_some_and(|pitr| pitr.enabled);
+        cx.out.print(&Restored { name, snapshot, what, status: meta.status, sharded, sliced });
         Ok(())
     }
 
-    fn command(&self, name: &str, backup: &BackupMeta) -> RestoreCmd {
+    /// The backup to begin with, and the moment to go on to.
+    async fn way(&self, cx: &Context) -> Result<(String, Option<Timestamp>)> {
+        let Some(wish) = self.time else {
+            let name =
+                self.backup_name.clone().ok_or_else(|| CliError::usage("give the name of a backup, or --time"))?;
+            return Ok((name, None));
+        };
+        let (backups, chunks) = (cx.control.backups.all().await?, cx.control.chunks.all().await?);
+        let way = moment::find(&backups, &chunks, wish, self.base_snapshot.as_deref()).map_err(unreachable)?;
+        if wish == Moment::Latest {
+            cx.out.note(&format!("The latest moment is {}", slices::moment(way.target)));
+        }
+        Ok((way.base.name.clone(), Some(way.target)))
+    }
+
+    fn command(&self, name: &str, backup: &BackupMeta, target: Option<Timestamp>) -> RestoreCmd {
         RestoreCmd {
             name: name.to_owned(),
             backup_name: backup.name.clone(),
@@ -145,13 +206,17 @@ impl Restore {
             num_parallel_colls: self.num_parallel_collections,
             num_insertion_workers: self.num_insertion_workers_per_collection,
             index_commit_quorum: self.index_commit_quorum.clone(),
-            oplog_ts: None,
+            oplog_ts: target,
             external: false,
             ext_conf: None,
             ext_ts: zero_ts(),
             exit: false,
         }
     }
+}
+
+fn unreachable(error: Unreachable) -> CliError {
+    error.hints.iter().fold(CliError::refused(error.to_string()), |error, hint| error.hint(hint))
 }
 
 /// The backup, if it can be restored here.
@@ -171,11 +236,17 @@ async fn find(cx: &Context, name: &str, map: &Remapping) -> Result<(BackupMeta, 
 }
 
 /// What will happen, in words.
-async fn plan(config: &Config, backup: &BackupMeta) -> String {
+async fn plan(config: &Config, backup: &BackupMeta, target: Option<Timestamp>) -> String {
+    let end = units::rfc3339(i64::from(backup.last_write_ts.time));
     let mut lines = vec![
         format!("Restore of backup {}:", backup.name),
         format!("  type:         {}", backup.kind),
-        format!("  restore time: {}", units::rfc3339(i64::from(backup.last_write_ts.time))),
+        match target {
+            None => format!("  restore time: {end}"),
+            Some(target) => {
+                format!("  restore time: {}, by oplog behind the backup, which ends at {end}", slices::moment(target))
+            }
+        },
         format!("  size:         {} on {}", units::size(backup.size), storage::path(&config.storage)),
     ];
     match replaced(config, backup).await {
@@ -247,7 +318,25 @@ mod tests {
 
     #[test]
     fn the_result_is_the_originals() {
-        let done = Restored { name: "r".into(), snapshot: "b".into(), status: Status::Done, sharded: false };
+        let mut done = Restored {
+            name: "r".into(),
+            snapshot: Some("b".into()),
+            what: "backup b".into(),
+            status: Status::Done,
+            sharded: false,
+            sliced: false,
+        };
         assert_eq!(serde_json::to_string(&done).expect("json"), r#"{"name":"r","snapshot":"b"}"#);
+        assert_eq!(done.text(), "Restore r of backup b is complete");
+        (done.snapshot, done.sliced) = (None, true);
+        assert_eq!(serde_json::to_string(&done).expect("json"), r#"{"name":"r"}"#);
+        assert!(done.text().contains("`pbm backup`"));
+    }
+
+    #[test]
+    fn moments_are_parsed() {
+        assert_eq!(parse_moment("latest"), Ok(Moment::Latest));
+        assert_eq!(parse_moment("5,7"), Ok(Moment::At(Timestamp { time: 5, increment: 7 })));
+        assert!(parse_moment("soon").is_err_and(|why| why.contains("or latest")));
     }
 }

@@ -19,8 +19,9 @@ use crate::storage::Storage;
 use crate::topo::cluster::Cluster;
 use crate::upkeep::balancer;
 use anyhow::{Context as _, Result};
+use bson::Document;
 use mongodb::Client;
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +41,8 @@ pub struct Cx {
     pub role: Role,
     /// Replica sets of the cluster.
     pub cluster: Cluster,
-    pub restore: RestoreCmd,
+    /// Of the restore or replay.
+    pub name: String,
     pub version: Version,
     pub cancel: CancellationToken,
 }
@@ -51,7 +53,7 @@ impl Cx {
     pub(super) async fn give_back(&self, sliced: bool) {
         if self.role == Role::Leader
             && self.cluster.sharded
-            && let Err(error) = balancer::give_back(&self.control, &self.control.restores, &self.restore.name).await
+            && let Err(error) = balancer::give_back(&self.control, &self.control.restores, &self.name).await
         {
             tracing::warn!("the balancer stays off for now: {}", admin::explain(&error));
         }
@@ -76,22 +78,27 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    async fn find(cx: &Cx) -> Result<Self> {
-        let name = &cx.restore.backup_name;
+    async fn find(cx: &Cx, restore: &RestoreCmd) -> Result<Self> {
+        let name = &restore.backup_name;
         let backup: BackupMeta = cx.control.backups.get(name).await?.with_context(|| {
             format!(
                 "backup {name} is not known here; if the storage has it, run `pbm config --force-resync` and try again"
             )
         })?;
-        let map = cx.restore.rs_map.iter().map(|(from, to)| {
-            let to = to.as_str().with_context(|| format!("the mapping of replica set '{from}' is not a name"))?;
-            Ok((from.clone(), to.to_owned()))
-        });
-        let of = participants(&backup, &cx.cluster, &map.collect::<Result<_>>()?).map_err(|reasons| {
+        let of = participants(&backup, &cx.cluster, &mapping(&restore.rs_map)?).map_err(|reasons| {
             anyhow::anyhow!("backup '{name}' cannot be restored, nothing was changed: {}", reasons.join("; "))
         })?;
         Ok(Self { backup, of, sliced: false })
     }
+}
+
+/// The operator's mapping: replica set of the backup → of the cluster.
+pub(super) fn mapping(map: &Document) -> Result<BTreeMap<String, String>> {
+    let pairs = map.iter().map(|(from, to)| {
+        let to = to.as_str().with_context(|| format!("the mapping of replica set '{from}' is not a name"))?;
+        Ok((from.clone(), to.to_owned()))
+    });
+    pairs.collect()
 }
 
 /// Waits for the document that the leader inserts.
@@ -99,13 +106,13 @@ async fn appears(cx: &Cx) -> Result<()> {
     let until = Instant::now() + DOCUMENT;
     loop {
         let mut waiter = cx.control.bell.waiter();
-        if cx.control.restores.raw(&cx.restore.name).await?.is_some() {
+        if cx.control.restores.raw(&cx.name).await?.is_some() {
             return Ok(());
         }
         if Instant::now() >= until {
             anyhow::bail!(
-                "restore {}: the agent on the config servers' primary has not begun it within {} s; is it running?",
-                cx.restore.name,
+                "{}: the agent on the config servers' primary has not begun it within {} s; is it running?",
+                cx.name,
                 DOCUMENT.as_secs()
             );
         }
@@ -115,7 +122,10 @@ async fn appears(cx: &Cx) -> Result<()> {
 
 /// Leaves a document that says why a restore never began.
 pub async fn refuse(control: &Control, opid: &str, restore: &RestoreCmd, why: &str) -> Result<()> {
-    let mut meta = first_document(control, opid, restore).await?;
+    insert_refused(control, first_document(control, opid, restore).await?, why).await
+}
+
+pub(super) async fn insert_refused(control: &Control, mut meta: RestoreMeta, why: &str) -> Result<()> {
     meta.status = Status::Error;
     meta.error = Some(why.to_owned());
     meta.conditions.push(Condition { timestamp: unix_now(), status: Status::Error, error: Some(why.to_owned()) });
@@ -123,23 +133,16 @@ pub async fn refuse(control: &Control, opid: &str, restore: &RestoreCmd, why: &s
 }
 
 /// Runs the restore of this replica set. On failure the restore's document says why before this returns.
-pub async fn run(cx: &Cx) -> Result<()> {
+pub async fn run(cx: &Cx, restore: &RestoreCmd) -> Result<()> {
     tracing::info!("restore started");
-    if let Some(why) = unsupported(&cx.restore) {
-        refuse(&cx.control, &cx.opid, &cx.restore, &why).await?;
+    if let Some(why) = unsupported(restore) {
+        refuse(&cx.control, &cx.opid, restore, &why).await?;
         anyhow::bail!(why);
     }
-    if cx.role == Role::Leader {
-        let meta = first_document(&cx.control, &cx.opid, &cx.restore).await?;
-        if !cx.control.restores.insert(&meta).await? {
-            anyhow::bail!("a restore named {} exists already", cx.restore.name);
-        }
-    } else {
-        appears(cx).await?;
-    }
-    let mut parts = Parts::find(cx).await;
+    begin(cx, first_document(&cx.control, &cx.opid, restore).await?).await?;
+    let mut parts = Parts::find(cx, restore).await;
     let members = parts.as_ref().map_or_else(|_| vec![cx.rs.clone()], |parts| parts.of.parts.keys().cloned().collect());
-    let board = ControlBoard::new(&cx.control, &cx.restore.name, &cx.opid, &cx.rs, members, cx.role);
+    let board = ControlBoard::new(&cx.control, &cx.name, &cx.opid, &cx.rs, members, cx.role);
     // Nothing of the restore belongs into the slices of the time before it.
     let sliced = match cx.role {
         Role::Leader => cx.control.config.switch_pitr_off(cx.control.cluster_time().await?).await?,
@@ -151,23 +154,46 @@ pub async fn run(cx: &Cx) -> Result<()> {
     let recipe = async {
         let parts = parts?;
         match parts.of.parts.contains_key(&cx.rs) {
-            true => logical::run(cx, &parts, &board).await,
+            true => logical::run(cx, restore, &parts, &board).await,
             false => {
                 tracing::info!("the backup has no part for replica set {}", cx.rs);
                 Ok(())
             }
         }
     };
-    let result = supervise(cx.role, recipe, board.keep_beating(), watch(&board, cx.role), &cx.cancel).await;
+    carry_out(cx, &board, recipe, sliced, "restore", "restore again").await
+}
+
+/// The leader inserts the document, the others wait for it.
+pub(super) async fn begin(cx: &Cx, meta: RestoreMeta) -> Result<()> {
+    match cx.role {
+        Role::Leader if !cx.control.restores.insert(&meta).await? => {
+            anyhow::bail!("a restore named {} exists already", cx.name)
+        }
+        Role::Leader => Ok(()),
+        Role::Follower => appears(cx).await,
+    }
+}
+
+/// Runs a recipe to its end. On failure the document says why before this returns, and what was stopped goes on.
+pub(super) async fn carry_out(
+    cx: &Cx,
+    board: &ControlBoard<RestoreMeta>,
+    recipe: impl Future<Output = Result<()>>,
+    sliced: bool,
+    what: &str,
+    again: &str,
+) -> Result<()> {
+    let result = supervise(cx.role, recipe, board.keep_beating(), watch(board, cx.role), &cx.cancel).await;
     match result {
         Ok(()) => {
-            tracing::info!("restore finished");
+            tracing::info!("{what} finished");
             Ok(())
         }
         Err(error) => {
             let reason = if was_cancelled(&error, &cx.cancel) {
                 format!(
-                    "the agent on {} was stopped, or lost its lock, in mid-restore: the data is incomplete; restore again",
+                    "the agent on {} was stopped, or lost its lock, in the middle of the {what}: the data is incomplete; {again}",
                     cx.me
                 )
             } else if cx.cluster.sharded {
@@ -177,7 +203,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
             };
             cx.give_back(sliced).await;
             board.end_badly(Status::Error, &reason).await;
-            Err(error.context(format!("restore {}", cx.restore.name)))
+            Err(error.context(format!("{what} {}", cx.name)))
         }
     }
 }
@@ -186,8 +212,6 @@ pub async fn run(cx: &Cx) -> Result<()> {
 fn unsupported(restore: &RestoreCmd) -> Option<String> {
     let what = if restore.external {
         "external restores need Percona Server for MongoDB and are"
-    } else if restore.oplog_ts.is_some() {
-        "point-in-time restores are"
     } else if !restore.ns_from.is_empty() || !restore.ns_to.is_empty() {
         "restores under another name (--ns-from, --ns-to) are"
     } else if !restore.nss.is_empty() || restore.users_and_roles {
@@ -199,15 +223,25 @@ fn unsupported(restore: &RestoreCmd) -> Option<String> {
 }
 
 async fn first_document(control: &Control, opid: &str, restore: &RestoreCmd) -> Result<RestoreMeta> {
+    Ok(RestoreMeta {
+        backup: restore.backup_name.clone(),
+        nss: restore.nss.clone(),
+        pitr: restore.oplog_ts.map_or(0, |ts| i64::from(ts.time)),
+        ..empty_document(control, opid, &restore.name).await?
+    })
+}
+
+/// A document that begins now.
+pub(super) async fn empty_document(control: &Control, opid: &str, name: &str) -> Result<RestoreMeta> {
     let now = unix_now();
     Ok(RestoreMeta {
         status: Status::Starting,
         error: None,
-        name: restore.name.clone(),
+        name: name.to_owned(),
         opid: opid.to_owned(),
-        backup: restore.backup_name.clone(),
+        backup: String::new(),
         bcp_chain: None,
-        nss: restore.nss.clone(),
+        nss: Vec::new(),
         start_pitr: 0,
         pitr: 0,
         replsets: Vec::new(),

@@ -2,37 +2,43 @@
 
 use super::{
     conduct::{Cx, Parts, first_part},
+    moment,
     namespaces::Wish,
-    router, sampler, settle,
+    plan::PointInTime,
+    router, sampler, settle, slicers,
     steps::{Order, Steps},
 };
 use crate::control::ControlBoard;
-use crate::model::{backup::BackupReplset, restore::RestoreMeta, status::Status};
+use crate::model::{backup::BackupReplset, command::RestoreCmd, restore::RestoreMeta, status::Status};
 use crate::oplog::txn::Committed;
-use crate::rendezvous::{Role, reach};
+use crate::rendezvous::{Role, gather, reach};
 use crate::snapshot::load::LoadOptions;
 use crate::upkeep::balancer;
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail};
 use bson::{Bson, Document, doc};
 use std::time::Duration;
 
-/// How long the replica sets have for their checks.
-const CHECKS: Duration = Duration::from_secs(60);
+/// How long the replica sets have to appear. Their checks may take longer: all of the oplog is read.
+const APPEAR: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(cx: &Cx, parts: &Parts, board: &ControlBoard<RestoreMeta>) -> Result<()> {
+pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &ControlBoard<RestoreMeta>) -> Result<()> {
     let restores = &cx.control.restores;
-    let name = &cx.restore.name;
+    let name = &cx.name;
     restores.add_member(name, &cx.rs, &first_part(&cx.rs)).await?;
     if cx.role == Role::Leader && cx.cluster.sharded {
         balancer::hold(&cx.control, restores, name, round(cx)).await?;
     }
     let me = cx.cluster.members.get(&cx.rs).context("this replica set is not in the cluster any more")?;
 
-    let mut steps = prepare(cx, parts, me.config).await?;
+    gather(board, cx.role, Status::CleanupCluster, APPEAR, &cx.cancel).await?;
+    slicers::wait_for_their_end(cx).await?;
+
+    let mut steps = prepare(cx, restore, parts, me.config).await?;
     for warning in &steps.plan().warnings {
         tracing::warn!("{warning}");
     }
-    reach(board, cx.role, Status::CleanupCluster, Some(CHECKS), &cx.cancel, async || Ok(())).await?;
+    steps.check_oplog(&cx.cancel).await?;
+    reach(board, cx.role, Status::CleanupCluster, None, &cx.cancel, async || Ok(())).await?;
 
     tracing::info!("dropping {} collections that the backup replaces", steps.plan().drops.len());
     if cx.cluster.sharded && !me.config {
@@ -94,7 +100,7 @@ async fn usable(cx: &Cx, parts: &Parts, config: bool) -> Result<()> {
 }
 
 /// How long the end of the balancer's round is waited for.
-fn round(cx: &Cx) -> Duration {
+pub(super) fn round(cx: &Cx) -> Duration {
     let configured = cx.config.restore.as_ref().and_then(|c| c.timeouts.as_ref()).and_then(|t| t.balancer_stop);
     configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map_or(balancer::ROUND, Duration::from_secs)
 }
@@ -105,26 +111,34 @@ fn metadata_of(part: &BackupReplset) -> String {
 }
 
 /// Looks at the backup, the storage and the target, and says what will be done, before anything is changed.
-async fn prepare(cx: &Cx, parts: &Parts, config_server: bool) -> Result<Steps> {
+async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bool) -> Result<Steps> {
     let storage = cx.storage.clone().map_err(|e| anyhow!(e))?;
     let rs = parts.of.parts.get(&cx.rs).context("this replica set takes no part")?.clone();
     let wish = Wish { config_server };
-    let order = Order { backup: parts.backup.clone(), rs, wish, load: options(cx), quorum: quorum(cx).parse()? };
+    let point = match restore.oplog_ts {
+        Some(target) => {
+            let chunks = cx.control.chunks.all().await?;
+            let obstacles = moment::obstacles(&parts.backup, &chunks, target);
+            if !obstacles.is_empty() {
+                bail!("the restore to this moment is refused, nothing was changed: {}", obstacles.join("; "));
+            }
+            Some(PointInTime { target, chunks: chunks.into_iter().filter(|chunk| chunk.rs == rs).collect() })
+        }
+        None => None,
+    };
+    let (load, quorum) = (options(cx, restore), quorum(cx, restore).parse()?);
+    let order = Order { backup: parts.backup.clone(), rs, wish, load, quorum, point };
     Steps::prepare(storage, cx.client.clone(), order).await
 }
 
-fn options(cx: &Cx) -> LoadOptions {
+fn options(cx: &Cx, restore: &RestoreCmd) -> LoadOptions {
     let configured = cx.config.restore.as_ref();
     let positive = |n: Option<i32>| n.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     let mut options = LoadOptions::default();
-    if let Some(n) =
-        positive(cx.restore.num_parallel_colls).or(positive(configured.map(|c| c.num_parallel_collections)))
-    {
+    if let Some(n) = positive(restore.num_parallel_colls).or(positive(configured.map(|c| c.num_parallel_collections))) {
         options.collections = n;
     }
-    if let Some(n) =
-        positive(cx.restore.num_insertion_workers).or(positive(configured.map(|c| c.num_insertion_workers)))
-    {
+    if let Some(n) = positive(restore.num_insertion_workers).or(positive(configured.map(|c| c.num_insertion_workers))) {
         options.workers = n;
     }
     if let Some(n) = positive(configured.map(|c| c.batch_size)) {
@@ -133,13 +147,13 @@ fn options(cx: &Cx) -> LoadOptions {
     options
 }
 
-fn quorum(cx: &Cx) -> &str {
+fn quorum<'a>(cx: &'a Cx, restore: &'a RestoreCmd) -> &'a str {
     let configured = cx.config.restore.as_ref().and_then(|c| c.index_commit_quorum.as_deref());
-    cx.restore.index_commit_quorum.as_deref().or(configured).unwrap_or_default()
+    restore.index_commit_quorum.as_deref().or(configured).unwrap_or_default()
 }
 
 /// Transaction counters in the original's form; there is no download arena in a logical restore.
-fn statistics(cx: &Cx) -> Document {
+pub(super) fn statistics(cx: &Cx) -> Document {
     let primary = doc! {
         "txn": { "partial": 0, "shard_uncommitted": 0, "left_uncommitted": 0 },
         "download": { "a": Bson::Null, "cc": 0, "arSize": 0, "spanNum": 0, "spanSize": 0, "bufSize": 0 },

@@ -2,10 +2,11 @@
 //! why not. Nothing of the target has been touched when this decides.
 
 use super::{
+    moment,
     namespaces::{Fate, Wish, fate, is_droppable},
     options::fit,
     router::RoutingSource,
-    slices::{OplogObject, cover},
+    slices::{OplogObject, chain, cover},
     version::Version,
 };
 use crate::{
@@ -13,6 +14,7 @@ use crate::{
     layout::{BUCKETS, ReplsetLayout},
     model::{
         backup::{BackupMeta, BackupReplset, BackupType},
+        chunk::Chunk,
         compression::Compression,
         status::Status,
     },
@@ -89,6 +91,8 @@ pub struct RestorePlan {
     pub oplog: Vec<OplogObject>,
     /// Oplog entries after this time are not applied.
     pub end: Timestamp,
+    /// The dump holds nothing newer.
+    pub consistent_from: Timestamp,
     pub users: UsersSource,
     /// Of a config server.
     pub routing: RoutingSource,
@@ -102,6 +106,15 @@ impl RestorePlan {
     pub fn bytes(&self) -> u64 {
         self.collections.iter().filter_map(|c| c.data.as_ref()).map(|data| data.size).sum()
     }
+}
+
+/// A moment to restore to, after the end of the backup.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PointInTime {
+    /// The last entry to apply, itself included.
+    pub target: Timestamp,
+    /// All chunks of the replica set, by its name in the backup.
+    pub chunks: Vec<Chunk>,
 }
 
 /// Why a backup cannot be restored here; nothing was changed.
@@ -124,6 +137,8 @@ pub struct Facts<'a> {
     pub objects: &'a [ObjectInfo],
     pub target: &'a Target,
     pub wish: Wish,
+    /// `None` for the moment at which the backup ends.
+    pub point: Option<&'a PointInTime>,
 }
 
 /// The replica set's part of a backup that this program can restore: finished, logical, of a known layout.
@@ -175,8 +190,9 @@ pub fn plan(facts: &Facts<'_>) -> Result<RestorePlan, Refusal> {
     draft.plan_drops();
     draft.check_database_names();
     draft.take_oplog(part);
+    draft.lengthen(part);
     draft.check_users();
-    draft.into_plan()
+    draft.into_plan(part)
 }
 
 /// A plan while it is being put together.
@@ -354,6 +370,28 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// Puts the chunks up to the target behind the backup's slices. Both are pieces of the same oplog.
+    fn lengthen(&mut self, part: &BackupReplset) {
+        let Some(point) = self.facts.point else { return };
+        if !self.reasons.is_empty() {
+            return;
+        }
+        if let Some(why) = moment::too_early(self.facts.backup, point.target) {
+            self.reasons.push(why);
+            return;
+        }
+        let from = match self.oplog.first() {
+            Some(_) if part.first_write_ts.time > 0 => part.first_write_ts,
+            Some(first) => first.from,
+            None => moment::begin(self.facts.backup, part),
+        };
+        let chunks = point.chunks.iter().map(OplogObject::from);
+        match chain(std::mem::take(&mut self.oplog).into_iter().chain(chunks).collect(), from, point.target) {
+            Ok(oplog) => self.oplog = oplog,
+            Err(gap) => self.reasons.push(gap.explain(self.facts.rs)),
+        }
+    }
+
     fn check_users(&mut self) {
         if !self.facts.backup.nss.is_empty() && !self.facts.backup.sel_users_and_roles {
             self.users = UsersSource::default();
@@ -366,11 +404,17 @@ impl<'a> Draft<'a> {
         }
     }
 
-    fn into_plan(self) -> Result<RestorePlan, Refusal> {
+    fn into_plan(self, part: &BackupReplset) -> Result<RestorePlan, Refusal> {
         let backup = self.facts.backup.name.clone();
         if !self.reasons.is_empty() {
             return Err(Refusal { backup, reasons: self.reasons });
         }
+        let last = self.facts.backup.last_write_ts;
+        let (end, consistent_from) = match self.facts.point {
+            Some(point) => (point.target, last.max(part.last_write_ts)),
+            // The last slice was taken after the dump, so nothing in the dump is newer than the end.
+            None => (last, last),
+        };
         let (views, collections) =
             self.taken.into_values().partition(|planned| planned.meta.kind == NamespaceKind::View);
         Ok(RestorePlan {
@@ -380,7 +424,8 @@ impl<'a> Draft<'a> {
             collections,
             views,
             oplog: self.oplog,
-            end: self.facts.backup.last_write_ts,
+            end,
+            consistent_from,
             users: self.users,
             routing: self.routing,
             warnings: self.warnings,
@@ -436,6 +481,7 @@ mod tests {
         namespaces: Vec<NamespaceMeta>,
         objects: Vec<ObjectInfo>,
         target: Target,
+        point: Option<PointInTime>,
     }
 
     impl World {
@@ -451,7 +497,7 @@ mod tests {
             backup.replsets[0].last_write_ts = ts(20);
             objects.push(object(&format!("oplog/{}.{}.s2", format_ts(ts(10)), format_ts(ts(20))), 5));
             let target = Target { server: Version::new(6, 0, 5), fcv: "6.0".to_owned(), namespaces: Vec::new() };
-            Self { backup, namespaces, objects, target }
+            Self { backup, namespaces, objects, target, point: None }
         }
 
         fn plan(&self) -> Result<RestorePlan, Refusal> {
@@ -462,6 +508,7 @@ mod tests {
                 objects: &self.objects,
                 target: &self.target,
                 wish: Wish::default(),
+                point: self.point.as_ref(),
             })
         }
 
@@ -645,5 +692,46 @@ mod tests {
         assert_eq!(world.plan().expect("a plan").users, UsersSource::default());
         world.backup.sel_users_and_roles = true;
         assert!(world.plan().expect("a plan").users.users.is_some());
+    }
+
+    fn chunk(from: u32, to: u32) -> Chunk {
+        Chunk {
+            rs: "rs0".into(),
+            fname: format!("pbmPitr/{from}-{to}"),
+            compression: Compression::Gzip,
+            start_ts: ts(from),
+            end_ts: ts(to),
+            size: 9,
+        }
+    }
+
+    #[test]
+    fn chunks_lengthen_the_oplog_of_the_backup() {
+        let mut world = World::new(vec![], vec![]);
+        let chunks = vec![chunk(40, 50), chunk(30, 40), chunk(20, 30), chunk(22, 25), chunk(1, 9)];
+        world.point = Some(PointInTime { target: ts(35), chunks });
+        let plan = world.plan().expect("a plan");
+        let names: Vec<_> = plan.oplog.iter().skip(1).map(|o| o.name.as_str()).collect();
+        assert_eq!(names, ["pbmPitr/20-30", "pbmPitr/30-40"]);
+        assert!(plan.oplog[0].name.starts_with("b/rs0/oplog/"));
+        assert_eq!((plan.end, plan.consistent_from), (ts(35), ts(20)));
+        // The end of the backup needs no chunk.
+        world.point = Some(PointInTime { target: ts(20), chunks: vec![] });
+        assert_eq!(world.plan().expect("a plan").oplog.len(), 1);
+        // Of a cluster, the dump of one shard may be newer than where the cluster's backup ends.
+        world.backup.replsets[0].last_write_ts = ts(21);
+        world.point = Some(PointInTime { target: ts(20), chunks: vec![] });
+        world.refused("before the end of the backup");
+    }
+
+    #[test]
+    fn a_moment_that_the_chunks_do_not_reach_is_refused() {
+        let mut world = World::new(vec![], vec![]);
+        world.point = Some(PointInTime { target: ts(35), chunks: vec![chunk(20, 30), chunk(32, 40)] });
+        world.refused("has a gap from 1970-01-01T00:00:30Z (30,1) to 1970-01-01T00:00:32Z (32,1)");
+        world.point = Some(PointInTime { target: ts(35), chunks: vec![chunk(20, 30)] });
+        world.refused("ends at 1970-01-01T00:00:30Z (30,1)");
+        world.point = Some(PointInTime { target: ts(19), chunks: vec![chunk(10, 30)] });
+        world.refused("before the end of the backup");
     }
 }

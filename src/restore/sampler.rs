@@ -34,7 +34,7 @@ pub(super) async fn phase(cx: &Cx, name: &str) {
 
 async fn publish(cx: &Cx, mut sample: Progress) {
     sample.at = jiff::Timestamp::now().as_millisecond();
-    if let Err(error) = cx.control.restores.set_progress(&cx.restore.name, &cx.rs, &sample).await {
+    if let Err(error) = cx.control.restores.set_progress(&cx.name, &cx.rs, &sample).await {
         tracing::debug!("{error:#}");
     }
 }

@@ -22,13 +22,16 @@ use tokio::time::Instant;
 /// lost ones are noticed by their locks long before.
 const ALL_THERE: Duration = Duration::from_secs(24 * 3600);
 
-/// Publishes what this member saw committed and gives what anybody did.
+/// Publishes what this member saw committed and gives what anybody did. Outside of sharded clusters nobody else is asked.
 pub(super) async fn exchange(cx: &Cx, members: &[String], mine: &[Committed]) -> Result<HashSet<String>> {
+    if !cx.cluster.sharded {
+        return Ok(mine.iter().map(|txn| txn.id.clone()).collect());
+    }
     let published: Vec<CommittedTxn> =
         mine.iter().map(|txn| CommittedTxn { id: txn.id.clone(), ts: txn.at, state: "commit".to_owned() }).collect();
     let published = bson::serialize_to_bson(&published).context("encode the committed transactions")?;
     let restores = &cx.control.restores;
-    let name = &cx.restore.name;
+    let name = &cx.name;
     restores.set_member(name, &cx.rs, doc! { "committed_txn": published, "txn_set": true }).await?;
     let until = Instant::now() + ALL_THERE;
     loop {
@@ -62,5 +65,5 @@ pub(super) async fn report(cx: &Cx, settled: &Settled) -> Result<()> {
         "left_uncommitted": count(settled.dropped),
     };
     let fields = doc! { "stat.txn": stat, "partial_txn": partial };
-    cx.control.restores.set_member(&cx.restore.name, &cx.rs, fields).await.map(drop)
+    cx.control.restores.set_member(&cx.name, &cx.rs, fields).await.map(drop)
 }

@@ -1,7 +1,13 @@
-//! The oplog slices of a backup in the order of replay, and whether they cover it (spec/format.md A.4).
+//! Pure: pieces of the oplog in the order of replay, and whether they cover what is to be replayed: a backup's slices
+//! (spec/format.md A.4), and PITR chunks behind them (A.5, E.7).
 
-use crate::{layout::SliceName, model::compression::Compression, storage::ObjectInfo};
+use crate::{
+    layout::SliceName,
+    model::{chunk::Chunk, compression::Compression},
+    storage::ObjectInfo,
+};
 use bson::Timestamp;
+use jiff::tz::TimeZone;
 
 /// One object of oplog entries; both ends inclusive.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -11,6 +17,79 @@ pub struct OplogObject {
     pub compression: Compression,
     pub from: Timestamp,
     pub to: Timestamp,
+}
+
+impl From<&Chunk> for OplogObject {
+    fn from(chunk: &Chunk) -> Self {
+        Self {
+            name: chunk.fname.clone(),
+            size: u64::try_from(chunk.size).unwrap_or_default(),
+            compression: chunk.compression,
+            from: chunk.start_ts,
+            to: chunk.end_ts,
+        }
+    }
+}
+
+/// A piece of the oplog, both ends inclusive.
+pub trait Piece {
+    fn from(&self) -> Timestamp;
+    fn to(&self) -> Timestamp;
+}
+
+impl Piece for OplogObject {
+    fn from(&self) -> Timestamp {
+        self.from
+    }
+
+    fn to(&self) -> Timestamp {
+        self.to
+    }
+}
+
+/// Where a chain of pieces breaks off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// Everything up to here is there.
+    pub after: Timestamp,
+    /// Where the next piece begins; `None` when nothing follows.
+    pub next: Option<Timestamp>,
+}
+
+impl Gap {
+    /// In words, for the oplog of a replica set.
+    #[must_use]
+    pub fn explain(&self, rs: &str) -> String {
+        match self.next {
+            Some(next) => {
+                format!("the oplog of replica set '{rs}' has a gap from {} to {}", moment(self.after), moment(next))
+            }
+            None => format!("the oplog of replica set '{rs}' ends at {}", moment(self.after)),
+        }
+    }
+}
+
+/// The pieces that hold everything from `from` to `to`, in the order of replay; pieces touch when one begins at or before
+/// the end of those before it. What adds nothing is left out, and of several pieces that go on from the same place the one
+/// that reaches furthest is taken, so that their starts strictly grow.
+pub fn chain<T: Piece>(mut pieces: Vec<T>, from: Timestamp, to: Timestamp) -> Result<Vec<T>, Gap> {
+    pieces.sort_by_key(|piece| (piece.from(), piece.to()));
+    let mut chosen: Vec<T> = Vec::new();
+    let (mut reached, mut best): (Timestamp, Option<T>) = (from, None);
+    let mut rest = pieces.into_iter().peekable();
+    while reached < to {
+        while let Some(piece) = rest.next_if(|piece| piece.from() <= reached) {
+            if piece.to() > best.as_ref().map_or(reached, Piece::to) {
+                best = Some(piece);
+            }
+        }
+        let Some(next) = best.take() else {
+            return Err(Gap { after: reached, next: rest.peek().map(Piece::from) });
+        };
+        reached = next.to();
+        chosen.push(next);
+    }
+    Ok(chosen)
 }
 
 /// Reads the slices from a listing of the folder `dir` and checks that they cover `first` to `last` without a gap.
@@ -75,6 +154,15 @@ fn gaps(dir: &str, slices: &[OplogObject], first: Timestamp, last: Timestamp) ->
 /// A cluster time as people write it on our command line: `T,I`.
 pub fn at(ts: Timestamp) -> String {
     format!("{},{}", ts.time, ts.increment)
+}
+
+/// A cluster time for people and for our command line: `2026-03-01T10:20:30Z (T,I)`.
+#[must_use]
+pub fn moment(ts: Timestamp) -> String {
+    match jiff::Timestamp::from_second(i64::from(ts.time)) {
+        Ok(time) => format!("{} ({})", TimeZone::UTC.to_datetime(time).strftime("%Y-%m-%dT%H:%M:%SZ"), at(ts)),
+        Err(_) => at(ts),
+    }
 }
 
 #[cfg(test)]
@@ -152,5 +240,48 @@ mod tests {
     fn overlapping_slices_are_no_gap() {
         let listing = [slice((10, 1), (30, 1), 5), slice((15, 1), (20, 1), 5), slice((29, 1), (40, 1), 5)];
         assert!(problems(&listing, (10, 1), (40, 1)).is_empty());
+    }
+
+    fn piece(from: (u32, u32), to: (u32, u32)) -> OplogObject {
+        let (from, to) = (ts(from.0, from.1), ts(to.0, to.1));
+        OplogObject { name: String::new(), size: 1, compression: Compression::None, from, to }
+    }
+
+    #[test]
+    fn chains_take_what_reaches_furthest() {
+        let whole = |time| ((time, 1), (time + 10, 1));
+        type Range = ((u32, u32), (u32, u32));
+        type Chosen = Result<Vec<Range>, ((u32, u32), Option<(u32, u32)>)>;
+        let cases: Vec<(Vec<Range>, Chosen)> = vec![
+            (vec![whole(20), whole(10)], Ok(vec![whole(10), whole(20)])),
+            // Twice the same, one inside of another, one that overlaps.
+            (
+                vec![whole(10), whole(10), ((12, 1), (14, 1)), ((18, 1), (30, 1))],
+                Ok(vec![whole(10), ((18, 1), (30, 1))]),
+            ),
+            // From the same start the longer one, whatever the order; longer than asked.
+            (vec![((10, 1), (12, 1)), ((10, 1), (40, 1)), whole(10)], Ok(vec![((10, 1), (40, 1))])),
+            // A chunk may begin long before.
+            (vec![((1, 1), (20, 1)), whole(20)], Ok(vec![((1, 1), (20, 1)), whole(20)])),
+            // Increments count.
+            (vec![whole(10), ((20, 2), (30, 1))], Err(((20, 1), Some((20, 2))))),
+            (vec![whole(10)], Err(((20, 1), None))),
+            (vec![((10, 2), (30, 1))], Err(((10, 1), Some((10, 2))))),
+            (vec![], Err(((10, 1), None))),
+        ];
+        for (ranges, expected) in cases {
+            let pieces = ranges.iter().map(|(from, to)| piece(*from, *to)).collect();
+            let pair = |ts: Timestamp| (ts.time, ts.increment);
+            let got = chain(pieces, ts(10, 1), ts(30, 1))
+                .map(|chosen| chosen.iter().map(|p| (pair(p.from), pair(p.to))).collect::<Vec<_>>())
+                .map_err(|gap| (pair(gap.after), gap.next.map(pair)));
+            assert_eq!(got, expected, "{ranges:?}");
+        }
+        assert_eq!(chain::<OplogObject>(vec![], ts(10, 1), ts(10, 1)), Ok(vec![]), "nothing to cover");
+    }
+
+    #[test]
+    fn moments_can_be_read_and_given_back() {
+        assert_eq!(moment(ts(1_795_227_764, 4)), "2026-11-21T02:22:44Z (1795227764,4)");
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //! prepare         read the metadata, list the objects, look at the target → the plan; changes nothing
+//! check_oplog     read the oplog of a restore to a moment to its end; changes nothing
 //! drop            what the backup replaces
 //! load            create it empty; storage → decompress → insert
 //! put_users_back  users and roles
 //! put_routing_back the tables of a config server
-//! replay          oplog objects in order, up to the end of the backup
+//! replay          oplog objects in order, up to the end of the backup or to the moment
 //! finish          indexes and the options that had to wait
 //! ```
 //!
@@ -16,10 +17,10 @@
 use super::{
     create,
     namespaces::Wish,
-    plan::{Facts, Planned, RestorePlan, plan, restorable},
+    plan::{Facts, Planned, PointInTime, RestorePlan, plan, restorable},
     router::{self, Ids},
-    slices::at,
-    target, users,
+    slices::{OplogObject, at, moment},
+    sound, target, users,
 };
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta, read_metadata_json},
@@ -56,6 +57,8 @@ pub struct Order {
     pub wish: Wish,
     pub load: LoadOptions,
     pub quorum: CommitQuorum,
+    /// `None` for the moment at which the backup ends.
+    pub point: Option<PointInTime>,
 }
 
 /// A restore that is under way. The steps are methods, to be called in their order.
@@ -89,6 +92,7 @@ impl Steps {
             objects: &objects,
             target: &target,
             wish: order.wish,
+            point: order.point.as_ref(),
         };
         let plan = plan(&facts)?;
         let catalog = Catalog::new(i32::try_from(target.server.major).context("read the server's version")?);
@@ -122,6 +126,31 @@ impl Steps {
         Ok(())
     }
 
+    /// Reads the whole oplog of a restore to a moment, so that a chunk that is lost or damaged is known before anything is
+    /// dropped. For other restores nothing.
+    pub async fn check_oplog(&self, cancel: &CancellationToken) -> Result<()> {
+        if self.order.point.is_none() {
+            return Ok(());
+        }
+        let oplog = &self.plan.oplog;
+        let checked = until(cancel, async { Ok(sound::check(&self.storage, oplog).await) }).await?;
+        checked.map_err(|unsound| {
+            let before = unsound.at.checked_sub(1).map(|before| oplog[before].to);
+            let advice = match before.filter(|before| *before >= super::moment::end(&self.order.backup)) {
+                Some(before) => format!(
+                    "the last moment before it that can be restored is {}: repeat with --time {}",
+                    moment(before),
+                    at(before)
+                ),
+                None => format!(
+                    "without it only the backup itself can be restored, by its name: {}",
+                    self.order.backup.name
+                ),
+            };
+            anyhow::anyhow!("{}; nothing was changed; {advice}", unsound.why)
+        })
+    }
+
     /// Drops what the backup replaces. From here on the target is no longer what it was.
     pub async fn drop(&self, cancel: &CancellationToken) -> Result<()> {
         create::drop_all(&self.client, &self.plan.drops, cancel).await
@@ -151,7 +180,7 @@ impl Steps {
         Ok(())
     }
 
-    /// Replays the oplog up to the end of the backup.
+    /// Replays the oplog up to the end of the backup, or to the moment that is wanted.
     ///
     /// `exchange` gets the transactions that were committed here and gives those that were committed on any shard, once
     /// all shards have replayed.
@@ -160,25 +189,11 @@ impl Steps {
         F: AsyncFnOnce(&[Committed]) -> Result<HashSet<String>>,
     {
         let start = self.plan.oplog.first().map_or(self.plan.end, |slice| slice.from);
-        // The last slice was taken after the dump, so nothing in the dump is newer than the end.
-        let mut options = ReplayOptions::new(start, self.plan.end, self.plan.end);
+        let mut options = ReplayOptions::new(start, self.plan.end, self.plan.consistent_from);
         options.scope.config_server = self.order.wish.config_server;
         options.scope.sessions = self.sessions;
         let mut replayer = Replayer::new(self.client.clone(), self.catalog.clone(), options);
-        for slice in &self.plan.oplog {
-            let entries = read::entries(self.storage.as_ref(), &slice.name, slice.compression).await?;
-            let applied = until(cancel, replayer.apply(entries)).await;
-            match applied.with_context(|| format!("replay '{}'", slice.name))? {
-                // An object can lose its tail at the border of two entries, where nothing else shows it.
-                Flow::Continue if replayer.last().is_none_or(|last| last < slice.to) => bail!(
-                    "'{}' is damaged: its entries end before {}, the end that its name tells; nothing more was replayed",
-                    slice.name,
-                    at(slice.to)
-                ),
-                Flow::Continue => {}
-                Flow::PastEnd => break,
-            }
-        }
+        replay_all(self.storage.as_ref(), &mut replayer, &self.plan.oplog, cancel).await?;
         let committed = until(cancel, exchange(&replayer.committed())).await?;
         let settled = until(cancel, replayer.settle(&committed)).await.context("finish transactions")?;
         Ok((replayer.finish().await?, settled))
@@ -188,6 +203,30 @@ impl Steps {
     pub async fn finish(&self, replayed: &Replayed, cancel: &CancellationToken) -> Result<Built> {
         until(cancel, replayed.catalog.build(&self.client, &self.order.quorum)).await.context("build indexes")
     }
+}
+
+/// Replays objects in their order, until one goes past the end that the replay has.
+pub(super) async fn replay_all(
+    storage: &dyn Storage,
+    replayer: &mut Replayer,
+    objects: &[OplogObject],
+    cancel: &CancellationToken,
+) -> Result<()> {
+    for slice in objects {
+        let entries = read::entries(storage, &slice.name, slice.compression).await?;
+        let applied = until(cancel, replayer.apply(entries)).await;
+        match applied.with_context(|| format!("replay '{}'", slice.name))? {
+            // An object can lose its tail at the border of two entries, where nothing else shows it.
+            Flow::Continue if replayer.last().is_none_or(|last| last < slice.to) => bail!(
+                "'{}' is damaged: its entries end before {}, the end that its name tells; nothing more was replayed",
+                slice.name,
+                at(slice.to)
+            ),
+            Flow::Continue => {}
+            Flow::PastEnd => break,
+        }
+    }
+    Ok(())
 }
 
 /// Where the documents of a collection go.
@@ -205,7 +244,7 @@ fn load_item(planned: &Planned) -> Option<LoadItem> {
     })
 }
 
-async fn until<T>(cancel: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
+pub(super) async fn until<T>(cancel: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = pin!(work);
     tokio::select! {
         () = cancel.cancelled() => bail!("the restore was cancelled"),

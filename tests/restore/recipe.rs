@@ -28,6 +28,7 @@ async fn prepare(server: &Server, store: &Store, backup: &BackupMeta) -> anyhow:
         wish: Wish::default(),
         load: LoadOptions::default(),
         quorum: CommitQuorum::default(),
+        point: None,
     };
     Steps::prepare(store.storage.clone(), server.client.clone(), order).await
 }

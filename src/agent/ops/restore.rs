@@ -46,11 +46,11 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) ->
             me: node.me.clone(),
             role: if node.in_leader_rs { Role::Leader } else { Role::Follower },
             cluster: node.cluster().await?,
-            restore: restore.clone(),
+            name: restore.name.clone(),
             version: node.version.clone(),
             cancel: op.cancel.clone(),
         };
-        restore::run(&cx).await
+        restore::run(&cx, &restore).await
     })
     .await
 }

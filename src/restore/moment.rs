@@ -1,0 +1,368 @@
+//! Pure: which backup and which oplog lead to a moment, or everything that stands in the way (spec/format.md E.1, E.7).
+//!
+//! The command line asks before it sends anything, and every agent asks again, because others can send the command too.
+
+use super::{
+    plan::restorable,
+    slices::{Gap, Piece, chain, moment},
+};
+use crate::model::{
+    backup::{BackupMeta, BackupReplset, BackupType},
+    chunk::Chunk,
+    status::Status,
+};
+use bson::Timestamp;
+
+/// What is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// This time, itself included.
+    At(Timestamp),
+    /// As late as the oplog of all replica sets goes.
+    Latest,
+}
+
+/// How a moment is reached.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Way<'a> {
+    pub base: &'a BackupMeta,
+    pub target: Timestamp,
+}
+
+/// Why a moment can't be reached, and what can be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{reason}")]
+pub struct Unreachable {
+    pub reason: String,
+    pub hints: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Span(Timestamp, Timestamp);
+
+impl Piece for Span {
+    fn from(&self) -> Timestamp {
+        self.0
+    }
+
+    fn to(&self) -> Timestamp {
+        self.1
+    }
+}
+
+/// Why a backup can be no base for a replay; `None` when it can.
+#[must_use]
+pub fn not_a_base(backup: &BackupMeta) -> Option<String> {
+    let reason = if backup.status != Status::Done {
+        format!("its status is '{}'", backup.status)
+    } else if !backup.nss.is_empty() {
+        format!("it holds selected namespaces only ({})", backup.nss.join(", "))
+    } else if backup.kind == BackupType::External {
+        "it is an external backup".to_owned()
+    } else if backup.store.profile == Some(true) {
+        "it is not on the main storage".to_owned()
+    } else {
+        let refused = backup.replsets.iter().find_map(|part| restorable(backup, &part.name).err());
+        return refused.map(|refusal| refusal.reasons.join("; "));
+    };
+    Some(reason)
+}
+
+/// The first moment after which a backup can be replayed: no part of it holds anything newer.
+#[must_use]
+pub fn end(backup: &BackupMeta) -> Timestamp {
+    backup.replsets.iter().map(|part| part.last_write_ts).fold(backup.last_write_ts, Ord::max)
+}
+
+/// Why `target` is no moment of this backup.
+#[must_use]
+pub fn too_early(backup: &BackupMeta, target: Timestamp) -> Option<String> {
+    let end = end(backup);
+    (target < end)
+        .then(|| format!("{} is before the end of the backup '{}' at {}", moment(target), backup.name, moment(end)))
+}
+
+/// From where a part that has no oplog of its own needs one.
+pub(super) fn begin(backup: &BackupMeta, part: &BackupReplset) -> Timestamp {
+    if part.last_write_ts.time > 0 { part.last_write_ts } else { backup.last_write_ts }
+}
+
+/// The backup's own oplog and the chunks of one of its replica sets.
+fn pieces(backup: &BackupMeta, part: &BackupReplset, chunks: &[Chunk]) -> (Vec<Span>, Timestamp) {
+    let begin = begin(backup, part);
+    let first = Some(part.first_write_ts).filter(|first| first.time > 0).unwrap_or(begin);
+    let own = chunks.iter().filter(|chunk| chunk.rs == part.name);
+    let mut pieces: Vec<Span> = own.map(|chunk| Span(chunk.start_ts, chunk.end_ts)).collect();
+    pieces.push(Span(first, begin));
+    (pieces, first)
+}
+
+/// Everything that stands against replaying `base` up to `target`.
+#[must_use]
+pub fn obstacles(base: &BackupMeta, chunks: &[Chunk], target: Timestamp) -> Vec<String> {
+    let mut all: Vec<String> =
+        not_a_base(base).map(|why| format!("backup '{}' is no base: {why}", base.name)).into_iter().collect();
+    all.extend(too_early(base, target));
+    for part in &base.replsets {
+        let (pieces, first) = pieces(base, part, chunks);
+        if let Err(gap) = chain(pieces, first, target) {
+            all.push(gap.explain(&part.name));
+        }
+    }
+    // What a shard got that is newer than the backup would be lost without a word.
+    let end = end(base);
+    let mut strangers: Vec<&str> = chunks
+        .iter()
+        .filter(|chunk| chunk.end_ts > end && chunk.start_ts < target)
+        .map(|chunk| chunk.rs.as_str())
+        .filter(|rs| !base.replsets.iter().any(|part| part.name == *rs))
+        .collect();
+    strangers.sort_unstable();
+    strangers.dedup();
+    for rs in strangers {
+        all.push(format!(
+            "replica set '{rs}' has oplog of that time but is not in backup '{}': it joined the cluster later",
+            base.name
+        ));
+    }
+    all
+}
+
+/// The last moment that can be reached from `base`.
+#[must_use]
+pub fn reach(base: &BackupMeta, chunks: &[Chunk]) -> Timestamp {
+    let last = Timestamp { time: u32::MAX, increment: u32::MAX };
+    let of = |part: &BackupReplset| {
+        let (pieces, first) = pieces(base, part, chunks);
+        chain(pieces, first, last).err().map_or(last, |Gap { after, .. }| after)
+    };
+    base.replsets.iter().map(of).min().unwrap_or(base.last_write_ts)
+}
+
+/// Chooses the base (or checks the named one), and checks that the oplog leads to the moment.
+pub fn find<'a>(
+    backups: &'a [BackupMeta],
+    chunks: &[Chunk],
+    wish: Moment,
+    name: Option<&str>,
+) -> Result<Way<'a>, Unreachable> {
+    let mut bases: Vec<&BackupMeta> = match name {
+        Some(name) => vec![named(backups, name)?],
+        None => backups.iter().filter(|backup| not_a_base(backup).is_none()).collect(),
+    };
+    bases.sort_by_key(|base| (end(base), base.start_ts));
+    let way = match wish {
+        Moment::Latest => {
+            let reached = bases.iter().rev().map(|base| Way { base, target: reach(base, chunks) });
+            // A timeline is more than the backup that it begins with.
+            reached.into_iter().find(|way| way.target > end(way.base)).ok_or_else(|| Unreachable {
+                reason: "no saved oplog continues a backup, so there is no latest moment beyond the backups".to_owned(),
+                hints: vec![
+                    "`pbm list` shows backups, which can be restored by name, and the ranges that oplog covers"
+                        .to_owned(),
+                ],
+            })?
+        }
+        Moment::At(target) => {
+            let base = bases.iter().rev().find(|base| end(base) <= target).or(bases.first().filter(|_| name.is_some()));
+            let Some(base) = base else {
+                let reason = match bases.first() {
+                    Some(first) => format!(
+                        "no backup ends at or before {}; the first one that can be a base, '{}', ends at {}",
+                        moment(target),
+                        first.name,
+                        moment(end(first))
+                    ),
+                    None => {
+                        "there is no backup to begin with: a finished logical one, not selective, on the main storage"
+                            .to_owned()
+                    }
+                };
+                return Err(Unreachable { reason, hints: near(&bases, chunks, target) });
+            };
+            Way { base, target }
+        }
+    };
+    let obstacles = obstacles(way.base, chunks, way.target);
+    if obstacles.is_empty() {
+        return Ok(way);
+    }
+    Err(Unreachable {
+        reason: format!(
+            "{} cannot be restored from backup '{}': {}",
+            moment(way.target),
+            way.base.name,
+            obstacles.join("; ")
+        ),
+        hints: near(&bases, chunks, way.target),
+    })
+}
+
+fn named<'a>(backups: &'a [BackupMeta], name: &str) -> Result<&'a BackupMeta, Unreachable> {
+    let hints =
+        vec!["`pbm list` shows the backups; without --base-snapshot the newest fitting one is taken".to_owned()];
+    let Some(found) = backups.iter().find(|backup| backup.name == name) else {
+        return Err(Unreachable { reason: format!("there is no backup named {name}"), hints });
+    };
+    match not_a_base(found) {
+        None => Ok(found),
+        Some(why) => Err(Unreachable { reason: format!("backup '{name}' can be no base: {why}"), hints }),
+    }
+}
+
+/// The moments around `target` that can be restored.
+fn near(bases: &[&BackupMeta], chunks: &[Chunk], target: Timestamp) -> Vec<String> {
+    let mut spans: Vec<Span> = Vec::new();
+    for base in bases {
+        let (from, to) = (end(base), reach(base, chunks).max(end(base)));
+        match spans.last_mut() {
+            Some(last) if last.1 >= from => last.1 = last.1.max(to),
+            _ => spans.push(Span(from, to)),
+        }
+    }
+    let words = |span: &Span| match span.0 == span.1 {
+        true => format!("{} (the end of a backup, without oplog behind it)", moment(span.0)),
+        false => format!("{} to {}", moment(span.0), moment(span.1)),
+    };
+    let before =
+        spans.iter().rev().find(|span| span.0 <= target).map(|span| format!("restorable before it: {}", words(span)));
+    let after = spans.iter().find(|span| span.0 > target).map(|span| format!("restorable after it: {}", words(span)));
+    let mut hints: Vec<String> = before.into_iter().chain(after).collect();
+    hints.push(
+        "`pbm list` shows all ranges; give --time one of these moments, T,I for exactly that operation".to_owned(),
+    );
+    hints
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::compression::Compression;
+    use serde_json::json;
+
+    fn ts(time: u32) -> Timestamp {
+        Timestamp { time, increment: 1 }
+    }
+
+    /// A backup of the replica sets, each with where its oplog begins and ends.
+    fn backup(name: &str, parts: &[(&str, u32, u32)]) -> BackupMeta {
+        let replsets: Vec<_> = parts.iter().map(|(rs, ..)| json!({ "name": rs, "status": "done" })).collect();
+        let mut backup: BackupMeta = serde_json::from_value(json!({
+            "type": "logical", "name": name, "status": "done", "pbm_version": "2.15.0", "replsets": replsets,
+        }))
+        .expect("a backup");
+        for (part, (_, first, last)) in backup.replsets.iter_mut().zip(parts) {
+            (part.first_write_ts, part.last_write_ts) = (ts(*first), ts(*last));
+        }
+        backup.last_write_ts = backup.replsets.iter().map(|part| part.last_write_ts).min().expect("a part");
+        backup
+    }
+
+    fn chunk(rs: &str, from: u32, to: u32) -> Chunk {
+        let (start_ts, end_ts) = (ts(from), ts(to));
+        Chunk { rs: rs.into(), fname: String::new(), compression: Compression::S2, start_ts, end_ts, size: 1 }
+    }
+
+    fn found(
+        backups: &[BackupMeta],
+        chunks: &[Chunk],
+        wish: Moment,
+        name: Option<&str>,
+    ) -> Result<(String, u32), String> {
+        match find(backups, chunks, wish, name) {
+            Ok(way) => Ok((way.base.name.clone(), way.target.time)),
+            Err(error) => Err(format!("{error} | {}", error.hints.join(" | "))),
+        }
+    }
+
+    #[test]
+    fn the_newest_fitting_base_is_taken() {
+        let backups = [backup("b", &[("a", 50, 60)]), backup("a", &[("a", 10, 20)]), backup("c", &[("a", 90, 95)])];
+        let chunks = [chunk("a", 20, 62), chunk("a", 62, 80)];
+        let at = |time, name| found(&backups, &chunks, Moment::At(ts(time)), name);
+        assert_eq!(at(70, None), Ok(("b".into(), 70)));
+        assert_eq!(at(60, None), Ok(("b".into(), 60)), "the end of the backup itself");
+        assert_eq!(at(59, None), Ok(("a".into(), 59)));
+        assert_eq!(at(70, Some("a")), Ok(("a".into(), 70)));
+        assert_eq!(found(&backups, &chunks, Moment::Latest, None), Ok(("b".into(), 80)), "nothing continues c");
+        assert_eq!(found(&backups, &chunks, Moment::Latest, Some("a")), Ok(("a".into(), 80)));
+    }
+
+    #[test]
+    fn refusals_name_what_is_near() {
+        let backups = [backup("a", &[("a", 10, 20)]), backup("b", &[("a", 90, 95)])];
+        let chunks = [chunk("a", 20, 40), chunk("a", 50, 80)];
+        let refused = |time, name, parts: &[&str]| {
+            let said = found(&backups, &chunks, Moment::At(ts(time)), name).expect_err("refused");
+            for part in parts {
+                assert!(said.contains(part), "{part}: {said}");
+            }
+        };
+        refused(
+            5,
+            None,
+            &[
+                "no backup ends at or before 1970-01-01T00:00:05Z (5,1)",
+                "'a', ends at",
+                "after it: 1970-01-01T00:00:20Z (20,1) to",
+            ],
+        );
+        refused(
+            60,
+            None,
+            &[
+                "gap from 1970-01-01T00:00:40Z (40,1) to 1970-01-01T00:00:50Z (50,1)",
+                "'a'",
+                "before it:",
+                "after it: 1970-01-01T00:01:35Z (95,1) (the end",
+            ],
+        );
+        refused(99, None, &["ends at 1970-01-01T00:01:35Z (95,1)"]);
+        refused(15, Some("a"), &["before the end of the backup 'a'"]);
+        refused(60, Some("x"), &["no backup named x"]);
+        assert!(found(&[], &chunks, Moment::At(ts(60)), None).expect_err("none").contains("no backup to begin with"));
+        assert!(
+            found(&backups[1..], &chunks, Moment::Latest, None).expect_err("none").contains("no saved oplog continues")
+        );
+    }
+
+    #[test]
+    fn what_is_no_base() {
+        for (change, part) in [
+            ((|b| b.status = Status::Error) as fn(&mut BackupMeta), "status"),
+            (|b| b.nss = vec!["a.*".into()], "selected namespaces"),
+            (|b| b.kind = BackupType::External, "external"),
+            (|b| b.kind = BackupType::Physical, "physical"),
+            (|b| b.store.profile = Some(true), "main storage"),
+            (|b| b.pbm_version = "1.8.0".into(), "archive layout"),
+        ] {
+            let mut backup = backup("a", &[("a", 10, 20)]);
+            assert_eq!(not_a_base(&backup), None);
+            change(&mut backup);
+            let why = not_a_base(&backup).expect(part);
+            assert!(why.contains(part), "{part}: {why}");
+            let said = found(&[backup.clone()], &[], Moment::At(ts(30)), Some("a")).expect_err(part);
+            assert!(said.contains(part) && found(&[backup], &[], Moment::At(ts(30)), None).is_err(), "{said}");
+        }
+    }
+
+    #[test]
+    fn every_replica_set_has_to_get_there() {
+        let backups = [backup("b", &[("a", 10, 20), ("c", 10, 24)])];
+        // The chunks of c begin within its own slices.
+        let mut chunks = vec![chunk("a", 20, 80), chunk("c", 22, 50)];
+        assert_eq!(found(&backups, &chunks, Moment::At(ts(50)), None), Ok(("b".into(), 50)));
+        assert_eq!(found(&backups, &chunks, Moment::Latest, None), Ok(("b".into(), 50)));
+        let said = found(&backups, &chunks, Moment::At(ts(51)), None).expect_err("too far");
+        assert!(said.contains("replica set 'c' ends at"), "{said}");
+        // The dump of c may hold what is newer than 20.
+        assert!(found(&backups, &chunks, Moment::At(ts(22)), None).is_err());
+        chunks.push(chunk("new", 40, 60));
+        let said = found(&backups, &chunks, Moment::At(ts(45)), None).expect_err("a shard that joined later");
+        assert!(said.contains("'new'"), "{said}");
+        assert_eq!(found(&backups, &chunks, Moment::At(ts(40)), None), Ok(("b".into(), 40)));
+        chunks.remove(0);
+        let said = found(&backups, &chunks, Moment::At(ts(30)), None).expect_err("no chunks of a");
+        assert!(said.contains("'a' ends at"), "{said}");
+    }
+}

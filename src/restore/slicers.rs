@@ -1,0 +1,42 @@
+//! A restore begins where the slices of the time before it have ended: its own writes belong to no timeline.
+
+use super::conduct::Cx;
+use crate::model::lock::is_stale;
+use anyhow::{Result, bail};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a slicer that lives has to store what it holds, as in the original. One that is lost counts as gone when its
+/// lock is stale.
+const TO_FINISH: Duration = Duration::from_secs(120);
+
+/// Waits until point-in-time recovery is off and nobody slices the oplog of this replica set.
+pub(super) async fn wait_for_their_end(cx: &Cx) -> Result<()> {
+    let until = Instant::now() + TO_FINISH;
+    loop {
+        let mut waiter = cx.control.bell.waiter();
+        let on = cx.control.config.main().await?.and_then(|config| config.pitr).is_some_and(|pitr| pitr.enabled);
+        let holder = cx.control.locks.slicer_of(&cx.rs).await?;
+        let alive = match &holder {
+            Some(lock) => !is_stale(lock.hb, cx.control.time_of_last_call().await?),
+            None => false,
+        };
+        if !on && !alive {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            let why = match holder.filter(|_| alive) {
+                Some(lock) => format!("the agent on {} still slices its oplog", lock.header.node),
+                None => "point-in-time recovery was switched on again".to_owned(),
+            };
+            bail!(
+                "nothing was changed: {why} ({} s after it was to stop); look at its log, then repeat",
+                TO_FINISH.as_secs()
+            );
+        }
+        tokio::select! {
+            () = cx.cancel.cancelled() => bail!("the restore was cancelled"),
+            () = waiter.next() => {}
+        }
+    }
+}

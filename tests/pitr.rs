@@ -1,0 +1,3 @@
+//! Point-in-time recovery: restores to a moment, and replays of saved oplog onto what is there.
+
+mod fixtures;
