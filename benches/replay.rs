@@ -1,6 +1,6 @@
 //! How fast the oplog is replayed: our replay beside the original's way, one entry per `applyOps` command.
 //!
-//! `cargo bench --bench replay [-- ENTRIES]` makes a CRUD workload of that many oplog entries (200 000 by default) on a
+//! `cargo bench --bench replay [-- ENTRIES [LANES]]` makes a CRUD workload of that many oplog entries (200 000 by default) on a
 //! private replica set of one node and stores its oplog as a slice is stored. Then, in this one run and on this one
 //! server, it empties the collections, creates them again as a restore does and applies
 //!
@@ -153,10 +153,11 @@ struct Bench {
     sample: usize,
     entries: usize,
     bytes: u64,
+    lanes: Option<usize>,
 }
 
 impl Bench {
-    async fn start(folder: &Folder, entries: usize) -> Self {
+    async fn start(folder: &Folder, entries: usize, lanes: Option<usize>) -> Self {
         let set = ReplicaSet::start(Options { cache_gb: 1.0, ..Options::default() }).await;
         let client = set.client().await;
         let db = client.database(DB);
@@ -171,8 +172,19 @@ impl Bench {
         let end = last_write(&client).await;
         let store = FsStorage::open(folder.path(), Buffers::default()).await.expect("open the storage");
         let collections = metadata(&client).await;
-        let mut bench =
-            Self { set, client, store, collections, start, end, sample_end: end, sample: 0, entries: 0, bytes: 0 };
+        let mut bench = Self {
+            set,
+            client,
+            store,
+            collections,
+            start,
+            end,
+            sample_end: end,
+            sample: 0,
+            entries: 0,
+            bytes: 0,
+            lanes,
+        };
         bench.keep().await;
         bench
     }
@@ -235,7 +247,8 @@ impl Bench {
         let catalog = self.emptied().await;
         let since = Instant::now();
         // What follows the workload's beginning is exact: nothing is tolerated.
-        let options = ReplayOptions::new(self.start, end, self.start);
+        let mut options = ReplayOptions::new(self.start, end, self.start);
+        options.lanes = self.lanes.unwrap_or(options.lanes);
         let mut replayer = Replayer::new(self.client.clone(), catalog, options);
         let entries = read::entries(&self.store, OBJECT, Compression::S2).await.expect("open the oplog");
         let _ = replayer.apply(entries).await.unwrap_or_else(|error| panic!("{error:#}"));
@@ -246,10 +259,12 @@ impl Bench {
 
 #[tokio::main]
 async fn main() {
-    let entries = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(200_000);
+    // Cargo adds `--bench`.
+    let mut numbers = std::env::args().skip(1).filter_map(|arg| arg.parse().ok());
+    let (entries, lanes) = (numbers.next().unwrap_or(200_000), numbers.next());
     let folder = Folder::new("replay");
     println!("working until there are {entries} entries ...");
-    let bench = Bench::start(&folder, entries).await;
+    let bench = Bench::start(&folder, entries, lanes).await;
     let truth = hashes(&bench.client).await;
     println!(
         "{} entries, {:.1} MB, {:.0} B each",

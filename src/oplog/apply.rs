@@ -56,13 +56,15 @@ pub struct ReplayOptions {
     pub transaction_bytes: usize,
     /// Bytes of operations sent at once (at most 14 MiB).
     pub batch_bytes: usize,
+    /// Commands at the same time; 1 applies everything in the order of the oplog.
+    pub lanes: usize,
 }
 
 impl ReplayOptions {
     /// The window `start ..= end` of a dump whose last write was at `consistent_from`.
     pub fn new(start: Timestamp, end: Timestamp, consistent_from: Timestamp) -> Self {
         let scope = Scope::default();
-        Self { start, end, consistent_from, scope, transaction_bytes: 16 << 20, batch_bytes: 6 << 20 }
+        Self { start, end, consistent_from, scope, transaction_bytes: 16 << 20, batch_bytes: 6 << 20, lanes: 4 }
     }
 }
 

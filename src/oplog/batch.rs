@@ -1,42 +1,43 @@
-//! Document operations on their way to the server, many in one command.
+//! Document operations on their way to the server: many in one command, several commands at the same time.
+//!
+//! A batch is spread over lanes ([`super::lanes`]), one `applyOps` each. While it is applied the next one is read; it is
+//! sent when all lanes of the one before have been written by the majority.
 
-use anyhow::{Result, bail};
-use bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
+use anyhow::{Context, Result};
+use bson::rawdoc;
+use tokio::task::JoinSet;
+use tracing::Instrument;
 
 use crate::oplog::apply::{Replayer, operation_document};
 use crate::oplog::catalog::Key;
-use crate::oplog::entry::{Entry, Kind, excerpt, show};
-use crate::oplog::target::{Mode, Stop};
+use crate::oplog::entry::{Entry, Kind};
+use crate::oplog::lanes::lane;
+use crate::oplog::send::{Account, Op, send};
 
-/// Operations that are sent in one command at most; keeps the time of a command short.
+/// Operations of a lane that are sent in one command at most (on the average); keeps the time of a command short.
 const MOST_OPERATIONS: usize = 4000;
 
-const NAMESPACE_NOT_FOUND: i32 = 26;
-/// An operation met a newer document: another `_id` that is equal by collation, or one that would grow over 16 MB.
-const SUPERSEDED: &[i32] = &[13596, 66, 10334, 17419, 17420];
-
-/// Operations not sent yet, in order.
+/// Operations that were not applied yet: those that are collected, in order, and those that are sent now.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
-    ops: Vec<Op>,
+    lanes: Vec<Vec<Op>>,
+    count: usize,
     bytes: usize,
-}
-
-#[derive(Debug)]
-struct Op {
-    body: RawDocumentBuf,
-    kind: Kind,
-    ts: Timestamp,
-    key: Key,
+    /// One task for each lane. They end with the replayer.
+    sent: JoinSet<Account>,
 }
 
 impl Replayer {
     /// Takes an insert, update or delete.
     pub(super) async fn document(&mut self, entry: &Entry<'_>) -> Result<()> {
         let (db, coll) = entry.split_ns();
-        if coll == "system.views" && entry.kind == Kind::Insert {
+        // It changes what names mean to the operations before and after it.
+        let alone = coll == "system.views";
+        if alone {
             self.flush().await?;
-            self.make_room_for_view(db, entry).await?;
+            if entry.kind == Kind::Insert {
+                self.make_room_for_view(db, entry).await?;
+            }
         }
         let key = self.key(db, coll, entry.ui);
         let ns = match (&key, self.catalog.get(&key)) {
@@ -45,18 +46,22 @@ impl Replayer {
         };
         let body = operation_document(entry, &key, ns.unwrap_or(entry.ns));
         let there = ns.is_some();
-        let op = Op { body, kind: entry.kind, ts: entry.ts, key };
+        let op = Op { body, kind: entry.kind, ts: entry.ts, key, at: 0 };
         if !there {
-            return self.missing_collection(&op);
+            let mut account = Account::new(self.options.consistent_from);
+            account.missing_collection(&op)?;
+            self.count(&account);
+            return Ok(());
         }
         if entry.kind == Kind::Insert && self.tolerant(entry.ts) && self.keeps_order(&op.key) {
             // Inserting over the document that the dump already has would leave it at its place there.
             let id = entry.o.get("_id").ok().flatten().map(|id| rawdoc! {"_id": id});
             let delete = Entry { kind: Kind::Delete, o: id.as_ref().map_or(entry.o, |id| id), ..*entry };
             let body = operation_document(&delete, &op.key, op.body.get_str("ns").unwrap_or(entry.ns));
-            self.push(Op { body, kind: Kind::Delete, ts: entry.ts, key: op.key.clone() }).await?;
+            self.push(entry, Op { body, kind: Kind::Delete, key: op.key.clone(), ..op }).await?;
         }
-        self.push(op).await
+        self.push(entry, op).await?;
+        if alone { self.flush().await } else { Ok(()) }
     }
 
     /// A capped collection: the order of its documents is that of their last insertion.
@@ -64,94 +69,59 @@ impl Replayer {
         self.catalog.get(key).is_some_and(|collection| collection.waiting.cap.is_some())
     }
 
-    async fn push(&mut self, op: Op) -> Result<()> {
+    async fn push(&mut self, entry: &Entry<'_>, op: Op) -> Result<()> {
         let size = op.body.as_bytes().len();
-        if self.batch.ops.len() >= MOST_OPERATIONS || self.batch.bytes + size > self.options.batch_bytes {
-            self.flush().await?;
+        let lanes = self.options.lanes.max(1);
+        if self.batch.count >= MOST_OPERATIONS * lanes || self.batch.bytes + size > self.options.batch_bytes {
+            self.hand_over().await?;
         }
-        self.batch.bytes += size;
-        self.batch.ops.push(op);
+        let (db, coll) = entry.split_ns();
+        let holder = if entry.kind == Kind::Update { entry.o2 } else { Some(entry.o) };
+        let id = holder.and_then(|holder| holder.get("_id").ok().flatten());
+        let lane = lane(db, coll, &op.key, self.catalog.get(&op.key), id, lanes);
+        let batch = &mut self.batch;
+        if batch.lanes.len() <= lane {
+            batch.lanes.resize_with(lanes, Vec::new);
+        }
+        batch.lanes[lane].push(Op { at: batch.count, ..op });
+        batch.bytes += size;
+        batch.count += 1;
         Ok(())
     }
 
-    /// Sends what is waiting.
+    /// Begins to send what was collected, when what was sent before is applied.
+    async fn hand_over(&mut self) -> Result<()> {
+        self.applied().await?;
+        let batch = &mut self.batch;
+        for ops in std::mem::take(&mut batch.lanes).into_iter().filter(|ops| !ops.is_empty()) {
+            let account = Account::new(self.options.consistent_from);
+            batch.sent.spawn(send(self.target.clone(), ops, account).in_current_span());
+        }
+        (batch.count, batch.bytes) = (0, 0);
+        Ok(())
+    }
+
+    /// Sends what was collected and waits until everything is applied.
     pub(super) async fn flush(&mut self) -> Result<()> {
-        let mut ops = std::mem::take(&mut self.batch).ops;
-        let mut at_once = usize::MAX;
-        while !ops.is_empty() {
-            let now: Vec<&RawDocument> = ops.iter().take(at_once).map(|op| op.body.as_ref()).collect();
-            let sent = now.len();
-            let (applied, again) = self.target.apply_ops(Mode::InitialSync, &now).await?;
-            for at in applied.missed {
-                self.missed(&ops[at], again)?;
-            }
-            let mut gone = None;
-            let done = match applied.stopped {
-                None => sent,
-                Some(Stop { at: Some(at), code, message }) => {
-                    self.refused(&ops[at], code, &message, again)?;
-                    gone = (code == NAMESPACE_NOT_FOUND).then(|| ops[at].key.clone());
-                    at + 1
-                }
-                // The server read none of it: find the one that it does not understand.
-                Some(Stop { at: None, .. }) if sent > 1 => {
-                    at_once = 1;
-                    0
-                }
-                Some(Stop { at: None, code, message }) => bail!("{}: error {code}: {message}", describe(&ops[0])),
-            };
-            ops.drain(..done);
-            if let Some(gone) = gone {
-                let (lost, kept): (Vec<Op>, _) = ops.into_iter().partition(|op| op.key == gone);
-                ops = kept;
-                lost.iter().try_for_each(|op| self.missing_collection(op))?;
-            }
-        }
-        Ok(())
+        self.hand_over().await?;
+        self.applied().await
     }
 
-    /// The server found nothing to do for an operation.
-    fn missed(&mut self, op: &Op, again: bool) -> Result<()> {
-        if op.kind == Kind::Update && (again || self.tolerant(op.ts)) {
-            self.stats.missing_documents += 1;
-            return Ok(());
+    /// Waits for all lanes, also if one has failed. The error is that of the first operation that has one.
+    async fn applied(&mut self) -> Result<()> {
+        let mut failed: Option<(usize, anyhow::Error)> = None;
+        while let Some(account) = self.batch.sent.join_next().await {
+            let account = account.context("apply operations")?;
+            account.gone.iter().for_each(|key| self.catalog.forget(key));
+            self.count(&account);
+            failed = [failed, account.failed].into_iter().flatten().min_by_key(|(at, _)| *at);
         }
-        bail!("{}: the document is not there, so the restored data is not what the oplog continues", describe(op))
+        failed.map_or(Ok(()), |(_, error)| Err(error))
     }
 
-    fn refused(&mut self, op: &Op, code: i32, message: &str, again: bool) -> Result<()> {
-        if code == NAMESPACE_NOT_FOUND {
-            self.catalog.forget(&op.key);
-            return self.missing_collection(op);
-        }
-        if SUPERSEDED.contains(&code) && (again || self.tolerant(op.ts)) {
-            self.stats.superseded += 1;
-            return Ok(());
-        }
-        bail!("{}: error {code}: {message}", describe(op))
-    }
-
-    fn missing_collection(&mut self, op: &Op) -> Result<()> {
-        if self.tolerant(op.ts) {
-            self.stats.missing_collections += 1;
-            return Ok(());
-        }
-        bail!("{}: the collection is not there, so the restored data is not what the oplog continues", describe(op))
-    }
-}
-
-fn describe(op: &Op) -> String {
-    let kind = match op.kind {
-        Kind::Insert => "insert",
-        Kind::Update => "update",
-        Kind::Delete => "delete",
-        Kind::Command | Kind::Noop => "entry",
-    };
-    let ns = op.body.get_str("ns").unwrap_or("?");
-    let on = op.body.get_document(if op.kind == Kind::Update { "o2" } else { "o" }).ok();
-    let id = on.and_then(|on| on.get("_id").ok().flatten()).map(|id| format!(" _id {id:?}")).unwrap_or_default();
-    match on {
-        Some(on) if id.is_empty() => format!("oplog {kind} in {ns} at {}: {}", show(op.ts), excerpt(on)),
-        _ => format!("oplog {kind} in {ns} at {}:{}", show(op.ts), super::entry::crop(&id, 200)),
+    fn count(&mut self, account: &Account) {
+        self.stats.missing_documents += account.stats.missing_documents;
+        self.stats.missing_collections += account.stats.missing_collections;
+        self.stats.superseded += account.stats.superseded;
     }
 }

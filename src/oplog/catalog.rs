@@ -84,6 +84,9 @@ pub struct Collection {
     /// By index name.
     pub indexes: BTreeMap<String, Index>,
     pub waiting: Waiting,
+    /// Its operations are applied one after the other, also those on different documents: it has a unique index on the
+    /// target already ([`Catalog::keep_order`]).
+    pub in_order: bool,
 }
 
 /// All collections of a restore.
@@ -112,11 +115,7 @@ impl Catalog {
         if meta.kind == NamespaceKind::View {
             return options;
         }
-        let key = match (meta.kind, meta.uuid) {
-            (NamespaceKind::Timeseries, _) => Key::name(&meta.db, &format!("system.buckets.{}", meta.coll)),
-            (_, Some(uuid)) if !super::filter::by_name(&meta.db, &meta.coll) => Key::uuid(uuid),
-            _ => Key::name(&meta.db, &meta.coll),
-        };
+        let key = key_of(meta);
         let level = if meta.coll.starts_with("system.buckets.") { Level::Buckets } else { Level::Documents };
         let waiting = self.postpone(&mut options);
         let ns = format!("{}.{}", meta.db, meta.coll);
@@ -129,6 +128,19 @@ impl Catalog {
             entry.put(spec.clone(), level);
         }
         options
+    }
+
+    /// To be called after [`Catalog::add`] for a collection whose indexes are on the target while the oplog is replayed
+    /// (a replay onto live data; a restore builds them afterwards). If one of them is unique, the operations on the
+    /// collection are applied strictly in order: a value has to be given up before another document takes it.
+    pub fn keep_order(&mut self, meta: &NamespaceMeta) {
+        let set = |spec: &Document, name| spec.get(name).is_some_and(truth);
+        let unique = |spec: &Document| !is_id_index(spec) && (set(spec, "unique") || set(spec, "prepareUnique"));
+        if let Some(collection) = self.collections.get_mut(&key_of(meta))
+            && meta.indexes.iter().flatten().any(unique)
+        {
+            collection.in_order = true;
+        }
     }
 
     /// Takes the options that have to wait out of `options` (a `create` command or the options of `listCollections`),
@@ -165,7 +177,9 @@ impl Catalog {
         let mut command = command.clone();
         let waiting = self.postpone(&mut command);
         let collation = has_collation(&command);
-        self.collections.insert(key, Collection { ns, collation, waiting, indexes: BTreeMap::new() });
+        // If it is on the target already, nothing happens to it there, and it keeps its indexes.
+        let in_order = self.collections.get(&key).is_some_and(|collection| collection.in_order);
+        self.collections.insert(key, Collection { ns, collation, waiting, in_order, ..Collection::default() });
         command
     }
 
@@ -285,6 +299,14 @@ impl Collection {
     }
 }
 
+fn key_of(meta: &NamespaceMeta) -> Key {
+    match (meta.kind, meta.uuid) {
+        (NamespaceKind::Timeseries, _) => Key::name(&meta.db, &format!("system.buckets.{}", meta.coll)),
+        (_, Some(uuid)) if !super::filter::by_name(&meta.db, &meta.coll) => Key::uuid(uuid),
+        _ => Key::name(&meta.db, &meta.coll),
+    }
+}
+
 fn has_collation(options: &Document) -> bool {
     options
         .get_document("collation")
@@ -362,6 +384,32 @@ mod tests {
         let _ = catalog.add(&meta("c", NamespaceKind::Collection, doc! {}, indexes));
         assert_eq!(names(&catalog, &Key::uuid(UUID)), ["_id_hashed", "both"]);
         assert!(!catalog.get(&Key::uuid(UUID)).unwrap().indexes["_id_hashed"].spec.contains_key("ns"));
+    }
+
+    #[test]
+    fn only_unique_indexes_on_the_target_ask_for_an_order() {
+        let id = doc! {"v": 2, "key": {"_id": 1}, "name": "_id_", "unique": true};
+        for (spec, in_order) in [
+            (doc! {"v": 2, "key": {"u": 1}, "name": "u"}, false),
+            (doc! {"v": 2, "key": {"u": 1}, "name": "u", "unique": false}, false),
+            (doc! {"v": 2, "key": {"u": 1}, "name": "u", "unique": true}, true),
+            (doc! {"v": 2, "key": {"u": 1}, "name": "u", "unique": 1.0, "sparse": true}, true),
+            (doc! {"v": 2, "key": {"u": 1}, "name": "u", "prepareUnique": true}, true),
+        ] {
+            let mut catalog = Catalog::new(6);
+            let meta = meta("c", NamespaceKind::Collection, doc! {}, vec![id.clone(), spec.clone()]);
+            let _ = catalog.add(&meta);
+            assert!(!catalog.get(&Key::uuid(UUID)).unwrap().in_order, "a restore builds them afterwards");
+            catalog.keep_order(&meta);
+            assert_eq!(catalog.get(&Key::uuid(UUID)).unwrap().in_order, in_order, "{spec}");
+            // Its creation finds it there and changes nothing; dropped and made again it has no indexes.
+            let creation = doc! {"create": "c"};
+            let _ = catalog.create(Key::uuid(UUID), "shop.c".into(), &creation);
+            assert_eq!(catalog.get(&Key::uuid(UUID)).unwrap().in_order, in_order, "{spec}");
+            catalog.forget(&Key::uuid(UUID));
+            let _ = catalog.create(Key::uuid(UUID), "shop.c".into(), &creation);
+            assert!(!catalog.get(&Key::uuid(UUID)).unwrap().in_order, "{spec}");
+        }
     }
 
     #[test]
