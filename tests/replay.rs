@@ -4,6 +4,7 @@
 
 mod cases;
 mod dump;
+mod lanes;
 pub mod server;
 mod state;
 pub mod workload;
@@ -83,7 +84,8 @@ async fn round(seed: u64, version: Version) {
 
     let entries = oplog(&source, start, end).await;
     let mut options = ReplayOptions::new(start, end, consistent_from);
-    options.transaction_bytes = 4000;
+    // Small, so that one batch is sent while the next one is read.
+    (options.transaction_bytes, options.batch_bytes, options.lanes) = (4000, 6000, 3);
     let kept = keep(seed, major, &dumped, &entries);
     let mut replayer = Replayer::new(target.client.clone(), catalog, options);
     // In pieces that share their border, as slices do.

@@ -11,19 +11,19 @@ use super::dump::{Dumped, load};
 use super::server::{Server, Version};
 
 /// A target, the dump loaded into it, and the entries to come.
-struct Case {
-    server: Server,
-    catalog: Catalog,
+pub(super) struct Case {
+    pub(super) server: Server,
+    pub(super) catalog: Catalog,
     entries: Vec<RawDocumentBuf>,
     /// Up to this second the dump may be newer.
-    fuzzy_until: u32,
+    pub(super) fuzzy_until: u32,
 }
 
 fn ts(time: u32) -> Timestamp {
     Timestamp { time, increment: 1 }
 }
 
-fn collection(coll: &str, uuid: Uuid, options: Document, documents: Vec<Document>) -> Dumped {
+pub(super) fn collection(coll: &str, uuid: Uuid, options: Document, documents: Vec<Document>) -> Dumped {
     let indexes = Some(vec![doc! {"v": 2, "key": {"_id": 1}, "name": "_id_"}]);
     let kind = NamespaceKind::Collection;
     let meta =
@@ -38,12 +38,12 @@ fn series(coll: &str) -> Dumped {
     series
 }
 
-fn ids(range: std::ops::Range<i32>) -> Vec<Document> {
+pub(super) fn ids(range: std::ops::Range<i32>) -> Vec<Document> {
     range.map(|id| doc! {"_id": id}).collect()
 }
 
 impl Case {
-    async fn new(dump: Vec<Dumped>) -> Self {
+    pub(super) async fn new(dump: Vec<Dumped>) -> Self {
         let server = Server::start(Version::Current).await;
         let mut catalog = Catalog::new(server.major().await);
         load(&server.client, &dump, &mut catalog).await;
@@ -57,11 +57,11 @@ impl Case {
         self
     }
 
-    fn op(self, op: &str, coll: &str, uuid: Uuid, o: Document) -> Self {
+    pub(super) fn op(self, op: &str, coll: &str, uuid: Uuid, o: Document) -> Self {
         self.entry(doc! {"op": op, "ns": format!("t.{coll}"), "ui": Binary::from(uuid), "o": o})
     }
 
-    fn update(self, coll: &str, uuid: Uuid, id: i32, diff: Document) -> Self {
+    pub(super) fn update(self, coll: &str, uuid: Uuid, id: i32, diff: Document) -> Self {
         let entry = doc! {"op": "u", "ns": format!("t.{coll}"), "ui": Binary::from(uuid), "o": {"$v": 2, "diff": diff}, "o2": {"_id": id}};
         self.entry(entry)
     }
@@ -71,7 +71,12 @@ impl Case {
     }
 
     async fn replay(&self) -> anyhow::Result<Replayed> {
-        let options = ReplayOptions::new(ts(1), ts(900), ts(self.fuzzy_until));
+        self.replay_with(|_| ()).await
+    }
+
+    pub(super) async fn replay_with(&self, change: impl FnOnce(&mut ReplayOptions)) -> anyhow::Result<Replayed> {
+        let mut options = ReplayOptions::new(ts(1), ts(90_000), ts(self.fuzzy_until));
+        change(&mut options);
         let mut replayer = Replayer::new(self.server.client.clone(), self.catalog.clone(), options);
         let _ = replayer.apply(stream::iter(self.entries.clone()).map(Ok)).await?;
         replayer.finish().await
@@ -91,7 +96,7 @@ impl Case {
         format!("{:#}", self.replay().await.unwrap_err())
     }
 
-    async fn documents(&self, coll: &str) -> Vec<Document> {
+    pub(super) async fn documents(&self, coll: &str) -> Vec<Document> {
         let mut cursor = self.server.client.database("t").run_cursor_command(doc! {"find": coll}).await.unwrap();
         let mut all = Vec::new();
         while cursor.advance().await.unwrap() {
@@ -100,7 +105,7 @@ impl Case {
         all
     }
 
-    async fn ids(&self, coll: &str) -> Vec<i32> {
+    pub(super) async fn ids(&self, coll: &str) -> Vec<i32> {
         self.documents(coll).await.iter().map(|document| document.get_i32("_id").unwrap()).collect()
     }
 
