@@ -90,6 +90,9 @@ impl Dispatcher {
                         Ok(())
                     }
                     name::RESTORE => ops::restore::handle(task, command.restore).await,
+                    name::DELETE => ops::delete::backups(task, command.delete).await,
+                    name::DELETE_PITR => ops::delete::chunks(task, command.delete_pitr).await,
+                    name::CLEANUP => ops::delete::cleanup(task, command.cleanup).await,
                     name::RESYNC => ops::resync::handle(task, command.resync).await,
                     other => Err(anyhow::anyhow!(
                         "this agent does not know the command '{other}'; the command line is newer, or of another edition"

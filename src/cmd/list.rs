@@ -19,7 +19,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// List the backups, or the restores made
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct List {
     /// Also show the times covered on each replica set
     #[arg(short, long, conflicts_with = "restore")]

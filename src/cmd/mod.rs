@@ -4,12 +4,15 @@
 //! returns what is printed. Results go to stdout, everything else to stderr; with a JSON format stdout holds exactly
 //! one JSON value, errors included. Every error exits with 1, an interrupted wait with 130.
 
+mod ask;
 mod backup;
 mod cancel;
 mod checks;
 mod config;
 mod context;
+mod delete;
 mod describe;
+mod ending;
 mod error;
 mod list;
 mod logs;
@@ -17,6 +20,7 @@ mod moment;
 mod nodes;
 mod output;
 mod progress;
+mod prune_plan;
 mod restore;
 mod resync;
 mod status;
@@ -59,6 +63,9 @@ enum Command {
     DescribeBackup(describe::DescribeBackup),
     Restore(restore::Restore),
     DescribeRestore(describe::DescribeRestore),
+    DeleteBackup(delete::DeleteBackup),
+    DeletePitr(delete::DeletePitr),
+    Cleanup(delete::Cleanup),
     Logs(logs::Logs),
     Version(version::VersionArgs),
     /// Write a completion script for a shell
@@ -120,6 +127,9 @@ fn start(cli: Cli) -> Result<()> {
             Command::DescribeBackup(it) => it.run(&cx).await,
             Command::Restore(it) => it.run(&cx).await,
             Command::DescribeRestore(it) => it.run(&cx).await,
+            Command::DeleteBackup(it) => it.run(&cx).await,
+            Command::DeletePitr(it) => it.run(&cx).await,
+            Command::Cleanup(it) => it.run(&cx).await,
             Command::Logs(it) => it.run(&cx).await,
             Command::Version(_) | Command::Completion { .. } => Ok(()),
         }
@@ -209,6 +219,14 @@ mod tests {
             "pbm logs -s X",
             "pbm logs --timezone No/Where",
             "pbm status -s everything",
+            "pbm delete-backup",
+            "pbm delete-backup b --older-than 1d",
+            "pbm delete-backup b --type logical",
+            "pbm delete-backup --older-than tomorrow",
+            "pbm delete-pitr",
+            "pbm delete-pitr --all --older-than 1d",
+            "pbm cleanup",
+            "pbm cleanup --older-than 1d --wait-time 5s",
             "pbm nosuch",
         ] {
             let error = Cli::try_parse_from(args(text)).expect_err(text);
@@ -230,6 +248,11 @@ mod tests {
             "pbm logs -e backup/x -x -f -n rs0 -i 1 -s D -t 0 --timezone Local",
             "pbm list --full --unbacked --size 3",
             "pbm describe-backup b --with-collections",
+            "pbm delete-backup b -y",
+            "pbm delete-backup --older-than 2026-03-01T10:20:30 -t selective --profile main -f",
+            "pbm delete-pitr --older-than 30d --force --wait --wait-time 1m",
+            "pbm delete-pitr -a --dry-run",
+            "pbm cleanup --older-than=1772360430,3 --profile=main -y -w",
             "pbm version -s",
         ] {
             assert!(Cli::try_parse_from(args(text)).is_ok(), "{text}");

@@ -3,10 +3,35 @@
 use crate::model::{chunk::Chunk, names};
 use crate::mongo::admin::{is_duplicate_key, only_duplicate_keys};
 use anyhow::{Context, Result};
-use bson::doc;
-use futures::TryStreamExt;
+use bson::{Bson, Document, Timestamp, doc};
+use futures::{Stream, TryStreamExt};
 use mongodb::{Collection, Database};
+use serde::Deserialize;
 use std::collections::HashSet;
+
+/// Chunks that come from the server at a time.
+const BATCH: u32 = 10_000;
+
+/// The times and size of a chunk, without its object.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ChunkSpan {
+    pub rs: String,
+    pub start_ts: Timestamp,
+    pub end_ts: Timestamp,
+    #[serde(default)]
+    pub size: i64,
+}
+
+/// A chunk and its place in the index.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Indexed {
+    #[serde(rename = "_id")]
+    pub id: Bson,
+    #[serde(flatten)]
+    pub chunk: Chunk,
+}
+
+const READ: &str = "read admin.pbmPITRChunks";
 
 /// Reads and writes the index.
 #[derive(Debug, Clone)]
@@ -72,6 +97,39 @@ impl Chunks {
                 .await
                 .context("remove chunks from admin.pbmPITRChunks")?;
         }
+        Ok(())
+    }
+
+    /// Times and sizes of all chunks, by replica set and start, as a stream: there may be very many.
+    pub async fn spans(&self) -> Result<impl Stream<Item = Result<ChunkSpan>> + use<>> {
+        let fields = doc! { "_id": 0, "rs": 1, "start_ts": 1, "end_ts": 1, "size": 1 };
+        let spans = self.coll.clone_with_type::<ChunkSpan>();
+        let order = doc! { "rs": 1, "start_ts": 1, "end_ts": 1 };
+        let found = spans.find(doc! {}).sort(order).projection(fields).batch_size(BATCH).await.context(READ)?;
+        Ok(found.map_err(|error| anyhow::Error::new(error).context(READ)))
+    }
+
+    /// The chunks that end at or before `until`, by start, as a stream.
+    pub async fn ending_by(&self, until: Timestamp) -> Result<impl Stream<Item = Result<Indexed>> + use<>> {
+        let indexed = self.coll.clone_with_type::<Indexed>();
+        let filter = doc! { "start_ts": { "$lte": until }, "end_ts": { "$lte": until } };
+        let found = indexed.find(filter).sort(doc! { "start_ts": 1, "end_ts": 1 }).batch_size(BATCH);
+        Ok(found.await.context(READ)?.map_err(|error| anyhow::Error::new(error).context(READ)))
+    }
+
+    /// Which of these objects, given with their starts, are in the index.
+    pub async fn known(&self, objects: &[(String, Timestamp)]) -> Result<HashSet<String>> {
+        let starts: Vec<Timestamp> = objects.iter().map(|(_, start)| *start).collect();
+        let names = self.coll.clone_with_type::<Document>();
+        let found = names.find(doc! { "start_ts": { "$in": starts } }).projection(doc! { "fname": 1 });
+        let found: Vec<Document> = found.await.context(READ)?.try_collect().await.context(READ)?;
+        Ok(found.iter().filter_map(|chunk| chunk.get_str("fname").ok().map(str::to_owned)).collect())
+    }
+
+    /// Removes chunks from the index by their places.
+    pub async fn forget(&self, ids: &[Bson]) -> Result<()> {
+        let filter = doc! { "_id": { "$in": ids } };
+        self.coll.delete_many(filter).await.context("remove chunks from admin.pbmPITRChunks")?;
         Ok(())
     }
 

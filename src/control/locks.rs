@@ -166,6 +166,12 @@ impl Locks {
             .context("read admin.pbmLockOp")
     }
 
+    /// Did anybody take the lock for this operation, now or before?
+    pub async fn was_taken(&self, opid: &str) -> Result<bool> {
+        let found = self.once.find_one(doc! { "opid": opid }).await.context("read admin.pbmOpLog")?;
+        Ok(found.is_some())
+    }
+
     /// All locks, stale ones included.
     pub async fn all(&self) -> Result<Vec<Lock>> {
         self.coll.find(doc! {}).await.context("read admin.pbmLock")?.try_collect().await.context("read admin.pbmLock")

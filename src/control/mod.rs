@@ -25,7 +25,7 @@ mod setup;
 pub use agents::Agents;
 pub use bell::{Bell, Waiter};
 pub use board::{ControlBoard, Plane};
-pub use chunks::Chunks;
+pub use chunks::{ChunkSpan, Chunks, Indexed};
 pub use commands::{Commands, Place};
 pub use configs::Configs;
 pub use locks::{Locks, TakeLock};

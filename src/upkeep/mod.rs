@@ -5,8 +5,10 @@ pub mod catalogue;
 mod content;
 pub mod coverage;
 pub mod delete;
+pub mod prune;
 pub mod reap;
 pub mod resync;
+pub mod retention;
 pub mod verify;
 
 #[cfg(test)]

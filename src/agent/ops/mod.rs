@@ -1,6 +1,7 @@
 //! One file per command: the gates, then one recipe.
 
 pub(super) mod backup;
+pub(super) mod delete;
 pub(super) mod restore;
 pub(super) mod resync;
 

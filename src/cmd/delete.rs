@@ -1,0 +1,268 @@
+//! `pbm delete-backup`, `pbm delete-pitr`, `pbm cleanup`: show what goes and why, ask, queue the command, follow it.
+
+use super::{
+    ask,
+    checks::{self, Need},
+    context::Context,
+    ending,
+    error::{CliError, Result},
+    list::List,
+    moment::Moment,
+    output::Message,
+    prune_plan::Shown,
+};
+use crate::config::duration;
+use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd, name};
+use crate::upkeep::{
+    prune,
+    retention::{self, Ask, Kind, Refusal, Slicing},
+};
+use bson::{Timestamp, oid::ObjectId};
+use clap::Args;
+use std::time::Duration;
+
+/// The profile that means the main storage.
+const MAIN: &str = "main";
+
+/// Delete a backup, or those older than a time
+#[derive(Debug, Args)]
+pub struct DeleteBackup {
+    /// Name of the backup, as `pbm list` shows it; its increments go with it
+    #[arg(required_unless_present = "older_than", conflicts_with = "older_than")]
+    name: Option<String>,
+    /// Delete backups older than this: 2026-03-01, 2026-03-01T10:20:30 (UTC), 30d or 12h
+    #[arg(long, value_name = "TIME")]
+    older_than: Option<Moment>,
+    /// Only of this type: logical, physical, incremental, external or selective
+    #[arg(short = 't', long = "type", value_name = "TYPE", requires = "older_than")]
+    kind: Option<String>,
+    #[command(flatten)]
+    profile: Profile,
+    #[command(flatten)]
+    consent: Consent,
+    /// The same as --yes
+    #[arg(short, long, hide = true)]
+    force: bool,
+}
+
+/// Delete the oplog saved for point-in-time recovery
+#[derive(Debug, Args)]
+pub struct DeletePitr {
+    /// Delete what restores to this time and later don't need: 2026-03-01, 2026-03-01T10:20:30 (UTC), 30d or 12h
+    #[arg(long, value_name = "TIME", required_unless_present = "all", conflicts_with = "all")]
+    older_than: Option<Moment>,
+    /// Delete everything: backups can be restored to their own times only
+    #[arg(short, long)]
+    all: bool,
+    #[command(flatten)]
+    consent: Consent,
+    /// The same as --yes
+    #[arg(short, long, hide = true)]
+    force: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// Delete backups and saved oplog that restores to a time and later don't need
+#[derive(Debug, Args)]
+pub struct Cleanup {
+    /// Keep restorable what is from here on: 2026-03-01, 2026-03-01T10:20:30 (UTC), 30d or 12h
+    #[arg(long, value_name = "TIME", required = true)]
+    older_than: Moment,
+    #[command(flatten)]
+    profile: Profile,
+    #[command(flatten)]
+    consent: Consent,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+#[derive(Debug, Args)]
+struct Profile {
+    /// Storage profile; this build knows only the main storage
+    #[arg(long, value_name = "NAME", default_value = MAIN)]
+    profile: String,
+}
+
+#[derive(Debug, Args)]
+struct Consent {
+    /// Show what would go and why, and delete nothing
+    #[arg(long)]
+    dry_run: bool,
+    /// Don't ask
+    #[arg(short, long)]
+    yes: bool,
+}
+
+#[derive(Debug, Args)]
+struct Waiting {
+    /// Wait for the end
+    #[arg(short, long)]
+    wait: bool,
+    /// Wait no longer than this, such as 30m or 1h30m
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
+    wait_time: Option<Duration>,
+}
+
+impl Profile {
+    fn check(&self) -> Result<()> {
+        if self.profile.is_empty() || self.profile == MAIN {
+            return Ok(());
+        }
+        Err(CliError::refused(format!("there is no profile {}: this build has no storage profiles", self.profile))
+            .hint("leave --profile out for the main storage"))
+    }
+}
+
+/// What is to be sent once it is agreed on.
+enum Wish {
+    Delete(DeleteCmd),
+    DeletePitr(DeletePitrCmd),
+    Cleanup(CleanupCmd),
+}
+
+impl Wish {
+    fn event(&self) -> &'static str {
+        match self {
+            Self::Delete(_) => name::DELETE,
+            Self::DeletePitr(_) => name::DELETE_PITR,
+            Self::Cleanup(_) => name::CLEANUP,
+        }
+    }
+
+    async fn send(self, cx: &Context) -> anyhow::Result<ObjectId> {
+        match self {
+            Self::Delete(command) => cx.control.commands.send_delete(command).await,
+            Self::DeletePitr(command) => cx.control.commands.send_delete_pitr(command).await,
+            Self::Cleanup(command) => cx.control.commands.send_cleanup(command).await,
+        }
+    }
+}
+
+impl DeleteBackup {
+    /// Runs the subcommand.
+    pub async fn run(self, cx: &Context) -> Result<()> {
+        self.profile.check()?;
+        let kind: Option<Kind> = match &self.kind {
+            Some(kind) => Some(kind.parse().map_err(|why| CliError::usage(format!("--type {kind}: {why}")))?),
+            None => None,
+        };
+        let (wanted, command) = match (&self.name, self.older_than) {
+            (None, Some(moment)) => {
+                let before = whole_seconds(past(cx, moment).await?);
+                let kind_word = self.kind.clone().unwrap_or_default();
+                let command = DeleteCmd { olderthan: before.time.into(), kind: kind_word, ..DeleteCmd::default() };
+                (Ask::Backups { before, kind }, command)
+            }
+            (name, _) => {
+                let name = name.clone().unwrap_or_default();
+                (Ask::Backup(name.clone()), DeleteCmd { backup: name, ..DeleteCmd::default() })
+            }
+        };
+        let wait = Waiting { wait: true, wait_time: None };
+        carry_out(cx, &wanted, Wish::Delete(command), &self.consent, self.force, &wait).await
+    }
+}
+
+impl DeletePitr {
+    /// Runs the subcommand.
+    pub async fn run(self, cx: &Context) -> Result<()> {
+        let (wanted, olderthan) = match self.older_than {
+            Some(moment) => {
+                let before = whole_seconds(past(cx, moment).await?);
+                (Ask::Chunks { before }, before.time.into())
+            }
+            None => (Ask::AllChunks, 0),
+        };
+        let command = Wish::DeletePitr(DeletePitrCmd { olderthan });
+        carry_out(cx, &wanted, command, &self.consent, self.force, &self.waiting).await
+    }
+}
+
+impl Cleanup {
+    /// Runs the subcommand.
+    pub async fn run(self, cx: &Context) -> Result<()> {
+        self.profile.check()?;
+        let before = past(cx, self.older_than).await?;
+        let command = Wish::Cleanup(CleanupCmd { older_than: before, profile: String::new() });
+        carry_out(cx, &Ask::Everything { before }, command, &self.consent, false, &self.waiting).await
+    }
+}
+
+/// The time that is meant, if it is not to come yet and not nothing.
+async fn past(cx: &Context, moment: Moment) -> Result<Timestamp> {
+    let now = cx.control.advanced_cluster_time().await?;
+    let before = moment.from(now);
+    if before.time > now.time {
+        let (asked, now) = (super::units::rfc3339(before.time.into()), super::units::rfc3339(now.time.into()));
+        return Err(
+            CliError::usage(format!("--older-than {asked} is after now, {now}")).hint("give a time that has passed")
+        );
+    }
+    if before.time == 0 {
+        return Err(CliError::usage("--older-than is before everything").hint("give a later time"));
+    }
+    Ok(before)
+}
+
+/// Commands other than `cleanup` carry seconds.
+fn whole_seconds(before: Timestamp) -> Timestamp {
+    Timestamp { increment: 0, ..before }
+}
+
+fn refused(refusal: &Refusal) -> CliError {
+    let error = CliError::refused(refusal.to_string());
+    match refusal {
+        Refusal::NoSuch(_) => error.hint("`pbm list` and `pbm status` show the backups"),
+        Refusal::Runs { .. } => error.hint("wait for its end, or run `pbm cancel-backup`"),
+        Refusal::IsIncrement { first, .. } => {
+            error.hint(format!("`pbm delete-backup {first}` deletes the whole chain"))
+        }
+        Refusal::OtherStorage { .. } => error.hint("delete it with the original's command line and agents"),
+        Refusal::LastBase(_) => {
+            error.hint("make a new backup first, or switch PITR off with `pbm config --set pitr.enabled=false`")
+        }
+    }
+}
+
+async fn carry_out(
+    cx: &Context,
+    wanted: &Ask,
+    wish: Wish,
+    consent: &Consent,
+    force: bool,
+    waiting: &Waiting,
+) -> Result<()> {
+    let config = cx.config().await?;
+    let facts = prune::facts(&cx.control, &config).await?;
+    let plan = retention::plan(&facts, wanted).map_err(|refusal| refused(&refusal))?;
+    let shown = Shown::read(cx, &facts, &plan, facts.slicing != Slicing::Off).await?;
+    if consent.dry_run {
+        cx.out.print(&shown);
+        return Ok(());
+    }
+    if shown.is_empty() {
+        cx.out.note(&shown.reasons());
+        cx.out.print(&Message::new("nothing to delete"));
+        return Ok(());
+    }
+    cx.ready_to_write().await?;
+    checks::nothing_runs(&cx.control).await?;
+    checks::agents(cx, Need::Any).await?;
+    if consent.yes || force {
+        cx.out.note(&shown.plan());
+    } else {
+        eprintln!("{}", shown.plan());
+        ask::confirm("Delete this?", "nothing was deleted").await?;
+    }
+    let event = wish.event();
+    let opid = wish.send(cx).await?.to_hex();
+    if !waiting.wait {
+        cx.out.print(&Message::new(format!(
+            "The agents delete it; `pbm logs -e {event} -i {opid}` shows when it is done"
+        )));
+        return Ok(());
+    }
+    ending::follow(cx, event, &opid, waiting.wait_time).await?;
+    List::default().run(cx).await
+}
