@@ -50,10 +50,10 @@ impl Chunks {
             .find(doc! {})
             .sort(doc! { "rs": 1, "start_ts": 1 })
             .await
-            .context("read admin.pbmPITRChunks")?
+            .context(READ)?
             .try_collect()
             .await
-            .context("read admin.pbmPITRChunks")
+            .context(READ)
     }
 
     /// The chunks of a replica set by start.
@@ -62,21 +62,26 @@ impl Chunks {
             .find(doc! { "rs": rs })
             .sort(doc! { "start_ts": 1, "end_ts": 1 })
             .await
-            .context("read admin.pbmPITRChunks")?
+            .context(READ)?
             .try_collect()
             .await
-            .context("read admin.pbmPITRChunks")
+            .context(READ)
     }
 
     /// The newest chunks of a replica set, by start.
     pub async fn recent(&self, rs: &str, limit: i64) -> Result<Vec<Chunk>> {
         let found = self.coll.find(doc! { "rs": rs }).sort(doc! { "start_ts": -1 }).limit(limit);
-        found.await.context("read admin.pbmPITRChunks")?.try_collect().await.context("read admin.pbmPITRChunks")
+        found.await.context(READ)?.try_collect().await.context(READ)
+    }
+
+    /// The end of the newest chunk of all.
+    pub async fn newest_end(&self) -> Result<Option<Timestamp>> {
+        Ok(self.coll.find_one(doc! {}).sort(doc! { "end_ts": -1 }).await.context(READ)?.map(|chunk| chunk.end_ts))
     }
 
     /// The chunk of a replica set that ends last.
     pub async fn last(&self, rs: &str) -> Result<Option<Chunk>> {
-        self.coll.find_one(doc! { "rs": rs }).sort(doc! { "end_ts": -1 }).await.context("read admin.pbmPITRChunks")
+        self.coll.find_one(doc! { "rs": rs }).sort(doc! { "end_ts": -1 }).await.context(READ)
     }
 
     /// Adds a chunk; fine when it is there.

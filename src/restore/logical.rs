@@ -38,7 +38,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
         tracing::warn!("{warning}");
     }
     steps.check_oplog(&cx.cancel).await?;
-    reach(board, cx.role, Status::CleanupCluster, None, &cx.cancel, async || Ok(())).await?;
+    reach(board, cx.role, Status::CleanupCluster, None, &cx.cancel, async || end_timeline(cx).await).await?;
 
     tracing::info!("dropping {} collections that the backup replaces", steps.plan().drops.len());
     if cx.cluster.sharded && !me.config {
@@ -89,6 +89,14 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
         cx.control.config.set_epoch(cx.control.cluster_time().await?).await?;
     }
     Ok(())
+}
+
+/// Notes the end of all timelines so far: the slicers have ended, and nothing is changed yet.
+async fn end_timeline(cx: &Cx) -> Result<()> {
+    let now = cx.control.advanced_cluster_time().await?;
+    // The clocks of shards may be a little ahead.
+    let last = cx.control.chunks.newest_end().await?.unwrap_or(now);
+    cx.control.restores.set(&cx.name, doc! { "changed_from": now.max(last) }).await.map(drop)
 }
 
 /// The restored collections must be usable at once: nobody may go on with routing from before.
