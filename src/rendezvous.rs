@@ -12,6 +12,7 @@
 //! | restore `cleanupCluster` | its part of the backup was checked, nothing is changed yet | all have checked |
 //! | restore `running` | what the backup replaces is dropped | all have dropped: now data comes |
 //! | restore `dumpDone` | its data (and the routing tables) is loaded | all have loaded: now the oplog is replayed |
+//! | replay `running` | the oplog was checked, nothing is changed yet | all have checked |
 //! | `done` | it has nothing more to do | all are done, and the leader's last act (the metadata file) succeeded |
 //!
 //! A member waits for the cluster's line only, the leader for all members; nobody waits for a member directly. Any
@@ -190,8 +191,11 @@ pub async fn gather(
     limit: Duration,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
+    if role == Role::Follower {
+        return Ok(());
+    }
     let since = Instant::now();
-    while role == Role::Leader {
+    loop {
         if cancel.is_cancelled() {
             return Err(Why::Cancelled.into());
         }
@@ -201,7 +205,7 @@ pub async fn gather(
         }
         let missing: Vec<&str> = seen.members.iter().filter(|m| m.status.is_none()).map(|m| m.rs.as_str()).collect();
         if missing.is_empty() {
-            break;
+            return Ok(());
         }
         if since.elapsed() >= limit {
             return Err(Why::TimedOut { step, seconds: limit.as_secs(), missing: missing.join(", ") }.into());
@@ -211,7 +215,6 @@ pub async fn gather(
             () = board.changed() => {}
         }
     }
-    Ok(())
 }
 
 /// As [`reach`], when the step has been announced already.

@@ -66,6 +66,7 @@ impl Dispatcher {
             .as_ref()
             .map(|b| b.name.clone())
             .or_else(|| command.restore.as_ref().map(|r| r.name.clone()))
+            .or_else(|| command.replay.as_ref().map(|r| r.name.clone()))
             .unwrap_or_default();
         let (node, backups, token) = (self.node.clone(), self.backups.clone(), self.all.child_token());
         self.tasks.spawn(async move {
@@ -93,6 +94,7 @@ impl Dispatcher {
                     name::DELETE => ops::delete::backups(task, command.delete).await,
                     name::DELETE_PITR => ops::delete::chunks(task, command.delete_pitr).await,
                     name::CLEANUP => ops::delete::cleanup(task, command.cleanup).await,
+                    name::REPLAY => ops::replay::handle(task, command.replay).await,
                     name::RESYNC => ops::resync::handle(task, command.resync).await,
                     other => Err(anyhow::anyhow!(
                         "this agent does not know the command '{other}'; the command line is newer, or of another edition"

@@ -18,6 +18,7 @@ mod list;
 mod logs;
 mod moment;
 mod nodes;
+mod oplog_replay;
 mod output;
 mod progress;
 mod prune_plan;
@@ -62,6 +63,7 @@ enum Command {
     Status(status::StatusArgs),
     DescribeBackup(describe::DescribeBackup),
     Restore(restore::Restore),
+    OplogReplay(oplog_replay::OplogReplay),
     DescribeRestore(describe::DescribeRestore),
     DeleteBackup(delete::DeleteBackup),
     DeletePitr(delete::DeletePitr),
@@ -126,6 +128,7 @@ fn start(cli: Cli) -> Result<()> {
             Command::Status(it) => it.run(&cx).await,
             Command::DescribeBackup(it) => it.run(&cx).await,
             Command::Restore(it) => it.run(&cx).await,
+            Command::OplogReplay(it) => it.run(&cx).await,
             Command::DescribeRestore(it) => it.run(&cx).await,
             Command::DeleteBackup(it) => it.run(&cx).await,
             Command::DeletePitr(it) => it.run(&cx).await,

@@ -29,7 +29,7 @@ use std::{
 };
 
 /// How long agents have to take the command.
-const TAKEN_WITHIN: Duration = Duration::from_secs(15);
+pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(15);
 /// Databases named one by one in the plan.
 const NAMED: usize = 10;
 
@@ -158,7 +158,7 @@ impl Restore {
         checks::agents(cx, Need::Primary).await?;
         if !self.yes {
             eprintln!("{}", plan(&config, &backup, target).await);
-            confirm().await?;
+            confirm("Start the restore?").await?;
         }
 
         let name = units::restore_name(jiff::Timestamp::now());
@@ -282,12 +282,12 @@ async fn replaced(config: &Config, backup: &BackupMeta) -> anyhow::Result<BTreeM
     Ok(databases)
 }
 
-async fn confirm() -> Result<()> {
+pub(super) async fn confirm(question: &str) -> Result<()> {
     if !std::io::stdin().is_terminal() {
         return Err(CliError::refused("nothing was restored: there is no terminal to ask for a confirmation")
             .hint("repeat with --yes when the plan above is what you want"));
     }
-    eprint!("Start the restore? [y/N] ");
+    eprint!("{question} [y/N] ");
     // Without a working stderr there is no question either, and the answer decides.
     let _ = std::io::stderr().flush();
     let answer = tokio::task::spawn_blocking(|| {
@@ -300,7 +300,7 @@ async fn confirm() -> Result<()> {
     if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
         return Ok(());
     }
-    Err(CliError::refused("nothing was restored: the answer was not yes"))
+    Err(CliError::refused("nothing was changed: the answer was not yes"))
 }
 
 #[cfg(test)]

@@ -33,6 +33,10 @@ const HEART_STOPPED: Duration = Duration::from_secs(50);
 pub trait Watched: Plane {
     /// What it is, for people.
     const WHAT: &'static str;
+    /// As [`Self::WHAT`], by the event of its log lines.
+    fn event(&self) -> &'static str {
+        Self::WHAT
+    }
     fn status(&self) -> Status;
     fn error(&self) -> Option<&str>;
     fn hb(&self) -> Timestamp;
@@ -59,6 +63,9 @@ impl Watched for BackupMeta {
 
 impl Watched for RestoreMeta {
     const WHAT: &'static str = "restore";
+    fn event(&self) -> &'static str {
+        if self.start_pitr > 0 { "replay" } else { "restore" }
+    }
     fn status(&self) -> Status {
         self.status
     }
@@ -134,7 +141,7 @@ pub async fn follow<T: Watched>(cx: &Context, name: &str, goal: Goal, limit: Opt
 
 /// A bad end as an error.
 fn judge<T: Watched>(name: &str, document: &T) -> Result<()> {
-    let what = T::WHAT;
+    let what = document.event();
     let reason = document.error().unwrap_or("no reason is recorded; see `pbm logs`");
     match document.status() {
         Status::Error => Err(CliError::failed(format!("{what} {name} failed: {reason}"))

@@ -98,7 +98,13 @@ async fn build_indexes(
 ) -> Result<usize> {
     let mut by_collection: BTreeMap<&str, Vec<Document>> = BTreeMap::new();
     let measurements = coll.strip_prefix("system.buckets.");
-    for index in collection.indexes.values() {
+    let outdated = collection.outdated();
+    if !outdated.is_empty() {
+        drop_indexes(target, db, coll, &outdated).await?;
+    }
+    let mut count = 0;
+    for index in collection.missing() {
+        count += 1;
         let (level, spec) = specification(index, collection.collation);
         let on = match (level, measurements) {
             (Level::Documents, Some(name)) => name,
@@ -127,7 +133,20 @@ async fn build_indexes(
         }
         result.with_context(|| failed)?;
     }
-    Ok(collection.indexes.len())
+    Ok(count)
+}
+
+/// Drops indexes by name; what is not there is fine.
+pub(super) async fn drop_indexes<T: AsRef<str>>(target: &Target, db: &str, coll: &str, names: &[T]) -> Result<()> {
+    const INDEX_NOT_FOUND: i32 = 27;
+    for name in names.iter().map(AsRef::as_ref) {
+        let command = doc! {"dropIndexes": coll, "index": name, "writeConcern": {"w": "majority"}};
+        match run(target, db, command).await {
+            Err(error) if matches!(code(&error), Some(INDEX_NOT_FOUND | 26)) => {}
+            result => result.map(drop).with_context(|| format!("drop the index '{name}' of {db}.{coll}"))?,
+        }
+    }
+    Ok(())
 }
 
 const UNSATISFIABLE_QUORUM: i32 = 278;

@@ -3,7 +3,8 @@
 //!
 //! # Overview
 //!
-//! The catalogue begins with the dump's metadata ([`Catalog::add`]), follows the DDL of the oplog, and is carried out at
+//! The catalogue begins with the dump's metadata ([`Catalog::add`]), or with what is on the server for a replay onto
+//! collections in use ([`Catalog::adopt`]), follows the DDL of the oplog, and is carried out at
 //! the end ([`super::build`]). Collections are kept by UUID, so a rename changes nothing and a collection that was dropped
 //! and made again under the same name is another one. What has no lasting UUID (bucket collections, `system.*`, dumps
 //! without UUIDs) is kept by name.
@@ -87,6 +88,9 @@ pub struct Collection {
     /// Its operations are applied one after the other, also those on different documents: it has a unique index on the
     /// target already ([`Catalog::keep_order`]).
     pub in_order: bool,
+    /// It was in use before the replay, with these indexes: options are changed and indexes dropped when the oplog does it,
+    /// and only what is new is built at the end.
+    pub live: Option<BTreeMap<String, Index>>,
 }
 
 /// All collections of a restore.
@@ -134,13 +138,26 @@ impl Catalog {
     /// (a replay onto live data; a restore builds them afterwards). If one of them is unique, the operations on the
     /// collection are applied strictly in order: a value has to be given up before another document takes it.
     pub fn keep_order(&mut self, meta: &NamespaceMeta) {
-        let set = |spec: &Document, name| spec.get(name).is_some_and(truth);
-        let unique = |spec: &Document| !is_id_index(spec) && (set(spec, "unique") || set(spec, "prepareUnique"));
         if let Some(collection) = self.collections.get_mut(&key_of(meta))
-            && meta.indexes.iter().flatten().any(unique)
+            && indexes_are_unique(meta.indexes.iter().flatten())
         {
             collection.in_order = true;
         }
+    }
+
+    /// Takes up a collection that is in use on the target, with its indexes.
+    pub(super) fn adopt(&mut self, db: &str, coll: &str, uuid: Uuid, options: &Document, indexes: Vec<Document>) {
+        let key = if super::filter::by_name(db, coll) { Key::name(db, coll) } else { Key::uuid(uuid) };
+        let level = if coll.starts_with("system.buckets.") { Level::Buckets } else { Level::Documents };
+        let mut collection =
+            Collection { ns: format!("{db}.{coll}"), collation: has_collation(options), ..Collection::default() };
+        for spec in indexes {
+            collection.put(spec, level);
+        }
+        let unique = indexes_are_unique(collection.indexes.values().map(|index| &index.spec));
+        collection.in_order = unique || options.get("capped").is_some_and(truth);
+        collection.live = Some(collection.indexes.clone());
+        self.collections.insert(key, collection);
     }
 
     /// Takes the options that have to wait out of `options` (a `create` command or the options of `listCollections`),
@@ -219,15 +236,15 @@ impl Catalog {
         }
     }
 
-    /// An index is gone; `*` means all.
-    pub(super) fn index_gone(&mut self, key: &Key, name: &str) {
-        if let Some(collection) = self.collections.get_mut(key) {
-            if name == "*" {
-                collection.indexes.clear();
-            } else {
-                collection.indexes.remove(name);
-            }
-        }
+    /// An index is gone; `*` means all. Returns those that a collection in use has, to be dropped now.
+    pub(super) fn index_gone(&mut self, key: &Key, name: &str) -> Vec<String> {
+        let Some(collection) = self.collections.get_mut(key) else { return Vec::new() };
+        let is_meant = |other: &String| name == "*" || name == other;
+        collection.indexes.retain(|other, _| !is_meant(other));
+        let Some(live) = &mut collection.live else { return Vec::new() };
+        let gone = live.keys().filter(|other| is_meant(other)).cloned().collect();
+        live.retain(|other, _| !is_meant(other));
+        gone
     }
 
     /// Follows a `collMod` and returns what of it is to be applied now, if anything.
@@ -239,6 +256,9 @@ impl Catalog {
         if let Some(collection) = self.collections.get_mut(key) {
             if let Some(Bson::Document(change)) = &index {
                 collection.change_index(change);
+            }
+            if collection.live.is_some() {
+                return (command.len() > 1).then_some(command);
             }
             let size = command.remove("cappedSize").as_ref().and_then(integer);
             let max = command.remove("cappedMax").as_ref().and_then(integer);
@@ -277,6 +297,22 @@ impl Collection {
         }
     }
 
+    /// Indexes that a collection in use has in another form than it is to have.
+    pub(super) fn outdated(&self) -> Vec<&str> {
+        let live = self.live.iter().flatten();
+        live.filter(|(name, old)| self.indexes.get(*name).is_some_and(|new| !is_same(old, new)))
+            .map(|(name, _)| name.as_str())
+            .collect()
+    }
+
+    /// Indexes that are to be built.
+    pub(super) fn missing(&self) -> impl Iterator<Item = &Index> {
+        let there = |name: &str, index: &Index| {
+            self.live.as_ref().and_then(|live| live.get(name)).is_some_and(|old| is_same(old, index))
+        };
+        self.indexes.iter().filter(move |(name, index)| !there(name, index)).map(|(_, index)| index)
+    }
+
     fn change_index(&mut self, change: &Document) {
         let by_name = change.get_str("name").ok().map(str::to_owned);
         let by_key = || {
@@ -305,6 +341,20 @@ fn key_of(meta: &NamespaceMeta) -> Key {
         (_, Some(uuid)) if !super::filter::by_name(&meta.db, &meta.coll) => Key::uuid(uuid),
         _ => Key::name(&meta.db, &meta.coll),
     }
+}
+
+/// Documents are equal in any order of their fields, but the order of an index's key counts.
+fn is_same(a: &Index, b: &Index) -> bool {
+    let fields = |index: &Index| -> Vec<String> {
+        index.spec.get_document("key").map(|key| key.keys().cloned().collect()).unwrap_or_default()
+    };
+    a == b && fields(a) == fields(b)
+}
+
+/// An index besides that of `_id` lets no two documents have the same value.
+fn indexes_are_unique<'a>(mut specs: impl Iterator<Item = &'a Document>) -> bool {
+    let set = |spec: &Document, name| spec.get(name).is_some_and(truth);
+    specs.any(|spec| !is_id_index(spec) && (set(spec, "unique") || set(spec, "prepareUnique")))
 }
 
 fn has_collation(options: &Document) -> bool {
@@ -488,5 +538,28 @@ mod tests {
         assert_eq!(catalog.create(key.clone(), "shop.c".into(), &create), create);
         let collection = catalog.get(&key).unwrap();
         assert!(collection.indexes.is_empty() && collection.waiting.cap.is_none() && collection.collation);
+    }
+
+    #[test]
+    fn of_a_collection_in_use_only_the_difference_is_made() {
+        let mut catalog = Catalog::new(6);
+        let index = |name: &str| doc! {"v": 2, "key": {"a": 1, "b": 1}, "name": name};
+        let specs = ["same", "ttl", "gone", "order"].map(index).to_vec();
+        catalog.adopt("shop", "c", UUID, &doc! {"capped": true, "size": 4096, "expireAfterSeconds": 5}, specs);
+        let key = Key::uuid(UUID);
+        // Options are no matter of the end.
+        assert_eq!(catalog.get(&key).unwrap().waiting, Waiting::default());
+        let change = doc! {"collMod": "c", "expireAfterSeconds": "off", "index": {"name": "ttl", "hidden": true}};
+        assert_eq!(catalog.modified(&key, &change), Some(doc! {"collMod": "c", "expireAfterSeconds": "off"}));
+        assert_eq!(catalog.index_gone(&key, "gone"), ["gone"]);
+        assert!(catalog.index_gone(&key, "gone").is_empty(), "once");
+        catalog.index_built(&key, index("same"));
+        catalog.index_built(&key, doc! {"v": 2, "key": {"b": 1, "a": 1}, "name": "order"});
+        catalog.index_built(&key, index("new"));
+        let collection = catalog.get(&key).unwrap();
+        assert_eq!(collection.outdated(), ["order", "ttl"]);
+        let missing: Vec<_> = collection.missing().map(|index| index.spec.get_str("name").unwrap()).collect();
+        assert_eq!(missing, ["new", "order", "ttl"]);
+        assert_eq!(catalog.index_gone(&key, "*"), ["order", "same", "ttl"]);
     }
 }

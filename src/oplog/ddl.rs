@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Uuid, doc, rawdoc};
 
 use crate::oplog::apply::{Replayer, command_document};
-use crate::oplog::build::run;
+use crate::oplog::build::{drop_indexes, run};
 use crate::oplog::catalog::Key;
 use crate::oplog::entry::{Command, Entry};
 use crate::oplog::filter::by_name;
@@ -41,8 +41,11 @@ impl Replayer {
             }
             Command::IndexesGone { coll, names } => {
                 let key = self.key(db, coll, entry.ui);
-                names.iter().for_each(|name| self.catalog.index_gone(&key, name));
-                Ok(())
+                let gone: Vec<String> = names.iter().flat_map(|name| self.catalog.index_gone(&key, name)).collect();
+                match self.catalog.get(&key).and_then(|collection| collection.ns.split_once('.')) {
+                    Some((db, coll)) if !gone.is_empty() => drop_indexes(&self.target, db, coll, &gone).await,
+                    _ => Ok(()),
+                }
             }
             Command::EmptyCapped { coll } => self.empty(db, coll, entry).await,
             Command::Unknown(name) => bail!("this version does not know what `{name}` does, so it cannot restore it"),

@@ -9,6 +9,7 @@ mod ddl;
 pub mod entry;
 pub mod filter;
 mod lanes;
+pub mod live;
 pub mod read;
 mod secrets;
 mod send;

@@ -19,7 +19,7 @@ use bson::{Bson, Document, doc};
 use std::time::Duration;
 
 /// How long the replica sets have to appear. Their checks may take longer: all of the oplog is read.
-const APPEAR: Duration = Duration::from_secs(60);
+pub(super) const APPEAR: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &ControlBoard<RestoreMeta>) -> Result<()> {
     let restores = &cx.control.restores;

@@ -4,14 +4,16 @@
 
 use super::{
     plan::restorable,
-    slices::{Gap, Piece, chain, moment},
+    slices::{Gap, OplogObject, Piece, chain, moment},
 };
 use crate::model::{
     backup::{BackupMeta, BackupReplset, BackupType},
     chunk::Chunk,
     status::Status,
 };
+use crate::pitr::timeline::{Line, timelines};
 use bson::Timestamp;
+use std::collections::BTreeMap;
 
 /// What is wanted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,11 +43,11 @@ pub struct Unreachable {
 struct Span(Timestamp, Timestamp);
 
 impl Piece for Span {
-    fn from(&self) -> Timestamp {
+    fn begins(&self) -> Timestamp {
         self.0
     }
 
-    fn to(&self) -> Timestamp {
+    fn ends(&self) -> Timestamp {
         self.1
     }
 }
@@ -196,6 +198,58 @@ pub fn find<'a>(
         ),
         hints: near(&bases, chunks, way.target),
     })
+}
+
+/// The chunks that hold everything from `start` to `end` for each of `sources` (names of replica sets where the oplog comes
+/// from), in the order of replay; or everything that is missing.
+pub fn window(
+    sources: &[String],
+    chunks: &[Chunk],
+    start: Timestamp,
+    end: Timestamp,
+) -> Result<BTreeMap<String, Vec<OplogObject>>, Vec<String>> {
+    if start > end {
+        return Err(vec![format!("the start, {}, is after the end, {}", moment(start), moment(end))]);
+    }
+    // No entry has the increment 0.
+    let from = Timestamp { increment: start.increment.max(1), ..start };
+    let lines = timelines(chunks);
+    let (mut found, mut problems) = (BTreeMap::new(), Vec::new());
+    for rs in sources {
+        let own = chunks.iter().filter(|chunk| chunk.rs == *rs).map(OplogObject::from).collect();
+        match chain(own, from, end) {
+            Ok(objects) => drop(found.insert(rs.clone(), objects)),
+            Err(gap) => problems.push(format!(
+                "no oplog of replica set '{rs}' is saved from {} to {} (saved is {})",
+                moment(gap.after.max(start)),
+                moment(gap.next.unwrap_or(end).min(end)),
+                saved(lines.get(rs).map_or(&[], Vec::as_slice), start, end)
+            )),
+        }
+    }
+    for rs in lines.keys().filter(|rs| !sources.contains(rs)) {
+        if lines[rs].iter().any(|line| line.start <= end && line.end >= start) {
+            problems.push(format!(
+                "oplog of that time is saved for replica set '{rs}', which the cluster does not have; name its place with \
+                 --replset-remapping CLUSTER={rs}"
+            ));
+        }
+    }
+    if problems.is_empty() { Ok(found) } else { Err(problems) }
+}
+
+/// The lines at and around a window, in words.
+fn saved(lines: &[Line], start: Timestamp, end: Timestamp) -> String {
+    let before = lines.iter().rev().find(|line| line.end < start);
+    let after = lines.iter().find(|line| line.start > end);
+    let within = lines.iter().filter(|line| line.end >= start && line.start <= end);
+    let words: Vec<String> = before
+        .into_iter()
+        .chain(within)
+        .chain(after)
+        .map(|line| format!("{} to {}", moment(line.start), moment(line.end)))
+        .collect();
+    if words.is_empty() { "nothing".to_owned() } else { words.join(", ") }
 }
 
 fn named<'a>(backups: &'a [BackupMeta], name: &str) -> Result<&'a BackupMeta, Unreachable> {
@@ -364,5 +418,34 @@ mod tests {
         chunks.remove(0);
         let said = found(&backups, &chunks, Moment::At(ts(30)), None).expect_err("no chunks of a");
         assert!(said.contains("'a' ends at"), "{said}");
+    }
+
+    #[test]
+    fn a_window_needs_the_oplog_of_everybody() {
+        let chunks = [chunk("a", 10, 20), chunk("a", 20, 30), chunk("a", 40, 50), chunk("b", 5, 60)];
+        let both = ["a".to_owned(), "b".to_owned()];
+        let second = |time| Timestamp { time, increment: 0 };
+        let found = window(&both, &chunks, ts(12), ts(30)).expect("covered");
+        assert_eq!((found["a"].len(), found["b"].len()), (2, 1));
+        // The second begins with its first operation.
+        assert_eq!(window(&both, &chunks, second(10), ts(20)).expect("covered")["a"].len(), 1);
+        for (start, end, part) in [
+            (second(9), ts(20), "'a' is saved from 1970-01-01T00:00:09Z (9,1) to 1970-01-01T00:00:10Z (10,1)"),
+            (
+                ts(25),
+                ts(45),
+                "'a' is saved from 1970-01-01T00:00:30Z (30,1) to 1970-01-01T00:00:40Z (40,1) (saved is 1970-01-01T00:00:10Z (10,1) to",
+            ),
+            (ts(45), ts(60), "to 1970-01-01T00:01:00Z (60,1)"),
+            (ts(70), ts(80), "'b'"),
+            (ts(20), ts(12), "is after the end"),
+        ] {
+            let said = window(&both, &chunks, start, end).expect_err(part).join("; ");
+            assert!(said.contains(part), "{part}: {said}");
+        }
+        let said = window(&["c".into()], &[], ts(1), ts(2)).expect_err("nothing").join("; ");
+        assert!(said.contains("'c'") && said.contains("saved is nothing"), "{said}");
+        let said = window(&both[..1], &chunks, ts(10), ts(20)).expect_err("a stranger").join("; ");
+        assert!(said.contains("'b', which the cluster does not have"), "{said}");
     }
 }

@@ -33,16 +33,16 @@ impl From<&Chunk> for OplogObject {
 
 /// A piece of the oplog, both ends inclusive.
 pub trait Piece {
-    fn from(&self) -> Timestamp;
-    fn to(&self) -> Timestamp;
+    fn begins(&self) -> Timestamp;
+    fn ends(&self) -> Timestamp;
 }
 
 impl Piece for OplogObject {
-    fn from(&self) -> Timestamp {
+    fn begins(&self) -> Timestamp {
         self.from
     }
 
-    fn to(&self) -> Timestamp {
+    fn ends(&self) -> Timestamp {
         self.to
     }
 }
@@ -73,20 +73,20 @@ impl Gap {
 /// the end of those before it. What adds nothing is left out, and of several pieces that go on from the same place the one
 /// that reaches furthest is taken, so that their starts strictly grow.
 pub fn chain<T: Piece>(mut pieces: Vec<T>, from: Timestamp, to: Timestamp) -> Result<Vec<T>, Gap> {
-    pieces.sort_by_key(|piece| (piece.from(), piece.to()));
+    pieces.sort_by_key(|piece| (piece.begins(), piece.ends()));
     let mut chosen: Vec<T> = Vec::new();
     let (mut reached, mut best): (Timestamp, Option<T>) = (from, None);
     let mut rest = pieces.into_iter().peekable();
     while reached < to {
-        while let Some(piece) = rest.next_if(|piece| piece.from() <= reached) {
-            if piece.to() > best.as_ref().map_or(reached, Piece::to) {
+        while let Some(piece) = rest.next_if(|piece| piece.begins() <= reached) {
+            if piece.ends() > best.as_ref().map_or(reached, Piece::ends) {
                 best = Some(piece);
             }
         }
         let Some(next) = best.take() else {
-            return Err(Gap { after: reached, next: rest.peek().map(Piece::from) });
+            return Err(Gap { after: reached, next: rest.peek().map(Piece::begins) });
         };
-        reached = next.to();
+        reached = next.ends();
         chosen.push(next);
     }
     Ok(chosen)

@@ -25,7 +25,7 @@ pub struct Unsound {
 
 /// Reads all of `objects`, some at a time; the first unsound one in their order is the result.
 pub async fn check(storage: &Arc<dyn Storage>, objects: &[OplogObject]) -> Result<(), Unsound> {
-    let mut read = stream::iter(objects.to_vec().into_iter().enumerate())
+    let mut read = stream::iter(objects.iter().cloned().enumerate())
         .map(|(at, object)| {
             let storage = storage.clone();
             async move { (at, whole(storage.as_ref(), &object).await, object.name) }

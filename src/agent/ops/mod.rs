@@ -2,6 +2,7 @@
 
 pub(super) mod backup;
 pub(super) mod delete;
+pub(super) mod replay;
 pub(super) mod restore;
 pub(super) mod resync;
 

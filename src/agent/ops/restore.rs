@@ -1,7 +1,10 @@
 //! `restore`: the primary of each replica set takes part.
 
 use super::Task;
-use crate::agent::op::Gate;
+use crate::agent::{
+    node::Node,
+    op::{Gate, Leased, Op},
+};
 use crate::model::command::{RestoreCmd, name};
 use crate::rendezvous::Role;
 use crate::restore::{self, Cx};
@@ -31,26 +34,27 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) ->
             anyhow::bail!("restore {} can't start: {why}", restore.name);
         }
     };
-    op.run(async |op| {
-        let config = node.control.config.main().await?;
-        let cx = Cx {
-            control: node.control.clone(),
-            client: node.client.clone(),
-            storage: match &config {
-                Some(config) => node.open_storage(config).await.map_err(|e| format!("{e:#}")),
-                None => Err("there is no configuration; give one with `pbm config --file`".into()),
-            },
-            config: config.unwrap_or_default(),
-            opid: op.opid.clone(),
-            rs: node.rs.clone(),
-            me: node.me.clone(),
-            role: if node.in_leader_rs { Role::Leader } else { Role::Follower },
-            cluster: node.cluster().await?,
-            name: restore.name.clone(),
-            version: node.version.clone(),
-            cancel: op.cancel.clone(),
-        };
-        restore::run(&cx, &restore).await
+    op.run(async |op| restore::run(&context(node, op).await?, &restore).await).await
+}
+
+/// What recipes that write to this primary work with.
+pub(super) async fn context(node: &Node, op: &Op<Leased>) -> Result<Cx> {
+    let config = node.control.config.main().await?;
+    Ok(Cx {
+        control: node.control.clone(),
+        client: node.client.clone(),
+        storage: match &config {
+            Some(config) => node.open_storage(config).await.map_err(|e| format!("{e:#}")),
+            None => Err("there is no configuration; give one with `pbm config --file`".into()),
+        },
+        config: config.unwrap_or_default(),
+        opid: op.opid.clone(),
+        rs: node.rs.clone(),
+        me: node.me.clone(),
+        role: if node.in_leader_rs { Role::Leader } else { Role::Follower },
+        cluster: node.cluster().await?,
+        name: op.name.clone(),
+        version: node.version.clone(),
+        cancel: op.cancel.clone(),
     })
-    .await
 }

@@ -1,0 +1,33 @@
+//! `replay`: the primary of each replica set takes part.
+
+use super::{Task, restore::context};
+use crate::agent::op::Gate;
+use crate::model::command::{ReplayCmd, name};
+use crate::restore::replay;
+use anyhow::{Context, Result};
+
+pub(in crate::agent) async fn handle(task: Task, command: Option<ReplayCmd>) -> Result<()> {
+    let window = command.context("the replay command has no details")?;
+    let node = &task.node;
+    let op = match task.receive(&window.name).check(node).await? {
+        Gate::Go(op) => op.only_primary(),
+        Gate::StandDown(why) => Gate::StandDown(why),
+    };
+    let op = match op {
+        Gate::Go(op) => op,
+        Gate::StandDown(why) => {
+            tracing::debug!("nothing to do here: {why}");
+            return Ok(());
+        }
+    };
+    let op = match op.lease(node, name::REPLAY).await? {
+        Gate::Go(op) => op,
+        Gate::StandDown(why) => {
+            if node.in_leader_rs {
+                replay::refuse(&node.control, &task.opid, &window, &why).await?;
+            }
+            anyhow::bail!("replay {} can't start: {why}", window.name);
+        }
+    };
+    op.run(async |op| replay::run(&context(node, op).await?, &window).await).await
+}

@@ -1,0 +1,186 @@
+//! Replaying saved oplog onto what is there (spec/format.md E.11). Starting → running (all have checked) → done.
+//!
+//! Whoever asks for this has brought the data to the start of the window by other means. The data is taken as newer than
+//! the oplog up to the end of the window, so what is missing or newer is tolerated and counted.
+//!
+//! Differences to the original, on purpose: a replica set without the whole window saved is an error before anything is
+//! applied, and indexes are created and dropped as the oplog says.
+
+use super::{
+    conduct::{Cx, begin, carry_out, empty_document, first_part, insert_refused, mapping},
+    logical::{APPEAR, round, statistics},
+    moment, router, sampler, settle,
+    slices::{OplogObject, at},
+    sound,
+    steps::{replay_all, until},
+    target,
+};
+use crate::control::{Control, ControlBoard};
+use crate::model::{chunk::Chunk, command::ReplayCmd, restore::RestoreMeta, status::Status};
+use crate::oplog::{
+    apply::{ReplayOptions, Replayer},
+    build::CommitQuorum,
+    live,
+    txn::Committed,
+};
+use crate::rendezvous::{Role, gather, reach};
+use crate::upkeep::balancer;
+use anyhow::{Context as _, Result, anyhow};
+use bson::{Timestamp, Uuid, doc};
+use std::collections::BTreeMap;
+
+/// Leaves a document that says why a replay never began.
+pub async fn refuse(control: &Control, opid: &str, window: &ReplayCmd, why: &str) -> Result<()> {
+    insert_refused(control, document(control, opid, window).await?, why).await
+}
+
+async fn document(control: &Control, opid: &str, window: &ReplayCmd) -> Result<RestoreMeta> {
+    Ok(RestoreMeta {
+        start_pitr: i64::from(window.start.time),
+        pitr: i64::from(window.end.time),
+        ..empty_document(control, opid, &window.name).await?
+    })
+}
+
+/// Runs the replay of this replica set. On failure the document says why before this returns.
+pub async fn run(cx: &Cx, window: &ReplayCmd) -> Result<()> {
+    tracing::info!("replay of the oplog from {} to {} started", at(window.start), at(window.end));
+    begin(cx, document(&cx.control, &cx.opid, window).await?).await?;
+    let board = ControlBoard::new(&cx.control, &cx.name, &cx.opid, &cx.rs, cx.cluster.names(), cx.role);
+    carry_out(cx, &board, recipe(cx, window, &board), false, "replay", "bring the data to the start and replay again")
+        .await
+}
+
+async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) -> Result<()> {
+    let restores = &cx.control.restores;
+    restores.add_member(&cx.name, &cx.rs, &first_part(&cx.rs)).await?;
+    gather(board, cx.role, Status::Running, APPEAR, &cx.cancel).await?;
+
+    let storage = cx.storage.clone().map_err(|e| anyhow!(e))?;
+    let (map, chunks) = (mapping(&window.rs_map)?, cx.control.chunks.all().await?);
+    let objects = covered(&cx.cluster.names(), &map, &chunks, window.start, window.end)
+        .map_err(|problems| anyhow!("the oplog can't be replayed, nothing was changed: {}", problems.join("; ")))?
+        .remove(&cx.rs)
+        .context("this replica set is not in the cluster any more")?;
+    until(&cx.cancel, async {
+        let checked = sound::check(&storage, &objects).await;
+        checked.map_err(|unsound| anyhow!("{}; nothing was changed; end the replay before it", unsound.why))
+    })
+    .await?;
+    if cx.role == Role::Leader && cx.cluster.sharded {
+        balancer::hold(&cx.control, restores, &cx.name, round(cx)).await?;
+    }
+    reach(board, cx.role, Status::Running, None, &cx.cancel, async || Ok(())).await?;
+
+    sampler::phase(cx, "oplog").await;
+    let me = cx.cluster.members.get(&cx.rs).context("this replica set is not in the cluster any more")?;
+    let server = target::read(&cx.client).await?.server;
+    let major = i32::try_from(server.major).context("read the server's version")?;
+    let mut options = ReplayOptions::new(window.start, window.end, window.end);
+    options.scope.config_server = me.config;
+    options.scope.sessions = if me.config { sessions(cx).await? } else { None };
+    let mut replayer = Replayer::new(cx.client.clone(), live::read(&cx.client, major).await?, options);
+    replay_all(storage.as_ref(), &mut replayer, &objects, &cx.cancel).await?;
+    let members = cx.cluster.names();
+    let exchange = async |mine: &[Committed]| settle::exchange(cx, &members, mine).await;
+    let committed = until(&cx.cancel, exchange(&replayer.committed())).await?;
+    let settled = until(&cx.cancel, replayer.settle(&committed)).await.context("finish transactions")?;
+    if settled.undecided > 0 {
+        settle::report(cx, &settled).await?;
+    }
+    let replayed = replayer.finish().await?;
+    tracing::info!("replayed the oplog: {:?}", replayed.stats);
+    if replayed.stats.missing_collections > 0 {
+        tracing::warn!(
+            "{} operations were left out because their collections are not there",
+            replayed.stats.missing_collections
+        );
+    }
+
+    sampler::phase(cx, "indexes").await;
+    let quorum: CommitQuorum = quorum(cx).parse()?;
+    let built = until(&cx.cancel, replayed.catalog.build(&cx.client, &quorum)).await.context("build indexes")?;
+    tracing::info!("built {} indexes on {} collections", built.indexes, built.collections);
+    if cx.cluster.sharded {
+        if me.config {
+            // The window does not tell shard ids; a renamed replica set's id is taken to be its old name.
+            let ids = router::ids(map.iter().map(|(from, to)| (from.clone(), cx.cluster.members[to].id.clone())));
+            if !ids.is_empty() {
+                router::translate_all(&cx.client, &ids).await?;
+            }
+        }
+        router::forget(&cx.client).await?;
+    }
+    reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
+        cx.give_back(false).await;
+        restores.set(&cx.name, doc! { "stat": statistics(cx) }).await.map(drop)
+    })
+    .await
+}
+
+/// The objects that each replica set of the cluster has to replay, or everything that is missing. `map` is the operator's:
+/// replica set that the oplog comes from → of the cluster.
+pub fn covered(
+    members: &[String],
+    map: &BTreeMap<String, String>,
+    chunks: &[Chunk],
+    start: Timestamp,
+    end: Timestamp,
+) -> Result<BTreeMap<String, Vec<OplogObject>>, Vec<String>> {
+    let sources = sources(members, map)?;
+    let all: Vec<String> = sources.values().cloned().collect();
+    let found = moment::window(&all, chunks, start, end)?;
+    Ok(sources.into_iter().map(|(rs, source)| (rs, found.get(&source).cloned().unwrap_or_default())).collect())
+}
+
+/// Replica set of the cluster → where its oplog comes from.
+fn sources(members: &[String], map: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Vec<String>> {
+    let nowhere = map.iter().filter(|(_, to)| !members.contains(to)).map(|(from, to)| {
+        format!(
+            "the mapping gives the oplog of '{from}' to '{to}', which the cluster does not have (it has: {})",
+            members.join(", ")
+        )
+    });
+    let mut problems: Vec<String> = nowhere.collect();
+    let mut sources: BTreeMap<String, String> = BTreeMap::new();
+    for rs in members {
+        let source = map.iter().find(|(_, to)| *to == rs).map_or(rs, |(from, _)| from);
+        if let Some((other, _)) = sources.iter().find(|(_, known)| *known == source) {
+            problems.push(format!("both '{other}' and '{rs}' would get the oplog of '{source}'; map each of them"));
+        }
+        sources.insert(rs.clone(), source.clone());
+    }
+    if problems.is_empty() { Ok(sources) } else { Err(problems) }
+}
+
+fn quorum(cx: &Cx) -> &str {
+    cx.config.restore.as_ref().and_then(|c| c.index_commit_quorum.as_deref()).unwrap_or_default()
+}
+
+/// The UUID of this cluster's `config.system.sessions`, whose routing is its own affair.
+async fn sessions(cx: &Cx) -> Result<Option<Uuid>> {
+    let collections = cx.client.database("config").collection::<bson::Document>("collections");
+    let found =
+        collections.find_one(doc! { "_id": "config.system.sessions" }).await.context("read config.collections")?;
+    Ok(found.and_then(|found| found.get("uuid").cloned()).and_then(|uuid| bson::deserialize_from_bson(uuid).ok()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn oplog_comes_from_the_mapped_names() {
+        let members = ["a".to_owned(), "b".to_owned()];
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect()
+        };
+        assert_eq!(sources(&members, &map(&[("x", "a")])).expect("it fits"), map(&[("a", "x"), ("b", "b")]));
+        assert_eq!(
+            sources(&members, &map(&[("a", "b"), ("b", "a")])).expect("it fits"),
+            map(&[("a", "b"), ("b", "a")])
+        );
+        assert!(sources(&members, &map(&[("x", "c")])).is_err_and(|e| e[0].contains("'c'")));
+        assert!(sources(&members, &map(&[("a", "b")])).is_err_and(|e| e[0].contains("both 'a' and 'b'")));
+    }
+}
