@@ -1,3 +1,7 @@
 //! Point-in-time recovery: restores to a moment, and replays of saved oplog onto what is there.
 
 mod fixtures;
+mod refusals;
+mod replay;
+mod saved;
+mod slicers;

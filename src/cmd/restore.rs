@@ -37,7 +37,7 @@ const NAMED: usize = 10;
 #[derive(Debug, Args)]
 pub struct Restore {
     /// Name of the backup, as `pbm list` shows it
-    #[arg(required_unless_present = "time", conflicts_with = "time")]
+    #[arg(conflicts_with = "time")]
     backup_name: Option<String>,
     /// Restore to this moment: a backup, and the saved oplog behind it
     ///
@@ -48,7 +48,7 @@ pub struct Restore {
     #[arg(long, value_name = "TIME", value_parser = parse_moment, allow_hyphen_values = true)]
     time: Option<Moment>,
     /// Begin with this backup in place of the newest one before that moment
-    #[arg(long, value_name = "NAME", requires = "time")]
+    #[arg(long, value_name = "NAME", conflicts_with = "backup_name")]
     base_snapshot: Option<String>,
     /// Collections loaded at once on each node
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
@@ -180,8 +180,10 @@ impl Restore {
     /// The backup to begin with, and the moment to go on to.
     async fn way(&self, cx: &Context) -> Result<(String, Option<Timestamp>)> {
         let Some(wish) = self.time else {
-            let name =
-                self.backup_name.clone().ok_or_else(|| CliError::usage("give the name of a backup, or --time"))?;
+            let name = self.backup_name.clone().ok_or_else(|| {
+                CliError::usage("give the name of a backup, or a moment with --time")
+                    .hint("`pbm list` shows the backups, and the ranges in which every moment can be restored")
+            })?;
             return Ok((name, None));
         };
         let (backups, chunks) = (cx.control.backups.all().await?, cx.control.chunks.all().await?);

@@ -216,8 +216,14 @@ pub fn window(
     let lines = timelines(chunks);
     let (mut found, mut problems) = (BTreeMap::new(), Vec::new());
     for rs in sources {
-        let own = chunks.iter().filter(|chunk| chunk.rs == *rs).map(OplogObject::from).collect();
-        match chain(own, from, end) {
+        let own: Vec<_> = chunks.iter().filter(|chunk| chunk.rs == *rs).map(OplogObject::from).collect();
+        let chained = match own.iter().find(|own| own.begins() <= from && own.ends() >= end.max(from)) {
+            // One is enough; also for a window of one entry, which a chain would have nothing to do for.
+            Some(whole) => Ok(vec![whole.clone()]),
+            None if from >= end => Err(Gap { after: start, next: None }),
+            None => chain(own, from, end),
+        };
+        match chained {
             Ok(objects) => drop(found.insert(rs.clone(), objects)),
             Err(gap) => problems.push(format!(
                 "no oplog of replica set '{rs}' is saved from {} to {} (saved is {})",
@@ -427,6 +433,7 @@ mod tests {
         let second = |time| Timestamp { time, increment: 0 };
         let found = window(&both, &chunks, ts(12), ts(30)).expect("covered");
         assert_eq!((found["a"].len(), found["b"].len()), (2, 1));
+        assert_eq!(window(&both, &chunks, ts(15), ts(15)).expect("covered")["a"].len(), 1);
         // The second begins with its first operation.
         assert_eq!(window(&both, &chunks, second(10), ts(20)).expect("covered")["a"].len(), 1);
         for (start, end, part) in [
@@ -439,6 +446,8 @@ mod tests {
             (ts(45), ts(60), "to 1970-01-01T00:01:00Z (60,1)"),
             (ts(70), ts(80), "'b'"),
             (ts(20), ts(12), "is after the end"),
+            (ts(35), ts(35), "'a' is saved from 1970-01-01T00:00:35Z (35,1) to"),
+            (second(35), second(35), "'a' is saved from"),
         ] {
             let said = window(&both, &chunks, start, end).expect_err(part).join("; ");
             assert!(said.contains(part), "{part}: {said}");

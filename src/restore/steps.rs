@@ -136,7 +136,7 @@ impl Steps {
         let checked = until(cancel, async { Ok(sound::check(&self.storage, oplog).await) }).await?;
         checked.map_err(|unsound| {
             let before = unsound.at.checked_sub(1).map(|before| oplog[before].to);
-            let advice = match before.filter(|before| *before >= super::moment::end(&self.order.backup)) {
+            let advice = match before.filter(|before| *before > super::moment::end(&self.order.backup)) {
                 Some(before) => format!(
                     "the last moment before it that can be restored is {}: repeat with --time {}",
                     moment(before),

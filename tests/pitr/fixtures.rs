@@ -22,12 +22,13 @@ pub async fn replica_set() -> Sandbox {
     sandbox
 }
 
-async fn restores_to(label: &str) {
+async fn restores_to(label: &str, latest: bool) {
     let sandbox = replica_set().await;
     let expected = expected("rs-pitr");
     let target = &expected["targets"][label];
     let time = target["time"].as_str().expect("a time");
-    sandbox.pbm(&["restore", "--time", time, "--wait", "-y"]).ok();
+    let done = sandbox.pbm(&["restore", "--time", if latest { "latest" } else { time }, "--wait", "-y"]).ok();
+    assert!(done.stderr.contains(&format!("({time})")), "{}", done.stderr);
     let got = state::read(&sandbox.set.client().await).await;
     let mut lines = state::differences(&target["source_at_target"]["rs0"], &got);
     lines.retain(|line| !is_lost_in_the_backup(line));
@@ -36,17 +37,17 @@ async fn restores_to(label: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn exactly_one_operation_in_the_middle_of_a_chunk() {
-    restores_to("mid_slice").await;
+    restores_to("mid_slice", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_border_of_two_chunks() {
-    restores_to("slice_border").await;
+    restores_to("slice_border", false).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_the_last_chunk() {
-    restores_to("end").await;
+    restores_to("end", true).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
