@@ -14,6 +14,8 @@ pub enum Kind {
     Failed,
     /// A signal ended the waiting; the operation goes on.
     Interrupted,
+    /// A check found something that needs a person. It is in the result already.
+    Attention,
     /// Everything else: connections, files.
     Other,
 }
@@ -66,10 +68,14 @@ impl CliError {
             for hint in &self.hints {
                 eprintln!("Hint: {hint}");
             }
-        } else {
+        } else if self.kind != Kind::Attention {
             format.print_json(&self.json(&text));
         }
-        ExitCode::from(if self.kind == Kind::Interrupted { 130 } else { 1 })
+        ExitCode::from(match self.kind {
+            Kind::Interrupted => 130,
+            Kind::Attention => 2,
+            _ => 1,
+        })
     }
 
     fn json(&self, text: &str) -> serde_json::Value {

@@ -5,6 +5,7 @@ use super::{
     context::Context,
     error::Result,
     output::{Message, Report},
+    saved::{Saved, gaps_text},
     units,
 };
 use crate::model::{
@@ -13,7 +14,7 @@ use crate::model::{
     restore::RestoreMeta,
     status::Status,
 };
-use crate::pitr::timeline::{self, Line, Range, Span};
+use crate::pitr::timeline::{self, Gap, Line, Range, Span};
 use clap::Args;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -106,6 +107,11 @@ struct Pitr {
     ranges: Vec<Range>,
     #[serde(rename = "rsRanges", skip_serializing_if = "BTreeMap::is_empty")]
     rs_ranges: BTreeMap<String, Vec<Range>>,
+    /// *Added by us*: bytes of the chunks, and where replica sets have none.
+    #[serde(skip_serializing_if = "is_zero")]
+    size: i64,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gaps: Vec<Gap>,
 }
 
 impl Report for Listing {
@@ -123,12 +129,16 @@ impl Report for Listing {
         let mut out = String::from("Backups:\n");
         out.push_str(&if rows.len() == 1 { "  (none)".to_owned() } else { units::table(&rows) });
         out.push_str(&format!("\n\nPoint-in-time recovery <{}>:", if self.pitr.on { "on" } else { "off" }));
-        for range in &self.pitr.ranges {
-            out.push_str(&format!("\n  {}", range_text(range)));
+        let ranges = self.pitr.ranges.iter().map(range_text);
+        for line in ranges.chain(gaps_text(&self.pitr.gaps)) {
+            out.push_str(&format!("\n  {line}"));
         }
         for (rs, ranges) in &self.pitr.rs_ranges {
             let spans: Vec<String> = ranges.iter().map(range_text).collect();
             out.push_str(&format!("\n  {rs}: {}", spans.join(", ")));
+        }
+        if self.pitr.size > 0 {
+            out.push_str(&format!("\n  size of the oplog chunks: {}", units::size(self.pitr.size)));
         }
         out
     }
@@ -234,11 +244,11 @@ impl List {
             return Ok(());
         }
         let backups = cx.control.backups.all().await?;
-        let lines = timeline::timelines(&cx.control.chunks.all().await?);
-        let mut spans =
-            timeline::with_bases(&timeline::seconds(&timeline::common(&lines, &cx.members().await?)), &backups);
+        let saved = Saved::read(cx).await?;
+        let gaps = saved.gaps();
+        let mut spans = saved.ranges(&backups);
         spans.retain(|range| self.unbacked || !range.no_base);
-        let rs_ranges = if self.full { lines } else { BTreeMap::new() };
+        let rs_ranges = if self.full { saved.lines } else { BTreeMap::new() };
         let whole = |lines: &[Line]| {
             timeline::seconds(lines).into_iter().map(|range| Range { range, no_base: false }).collect()
         };
@@ -257,6 +267,8 @@ impl List {
                 on: config.pitr.is_some_and(|pitr| pitr.enabled),
                 ranges: spans,
                 rs_ranges: rs_ranges.into_iter().map(|(rs, lines)| (rs, whole(&lines))).collect(),
+                size: saved.size,
+                gaps,
             },
         });
         Ok(())
@@ -269,8 +281,8 @@ mod tests {
 
     #[test]
     fn shapes_are_the_originals() {
-        let empty =
-            Listing { snapshots: None, pitr: Pitr { on: false, ranges: Vec::new(), rs_ranges: BTreeMap::new() } };
+        let pitr = Pitr { on: false, ranges: Vec::new(), rs_ranges: BTreeMap::new(), size: 0, gaps: Vec::new() };
+        let empty = Listing { snapshots: None, pitr };
         assert_eq!(
             serde_json::to_string(&empty).expect("json"),
             r#"{"snapshots":null,"pitr":{"on":false,"ranges":[]}}"#

@@ -24,6 +24,8 @@ mod progress;
 mod prune_plan;
 mod restore;
 mod resync;
+mod saved;
+mod slicing;
 mod status;
 mod storage;
 mod units;

@@ -121,6 +121,15 @@ fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> N
     node
 }
 
+/// Nodes that need a person: their agent is missing, lost, or can't work.
+pub fn problems(replsets: &[Replset]) -> impl Iterator<Item = String> {
+    let nodes = replsets.iter().flat_map(|replset| replset.nodes.iter().map(|node| (&replset.rs, node)));
+    nodes.filter(|(_, node)| !node.ok && node.role != "A").map(|(rs, node)| {
+        let why = if node.errors.is_empty() { "no agent".to_owned() } else { node.errors.join(", ") };
+        format!("{rs}/{}: {why}", node.host)
+    })
+}
+
 /// For people.
 #[must_use]
 pub fn text(replsets: &[Replset]) -> String {

@@ -3,19 +3,16 @@
 use super::{
     checks,
     context::Context,
-    error::Result,
+    error::{CliError, Kind, Result},
     list::{Snapshot, range_text},
     nodes::{self, Replset},
     output::Report,
+    saved::{Saved, gap_text, gaps_text},
+    slicing::{self, Pitr},
     storage, units,
 };
-use crate::model::{
-    command::name,
-    config::Config,
-    lock::{LockHeader, is_stale},
-    status::Status,
-};
-use crate::pitr::timeline::{self, Range};
+use crate::model::{backup::BackupMeta, command::name, config::Config, lock::LockHeader, status::Status};
+use crate::pitr::timeline::{Gap, Range};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
@@ -28,6 +25,10 @@ pub struct StatusArgs {
     /// Also show which nodes come first for backups and slicing
     #[arg(short, long)]
     priority: bool,
+    /// Also exit with 2 when something needs a person: a node without a working agent, oplog that is not sliced or can't
+    /// be saved, a gap after the newest backup
+    #[arg(long)]
+    check: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -48,6 +49,9 @@ struct View {
     pitr: Option<Pitr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     running: Option<Running>,
+    /// *Added by us*, with `--check`: what needs a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    problems: Option<Vec<String>>,
 }
 
 #[derive(Debug, Serialize)]
@@ -68,16 +72,9 @@ struct Chunks {
     #[serde(rename = "pitrChunks", skip_serializing_if = "Vec::is_empty")]
     ranges: Vec<Range>,
     size: i64,
-}
-
-#[derive(Debug, Serialize)]
-struct Pitr {
-    conf: bool,
-    run: bool,
-    /// `null` when nobody slices, as in the original.
-    nodes: Option<Vec<String>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
+    /// *Added by us*.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    gaps: Vec<Gap>,
 }
 
 /// Empty when nothing runs.
@@ -101,41 +98,38 @@ impl StatusArgs {
         let config = cx.config().await?;
         let wanted = |section| self.sections.is_empty() || self.sections.contains(&section);
         let mut view = View::default();
-        if wanted(Section::Cluster) {
-            view.cluster = Some(nodes::read(cx, &config, self.priority).await?);
+        let mut problems = Vec::new();
+        if self.check || wanted(Section::Cluster) {
+            let replsets = nodes::read(cx, &config, self.priority).await?;
+            problems.extend(nodes::problems(&replsets));
+            view.cluster = wanted(Section::Cluster).then_some(replsets);
         }
-        if wanted(Section::Pitr) {
-            view.pitr = Some(pitr(cx, &config).await?);
+        if self.check || wanted(Section::Pitr) {
+            let pitr = slicing::read(cx, &config, &cx.members().await?).await?;
+            problems.extend(pitr.problems());
+            view.pitr = wanted(Section::Pitr).then_some(pitr);
         }
         if wanted(Section::Running) {
             view.running = Some(running(cx).await?);
         }
-        if wanted(Section::Backups) {
-            view.backups = Some(backups(cx, &config).await?);
+        if self.check || wanted(Section::Backups) {
+            let all = cx.control.backups.all().await?;
+            let saved = Saved::read(cx).await?;
+            let gaps = saved.gaps_after_the_newest_base(&all);
+            problems.extend(gaps.iter().map(|gap| format!("later times can't be restored: {}", gap_text(gap))));
+            view.backups = wanted(Section::Backups).then(|| backups(&config, &all, &saved));
+        }
+        if self.check {
+            view.problems = Some(problems.clone());
         }
         cx.out.print(&view);
+        if self.check && !problems.is_empty() {
+            return Err(
+                CliError::new(Kind::Attention, problems.join("; ")).hint("`pbm logs` tells what the agents met with")
+            );
+        }
         Ok(())
     }
-}
-
-async fn pitr(cx: &Context, config: &Config) -> Result<Pitr> {
-    let conf = config.pitr.as_ref().is_some_and(|pitr| pitr.enabled);
-    let now = cx.control.cluster_time().await?;
-    let mut slicers: Vec<String> = cx
-        .control
-        .locks
-        .slicers()
-        .await?
-        .into_iter()
-        .filter(|lock| !is_stale(lock.hb, now))
-        .map(|lock| format!("{}/{}", lock.header.replset, lock.header.node))
-        .collect();
-    slicers.sort();
-    let run = !slicers.is_empty();
-    let error = (conf && !run).then(|| {
-        "no agent is slicing the oplog (agents of this build do not); only the moments of the backups can be restored".to_owned()
-    });
-    Ok(Pitr { conf, run, nodes: run.then_some(slicers), error })
 }
 
 async fn running(cx: &Context) -> Result<Running> {
@@ -173,21 +167,15 @@ fn stage(status: Status, data: &str, oplog: &str) -> String {
     }
 }
 
-async fn backups(cx: &Context, config: &Config) -> Result<Backups> {
-    let all = cx.control.backups.all().await?;
-    let chunks = cx.control.chunks.all().await?;
-    let lines = timeline::timelines(&chunks);
+fn backups(config: &Config, all: &[BackupMeta], saved: &Saved) -> Backups {
     let snapshots: Vec<Snapshot> = all.iter().rev().map(Snapshot::of).collect();
-    Ok(Backups {
+    Backups {
         kind: storage::type_name(&config.storage),
         path: storage::path(&config.storage),
         region: storage::region(&config.storage),
         snapshot: (!snapshots.is_empty()).then_some(snapshots),
-        chunks: Chunks {
-            ranges: timeline::with_bases(&timeline::seconds(&timeline::common(&lines, &cx.members().await?)), &all),
-            size: chunks.iter().map(|chunk| chunk.size).sum(),
-        },
-    })
+        chunks: Chunks { ranges: saved.ranges(all), size: saved.size, gaps: saved.gaps() },
+    }
 }
 
 impl Report for View {
@@ -204,19 +192,6 @@ impl Report for View {
             .map(|(title, body)| format!("{title}:\n{}\n{body}", "=".repeat(title.len() + 1)))
             .collect();
         blocks.join("\n\n")
-    }
-}
-
-impl Pitr {
-    fn text(&self) -> String {
-        let mut out = format!("  {}", if self.conf { "on" } else { "off" });
-        for node in self.nodes.iter().flatten() {
-            out.push_str(&format!("\n  slicing: {node}"));
-        }
-        if let Some(error) = &self.error {
-            out.push_str(&format!("\n  warning: {error}"));
-        }
-        out
     }
 }
 
@@ -259,10 +234,11 @@ impl Backups {
         }
         out.push('\n');
         out.push_str(&if rows.len() == 1 { "  (no backups)".to_owned() } else { units::table(&rows) });
-        if !self.chunks.ranges.is_empty() {
+        if !self.chunks.ranges.is_empty() || self.chunks.size > 0 {
             out.push_str(&format!("\n  Oplog chunks, {}:", units::size(self.chunks.size)));
-            for range in &self.chunks.ranges {
-                out.push_str(&format!("\n    {}", range_text(range)));
+            let ranges = self.chunks.ranges.iter().map(range_text);
+            for line in ranges.chain(gaps_text(&self.chunks.gaps)) {
+                out.push_str(&format!("\n    {line}"));
             }
         }
         out
@@ -281,11 +257,12 @@ mod tests {
                 path: "/srv/run/backups".into(),
                 region: None,
                 snapshot: None,
-                chunks: Chunks { ranges: Vec::new(), size: 0 },
+                chunks: Chunks { ranges: Vec::new(), size: 0, gaps: Vec::new() },
             }),
             cluster: Some(Vec::new()),
-            pitr: Some(Pitr { conf: false, run: false, nodes: None, error: None }),
+            pitr: Some(Pitr::default()),
             running: Some(Running::default()),
+            problems: None,
         };
         assert_eq!(
             serde_json::to_string(&view).expect("json"),

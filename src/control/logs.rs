@@ -1,8 +1,12 @@
 //! `pbmLog`: the log of all agents (spec/format.md C.11).
 
-use crate::model::{log::LogEntry, names};
+use crate::model::{
+    command::name,
+    log::{LogEntry, Severity},
+    names,
+};
 use anyhow::{Context, Result};
-use bson::{Document, doc};
+use bson::{Document, Timestamp, doc};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use mongodb::{
     Collection, Database,
@@ -81,6 +85,22 @@ impl Logs {
             .context("read admin.pbmLog")?;
         lines.reverse();
         Ok(lines)
+    }
+
+    /// The newest error of a replica set's slicing since the configuration of `epoch`, unless slicing has begun anew after
+    /// it (spec/format.md C.11.1). As in the original the seconds of the `_id`s are compared.
+    pub async fn pitr_error(&self, rs: &str, epoch: Timestamp) -> Result<Option<LogEntry>> {
+        let newest = async |s: Severity, msg: Option<&str>| {
+            let mut filter = doc! { "e": name::PITR, "rs": rs, "ep": epoch, "s": s as i32 };
+            if let Some(msg) = msg {
+                filter.insert("msg", msg);
+            }
+            self.coll.find_one(filter).sort(doc! { "ts": -1, "ns": -1 }).await.context("read admin.pbmLog")
+        };
+        let Some(error) = newest(Severity::Error, None).await? else { return Ok(None) };
+        let begun = newest(Severity::Debug, Some("start_ok")).await?;
+        let seconds = |line: &LogEntry| line.id.map_or(line.ts, |id| id.timestamp().timestamp_millis() / 1000);
+        Ok(Some(error).filter(|error| begun.is_none_or(|begun| seconds(&begun) <= seconds(error))))
     }
 
     /// Matching lines in the order in which they are written, from the oldest kept on, without end. The stream ends
