@@ -14,18 +14,24 @@
 //! # Order
 //!
 //! Ranges are given in the order of their start and may overlap; an entry not newer than the last one is a duplicate and is
-//! left out. Operations are sent in batches; a command ends a batch. Each batch is written by the majority before the next
-//! is sent, so that a change of the primary loses nothing.
+//! left out. Operations are sent in batches; a command ends a batch, and so does an operation on `system.views`. The
+//! operations of a batch are spread over [`ReplayOptions::lanes`] lanes, one `applyOps` each, at the same time: the order is
+//! kept for each document, and for all documents of a collection where more depends on it (`lanes.rs`, the table). Each
+//! batch is written by the majority before the next is sent, so that a change of the primary loses nothing: what is sent
+//! again then, a lane, has nothing after it yet.
 //!
 //! # Memory
 //!
-//! One batch ([`ReplayOptions::batch_bytes`], or one larger operation), one entry, and
-//! [`ReplayOptions::transaction_bytes`] of operations of undecided transactions.
+//! Two batches of [`ReplayOptions::batch_bytes`] (or of one larger operation): one is sent, a few times in memory on its way,
+//! while the next is collected; one entry; and [`ReplayOptions::transaction_bytes`] of operations of undecided
+//! transactions. Lanes share the batch, so their number changes nothing.
 //!
 //! # Retries, cancellation, crash
 //!
-//! A batch whose fate is unknown (network, change of the primary) is sent again, which is harmless. Dropping a future of
-//! [`Replayer::apply`] leaves the target between two operations; the restore has to be started again from its beginning.
+//! A lane whose fate is unknown (network, change of the primary) is sent again, which is harmless. An error is told when all
+//! lanes of its batch have ended, and is that of the first operation that has one; what was collected after it is not sent.
+//! Dropping a future of [`Replayer::apply`] leaves the target between two operations of each lane; the restore has to be
+//! started again from its beginning. Dropping the [`Replayer`] ends the lanes; what the server has of them it still applies.
 
 use std::collections::HashSet;
 
