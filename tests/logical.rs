@@ -62,7 +62,7 @@ async fn under_load(options: Options, backup: &[&str]) {
 
 /// A series that is created beside a collection of its name fails, and leaves empty buckets that belong to nothing (5.0.4).
 /// While they are there the server shows no indexes of that collection. Such remains are not part of a backup.
-fn forget_remains(expected: &mut Value, got: &mut Value) {
+pub fn forget_remains(expected: &mut Value, got: &mut Value) {
     let mut remains = Vec::new();
     for state in [&*expected, &*got] {
         for (db, content) in state["databases"].as_object().into_iter().flatten() {

@@ -1,6 +1,7 @@
 //! Sharded clusters: config servers and shards backed up and restored together.
 
 mod faults;
+mod moments;
 mod money;
 
 use crate::logical::truth;

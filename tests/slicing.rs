@@ -1,6 +1,8 @@
 //! The continuous slicing of the oplog: what is stored, who does it, and that nothing is ever missing.
 
 mod faults;
+mod loss;
+pub mod moments;
 
 use crate::support::cluster::{Options, ReplicaSet};
 use crate::support::programs::{Deployment, Sandbox};

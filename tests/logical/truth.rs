@@ -3,8 +3,8 @@
 
 use crate::support::cluster::ReplicaSet;
 use futures::TryStreamExt;
-use mongodb::Client;
 use mongodb::bson::{Bson, Document, Timestamp, doc};
+use mongodb::{Client, Cursor};
 use std::collections::{HashMap, HashSet};
 
 /// Applies `source`'s oplog up to `until` (included) to `target`, which is empty.
@@ -15,8 +15,16 @@ pub async fn replay(source: &Client, target: &ReplicaSet, until: Timestamp) {
 /// As [`replay`], for each shard. A distributed transaction is in, on all of its shards, when one of them has the entry of
 /// its commit up to `until`.
 pub async fn replay_shards(shards: &[(Client, &ReplicaSet)], until: Timestamp) {
+    let sources: Vec<&Client> = shards.iter().map(|(source, _)| source).collect();
+    let committed = committed_by(&sources, until).await;
+    let all = shards.iter().map(|(source, target)| replay_with(source, target, until, &committed));
+    futures::future::join_all(all).await;
+}
+
+/// The prepared transactions whose commit one of the shards has up to `until`.
+pub async fn committed_by(shards: &[&Client], until: Timestamp) -> HashSet<String> {
     let mut committed = HashSet::new();
-    for (source, _) in shards {
+    for source in shards {
         let filter = doc! { "ts": { "$lte": until }, "op": "c", "o.commitTransaction": 1 };
         let oplog = source.database("local").collection::<Document>("oplog.rs");
         let mut commits = oplog.find(filter).await.expect("read the oplog");
@@ -24,8 +32,7 @@ pub async fn replay_shards(shards: &[(Client, &ReplicaSet)], until: Timestamp) {
             committed.insert(transaction(&entry));
         }
     }
-    let all = shards.iter().map(|(source, target)| replay_with(source, target, until, &committed));
-    futures::future::join_all(all).await;
+    committed
 }
 
 /// Which transaction an entry belongs to; the same on all shards.
@@ -35,49 +42,79 @@ fn transaction(entry: &Document) -> String {
 
 /// `committed` elsewhere, which is what decides about the transactions that are still prepared at the end.
 async fn replay_with(source: &Client, target: &ReplicaSet, until: Timestamp, committed: &HashSet<String>) {
-    let target = target.client().await;
-    let mut entries = source
-        .database("local")
-        .collection::<Document>("oplog.rs")
-        .find(doc! { "ts": { "$lte": until } })
-        .await
-        .expect("read the oplog");
-    let mut open: HashMap<String, Vec<Bson>> = HashMap::new();
-    let mut prepared: HashSet<String> = HashSet::new();
-    while let Some(entry) = entries.try_next().await.expect("read the oplog") {
+    Witness::new(source, target).await.go_to(until, committed).await;
+}
+
+/// A server that goes through the states of another one.
+pub struct Witness {
+    pub target: Client,
+    entries: Cursor<Document>,
+    ahead: Option<Document>,
+    open: HashMap<String, Vec<Bson>>,
+    prepared: HashSet<String>,
+}
+
+impl Witness {
+    /// `target` is empty.
+    pub async fn new(source: &Client, target: &ReplicaSet) -> Self {
+        let oplog = source.database("local").collection::<Document>("oplog.rs");
+        Self {
+            target: target.client().await,
+            entries: oplog.find(doc! {}).await.expect("read the oplog"),
+            ahead: None,
+            open: HashMap::new(),
+            prepared: HashSet::new(),
+        }
+    }
+
+    /// Goes on to the state at `until`, which must not be older than before.
+    pub async fn go_to(&mut self, until: Timestamp, committed: &HashSet<String>) {
+        loop {
+            let next = match self.ahead.take() {
+                None => self.entries.try_next().await.expect("read the oplog"),
+                ahead => ahead,
+            };
+            let Some(entry) = next else { break };
+            if entry.get_timestamp("ts").expect("ts") > until {
+                self.ahead = Some(entry);
+                break;
+            }
+            self.take(&entry).await;
+        }
+        let decided: Vec<String> = self.prepared.iter().filter(|key| committed.contains(*key)).cloned().collect();
+        for key in decided {
+            self.commit(&key).await;
+        }
+    }
+
+    async fn take(&mut self, entry: &Document) {
         let o = entry.get_document("o").expect("o");
         let in_transaction = entry.contains_key("lsid")
             && entry.contains_key("txnNumber")
             && entry.get_str("op").is_ok_and(|op| op == "c")
             && entry.get_i32("multiOpType").unwrap_or(0) != 1;
         if !in_transaction {
-            apply(&target, &entry).await;
-            continue;
+            return apply(&self.target, entry).await;
         }
-        let key = transaction(&entry);
+        let key = transaction(entry);
         if o.contains_key("abortTransaction") {
-            open.remove(&key);
-            continue;
+            self.open.remove(&key);
+            return;
         }
         if let Ok(ops) = o.get_array("applyOps") {
-            open.entry(key.clone()).or_default().extend(ops.iter().cloned());
+            self.open.entry(key.clone()).or_default().extend(ops.iter().cloned());
         }
         if o.contains_key("prepare") {
-            prepared.insert(key);
-            continue;
-        }
-        if o.contains_key("partialTxn") {
-            continue;
-        }
-        for op in open.remove(&key).unwrap_or_default() {
-            apply(&target, op.as_document().expect("an operation")).await;
+            self.prepared.insert(key);
+        } else if !o.contains_key("partialTxn") {
+            self.commit(&key).await;
         }
     }
-    for (key, ops) in open {
-        if prepared.contains(&key) && committed.contains(&key) {
-            for op in ops {
-                apply(&target, op.as_document().expect("an operation")).await;
-            }
+
+    async fn commit(&mut self, key: &str) {
+        self.prepared.remove(key);
+        for op in self.open.remove(key).unwrap_or_default() {
+            apply(&self.target, op.as_document().expect("an operation")).await;
         }
     }
 }

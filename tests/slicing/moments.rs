@@ -1,0 +1,133 @@
+//! A random workload whose oplog is sliced, restored to random moments: each is exactly what the source held then.
+//!
+//! `PBMBOX_SEED` repeats a workload (the interleaving of its workers is the machine's), `PBMBOX_MOMENT_RUNS` and
+//! `PBMBOX_MOMENTS` set how many workloads, and how many moments of each.
+
+use super::Rig;
+use crate::logical::{forget_remains, truth::Witness};
+use crate::replay::workload::{Pace, Workload};
+use crate::support::cluster::{Options, ReplicaSet, Version};
+use crate::support::programs::Sandbox;
+use crate::support::state;
+use futures::TryStreamExt;
+use mongodb::Client;
+use mongodb::bson::{Document, Timestamp, doc};
+use pbmbox::model::chunk::Chunk;
+use rand::seq::IndexedRandom;
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().expect(name))
+}
+
+/// Times of entries, sorted: `count` random ones, borders of chunks among them, and the end.
+pub async fn moments(oplog: &Client, chunks: &[Chunk], count: usize) -> Vec<Timestamp> {
+    let (first, last) = (chunks[0].start_ts, chunks.last().expect("a chunk").end_ts);
+    let entries = oplog.database("local").collection::<Document>("oplog.rs");
+    let range = doc! { "ts": { "$gt": first, "$lte": last }, "op": { "$ne": "n" }, "ns": { "$not": { "$regex": "^(admin|config)[.]" } } };
+    let found: Vec<Document> =
+        entries.find(range).await.expect("read the oplog").try_collect().await.expect("read the oplog");
+    let times: Vec<Timestamp> = found.iter().map(|entry| entry.get_timestamp("ts").expect("ts")).collect();
+    let mut rng = rand::rng();
+    let mut moments: Vec<Timestamp> = times.choose_multiple(&mut rng, count.saturating_sub(2)).copied().collect();
+    moments.extend(chunks[..chunks.len() - 1].choose(&mut rng).map(|chunk| chunk.end_ts));
+    moments.push(last);
+    moments.sort_unstable();
+    moments.dedup();
+    moments
+}
+
+async fn round(seed: u64, version: Version, count: usize) {
+    eprintln!("PBMBOX_SEED={seed} on {version:?}");
+    let source = Sandbox::start(Options { version, ..Options::default() }).await;
+    let rig = Rig { client: source.set.client().await, sandbox: source };
+    let client = &rig.client;
+    let info = client.database("admin").run_command(doc! { "buildInfo": 1 }).await.expect("buildInfo");
+    let major = info.get_array("versionArray").expect("a version")[0].as_i32().expect("a number");
+    Workload::new(client.clone(), seed, major).steps(100).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let (steps, counted) = tokio::sync::watch::channel(0);
+    let mut pace = Pace(counted);
+    let workers: Vec<_> = (0..2)
+        .map(|n| Workload::new(client.clone(), seed * 100 + n, major).run_until(stop.clone(), steps.clone()))
+        .map(tokio::spawn)
+        .collect();
+    // Slicing begins before the base backup or after it.
+    let first = seed % 2 == 0;
+    if first {
+        rig.enable(&["pitr.oplogSpanMin=0.03"]).await;
+    }
+    pace.wait(20).await;
+    let base = tokio::task::block_in_place(|| rig.sandbox.backup(&[]));
+    if !first {
+        rig.enable(&["pitr.oplogSpanMin=0.03"]).await;
+    }
+    let mut until = rig.now().await;
+    for _ in 0..3 {
+        pace.wait(50).await;
+        rig.saved("rs0", until).await;
+        until = rig.now().await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    for worker in workers {
+        worker.await.expect("a worker");
+    }
+    let end = rig.now().await;
+    rig.saved("rs0", end).await;
+    rig.set("pitr.enabled=false");
+    rig.no_slicer().await;
+
+    let backups = client.database("admin").collection::<Document>("pbmBackups");
+    let meta = backups.find_one(doc! { "name": &base }).await.expect("read").expect("the base");
+    let from = meta.get_timestamp("last_write_ts").expect("last_write_ts");
+    let chunks: Vec<Chunk> = rig.chunks().await.into_iter().filter(|chunk| chunk.end_ts > from).collect();
+    let moments = moments(client, &chunks, count).await;
+    let replica = ReplicaSet::start(Options { version, ..Options::default() }).await;
+    let mut witness = Witness::new(client, &replica).await;
+
+    let target = Sandbox::unconfigured(Options { version, ..Options::default() }).await;
+    target.configure_at(&rig.sandbox.store(), &[]).await;
+    target.pbm(&["config", "--force-resync", "--wait"]).ok();
+    let restored = target.set.client().await;
+    for at in moments.into_iter().filter(|at| *at > from) {
+        witness.go_to(at, &HashSet::new()).await;
+        let mut expected = state::read(&witness.target).await;
+        for db in restored.list_database_names().await.expect("list databases") {
+            if !["admin", "config", "local"].contains(&db.as_str()) {
+                restored.database(&db).drop().await.expect("drop a database");
+            }
+        }
+        let time = format!("{},{}", at.time, at.increment);
+        target.pbm(&["restore", "--time", &time, "--wait", "-y"]).ok();
+        let mut got = state::read(&restored).await;
+        forget_remains(&mut expected, &mut got);
+        let lines: Vec<String> = state::differences(&expected, &got)
+            .into_iter()
+            .filter(|line| !line.starts_with("/users") && !line.starts_with("/roles"))
+            .collect();
+        assert!(lines.is_empty(), "PBMBOX_SEED={seed}, base {base}, --time {time}:\n{}", lines.join("\n"));
+    }
+}
+
+async fn rounds(version: Version) {
+    let count = usize::try_from(number("PBMBOX_MOMENTS").unwrap_or(4)).expect("few");
+    if let Some(seed) = number("PBMBOX_SEED") {
+        return round(seed, version, count).await;
+    }
+    for run in 0..number("PBMBOX_MOMENT_RUNS").unwrap_or(1) {
+        round(rand::random_range(0..1_000_000), version, count).await;
+        eprintln!("workloads that came back at every moment: {}", run + 1);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_moments_come_back() {
+    rounds(Version::Current).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_moments_come_back_on_the_older_server() {
+    rounds(Version::Older).await;
+}
