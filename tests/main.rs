@@ -10,6 +10,7 @@ mod logical;
 mod pitr;
 mod replay;
 mod restore;
+mod retention;
 mod sharded;
 mod slicing;
 mod storage;
