@@ -1,12 +1,11 @@
 //! Follows a command that has no document of its own: its lock comes and goes, and the log has its error.
 
 use super::{
-    checks,
     context::Context,
     error::{CliError, Kind, Result},
 };
 use crate::control::LogQuery;
-use crate::model::log::Severity;
+use crate::model::{lock::is_stale, log::Severity};
 use crate::upkeep::reap;
 use futures::StreamExt;
 use std::time::Duration;
@@ -56,10 +55,8 @@ async fn watch(cx: &Context, event: &str, opid: &str) -> Result<()> {
     let mut lost = false;
     loop {
         let locks = cx.control.locks.all().await?;
-        if !locks.iter().any(|lock| lock.header.opid == opid) {
-            break;
-        }
-        lost = !checks::living_locks(&cx.control).await?.iter().any(|lock| lock.header.opid == opid);
+        let Some(lock) = locks.iter().find(|lock| lock.header.opid == opid) else { break };
+        lost = is_stale(lock.hb, cx.control.time_of_last_call().await?);
         if Instant::now() >= reap_at {
             // A failure shows at the next reading.
             let _ = reap::end_all_lost(&cx.control).await;

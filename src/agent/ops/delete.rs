@@ -103,7 +103,8 @@ async fn work(task: &Task, ask: &Ask) -> Result<()> {
     if let Some(before) = ask.before() {
         let now = control.advanced_cluster_time().await?;
         if before.time > now.time {
-            bail!("nothing was deleted: the time {} is after now, {}", before.time, now.time);
+            let [asked, now] = [before, now].map(crate::layout::format_ts);
+            bail!("nothing was deleted: the time asked for, {asked} UTC, is after now, {now} UTC");
         }
     }
     prune::nothing_else_runs(control, &task.opid).await?;
