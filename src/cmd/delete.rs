@@ -34,7 +34,7 @@ pub struct DeleteBackup {
     #[arg(long, value_name = "TIME")]
     older_than: Option<Moment>,
     /// Only of this type: logical, physical, incremental, external or selective
-    #[arg(short = 't', long = "type", value_name = "TYPE", requires = "older_than")]
+    #[arg(short = 't', long = "type", value_name = "TYPE", requires = "older_than", conflicts_with = "name")]
     kind: Option<String>,
     #[command(flatten)]
     profile: Profile,
