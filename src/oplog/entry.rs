@@ -98,6 +98,7 @@ impl<'a> Entry<'a> {
     /// Reads an entry. `outer` is the time of the surrounding `applyOps`, if this is an operation of one.
     pub fn parse(raw: &'a RawDocument, outer: Option<Timestamp>) -> Result<Self> {
         let (mut ts, mut op, mut ns, mut ui, mut o, mut o2) = (outer, None, None, None, None, None);
+        let mut upsert = false;
         for field in raw {
             let (name, value) = field.context("read oplog entry")?;
             match (name.as_str(), value) {
@@ -107,6 +108,7 @@ impl<'a> Entry<'a> {
                 ("o", RawBsonRef::Document(value)) => o = Some(value),
                 ("o2", RawBsonRef::Document(value)) => o2 = Some(value),
                 ("ui", value) => ui = uuid(value),
+                ("b", RawBsonRef::Boolean(value)) => upsert = value,
                 _ => {}
             }
         }
@@ -125,6 +127,10 @@ impl<'a> Entry<'a> {
             None if kind == Kind::Noop => raw,
             None => return Err(missing("o")),
         };
+        // An `applyOps` command is in the oplog as it was sent. The config servers split chunks with one that replaces a
+        // document or inserts it, which is what an insert does here.
+        let whole = || o.get("_id").is_ok_and(|id| id.is_some()) && o.get("$v").is_ok_and(|v| v.is_none());
+        let kind = if kind == Kind::Update && upsert && whole() { Kind::Insert } else { kind };
         if kind == Kind::Update && o2.is_none() {
             return Err(missing("o2"));
         }
@@ -372,6 +378,17 @@ mod tests {
         // Vectored retryable inserts, and an applyOps that a user sent.
         assert_eq!(part_of(with(bson::cstr!("multiOpType"), 1), ops()), None);
         assert_eq!(part_of(rawdoc! {}, ops()), None);
+    }
+
+    #[test]
+    fn an_upsert_of_a_whole_document_is_an_insert() {
+        let with = |upsert: bool, o: RawDocumentBuf| {
+            let raw = rawdoc! {"op": "u", "b": upsert, "ns": "config.chunks", "o": o, "o2": {"_id": 1}};
+            Entry::parse(&raw, Some(TS)).unwrap().kind
+        };
+        assert_eq!(with(true, rawdoc! {"_id": 1, "min": 0}), Kind::Insert);
+        assert_eq!(with(false, rawdoc! {"_id": 1, "min": 0}), Kind::Update);
+        assert_eq!(with(true, rawdoc! {"$v": 2, "diff": {"u": {"a": 1}}}), Kind::Update);
     }
 
     #[test]

@@ -2,12 +2,12 @@
 
 use super::saved::{chunk, note, show};
 use crate::support::cluster::Options;
-use crate::support::programs::Sandbox;
+use crate::support::programs::{Deployment, Sandbox};
+use crate::support::sharded::{ShardedCluster, ShardedSandbox, TWO_SHARDS};
 use crate::support::{state, wait};
 use mongodb::Client;
 use mongodb::bson::{Document, Timestamp, doc};
 use pbmbox::control::Control;
-use pbmbox::model::chunk::Chunk;
 use pbmbox::model::command::ReplayCmd;
 use pbmbox::model::compression::Compression;
 use pbmbox::model::status::Status;
@@ -94,9 +94,7 @@ async fn world() -> World {
     let truth = state::read(&client).await;
     let end = note(&sandbox.set).await;
     let chunk = chunk(&sandbox.store(), "rs0", &sandbox.set, start, end, Compression::Zstd).await;
-    for db in ["shop"] {
-        client.database(db).drop().await.expect("drop");
-    }
+    client.database("shop").drop().await.expect("drop");
     sandbox.pbm(&["restore", &backup, "--wait", "-y"]).ok();
     sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
     World { sandbox, start, end, truth, chunk }
@@ -146,7 +144,6 @@ async fn the_data_and_its_indexes_are_those_of_the_end() {
     untouched().await;
     fs::write(&chunk, &whole).expect("write the chunk");
 
-    // Through the second of the start and into that of the end.
     let done = replay(&show(start), &show(end)).ok();
     assert!(done.stdout.contains("is complete"), "{}", done.stdout);
     let lines = state::differences(&truth, &state::read(&client).await);
@@ -164,5 +161,90 @@ async fn the_data_and_its_indexes_are_those_of_the_end() {
     let list = sandbox.pbm(&["list", "--restore", "-o", "json"]).ok().json();
     let listed = list.as_array().expect("a list").iter().find(|r| r["name"] == replayed.name.as_str());
     assert_eq!(listed.expect("the replay")["type"], "replay", "{list}");
-    let _: Vec<Chunk> = control.chunks.all().await.expect("read");
+}
+
+/// Notes on every replica set until each has one at or after `until`; gives each one's last.
+async fn notes(cluster: &ShardedCluster, until: Timestamp) -> Vec<Timestamp> {
+    let mut all = Vec::new();
+    for set in cluster.sets() {
+        let noted = wait::until("a note that is late enough", Duration::from_secs(30), async || {
+            Some(note(set).await).filter(|at| *at >= until)
+        });
+        all.push(noted.await);
+    }
+    all
+}
+
+async fn contents(cluster: &ShardedCluster) -> Vec<serde_json::Value> {
+    let mut all = vec![state::routing(&cluster.config.client().await).await];
+    for shard in &cluster.shards {
+        all.push(state::read(&shard.set.client().await).await["databases"].clone());
+    }
+    all
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_replica_sets_of_a_cluster_or_none() {
+    let sandbox = ShardedSandbox::sharded(Options::default(), TWO_SHARDS).await;
+    let cluster = &sandbox.set;
+    let mut router = cluster.router().await;
+    cluster.create_database("shop", "rs1").await;
+    let spread = async |ns: &str| {
+        cluster.shard_collection(ns, "_id").await;
+        cluster.split(ns, 0).await;
+        cluster.move_chunk(ns, 1, "shardB").await.expect("move a chunk");
+    };
+    spread("shop.orders").await;
+    for key in -20..20_i64 {
+        router.insert("shop.orders", doc! { "_id": key, "n": 0 }).await;
+    }
+    let backup = sandbox.backup(&[]);
+    let control = Control::new(cluster.config.client().await);
+    let meta = control.backups.get(&backup).await.expect("read").expect("the backup");
+
+    spread("shop.later").await;
+    let mut transaction = router.begin(true);
+    for (key, n) in [(-3, 1), (3, -1)] {
+        router.update_in(&mut transaction, "shop.orders", key, doc! { "$inc": { "n": n } }).await.expect("update");
+    }
+    router.commit(&transaction).await.expect("commit");
+    for key in [-7, 7_i64] {
+        router.insert("shop.later", doc! { "_id": key }).await;
+        router.delete("shop.orders", key).await;
+    }
+    let end = notes(cluster, meta.last_write_ts).await.into_iter().max().expect("a note");
+    let truth = contents(cluster).await;
+    let mut saved = Vec::new();
+    for (set, to) in cluster.sets().into_iter().zip(notes(cluster, end).await) {
+        let rs = set.options().name.clone();
+        let from = meta.replsets.iter().find(|part| part.name == rs).expect("a part").first_write_ts;
+        saved.push(chunk(&sandbox.store(), &rs, set, from, to, Compression::S2).await);
+    }
+    sandbox.pbm(&["restore", &backup, "--wait", "-y"]).ok();
+
+    let (start, end) = (show(meta.last_write_ts), show(end));
+    let replay = ["oplog-replay", "--start", &start, "--end", &end, "--wait", "-y"];
+    let at_start = contents(cluster).await;
+    let away = sandbox.store().join("away");
+    fs::rename(&saved[2], &away).expect("move a chunk");
+    sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
+    let said = sandbox.pbm(&replay).failed();
+    assert!(said.stderr.contains("no oplog of replica set 'rs2' is saved"), "{}", said.stderr);
+    assert_eq!(contents(cluster).await, at_start);
+
+    fs::rename(&away, &saved[2]).expect("move a chunk");
+    sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
+    sandbox.pbm(&replay).ok();
+    assert_is(cluster, &truth).await;
+    // The same chunks behind the backup: here an operation without its document would be an error.
+    sandbox.pbm(&["restore", "--time", &end, "--wait", "-y"]).ok();
+    assert_is(cluster, &truth).await;
+    assert_eq!(cluster.balancer_mode().await, "full", "as it was before");
+}
+
+async fn assert_is(cluster: &ShardedCluster, truth: &[serde_json::Value]) {
+    for (truth, got) in truth.iter().zip(&contents(cluster).await) {
+        let lines = state::differences(truth, got);
+        assert!(lines.is_empty(), "{}", lines.join("\n"));
+    }
 }
