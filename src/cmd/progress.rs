@@ -29,8 +29,11 @@ impl View {
     /// Shows the newest state.
     pub fn show(&mut self, status: Status, progress: &[&Progress]) {
         let sum = Sum::of(progress);
-        let phase =
-            if sum.phase.is_empty() || status != Status::Running { status.to_string() } else { sum.phase.clone() };
+        let phase = if sum.phase.is_empty() || !matches!(status, Status::Starting | Status::Running) {
+            status.to_string()
+        } else {
+            sum.phase.clone()
+        };
         let new_phase = phase != self.last;
         if new_phase {
             self.last.clone_from(&phase);

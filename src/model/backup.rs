@@ -157,7 +157,7 @@ pub struct Nomination {
 /// *Added by us* to the replica-set elements of backups and restores: how far the data step is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
 pub struct Progress {
-    /// What is going on, for people: `dump`, `oplog`, `load`, `indexes`.
+    /// What is going on, for people: `dump`, `oplog`, `load`, `indexes`, `check`.
     pub phase: String,
     /// Uncompressed bytes done and expected (0 = unknown).
     pub bytes: i64,

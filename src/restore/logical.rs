@@ -37,7 +37,10 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     for warning in &steps.plan().warnings {
         tracing::warn!("{warning}");
     }
-    steps.check_oplog(&cx.cancel).await?;
+    if restore.oplog_ts.is_some() {
+        sampler::phase(cx, "check").await;
+        steps.check_oplog(&cx.cancel).await?;
+    }
     reach(board, cx.role, Status::CleanupCluster, None, &cx.cancel, async || end_timeline(cx).await).await?;
 
     tracing::info!("dropping {} collections that the backup replaces", steps.plan().drops.len());

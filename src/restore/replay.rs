@@ -62,6 +62,7 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
         .map_err(|problems| anyhow!("the oplog can't be replayed, nothing was changed: {}", problems.join("; ")))?
         .remove(&cx.rs)
         .context("this replica set is not in the cluster any more")?;
+    sampler::phase(cx, "check").await;
     until(&cx.cancel, async {
         let checked = sound::check(&storage, &objects).await;
         checked.map_err(|unsound| anyhow!("{}; nothing was changed; end the replay before it", unsound.why))
