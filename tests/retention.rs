@@ -175,6 +175,7 @@ async fn chunks_are_deleted_alone_and_lost_objects_are_found() {
         saved: later(a, -1600),
         newest: now,
         oldest: later(a, -3000),
+        rolling: true,
         error: String::new(),
         hb: now,
     };

@@ -205,8 +205,17 @@ async fn hold(
         progress,
         quit: quit.clone(),
     };
-    let guard =
-        Guard { node, lock, candidates, config, settings: settings_in, progress: progress_out, quit, warned: None };
+    let guard = Guard {
+        node,
+        lock,
+        candidates,
+        config,
+        settings: settings_in,
+        progress: progress_out,
+        quit,
+        oldest: None,
+        warned: None,
+    };
     tokio::select! {
         ended = work.run(at) => ended,
         lost = guard.watch(stop) => lost,
@@ -261,6 +270,8 @@ struct Guard<'a> {
     settings: watch::Sender<Settings>,
     progress: watch::Receiver<Progress>,
     quit: CancellationToken,
+    /// The oldest entry of the oplog when this slicer began.
+    oldest: Option<Timestamp>,
     /// When the last warning was given that the oplog is running out.
     warned: Option<Instant>,
 }
@@ -331,7 +342,8 @@ impl Guard<'_> {
         let (oldest, newest) = slice::window(&node.client).await.context("look at the oplog")?;
         let Progress { saved, error } = self.progress.borrow().clone();
         let (rs, me) = (node.rs.clone(), node.me.clone());
-        let state = SlicerState { rs, node: me, saved, newest, oldest, error, hb: now };
+        let rolling = *self.oldest.get_or_insert(oldest) != oldest;
+        let state = SlicerState { rs, node: me, saved, newest, oldest, rolling, error, hb: now };
         self.warn(&state);
         node.control.pitr.report(&state, &self.candidates).await?;
         Ok(rank)
@@ -339,9 +351,7 @@ impl Guard<'_> {
 
     /// Before it is too late: two thirds of the oplog's window have passed without a chunk.
     fn warn(&mut self, state: &SlicerState) {
-        let window = state.newest.time.saturating_sub(state.oldest.time);
-        let near = state.lag_secs() > 0 && state.window_left_secs() < window / 3;
-        if !near {
+        if !state.is_nearly_overtaken() {
             self.warned = None;
         } else if self.warned.is_none_or(|at| at.elapsed() >= REPEAT) {
             self.warned = Some(Instant::now());

@@ -125,7 +125,6 @@ impl ConfigArgs {
             checks::nothing_runs(&cx.control).await?;
         }
         cx.control.config.replace_main(&config, cx.control.cluster_time().await?).await?;
-        warn_about_pitr(cx, &config);
         if moved {
             self.read_new_storage(cx).await?;
         }
@@ -156,7 +155,6 @@ impl ConfigArgs {
         if !cx.control.config.set(keys).await? {
             return Err(CliError::refused("the configuration has just been removed by somebody else; nothing was set"));
         }
-        warn_about_pitr(cx, &config);
         if moved {
             self.read_new_storage(cx).await?;
         }
@@ -217,15 +215,6 @@ fn read(file: &PathBuf) -> Result<String> {
         return Ok(text);
     }
     Ok(std::fs::read_to_string(file).with_context(|| format!("read the configuration file {}", file.display()))?)
-}
-
-fn warn_about_pitr(cx: &Context, config: &Config) {
-    if config.pitr.as_ref().is_some_and(|pitr| pitr.enabled) {
-        cx.out.note(
-            "Warning: pitr.enabled is stored, but agents of this build do not slice the oplog yet: only the moments of \
-             the backups can be restored",
-        );
-    }
 }
 
 #[cfg(test)]

@@ -35,6 +35,8 @@ struct Slicer {
     window: u32,
     #[serde(rename = "oplogWindowLeft")]
     left: u32,
+    #[serde(skip)]
+    in_danger: bool,
     #[serde(skip_serializing_if = "String::is_empty")]
     error: String,
 }
@@ -45,14 +47,11 @@ impl Slicer {
             rs: state.rs.clone(),
             node: state.node.clone(),
             lag: state.lag_secs(),
-            window: state.newest.time.saturating_sub(state.oldest.time),
+            window: state.window_secs(),
             left: state.window_left_secs(),
+            in_danger: state.is_nearly_overtaken(),
             error: state.error.clone(),
         }
-    }
-
-    fn is_nearly_overtaken(&self) -> bool {
-        self.left.saturating_mul(3) < self.window
     }
 }
 
@@ -108,7 +107,7 @@ fn judge(conf: bool, members: &[String], locks: &[Lock], meta: Option<&PitrMeta>
             ));
         }
     }
-    for slicer in slicers.iter().filter(|slicer| slicer.is_nearly_overtaken()) {
+    for slicer in slicers.iter().filter(|slicer| slicer.in_danger) {
         warnings.push(format!(
             "the oplog of {} is nearly used up: writes that are not saved yet are lost in {} s ({} s are not saved, the oplog holds {} s); \
              make the oplog larger (replSetResizeOplog) or the storage faster",
@@ -185,6 +184,7 @@ mod tests {
             saved: ts(saved),
             newest: ts(400),
             oldest: ts(100),
+            rolling: true,
             error: String::new(),
             hb: ts(400),
         };

@@ -58,6 +58,9 @@ pub struct SlicerState {
     /// The oldest entry of the oplog; when it passes `saved`, entries are lost.
     #[serde(default = "zero_ts", deserialize_with = "null_ts")]
     pub oldest: Timestamp,
+    /// The oplog is full and loses its oldest entries: `oldest` has moved while this slicer worked.
+    #[serde(default, deserialize_with = "null_default")]
+    pub rolling: bool,
     /// Why the last attempt to save failed; empty when it did not.
     #[serde(default, deserialize_with = "null_default")]
     pub error: String,
@@ -77,5 +80,17 @@ impl SlicerState {
     #[must_use]
     pub fn window_left_secs(&self) -> u32 {
         self.saved.time.saturating_sub(self.oldest.time)
+    }
+
+    /// Seconds between the oldest and the newest entry of the oplog.
+    #[must_use]
+    pub fn window_secs(&self) -> u32 {
+        self.newest.time.saturating_sub(self.oldest.time)
+    }
+
+    /// Two thirds of the window have passed without a chunk.
+    #[must_use]
+    pub fn is_nearly_overtaken(&self) -> bool {
+        self.rolling && self.lag_secs() > 0 && self.window_left_secs() < self.window_secs() / 3
     }
 }

@@ -55,7 +55,7 @@ async fn round(seed: u64, version: Version, count: usize) {
         .map(tokio::spawn)
         .collect();
     // Slicing begins before the base backup or after it.
-    let first = seed % 2 == 0;
+    let first = seed.is_multiple_of(2);
     if first {
         rig.enable(&["pitr.oplogSpanMin=0.03"]).await;
     }
