@@ -20,7 +20,7 @@ use crate::restore::{
     slices,
 };
 use bson::Timestamp;
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde::Serialize;
 use std::{
     collections::BTreeMap,
@@ -35,9 +35,9 @@ const NAMED: usize = 10;
 
 /// Put a backup's data back into the running cluster, also as it was at a later moment
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["backup_name", "time"])))]
 pub struct Restore {
     /// Name of the backup, as `pbm list` shows it
-    #[arg(conflicts_with = "time")]
     backup_name: Option<String>,
     /// Restore to this moment: a backup, and the saved oplog behind it
     ///
