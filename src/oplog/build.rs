@@ -8,12 +8,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bson::{Bson, Document, Uuid, doc};
+use bson::{Bson, Document, Uuid, doc, rawdoc};
 use mongodb::Client;
 
+use crate::oplog::apply::command_document;
 use crate::oplog::capped;
 use crate::oplog::catalog::{Catalog, Collection, Index, Key, Level};
-use crate::oplog::target::{Occupant, Target, code, is_transient};
+use crate::oplog::target::{Mode, Occupant, Target, code, is_transient};
 
 /// How many members must be ready before an index build is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +76,10 @@ impl Catalog {
             if let Some(cap) = collection.waiting.cap {
                 capped::settle(&target, db, coll, key, cap).await.with_context(|| format!("cap {db}.{coll}"))?;
             }
+            let buckets = format!("system.buckets.{coll}");
+            if collection.missing().next().is_some() && there.find(&Key::name(db, &buckets)).is_some() {
+                drop_remains(&target, db, &buckets).await?;
+            }
             let count = build_indexes(&target, db, coll, collection, quorum).await?;
             built.indexes += count;
             built.collections += usize::from(count > 0);
@@ -86,6 +91,24 @@ impl Catalog {
         }
         Ok(built)
     }
+}
+
+/// 5.0 keeps the buckets of a series whose creation failed because a collection had its name. They are empty and belong to
+/// nothing, but the server takes that collection for a series then and refuses its indexes.
+async fn drop_remains(target: &Target, db: &str, buckets: &str) -> Result<()> {
+    let found = target.run(db, doc! {"find": buckets, "limit": 1, "singleBatch": true}).await;
+    let found = found.with_context(|| format!("look into {db}.{buckets}"))?;
+    let empty = found.get_document("cursor").and_then(|c| c.get_array("firstBatch")).is_ok_and(Vec::is_empty);
+    if empty {
+        tracing::warn!("{db}.{buckets} is empty and beside a collection, the remains of a failed creation: dropped");
+        // As an entry of the oplog: the command would drop the collection that has the series' name.
+        let drop = command_document(db, &Key::name(db, buckets), &rawdoc! {"drop": buckets});
+        let (applied, _) = target.apply_ops(Mode::InitialSync, &[&drop]).await?;
+        if let Some(stop) = applied.stopped {
+            bail!("drop {db}.{buckets}: error {}: {}", stop.code, stop.message);
+        }
+    }
+    Ok(())
 }
 
 /// Builds a collection's indexes, returns how many.

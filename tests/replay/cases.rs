@@ -44,7 +44,11 @@ pub(super) fn ids(range: std::ops::Range<i32>) -> Vec<Document> {
 
 impl Case {
     pub(super) async fn new(dump: Vec<Dumped>) -> Self {
-        let server = Server::start(Version::Current).await;
+        Self::on(Version::Current, dump).await
+    }
+
+    async fn on(version: Version, dump: Vec<Dumped>) -> Self {
+        let server = Server::start(version).await;
         let mut catalog = Catalog::new(server.major().await);
         load(&server.client, &dump, &mut catalog).await;
         Self { server, catalog, entries: Vec::new(), fuzzy_until: 1000 }
@@ -370,4 +374,22 @@ async fn a_collection_that_a_view_of_a_later_time_hides_is_emptied() {
         .op("d", "system.views", views, doc! {"_id": "t.v"});
     case.finish().await;
     assert_eq!(case.ids("v").await, [9]);
+}
+
+/// 5.0 leaves the buckets of a series whose creation failed, and with them refuses the indexes of the collection that was in
+/// its way.
+#[tokio::test]
+async fn remains_of_a_failed_series_do_not_stand_in_the_way_of_indexes() {
+    let (orders, buckets) = (Uuid::new(), Uuid::new());
+    let mut dumped = collection("orders", orders, doc! {}, ids(0..3));
+    dumped.meta.indexes.as_mut().unwrap().push(doc! {"v": 2, "key": {"$**": 1}, "name": "wild"});
+    let case = Case::on(Version::Older, vec![dumped]).await;
+    let series = doc! {
+        "create": "system.buckets.orders", "clusteredIndex": true, "timeseries": {"timeField": "t", "granularity": "seconds", "bucketMaxSpanSeconds": 3600},
+    };
+    let case = case.command(buckets, series);
+    case.finish().await;
+    assert_eq!(case.ids("orders").await, [0, 1, 2]);
+    let listed = case.server.run("t", doc! {"listIndexes": "orders"}).await.unwrap();
+    assert!(listed.to_string().contains("wild"), "{listed}");
 }

@@ -38,7 +38,7 @@ async fn every_moment_has_all_the_money(with_moves: bool) {
         .await
     };
     slicing(last_write(&source.set).await).await;
-    let (_, base_end) = money::under_load(&source.set, seed, with_moves, async |vault| {
+    let (name, _) = money::under_load(&source.set, seed, with_moves, async |vault| {
         let base = backup_of(&source, vault, &[]).await;
         slicing(last_write(&source.set).await).await;
         base
@@ -46,6 +46,13 @@ async fn every_moment_has_all_the_money(with_moves: bool) {
     .await;
     let end = slicing(last_write(&source.set).await).await;
     source.pbm(&["config", "--set", "pitr.enabled=false"]).ok();
+
+    // The earliest moment for this base: the newest end of all its replica sets.
+    let backups = config.database("admin").collection::<Document>("pbmBackups");
+    let base = backups.find_one(doc! { "name": &name }).await.expect("read").expect("the base");
+    let ends = base.get_array("replsets").expect("replica sets").iter();
+    let ends = ends.map(|rs| rs.as_document().expect("a part").get_timestamp("last_write_ts").expect("its end"));
+    let base_end = ends.max().expect("replica sets");
 
     let mut times = Vec::new();
     for shard in &source.set.shards {
