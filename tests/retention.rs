@@ -100,6 +100,11 @@ impl Stage {
     }
 }
 
+/// The slicing lock of an agent that is not there.
+fn stranger() -> LockHeader {
+    LockHeader { kind: "pitr".into(), replset: "rs0".into(), node: "far:1".into(), opid: String::new(), epoch: None }
+}
+
 fn files(root: &Path, folder: &Path, into: &mut BTreeSet<String>) {
     for entry in std::fs::read_dir(folder).expect("read a folder").flatten() {
         let path = entry.path();
@@ -161,14 +166,7 @@ async fn chunks_are_deleted_alone_and_lost_objects_are_found() {
 
     // A slicer may be about to add what is not in the index yet.
     let now = stage.control.cluster_time().await.expect("time");
-    let header = LockHeader {
-        kind: "pitr".into(),
-        replset: "rs0".into(),
-        node: "far:1".into(),
-        opid: String::new(),
-        epoch: None,
-    };
-    assert!(stage.control.locks.try_take_slicing(&header, now).await.expect("lock"));
+    assert!(stage.control.locks.try_take_slicing(&stranger(), now).await.expect("lock"));
     let mut slicer = SlicerState {
         rs: "rs0".into(),
         node: "far:1".into(),
@@ -208,7 +206,9 @@ async fn chunks_are_deleted_alone_and_lost_objects_are_found() {
 
     // An object that can't be deleted, because no folder can have this name: told, and the index names nothing that may
     // be gone.
-    let stuck = last.replace("/rs0/", &format!("/rs0/{}/", "x".repeat(300)));
+    let stuck = last.replace("/rs0/", &format!("/{}/", "x".repeat(300)));
+    // Else the folder would go with its last chunk, and nothing be there whose name is too long.
+    std::fs::write(stage.sandbox.store().join(layout::PITR).join("other"), "no chunk").expect("write a file");
     let (start_ts, end_ts) = (later(b, 1000), later(b, 1001));
     let chunk =
         Chunk { rs: "rs0".into(), fname: stuck.clone(), compression: Compression::S2, start_ts, end_ts, size: 5 };
@@ -232,6 +232,9 @@ async fn a_backup_is_deleted_unless_pitr_needs_it() {
     assert_eq!(stage.json(&["list"])["pitr"]["gaps"], gap);
     assert_eq!(stage.json(&["status", "-s", "backups"])["backups"]["pitrChunks"]["gaps"], gap);
     stage.sandbox.pbm(&["status", "--check"]).ok();
+    // What is not sliced shows while the agent stands still; then somebody else slices.
+    let far = later(stage.control.cluster_time().await.expect("time"), 10_000);
+    stage.sandbox.agents[0].signal("STOP");
     stage.sandbox.pbm(&["config", "--set", "pitr.enabled=true"]).ok();
     let refused = stage.sandbox.pbm(&["delete-backup", &second, "-y"]).failed();
     assert!(refused.stderr.contains("newest base"), "{refused:?}");
@@ -242,6 +245,8 @@ async fn a_backup_is_deleted_unless_pitr_needs_it() {
     assert_eq!((checked.status.code(), checked.stderr.as_str()), (Some(2), ""), "{checked:?}");
     let problems = checked.json()["problems"].clone();
     assert!(problems.to_string().contains("no agent slices the oplog"), "{problems}");
+    assert!(stage.control.locks.try_take_slicing(&stranger(), far).await.expect("lock"));
+    stage.sandbox.agents[0].signal("CONT");
 
     // As the original finds it: the log's last error of this configuration, until slicing has begun anew.
     let line = |seconds: u32, s: Severity, msg: &str| LogEntry {

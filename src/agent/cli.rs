@@ -121,7 +121,7 @@ fn stop_on_signal() -> Result<CancellationToken> {
 /// The agent's life: connect, set up, supervise, drain.
 async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: CancellationToken) -> Result<()> {
     tracing::info!("pbm-agent {} (formats of {PBM_VERSION}), pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
-    let Some((node, place)) = connect(&uri, parallel, &stop).await? else { return Ok(()) };
+    let Some((node, place)) = connect(&uri, parallel, &lines, &stop).await? else { return Ok(()) };
     let node = Arc::new(node);
     tracing::info!("serving {} of replica set {}, MongoDB {}", node.me, node.rs, node.version.server);
 
@@ -156,12 +156,17 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
 ///
 /// # Errors
 /// What no waiting can heal: a connection string that can't be used, a router, a standalone server.
-async fn connect(uri: &str, parallel: Option<usize>, stop: &CancellationToken) -> Result<Option<(Node, Place)>> {
+async fn connect(
+    uri: &str,
+    parallel: Option<usize>,
+    lines: &DbSink,
+    stop: &CancellationToken,
+) -> Result<Option<(Node, Place)>> {
     let mut pause = Duration::from_millis(500);
     loop {
         let attempt = async {
             let (leader, _) = connect_leader(uri, "pbm-agent").await?;
-            let node = Node::connect(uri, leader, parallel).await?;
+            let node = Node::connect(uri, leader, parallel, lines.clone()).await?;
             node.control.set_up().await?;
             // Before this agent's line is there: whoever sees the line can rely on it that commands are taken.
             let place = node.control.commands.end().await?;

@@ -35,6 +35,7 @@ pub(super) async fn write(node: Arc<Node>, sink: DbSink, stop: CancellationToken
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));
         }
+        sink.have_arrived(batch.len());
         batch.clear();
         let dropped = sink.take_dropped();
         if dropped > 0 {

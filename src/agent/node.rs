@@ -2,6 +2,7 @@
 
 use crate::config;
 use crate::control::Control;
+use crate::log::DbSink;
 use crate::model::{config::Config, lock::LockHeader};
 use crate::mongo::{self, Hello, Purpose, admin};
 use crate::storage::Storage;
@@ -30,12 +31,14 @@ pub(super) struct Node {
     pub version: admin::Version,
     /// This node belongs to the leader replica set.
     pub in_leader_rs: bool,
+    /// The way of this agent's log into the database.
+    pub log: DbSink,
     /// Collections dumped at once, unless a backup says otherwise.
     pub parallel: usize,
 }
 
 impl Node {
-    pub async fn connect(uri: &str, leader: Client, parallel: Option<usize>) -> Result<Self> {
+    pub async fn connect(uri: &str, leader: Client, parallel: Option<usize>, log: DbSink) -> Result<Self> {
         let client = mongo::connect(uri, Purpose::Node { app: "pbm" }).await?;
         let primary = mongo::connect(uri, Purpose::Leader { app: "pbm" }).await?;
         let hello = mongo::hello(&client).await.context("connect to this agent's mongod")?;
@@ -50,6 +53,7 @@ impl Node {
             me: hello.me,
             client,
             primary,
+            log,
             parallel: parallel.unwrap_or_else(default_parallel),
         })
     }

@@ -55,6 +55,27 @@ pub(super) enum Gate<T> {
     StandDown(String),
 }
 
+impl<T> Gate<T> {
+    /// The next step, if there is one.
+    pub fn and_then<U>(self, step: impl FnOnce(T) -> Gate<U>) -> Gate<U> {
+        match self {
+            Self::Go(op) => step(op),
+            Self::StandDown(why) => Gate::StandDown(why),
+        }
+    }
+
+    /// The way on; `None`, with the reason in the log, where most agents have nothing to do.
+    pub fn go(self) -> Option<T> {
+        match self {
+            Self::Go(op) => Some(op),
+            Self::StandDown(why) => {
+                tracing::debug!("nothing to do here: {why}");
+                None
+            }
+        }
+    }
+}
+
 impl<S> Op<S> {
     fn into_state<T>(self, state: T) -> Op<T> {
         Op { name: self.name, opid: self.opid, epoch: self.epoch, cancel: self.cancel, state }

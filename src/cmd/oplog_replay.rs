@@ -1,12 +1,13 @@
 //! `pbm oplog-replay`: checks that the window is saved, queues the command, follows it.
 
 use super::{
+    ask,
     checks::{self, Need},
     context::Context,
     error::{CliError, Result},
     moment,
     output::Report,
-    restore::{Remapping, TAKEN_WITHIN, confirm, parse_remapping},
+    restore::{Remapping, TAKEN_WITHIN, parse_remapping},
     units,
     wait::{self, Goal},
 };
@@ -89,7 +90,7 @@ impl OplogReplay {
         // The original never asks, so neither are scripts asked.
         if !self.yes && std::io::stdin().is_terminal() {
             eprintln!("The saved oplog from {window} is applied to the data that is there, over whatever is newer.");
-            confirm("Start the replay?").await?;
+            ask::confirm("Start the replay?", "nothing was changed").await?;
         }
 
         let name = units::restore_name(jiff::Timestamp::now());

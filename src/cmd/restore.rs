@@ -1,6 +1,7 @@
 //! `pbm restore`: finds the way to what is wanted, shows the plan, asks, queues the command, follows it.
 
 use super::{
+    ask,
     checks::{self, Need},
     context::Context,
     error::{CliError, Result},
@@ -22,11 +23,7 @@ use crate::restore::{
 use bson::Timestamp;
 use clap::{ArgGroup, Args};
 use serde::Serialize;
-use std::{
-    collections::BTreeMap,
-    io::{IsTerminal, Write},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 /// How long agents have to take the command.
 pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(15);
@@ -158,7 +155,7 @@ impl Restore {
         checks::agents(cx, Need::Primary).await?;
         if !self.yes {
             eprintln!("{}", plan(&config, &backup, target).await);
-            confirm("Start the restore?").await?;
+            ask::confirm("Start the restore?", "nothing was restored").await?;
         }
 
         let name = units::restore_name(jiff::Timestamp::now());
@@ -282,27 +279,6 @@ async fn replaced(config: &Config, backup: &BackupMeta) -> anyhow::Result<BTreeM
         }
     }
     Ok(databases)
-}
-
-pub(super) async fn confirm(question: &str) -> Result<()> {
-    if !std::io::stdin().is_terminal() {
-        return Err(CliError::refused("nothing was restored: there is no terminal to ask for a confirmation")
-            .hint("repeat with --yes when the plan above is what you want"));
-    }
-    eprint!("{question} [y/N] ");
-    // Without a working stderr there is no question either, and the answer decides.
-    let _ = std::io::stderr().flush();
-    let answer = tokio::task::spawn_blocking(|| {
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).map(|_| line)
-    })
-    .await
-    .map_err(anyhow::Error::from)?
-    .map_err(anyhow::Error::from)?;
-    if matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes") {
-        return Ok(());
-    }
-    Err(CliError::refused("nothing was changed: the answer was not yes"))
 }
 
 #[cfg(test)]

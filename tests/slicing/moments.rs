@@ -23,16 +23,32 @@ pub fn number(name: &str) -> Option<u64> {
 }
 
 /// Times of entries, sorted: `count` random ones, borders of chunks among them, and the end.
+///
+/// Never between an insertion into a full capped collection and the deletions that it causes: they are entries of their own,
+/// but the witness deletes by itself.
 pub async fn moments(oplog: &Client, chunks: &[Chunk], count: usize) -> Vec<Timestamp> {
     let (first, last) = (chunks[0].start_ts, chunks.last().expect("a chunk").end_ts);
     let entries = oplog.database("local").collection::<Document>("oplog.rs");
-    let range = doc! { "ts": { "$gt": first, "$lte": last }, "op": { "$ne": "n" }, "ns": { "$not": { "$regex": "^(admin|config)[.]" } } };
+    let range = doc! { "ts": { "$gt": first, "$lte": last } };
     let found: Vec<Document> =
         entries.find(range).await.expect("read the oplog").try_collect().await.expect("read the oplog");
-    let times: Vec<Timestamp> = found.iter().map(|entry| entry.get_timestamp("ts").expect("ts")).collect();
+    let op = |entry: &Document| (entry.get_str("op").expect("op").to_owned(), entry.get("ui").cloned());
+    let torn = |pair: &[Document]| {
+        let [(one, of), (next, same)] = [op(&pair[0]), op(&pair[1])];
+        one == "i" && next == "d" && of == same
+    };
+    let ours = |entry: &Document| {
+        let ns = entry.get_str("ns").expect("ns");
+        entry.get_str("op").expect("op") != "n" && !ns.starts_with("admin.") && !ns.starts_with("config.")
+    };
+    let time = |entry: &Document| entry.get_timestamp("ts").expect("ts");
+    let whole: Vec<&Document> = found.windows(2).filter(|pair| !torn(pair)).map(|pair| &pair[0]).collect();
+    let times: Vec<Timestamp> = whole.iter().filter(|entry| ours(entry)).map(|entry| time(entry)).collect();
+    let borders: Vec<Timestamp> =
+        chunks.iter().map(|chunk| chunk.end_ts).filter(|end| whole.iter().any(|entry| time(entry) == *end)).collect();
     let mut rng = rand::rng();
     let mut moments: Vec<Timestamp> = times.choose_multiple(&mut rng, count.saturating_sub(2)).copied().collect();
-    moments.extend(chunks[..chunks.len() - 1].choose(&mut rng).map(|chunk| chunk.end_ts));
+    moments.extend(borders.choose(&mut rng));
     moments.push(last);
     moments.sort_unstable();
     moments.dedup();

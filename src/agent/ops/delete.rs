@@ -11,6 +11,7 @@ use crate::upkeep::{
 };
 use anyhow::{Context, Result, bail};
 use bson::Timestamp;
+use std::time::Duration;
 
 /// What the original's storage profile for the main storage is called; empty means the same.
 const MAIN: &str = "main";
@@ -54,6 +55,9 @@ fn no_profile(profile: &str) -> Result<()> {
     bail!("storage profiles are not supported by this agent, so nothing of profile {profile} is deleted")
 }
 
+/// How long the lock is held for the last line to arrive in the log.
+const LAST_WORD: Duration = Duration::from_secs(10);
+
 fn seconds(unix: i64) -> Result<Timestamp> {
     match u32::try_from(unix) {
         Ok(time) if time > 0 => Ok(Timestamp { time, increment: 0 }),
@@ -72,13 +76,7 @@ async fn run(task: Task, kind: &str, ask: Result<Ask>) -> Result<()> {
         Gate::Go(op) => op.anybody().lease(node, kind).await?,
         Gate::StandDown(why) => Gate::StandDown(why),
     };
-    let op = match op {
-        Gate::Go(op) => op,
-        Gate::StandDown(why) => {
-            tracing::debug!("nothing to do here: {why}");
-            return Ok(());
-        }
-    };
+    let Some(op) = op.go() else { return Ok(()) };
     op.run(async |op| {
         let work = async {
             let ask = ask?;
@@ -92,6 +90,7 @@ async fn run(task: Task, kind: &str, ask: Result<Ask>) -> Result<()> {
             Ok(()) => tracing::info!("done"),
             Err(error) => tracing::error!("{}", explain(&error)),
         }
+        node.log.settle(LAST_WORD).await;
     })
     .await;
     Ok(())

@@ -1,7 +1,7 @@
 //! `replay`: the primary of each replica set takes part.
 
 use super::{Task, restore::context};
-use crate::agent::op::Gate;
+use crate::agent::op::{Gate, Op};
 use crate::model::command::{ReplayCmd, name};
 use crate::restore::replay;
 use anyhow::{Context, Result};
@@ -9,17 +9,8 @@ use anyhow::{Context, Result};
 pub(in crate::agent) async fn handle(task: Task, command: Option<ReplayCmd>) -> Result<()> {
     let window = command.context("the replay command has no details")?;
     let node = &task.node;
-    let op = match task.receive(&window.name).check(node).await? {
-        Gate::Go(op) => op.only_primary(),
-        Gate::StandDown(why) => Gate::StandDown(why),
-    };
-    let op = match op {
-        Gate::Go(op) => op,
-        Gate::StandDown(why) => {
-            tracing::debug!("nothing to do here: {why}");
-            return Ok(());
-        }
-    };
+    let gate = task.receive(&window.name).check(node).await?.and_then(Op::only_primary);
+    let Some(op) = gate.go() else { return Ok(()) };
     let op = match op.lease(node, name::REPLAY).await? {
         Gate::Go(op) => op,
         Gate::StandDown(why) => {

@@ -13,17 +13,8 @@ use anyhow::{Context, Result};
 pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) -> Result<()> {
     let restore = command.context("the restore command has no details")?;
     let node = &task.node;
-    let op = match task.receive(&restore.name).check(node).await? {
-        Gate::Go(op) => op.only_primary(),
-        Gate::StandDown(why) => Gate::StandDown(why),
-    };
-    let op = match op {
-        Gate::Go(op) => op,
-        Gate::StandDown(why) => {
-            tracing::debug!("nothing to do here: {why}");
-            return Ok(());
-        }
-    };
+    let gate = task.receive(&restore.name).check(node).await?.and_then(Op::only_primary);
+    let Some(op) = gate.go() else { return Ok(()) };
     let op = match op.lease(node, name::RESTORE).await? {
         Gate::Go(op) => op,
         Gate::StandDown(why) => {

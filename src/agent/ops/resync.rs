@@ -1,7 +1,6 @@
 //! `resync`: the control collections learn again what is on the storage (spec/format.md A.10).
 
 use super::Task;
-use crate::agent::op::Gate;
 use crate::model::command::{ResyncCmd, name};
 use crate::upkeep::resync;
 use anyhow::{Context, Result, bail};
@@ -15,20 +14,8 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<ResyncCmd>) -> 
     if command.all || command.clear || !command.name.is_empty() {
         bail!("storage profiles are not supported by this agent");
     }
-    let op = match task.receive("").check(node).await? {
-        Gate::Go(op) => op.anybody(),
-        Gate::StandDown(why) => {
-            tracing::debug!("nothing to do here: {why}");
-            return Ok(());
-        }
-    };
-    let op = match op.lease(node, name::RESYNC).await? {
-        Gate::Go(op) => op,
-        Gate::StandDown(why) => {
-            tracing::debug!("nothing to do here: {why}");
-            return Ok(());
-        }
-    };
+    let Some(op) = task.receive("").check(node).await?.go() else { return Ok(()) };
+    let Some(op) = op.anybody().lease(node, name::RESYNC).await?.go() else { return Ok(()) };
     op.run(async |op| {
         tracing::info!("started");
         let config = node.control.config.main().await?.context("there is no configuration; run `pbm config --file`")?;
