@@ -119,7 +119,7 @@ impl Shown {
             lines.push(format!("Backups that stay{more}:\n{}", units::table(&rows)));
         }
         if !plain.is_empty() {
-            lines.push(format!("{} other backups stay", plain.len()));
+            lines.push(format!("{} more of the backups stay", plain.len()));
         }
         lines.join("\n")
     }
