@@ -3,6 +3,7 @@
 mod faults;
 mod moments;
 mod money;
+mod router;
 
 use crate::logical::truth;
 use crate::support::cluster::{Options, ReplicaSet};
