@@ -9,10 +9,42 @@ use crate::replay::workload::{Pace, Workload};
 use crate::support::cluster::{Options, ReplicaSet, Version};
 use crate::support::programs::Sandbox;
 use crate::support::state;
+use mongodb::Client;
 use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// Two workers on a server that has some data.
+pub struct Load {
+    pub pace: Pace,
+    stop: Arc<AtomicBool>,
+    workers: Vec<JoinHandle<Workload>>,
+}
+
+impl Load {
+    pub async fn start(client: &Client, seed: u64) -> Self {
+        let info = client.database("admin").run_command(doc! { "buildInfo": 1 }).await.expect("buildInfo");
+        let major = info.get_array("versionArray").expect("a version")[0].as_i32().expect("a number");
+        Workload::new(client.clone(), seed, major).steps(150).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (steps, counted) = watch::channel(0);
+        let workers = (0..2)
+            .map(|n| Workload::new(client.clone(), seed * 100 + n, major).run_until(stop.clone(), steps.clone()))
+            .map(tokio::spawn)
+            .collect();
+        Self { pace: Pace(counted), stop, workers }
+    }
+
+    pub async fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for worker in self.workers {
+            worker.await.expect("a worker");
+        }
+    }
+}
 
 async fn under_load(options: Options, backup: &[&str]) {
     let seed = std::env::var("PBMBOX_SEED")
@@ -20,24 +52,11 @@ async fn under_load(options: Options, backup: &[&str]) {
     eprintln!("PBMBOX_SEED={seed}");
     let source = Sandbox::start(options.clone()).await;
     let client = source.set.client().await;
-    let info = client.database("admin").run_command(doc! { "buildInfo": 1 }).await.expect("buildInfo");
-    let major = info.get_array("versionArray").expect("a version")[0].as_i32().expect("a number");
-
-    Workload::new(client.clone(), seed, major).steps(150).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let (steps, counted) = tokio::sync::watch::channel(0);
-    let mut pace = Pace(counted);
-    let workers: Vec<_> = (0..2)
-        .map(|n| Workload::new(client.clone(), seed * 100 + n, major).run_until(stop.clone(), steps.clone()))
-        .map(tokio::spawn)
-        .collect();
-    pace.wait(20).await;
+    let mut load = Load::start(&client, seed).await;
+    load.pace.wait(20).await;
     let name = tokio::task::block_in_place(|| source.backup(backup));
-    pace.wait(20).await;
-    stop.store(true, Ordering::Relaxed);
-    for worker in workers {
-        worker.await.expect("a worker");
-    }
+    load.pace.wait(20).await;
+    load.stop().await;
 
     let backups = client.database("admin").collection::<Document>("pbmBackups");
     let meta = backups.find_one(doc! { "name": &name }).await.expect("read").expect("the backup");

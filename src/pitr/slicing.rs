@@ -238,7 +238,10 @@ impl Slicing {
             let from = span.next;
             self.chunk(&settings, from, to).await?;
             span.next = to;
-            if due == Due::Tail && settings.max_loss.is_some() && to == newest {
+            if to != newest {
+                // Catching up: these chunks are large enough.
+                span.restart(to);
+            } else if due == Due::Tail && settings.max_loss.is_some() {
                 span.tail.push(chunk_of(&self.lock.replset, from, to, settings.compression));
             }
         }

@@ -4,8 +4,7 @@
 //! `PBMBOX_MOMENTS` set how many workloads, and how many moments of each.
 
 use super::Rig;
-use crate::logical::{forget_remains, truth::Witness};
-use crate::replay::workload::{Pace, Workload};
+use crate::logical::{Load, forget_remains, truth::Witness};
 use crate::support::cluster::{Options, ReplicaSet, Version};
 use crate::support::programs::Sandbox;
 use crate::support::state;
@@ -15,8 +14,6 @@ use mongodb::bson::{Document, Timestamp, doc};
 use pbmbox::model::chunk::Chunk;
 use rand::seq::IndexedRandom;
 use std::collections::HashSet;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect(name))
@@ -60,36 +57,24 @@ async fn round(seed: u64, version: Version, count: usize) {
     let source = Sandbox::start(Options { version, ..Options::default() }).await;
     let rig = Rig { client: source.set.client().await, sandbox: source };
     let client = &rig.client;
-    let info = client.database("admin").run_command(doc! { "buildInfo": 1 }).await.expect("buildInfo");
-    let major = info.get_array("versionArray").expect("a version")[0].as_i32().expect("a number");
-    Workload::new(client.clone(), seed, major).steps(100).await;
-    let stop = Arc::new(AtomicBool::new(false));
-    let (steps, counted) = tokio::sync::watch::channel(0);
-    let mut pace = Pace(counted);
-    let workers: Vec<_> = (0..2)
-        .map(|n| Workload::new(client.clone(), seed * 100 + n, major).run_until(stop.clone(), steps.clone()))
-        .map(tokio::spawn)
-        .collect();
+    let mut load = Load::start(client, seed).await;
     // Slicing begins before the base backup or after it.
     let first = seed.is_multiple_of(2);
     if first {
         rig.enable(&["pitr.oplogSpanMin=0.03"]).await;
     }
-    pace.wait(20).await;
+    load.pace.wait(20).await;
     let base = tokio::task::block_in_place(|| rig.sandbox.backup(&[]));
     if !first {
         rig.enable(&["pitr.oplogSpanMin=0.03"]).await;
     }
     let mut until = rig.now().await;
     for _ in 0..3 {
-        pace.wait(50).await;
+        load.pace.wait(50).await;
         rig.saved("rs0", until).await;
         until = rig.now().await;
     }
-    stop.store(true, Ordering::Relaxed);
-    for worker in workers {
-        worker.await.expect("a worker");
-    }
+    load.stop().await;
     let end = rig.now().await;
     rig.saved("rs0", end).await;
     rig.set("pitr.enabled=false");
