@@ -21,8 +21,8 @@ pub fn number(name: &str) -> Option<u64> {
 
 /// Times of entries, sorted: `count` random ones, borders of chunks among them, and the end.
 ///
-/// Never between an insertion into a full capped collection and the deletions that it causes: they are entries of their own,
-/// but the witness deletes by itself.
+/// Never between an insertion into a full capped collection and the last of the deletions that it causes: they are entries
+/// of their own, but the witness deletes by itself.
 pub async fn moments(oplog: &Client, chunks: &[Chunk], count: usize) -> Vec<Timestamp> {
     let (first, last) = (chunks[0].start_ts, chunks.last().expect("a chunk").end_ts);
     let entries = oplog.database("local").collection::<Document>("oplog.rs");
@@ -32,7 +32,7 @@ pub async fn moments(oplog: &Client, chunks: &[Chunk], count: usize) -> Vec<Time
     let op = |entry: &Document| (entry.get_str("op").expect("op").to_owned(), entry.get("ui").cloned());
     let torn = |pair: &[Document]| {
         let [(one, of), (next, same)] = [op(&pair[0]), op(&pair[1])];
-        one == "i" && next == "d" && of == same
+        (one == "i" || one == "d") && next == "d" && of == same
     };
     let ours = |entry: &Document| {
         let ns = entry.get_str("ns").expect("ns");
