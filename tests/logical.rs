@@ -79,15 +79,16 @@ async fn under_load(options: Options, backup: &[&str]) {
     assert!(lines.is_empty(), "PBMBOX_SEED={seed}, backup {name}:\n{}", lines.join("\n"));
 }
 
-/// A series that is created beside a collection of its name fails, and leaves empty buckets that belong to nothing (5.0.4).
-/// While they are there the server shows no indexes of that collection. Such remains are not part of a backup.
+/// Buckets that belong to nothing are not part of a backup. A series that is created beside a collection of its name fails and
+/// leaves them (5.0.4); when a series is dropped, its name goes first and may be taken before its buckets go. While they
+/// are there the server shows no indexes of a collection of that name.
 pub fn forget_remains(expected: &mut Value, got: &mut Value) {
     let mut remains = Vec::new();
     for state in [&*expected, &*got] {
         for (db, content) in state["databases"].as_object().into_iter().flatten() {
-            for (coll, buckets) in content["collections"].as_object().into_iter().flatten() {
+            for coll in content["collections"].as_object().into_iter().flat_map(|all| all.keys()) {
                 let Some(series) = coll.strip_prefix("system.buckets.") else { continue };
-                if buckets["count"] == 0 && content["timeseries"].get(series).is_none() {
+                if content["timeseries"].get(series).is_none() {
                     remains.push((db.clone(), coll.clone(), series.to_owned()));
                 }
             }
