@@ -393,3 +393,15 @@ async fn remains_of_a_failed_series_do_not_stand_in_the_way_of_indexes() {
     let listed = case.server.run("t", doc! {"listIndexes": "orders"}).await.unwrap();
     assert!(listed.to_string().contains("wild"), "{listed}");
 }
+
+/// Writes go on into buckets that belong to no series, and that no backup has.
+#[tokio::test]
+async fn writes_to_buckets_of_no_series_are_left_out() {
+    let orders = Uuid::new();
+    let mut case = Case::new(vec![collection("orders", orders, doc! {}, ids(0..1))]).await;
+    case.fuzzy_until = 0;
+    let case =
+        case.op("i", "system.buckets.orders", Uuid::new(), doc! {"_id": 1}).op("i", "orders", orders, doc! {"_id": 7});
+    let replayed = case.finish().await;
+    assert_eq!((case.ids("orders").await, replayed.stats.missing_collections), (vec![0, 7], 1));
+}
