@@ -14,4 +14,5 @@ mod retention;
 mod sharded;
 mod slicing;
 mod storage;
+mod stores;
 mod support;

@@ -1,10 +1,11 @@
 //! This node's line in `pbmAgents`: every 5 s, and at once when its storage becomes usable.
 
 use super::node::Node;
+use crate::config;
 use crate::control::HEARTBEAT;
 use crate::model::{
     agent::{AgentStat, SubsysStatus},
-    config::StorageConf,
+    config::{Config, StorageConf},
     names::PBM_VERSION,
 };
 use crate::mongo::admin;
@@ -17,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often a storage that works is looked at.
 const STORAGE_CHECK: Duration = Duration::from_secs(15);
+/// How long such a look may take: a storage that hangs must not stop the heartbeat.
+const LOOK: Duration = Duration::from_secs(5);
 /// How often a line is compared with what is stored, to find a second agent on the same mongod.
 const PARALLEL_CHECK: Duration = Duration::from_secs(60);
 /// The shortest pause between two beats when the bell rings a lot.
@@ -156,10 +159,16 @@ impl StorageWatch {
 }
 
 /// A storage without the mark is usable too: the first backup writes it.
-async fn look(node: &Node, config: &crate::model::config::Config) -> Result<()> {
-    let store = node.open_storage(config).await?;
-    match store.stat(crate::layout::INIT).await {
-        Ok(_) | Err(storage::Error::NotFound { .. }) => Ok(()),
-        Err(error) => Err(error.into()),
+async fn look(node: &Node, config: &Config) -> Result<()> {
+    let looking = async {
+        let store = config::open::open_briefly(&config.storage, &node.me).await?;
+        match store.stat(crate::layout::INIT).await {
+            Ok(_) | Err(storage::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    };
+    match tokio::time::timeout(LOOK, looking).await {
+        Ok(seen) => seen,
+        Err(_) => anyhow::bail!("the storage did not answer within {} s", LOOK.as_secs()),
     }
 }

@@ -75,7 +75,7 @@ pub async fn open_here(conf: &StorageConf) -> Result<Arc<dyn Storage>> {
     {
         bail!("the storage directory {} is not on this host; run this where an agent runs, or mount it here", fs.path);
     }
-    open::open(conf, "").await
+    open::open_briefly(conf, "").await
 }
 
 /// What a backup holds of one replica set.

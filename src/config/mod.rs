@@ -8,6 +8,7 @@ pub mod edit;
 pub mod mask;
 pub mod open;
 pub mod schema;
+pub mod stores;
 
 use crate::compress::check_level;
 use crate::model::compression::Compression;
@@ -31,7 +32,9 @@ pub enum ConfigError {
     Value { key: String, value: String, reason: String },
     #[error("{key}: {reason}")]
     Rule { key: &'static str, reason: String },
-    #[error("storage type '{0}' is not in this build; use filesystem")]
+    #[error("{key}: {reason}")]
+    Setting { key: String, reason: String },
+    #[error("storage type '{0}' is not in this build; use another one")]
     NotInBuild(String),
     #[error("the configuration document can't be read: {0}")]
     Document(String),
@@ -189,7 +192,7 @@ fn validate_storage(storage: &StorageConf) -> Result<(), ConfigError> {
         return Err(ConfigError::NotInBuild(storage.kind.clone()));
     }
     if storage.kind != "filesystem" {
-        return Ok(());
+        return stores::check(storage);
     }
     if let Some(fs) = &storage.filesystem {
         if !fs.path.starts_with('/') {
@@ -305,7 +308,8 @@ mod tests {
                 "storage: {type: filesystem, filesystem: {path: /b}}\nbackup: {compression: gzip, compressionLevel: 10}",
                 "level 10",
             ),
-            ("storage: {type: s3, s3: {bucket: b}}", "not in this build"),
+            ("storage: {type: s3, s3: {region: b}}", "storage.s3.bucket: must be given"),
+            ("storage: {type: s3}", "storage.s3: must be given"),
             ("storage: [1]", "group of keys"),
             ("storage: {type: a, type: b}", "duplicate"),
             ("", "empty"),

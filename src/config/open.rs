@@ -1,28 +1,33 @@
 //! From storage settings to a usable [`Storage`]: driver, retries, size limit; and the mark of an initialised storage.
 
+use super::stores::{self, cloud::Gcs};
 use crate::{
     layout,
     model::{config::StorageConf, names::PBM_VERSION},
     storage::{
         self, Error, Storage,
         blackhole::Blackhole,
+        cloud::CloudStorage,
         fs::{Buffers, FsStorage},
+        patience::Patience,
+        s3::{self, S3Storage},
         wrap::{
-            retry::{Policy, Retry},
+            retry::Retry,
             split::{SMALLEST_LIMIT, Split},
         },
     },
 };
 use anyhow::{Context, bail};
 use futures::future::BoxFuture;
-use std::{path::Path, sync::Arc};
+use std::{path::Path, sync::Arc, time::Duration};
 
 /// A kind of storage that this build can open.
 struct Driver {
     /// The value of `type` in the settings.
     kind: &'static str,
-    /// Opens it for the node with this `host:port`; some settings differ by node.
-    open: for<'a> fn(conf: &'a StorageConf, node: &'a str) -> BoxFuture<'a, anyhow::Result<Opened>>,
+    /// Opens it for the node with this `host:port`; some settings differ by node. With a patience given, its own requests
+    /// are repeated so, and not as the settings say.
+    open: for<'a> fn(conf: &'a StorageConf, node: &'a str, Option<Patience>) -> BoxFuture<'a, anyhow::Result<Opened>>,
 }
 
 /// A driver before the wrappers.
@@ -33,8 +38,20 @@ struct Opened {
 }
 
 const DRIVERS: &[Driver] = &[
-    Driver { kind: "filesystem", open: |conf, node| Box::pin(filesystem(conf, node)) },
-    Driver { kind: "blackhole", open: |_, _| Box::pin(blackhole()) },
+    Driver { kind: "filesystem", open: |conf, _, _| Box::pin(filesystem(conf)) },
+    Driver {
+        kind: "s3",
+        open: |conf, node, how| Box::pin(async move { bucket(conf, how, stores::s3::s3(conf, node)?) }),
+    },
+    Driver {
+        kind: "minio",
+        open: |conf, node, how| Box::pin(async move { bucket(conf, how, stores::s3::minio(conf, node)?) }),
+    },
+    Driver { kind: "oss", open: |conf, _, how| Box::pin(async move { bucket(conf, how, stores::s3::oss(conf)?) }) },
+    Driver { kind: "oci", open: |conf, _, how| Box::pin(async move { bucket(conf, how, stores::s3::oci(conf)?) }) },
+    Driver { kind: "azure", open: |conf, node, how| Box::pin(azure(conf, node, how)) },
+    Driver { kind: "gcs", open: |conf, _, how| Box::pin(gcs(conf, how)) },
+    Driver { kind: "blackhole", open: |_, _, _| Box::pin(blackhole()) },
 ];
 
 /// Kinds that the settings know, with their default size limit in GiB (spec/format.md A.1.2).
@@ -62,6 +79,19 @@ pub fn can_open(kind: &str) -> bool {
 /// # Errors
 /// Unknown or unsupported types, missing settings, and whatever the driver meets.
 pub async fn open(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Storage>> {
+    open_so(conf, node, None).await
+}
+
+/// As [`open`], for somebody who waits for the answer: what fails is repeated for a few seconds only.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_briefly(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Storage>> {
+    let brief = Patience { attempts: 3, overall: Duration::from_secs(3), ..Patience::default() };
+    open_so(conf, node, Some(brief)).await
+}
+
+async fn open_so(conf: &StorageConf, node: &str, how: Option<Patience>) -> anyhow::Result<Arc<dyn Storage>> {
     let kind = conf.kind.as_str();
     let Some(driver) = DRIVERS.iter().find(|driver| driver.kind == kind) else {
         let usable: Vec<_> = DRIVERS.iter().map(|driver| driver.kind).filter(|kind| *kind != "blackhole").collect();
@@ -76,8 +106,8 @@ pub async fn open(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Stor
             _ => bail!("storage type '{kind}' is unknown; use {usable}"),
         }
     };
-    let opened = (driver.open)(conf, node).await.with_context(|| format!("open the {kind} storage"))?;
-    let retrying = Arc::new(Retry::new(opened.driver, Policy::default()));
+    let opened = (driver.open)(conf, node, how).await.with_context(|| format!("open the {kind} storage"))?;
+    let retrying = Arc::new(Retry::new(opened.driver, how.unwrap_or_default()));
     Ok(Arc::new(Split::new(retrying, limit(kind, opened.max_obj_size_gb))))
 }
 
@@ -94,7 +124,7 @@ fn limit(kind: &str, configured: Option<f64>) -> u64 {
     }
 }
 
-async fn filesystem(conf: &StorageConf, _node: &str) -> anyhow::Result<Opened> {
+async fn filesystem(conf: &StorageConf) -> anyhow::Result<Opened> {
     let conf = conf.filesystem.as_ref().filter(|conf| !conf.path.is_empty());
     let conf = conf.context("`storage.filesystem.path` is not set")?;
     let default = Buffers::default();
@@ -107,6 +137,30 @@ async fn filesystem(conf: &StorageConf, _node: &str) -> anyhow::Result<Opened> {
     };
     let driver = FsStorage::open(Path::new(&conf.path), buffers).await?;
     Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: conf.max_obj_size_gb })
+}
+
+fn bucket(conf: &StorageConf, how: Option<Patience>, mut settings: s3::Settings) -> anyhow::Result<Opened> {
+    settings.patience = how.unwrap_or(settings.patience);
+    let driver = S3Storage::open(settings)?;
+    Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: stores::max_obj_size_gb(conf) })
+}
+
+async fn azure(conf: &StorageConf, node: &str, how: Option<Patience>) -> anyhow::Result<Opened> {
+    let mut settings = stores::cloud::azure(conf, node)?;
+    settings.patience = how.unwrap_or(settings.patience);
+    let driver = CloudStorage::azure(settings)?;
+    Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: stores::max_obj_size_gb(conf) })
+}
+
+async fn gcs(conf: &StorageConf, how: Option<Patience>) -> anyhow::Result<Opened> {
+    let driver: Arc<dyn Storage> = match stores::cloud::gcs(conf)? {
+        Gcs::Own(mut settings) => {
+            settings.patience = how.unwrap_or(settings.patience);
+            Arc::new(CloudStorage::gcs(*settings)?)
+        }
+        Gcs::ByS3(settings) => return bucket(conf, how, *settings),
+    };
+    Ok(Opened { driver, max_obj_size_gb: stores::max_obj_size_gb(conf) })
 }
 
 async fn blackhole() -> anyhow::Result<Opened> {
@@ -202,8 +256,8 @@ mod tests {
     async fn refuses_what_it_cannot_open() {
         for (kind, words) in [
             ("", "no storage is configured"),
-            ("s3", "'s3' is not supported by this build; use filesystem"),
-            ("oci", "'oci' is not supported by this build"),
+            ("s3", "storage.s3: must be given"),
+            ("oci", "storage.oci: must be given"),
             ("tape", "'tape' is unknown; use filesystem"),
             ("filesystem", "`storage.filesystem.path` is not set"),
         ] {

@@ -9,10 +9,16 @@
 //! may occur, because names of databases and collections go into object names as they are.
 
 pub mod blackhole;
+pub mod cloud;
 #[doc(hidden)]
 pub mod contract;
 pub mod fs;
+pub mod http;
 pub mod memory;
+pub mod parts;
+pub mod patience;
+pub mod ranges;
+pub mod s3;
 mod small;
 pub mod wrap;
 

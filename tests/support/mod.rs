@@ -2,6 +2,7 @@
 
 pub mod cluster;
 pub mod cut;
+pub mod objects;
 pub mod programs;
 pub mod sharded;
 pub mod state;

@@ -218,9 +218,13 @@ impl<D: Deployment> Sandbox<D> {
 
     /// As [`Self::configure`], with another folder as the storage.
     pub async fn configure_at(&self, store: &Path, more: &[&str]) {
+        self.configure_with(&format!("type: filesystem\n  filesystem:\n    path: {}", store.display()), more).await;
+    }
+
+    /// As [`Self::configure`], with any storage: what follows `storage:` in the file, indented by two spaces.
+    pub async fn configure_with(&self, storage: &str, more: &[&str]) {
         let file = self.storage.path().join("config.yaml");
-        fs::write(&file, format!("storage:\n  type: filesystem\n  filesystem:\n    path: {}\n", store.display()))
-            .expect("write the configuration");
+        fs::write(&file, format!("storage:\n  {storage}\n")).expect("write the configuration");
         self.pbm(&["config", "--file", &file.display().to_string(), "--wait"]).ok();
         fs::remove_file(&file).expect("remove the configuration");
         for setting in more {

@@ -2,11 +2,11 @@
 //!
 //! # Bodies
 //!
-//! A body can be read only once. The wrapper keeps its beginning (up to [`Policy::replay`] bytes), so a `put` is
+//! A body can be read only once. The wrapper keeps its beginning (up to [`REPLAY`] bytes), so a `put` is
 //! repeated if the object is small or if the failed attempt did not get beyond that beginning. A `get` is repeated
 //! until it has given its stream; an error inside the stream is the reader's.
 
-use crate::storage::{ByteStream, Error, ObjectInfo, Promises, Result, SizeHint, Storage};
+use crate::storage::{ByteStream, Error, ObjectInfo, Promises, Result, SizeHint, Storage, patience::Patience};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, future, stream, stream::BoxStream};
@@ -14,74 +14,22 @@ use std::{
     fmt, io,
     ops::Range,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
-/// How often and how patiently.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Policy {
-    /// Calls in all, the first included.
-    pub attempts: u32,
-    /// Pause after the first failure; doubled after every other one, and shortened at random by up to a half.
-    pub first_pause: Duration,
-    pub longest_pause: Duration,
-    /// Bytes of a body kept for a repetition.
-    pub replay: usize,
-}
-
-impl Default for Policy {
-    fn default() -> Self {
-        Self {
-            attempts: 5,
-            first_pause: Duration::from_millis(200),
-            longest_pause: Duration::from_secs(10),
-            replay: 1 << 20,
-        }
-    }
-}
-
-impl Policy {
-    /// The pause after failure number `failures` (from 1), or `None` if that was the last attempt.
-    fn pause(&self, failures: u32) -> Option<Duration> {
-        let doubled = self.first_pause.saturating_mul(1 << (failures - 1).min(20));
-        (failures < self.attempts).then(|| doubled.min(self.longest_pause).mul_f64(rand::random_range(0.5..=1.0)))
-    }
-}
+/// Bytes of a body kept for a repetition.
+const REPLAY: usize = 1 << 20;
 
 /// Asks [`Error::is_retryable`] and nothing else. Dropping a call ends it at once, pauses included.
 #[derive(Debug, Clone)]
 pub struct Retry {
     inner: Arc<dyn Storage>,
-    policy: Policy,
+    patience: Patience,
 }
 
 impl Retry {
     #[must_use]
-    pub fn new(inner: Arc<dyn Storage>, policy: Policy) -> Self {
-        Self { inner, policy }
-    }
-
-    async fn repeat<T, F>(&self, action: &'static str, name: &str, call: impl Fn() -> F) -> Result<T>
-    where
-        F: Future<Output = Result<T>>,
-    {
-        let mut failures = 0;
-        loop {
-            let error = match call().await {
-                Err(error) if error.is_retryable() => error,
-                result => return result,
-            };
-            failures += 1;
-            self.rest(action, name, failures, error).await?;
-        }
-    }
-
-    /// Sleeps before the next attempt, or gives the error back if there is none.
-    async fn rest(&self, action: &'static str, name: &str, failures: u32, error: Error) -> Result<()> {
-        let Some(pause) = self.policy.pause(failures) else { return Err(error) };
-        tracing::debug!(action, name, failures, ?pause, %error, "the storage call is tried again");
-        tokio::time::sleep(pause).await;
-        Ok(())
+    pub fn new(inner: Arc<dyn Storage>, patience: Patience) -> Self {
+        Self { inner, patience }
     }
 }
 
@@ -142,39 +90,37 @@ impl Storage for Retry {
 
     async fn put(&self, name: &str, body: ByteStream, hint: SizeHint) -> Result<u64> {
         let source = |reason| Error::Source { store: self.to_string(), name: name.to_owned(), reason };
-        let replay = Replay::new(body, self.policy.replay).await.map_err(source)?;
-        let mut failures = 0;
+        let replay = Replay::new(body, REPLAY).await.map_err(source)?;
+        let mut attempts = self.patience.begin();
         loop {
             let error = match self.inner.put(name, replay.body(), hint).await {
                 Err(error) if error.is_retryable() && replay.can_repeat() => error,
                 result => return result,
             };
-            failures += 1;
-            self.rest("put", name, failures, error).await?;
+            attempts.rest("put", name, error).await?;
         }
     }
 
     async fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<ByteStream> {
-        self.repeat("get", name, || self.inner.get(name, range.clone())).await
+        self.patience.repeat("get", name, || self.inner.get(name, range.clone())).await
     }
 
     async fn stat(&self, name: &str) -> Result<ObjectInfo> {
-        self.repeat("stat", name, || self.inner.stat(name)).await
+        self.patience.repeat("stat", name, || self.inner.stat(name)).await
     }
 
     /// Repeated only while nothing was listed yet.
     fn list(&self, prefix: &str) -> BoxStream<'_, Result<ObjectInfo>> {
         let prefix = prefix.to_owned();
         let begin = async move {
-            let mut failures = 0;
+            let mut attempts = self.patience.begin();
             loop {
                 let mut objects = self.inner.list(&prefix).peekable();
                 let passing = std::pin::Pin::new(&mut objects)
                     .next_if(|first| first.as_ref().is_err_and(Error::is_retryable))
                     .await;
                 let Some(Err(error)) = passing else { return objects.boxed() };
-                failures += 1;
-                if let Err(error) = self.rest("list", &prefix, failures, error).await {
+                if let Err(error) = attempts.rest("list", &prefix, error).await {
                     return stream::once(async { Err(error) }).boxed();
                 }
             }
@@ -183,15 +129,15 @@ impl Storage for Retry {
     }
 
     async fn delete(&self, name: &str) -> Result<()> {
-        self.repeat("delete", name, || self.inner.delete(name)).await
+        self.patience.repeat("delete", name, || self.inner.delete(name)).await
     }
 
     async fn copy(&self, from: &str, to: &str) -> Result<()> {
-        self.repeat("copy", to, || self.inner.copy(from, to)).await
+        self.patience.repeat("copy", to, || self.inner.copy(from, to)).await
     }
 
     async fn delete_prefix(&self, prefix: &str) -> Result<()> {
-        self.repeat("delete", prefix, || self.inner.delete_prefix(prefix)).await
+        self.patience.repeat("delete", prefix, || self.inner.delete_prefix(prefix)).await
     }
 }
 
@@ -202,8 +148,8 @@ mod tests {
     use crate::storage::{contract, memory::Memory, read_all, write_all};
     use futures::TryStreamExt;
 
-    fn quick() -> Policy {
-        Policy { first_pause: Duration::from_millis(1), attempts: 3, ..Policy::default() }
+    fn quick() -> Patience {
+        Patience { first_pause: std::time::Duration::from_millis(1), attempts: 3, ..Patience::default() }
     }
 
     fn over(faulty: &Arc<Faulty>) -> Retry {
@@ -274,15 +220,5 @@ mod tests {
         faulty.fail(Call::Put, 1, Fault::PassingAfter(2 << 20));
         assert!(put(3 << 20).await.expect_err("the beginning is gone").is_retryable());
         assert_eq!(faulty.pending(), 0);
-    }
-
-    #[test]
-    fn pauses_grow_to_a_limit() {
-        let policy = Policy { attempts: 40, ..Policy::default() };
-        for (failures, whole) in [(1, 200), (2, 400), (3, 800), (7, 10_000), (39, 10_000)] {
-            let pause = policy.pause(failures).expect("another attempt").as_millis();
-            assert!((whole / 2..=whole).contains(&pause), "{pause} ms after {failures} failures");
-        }
-        assert_eq!(policy.pause(40), None);
     }
 }

@@ -1,0 +1,80 @@
+//! Settings of object stores, from the documents of the configuration (spec/format.md C.3.2) to what drivers take.
+//!
+//! Pure: a configuration is refused for what is wrong in it before it is stored, by the same code that opens the storage.
+
+pub mod cloud;
+mod fields;
+pub mod s3;
+
+use super::ConfigError;
+use crate::{
+    model::config::StorageConf,
+    storage::{parts::Cut, patience::Patience},
+};
+use fields::Fields;
+use std::time::Duration;
+
+/// Bytes of an upload on their way at a time, of one object.
+const IN_FLIGHT_PARTS: usize = 4;
+
+/// Checks the settings of a store's type, as far as that is possible without asking it.
+///
+/// # Errors
+/// The key and the reason.
+pub fn check(conf: &StorageConf) -> Result<(), ConfigError> {
+    match conf.kind.as_str() {
+        "s3" => s3::s3(conf, "").map(drop),
+        "minio" => s3::minio(conf, "").map(drop),
+        "oss" => s3::oss(conf).map(drop),
+        "azure" => cloud::azure(conf, "").map(drop),
+        "gcs" => cloud::gcs(conf).map(drop),
+        "oci" => s3::oci(conf).map(drop),
+        _ => Ok(()),
+    }
+}
+
+/// `maxObjSizeGB` of the settings in force.
+#[must_use]
+pub fn max_obj_size_gb(conf: &StorageConf) -> Option<f64> {
+    let doc = match conf.kind.as_str() {
+        "s3" => &conf.s3,
+        "minio" => &conf.minio,
+        "gcs" => &conf.gcs,
+        "azure" => &conf.azure,
+        "oss" => &conf.oss,
+        "oci" => &conf.oci,
+        _ => return conf.filesystem.as_ref()?.max_obj_size_gb,
+    };
+    Fields::new("storage", doc.as_ref()?).float("maxObjSizeGB")
+}
+
+/// Parts of `part` bytes (at least `smallest`), some at once.
+fn cut(fields: &Fields<'_>, key: &str, smallest: i64, most: u32) -> Result<Cut, ConfigError> {
+    const DEFAULT: i64 = 10 << 20;
+    let part = fields.whole(key).filter(|it| *it != 0).unwrap_or(DEFAULT);
+    if part < smallest {
+        return Err(
+            fields.wrong(key, format!("{part} is below {smallest} bytes, the smallest part that the store takes"))
+        );
+    }
+    let part = usize::try_from(part).map_err(|error| fields.wrong(key, error.to_string()))?;
+    Ok(Cut { part, most, in_flight: part.saturating_mul(IN_FLIGHT_PARTS) })
+}
+
+/// How patiently calls are repeated: as the settings say, and otherwise longer than a store's bad minute.
+///
+/// `retries` are repetitions; with them set their number decides alone.
+fn patience(retries: Option<i64>, first: Option<Duration>, longest: Option<Duration>) -> Patience {
+    let default = Patience::default();
+    Patience {
+        attempts: retries.map_or(default.attempts, |it| u32::try_from(it.saturating_add(1)).unwrap_or(1).max(1)),
+        first_pause: first.unwrap_or(default.first_pause),
+        longest_pause: longest.unwrap_or(default.longest_pause),
+        overall: if retries.is_some() { Duration::from_secs(3600) } else { default.overall },
+    }
+}
+
+/// A prefix without slashes at its ends.
+fn trimmed(text: Option<&str>) -> String {
+    text.unwrap_or_default().trim_matches('/').to_owned()
+}

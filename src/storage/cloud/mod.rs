@@ -1,0 +1,298 @@
+//! Azure Blob and Google Cloud Storage, through the `object_store` crate over our own HTTP client.
+//!
+//! # Overview
+//!
+//! The crate knows the two protocols and their credentials; [`transport`] carries its requests and compares checksums;
+//! [`azure`] and [`gcs`] turn settings into it. This file is the storage: parts up, ranges down, errors sorted.
+//!
+//! # Consistency
+//!
+//! A reader sees the old object or the new one: an upload of parts appears when its last request succeeds, and its size is
+//! compared then. Ranges of one reader are of one object, by its ETag.
+//!
+//! # Retries
+//!
+//! Each request is repeated by the crate, as the settings say; whole calls by [`super::wrap::retry`].
+//!
+//! # Cancellation, crash
+//!
+//! A failed upload is aborted, a dropped one soon after. Azure removes the blocks of a killed process after a week; Google
+//! keeps them until a lifecycle rule (`AbortIncompleteMultipartUpload`) removes them.
+
+mod azure;
+mod gcs;
+mod transport;
+
+pub use azure::{AzureAccess, AzureSettings};
+pub use gcs::{GcsAccess, GcsSettings};
+
+use super::{
+    ByteStream, Error, ObjectInfo, Promises, Result, SizeHint, Storage, check_name, check_prefix, failed_list,
+    parts::{self, Beginning, Cut, Parts},
+    patience::Patience,
+    ranges,
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream::BoxStream};
+use object_store::{
+    BackoffConfig, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig,
+    multipart::{MultipartStore, PartId},
+    path::Path,
+};
+use std::{fmt, ops::Range, sync::Arc};
+
+/// What both protocols of the crate can do.
+trait Blobs: ObjectStore + MultipartStore {}
+impl<T: ObjectStore + MultipartStore> Blobs for T {}
+
+/// A container or bucket, or a folder of it.
+#[derive(Clone)]
+pub struct CloudStorage {
+    blobs: Arc<dyn Blobs>,
+    shown: Arc<str>,
+    prefix: Arc<str>,
+    cut: Cut,
+    largest_object: u64,
+}
+
+impl fmt::Debug for CloudStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("CloudStorage").field(&self.shown).finish()
+    }
+}
+
+impl fmt::Display for CloudStorage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+/// The crate's words for our patience.
+fn retry_config(patience: Patience) -> RetryConfig {
+    RetryConfig {
+        backoff: BackoffConfig { init_backoff: patience.first_pause, max_backoff: patience.longest_pause, base: 2.0 },
+        max_retries: usize::try_from(patience.attempts.saturating_sub(1)).unwrap_or(usize::MAX),
+        retry_timeout: patience.overall,
+    }
+}
+
+impl CloudStorage {
+    fn path(&self, name: &str) -> Result<Path> {
+        let invalid = |reason: String| Error::Invalid { store: self.to_string(), reason };
+        check_name(name).map_err(invalid)?;
+        self.parse(name)
+    }
+
+    fn parse(&self, name: &str) -> Result<Path> {
+        let whole = if self.prefix.is_empty() { name.to_owned() } else { format!("{}/{name}", self.prefix) };
+        Path::parse(whole).map_err(|error| Error::Invalid { store: self.to_string(), reason: error.to_string() })
+    }
+
+    fn sort(&self, action: &'static str, name: &str, error: object_store::Error) -> Error {
+        sort(&self.shown, action, name, error)
+    }
+
+    fn object(&self, found: &object_store::ObjectMeta) -> Option<ObjectInfo> {
+        let key = found.location.as_ref();
+        let name = if self.prefix.is_empty() { key } else { key.strip_prefix(&*self.prefix)?.strip_prefix('/')? };
+        check_name(name).is_ok().then(|| ObjectInfo { name: name.to_owned(), size: found.size })
+    }
+
+    async fn put_parts(&self, name: &str, path: Path, first: Bytes, rest: Parts) -> Result<u64> {
+        let sorted = |error| self.sort("put", name, error);
+        let id = self.blobs.create_multipart(&path).await.map_err(sorted)?;
+        let mut begun = Begun { blobs: Arc::clone(&self.blobs), path: path.clone(), id, open: true };
+        let send = |number: u32, content: Bytes| {
+            let (blobs, path, id) = (Arc::clone(&self.blobs), path.clone(), begun.id.clone());
+            let (store, name) = (Arc::clone(&self.shown), name.to_owned());
+            async move {
+                let index = number as usize - 1;
+                let sent = blobs.put_part(&path, &id, index, content.into()).await;
+                sent.map_err(|error| sort(&store, "put", &name, error))
+            }
+            .boxed()
+        };
+        let stored: Result<(Vec<PartId>, u64)> = parts::upload(&self.shown, name, first, rest, send).await;
+        let (ids, size) = match stored {
+            Ok(stored) => stored,
+            Err(error) => return Err(begun.give_up(error).await),
+        };
+        let completed = self.blobs.complete_multipart(&path, &begun.id, ids).await;
+        begun.open = completed.is_err();
+        let there = self.blobs.head(&path).await;
+        match (completed, there) {
+            // The answer to a completion can be lost: what is there decides.
+            (_, Ok(there)) if there.size == size => Ok(begun.done(size)),
+            (Ok(_), Ok(there)) => {
+                let reason = format!("the store has {} of its {size} bytes", there.size);
+                let (store, name) = (self.to_string(), name.to_owned());
+                Err(Error::Failed { store, action: "put", name, reason, retryable: false })
+            }
+            (Err(error), _) | (_, Err(error)) => Err(sorted(error)),
+        }
+    }
+}
+
+/// An upload that was begun. Dropped open, it is aborted.
+struct Begun {
+    blobs: Arc<dyn Blobs>,
+    path: Path,
+    id: String,
+    open: bool,
+}
+
+impl Begun {
+    fn done(&mut self, size: u64) -> u64 {
+        self.open = false;
+        size
+    }
+
+    async fn give_up(mut self, error: Error) -> Error {
+        self.open = false;
+        if let Err(left) = self.blobs.abort_multipart(&self.path, &self.id).await {
+            tracing::warn!(name = %self.path, error = %left, "parts of an upload that was given up remain");
+        }
+        error
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let Some(runtime) = tokio::runtime::Handle::try_current().ok().filter(|_| self.open) else { return };
+        let (blobs, path, id) = (Arc::clone(&self.blobs), self.path.clone(), self.id.clone());
+        runtime.spawn(async move {
+            if let Err(error) = blobs.abort_multipart(&path, &id).await {
+                tracing::warn!(name = %path, %error, "parts of an upload that was given up remain");
+            }
+        });
+    }
+}
+
+#[async_trait]
+impl Storage for CloudStorage {
+    fn promises(&self) -> Promises {
+        Promises { largest_object: self.largest_object, durable_on_return: true }
+    }
+
+    async fn put(&self, name: &str, body: ByteStream, hint: SizeHint) -> Result<u64> {
+        let path = self.path(name)?;
+        match parts::begin(&self.shown, name, body, self.cut.for_size(hint)).await? {
+            Beginning::Whole(content) => {
+                let size = content.len() as u64;
+                self.blobs.put(&path, content.into()).await.map_err(|error| self.sort("put", name, error))?;
+                Ok(size)
+            }
+            Beginning::Part(first, rest) => self.put_parts(name, path, first, rest).await,
+        }
+    }
+
+    async fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<ByteStream> {
+        let path = self.path(name)?;
+        let meta = self.blobs.head(&path).await.map_err(|error| self.sort("get", name, error))?;
+        let wanted = range.unwrap_or(0..u64::MAX);
+        let end = wanted.end.min(meta.size);
+        let (blobs, store, name, tag) = (Arc::clone(&self.blobs), Arc::clone(&self.shown), name.to_owned(), meta.e_tag);
+        Ok(ranges::stream(wanted.start.min(end)..end, move |part| {
+            let (blobs, store, name, path) = (Arc::clone(&blobs), Arc::clone(&store), name.clone(), path.clone());
+            let options =
+                GetOptions { range: Some(GetRange::Bounded(part)), if_match: tag.clone(), ..GetOptions::default() };
+            let tag = tag.clone();
+            async move {
+                let sorted = |error| sort(&store, "get", &name, error);
+                let got = blobs.get_opts(&path, options).await.map_err(sorted)?;
+                // Not every store looks at the condition.
+                if tag.is_some() && got.meta.e_tag != tag {
+                    let (store, reason) = (store.to_string(), "it was replaced while it was read".to_owned());
+                    return Err(Error::Failed { store, action: "get", name, reason, retryable: false });
+                }
+                got.bytes().await.map_err(sorted)
+            }
+            .boxed()
+        }))
+    }
+
+    async fn stat(&self, name: &str) -> Result<ObjectInfo> {
+        let meta = self.blobs.head(&self.path(name)?).await.map_err(|error| self.sort("stat", name, error))?;
+        Ok(ObjectInfo { name: name.to_owned(), size: meta.size })
+    }
+
+    fn list(&self, prefix: &str) -> BoxStream<'_, Result<ObjectInfo>> {
+        let folder = match check_prefix(prefix) {
+            Ok(folder) => folder,
+            Err(reason) => return failed_list(Error::Invalid { store: self.to_string(), reason }),
+        };
+        let whole = match (self.prefix.is_empty(), folder.is_empty()) {
+            (true, true) => None,
+            (false, true) => Some(Path::parse(&*self.prefix).map_err(|error| error.to_string())),
+            _ => Some(self.parse(folder).map_err(|error| error.to_string())),
+        };
+        let whole = match whole.transpose() {
+            Ok(whole) => whole,
+            Err(reason) => return failed_list(Error::Invalid { store: self.to_string(), reason }),
+        };
+        let prefix = prefix.to_owned();
+        let found = self.blobs.list(whole.as_ref());
+        found
+            .map_err(move |error| self.sort("list", &prefix, error))
+            .try_filter_map(async |meta| Ok(self.object(&meta)))
+            .boxed()
+    }
+
+    async fn delete(&self, name: &str) -> Result<()> {
+        match self.blobs.delete(&self.path(name)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(self.sort("delete", name, error)),
+        }
+    }
+
+    async fn copy(&self, from: &str, to: &str) -> Result<()> {
+        let (source, target) = (self.path(from)?, self.path(to)?);
+        self.stat(from).await?;
+        self.blobs.copy(&source, &target).await.map_err(|error| self.sort("copy", to, error))
+    }
+}
+
+/// Sorts an error of the crate. What is left of a failed request is text: the status in it decides what may be repeated.
+fn sort(store: &str, action: &'static str, name: &str, error: object_store::Error) -> Error {
+    use object_store::Error as Of;
+    let (store, name) = (store.to_owned(), name.to_owned());
+    let reason = reason(&error);
+    match error {
+        Of::NotFound { .. } if reason.contains("ContainerNotFound") || reason.contains("NoSuchBucket") => {
+            Error::Failed { store, action, name, reason, retryable: false }
+        }
+        Of::NotFound { .. } => Error::NotFound { store, name },
+        Of::PermissionDenied { .. } | Of::Unauthenticated { .. } => Error::Denied { store, action, name, reason },
+        Of::Precondition { .. } => {
+            let reason = "it was replaced while it was read".to_owned();
+            Error::Failed { store, action, name, reason, retryable: false }
+        }
+        Of::Generic { .. } => {
+            let status: Option<u16> = reason
+                .split_once("status code: ")
+                .and_then(|(_, rest)| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok());
+            if status == Some(507) {
+                return Error::Full { store, action, name, reason };
+            }
+            let lasting = status.is_some_and(|it| (400..500).contains(&it) && !matches!(it, 408 | 409 | 429));
+            let lasting = lasting || reason.contains("certificate") || reason.contains("can't be sent");
+            Error::Failed { store, action, name, reason, retryable: !lasting }
+        }
+        _ => Error::Failed { store, action, name, reason, retryable: false },
+    }
+}
+
+/// The error and its causes in one line.
+fn reason(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = error.source();
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

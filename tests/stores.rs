@@ -1,0 +1,160 @@
+//! Object stores through real agents and the command line: everything that works on a directory works there.
+
+mod google;
+mod s3;
+
+use crate::support::cluster::Options;
+use crate::support::objects::{BUCKET, KEY, ObjectServer, SECRET};
+use crate::support::programs::Sandbox;
+use crate::support::sharded::{ShardedCluster, ShardedSandbox, TWO_SHARDS};
+use crate::support::{state, wait};
+use mongodb::Client;
+use mongodb::bson::{Document, Timestamp, doc};
+use serde_json::Value;
+use std::time::Duration;
+
+/// The settings of a store, as they stand below `storage:`.
+fn s3(server: &ObjectServer, more: &str) -> String {
+    format!(
+        "type: s3\n  s3:\n    endpointUrl: {}\n    bucket: {BUCKET}\n    prefix: cluster/one\n    credentials:\n      \
+         access-key-id: {KEY}\n      secret-access-key: {SECRET}\n{more}",
+        server.endpoint()
+    )
+}
+
+async fn fill(client: &Client, from: i32, to: i32) {
+    let docs = (from..to).map(|n| doc! { "_id": n, "text": format!("{n} ").repeat(100) });
+    let orders = client.database("shop").collection::<Document>("orders");
+    orders.insert_many(docs).await.expect("insert");
+    let index = mongodb::IndexModel::builder().keys(doc! { "text": 1 }).build();
+    orders.create_index(index).await.expect("create an index");
+}
+
+async fn now(client: &Client) -> Timestamp {
+    pbmbox::mongo::hello(client).await.expect("hello").majority_write().expect("a write")
+}
+
+/// Waits until chunks of a replica set reach `until`.
+async fn saved(control: &Client, until: Timestamp) {
+    let chunks = control.database("admin").collection::<Document>("pbmPITRChunks");
+    wait::until(&format!("chunks until {until}"), Duration::from_secs(60), async || {
+        chunks.find_one(doc! { "end_ts": { "$gte": until } }).await.expect("read").map(drop)
+    })
+    .await;
+}
+
+fn differences(expected: &Value, got: &Value) -> Vec<String> {
+    let lines = state::differences(expected, got).into_iter();
+    lines.filter(|line| !line.starts_with("/users") && !line.starts_with("/roles")).collect()
+}
+
+/// Backup, slices, resync elsewhere, restore of a backup and to a time, deletion; `objects` lists what is in the store.
+pub async fn everything(storage: &str, objects: impl AsyncFn() -> Vec<String>) {
+    let source = Sandbox::unconfigured(Options::default()).await;
+    source.configure_with(storage, &["pitr.oplogSpanMin=0.05", "pitr.enabled=true"]).await;
+    let client = source.set.client().await;
+    fill(&client, 0, 2000).await;
+    let name = source.backup(&["--compression", "zstd"]);
+    let at_backup = state::read(&client).await;
+    fill(&client, 2000, 3000).await;
+    let later = now(&client).await;
+    let at_later = state::read(&client).await;
+    saved(&client, later).await;
+    source.pbm(&["config", "--set", "pitr.enabled=false"]).ok();
+    let status = source.pbm(&["status", "-o", "json"]).ok().json();
+    assert!(status["backups"]["snapshot"][0]["size"].as_i64().expect("a size") > 0, "{status}");
+
+    let target = Sandbox::unconfigured(Options::default()).await;
+    target.configure_with(storage, &[]).await;
+    target.pbm(&["config", "--force-resync", "--wait"]).ok();
+    target.pbm(&["restore", &name, "--wait", "-y"]).ok();
+    let restored = target.set.client().await;
+    assert_eq!(differences(&at_backup, &state::read(&restored).await), [""; 0]);
+    target.pbm(&["restore", "--time", &format!("{},{}", later.time, later.increment), "--wait", "-y"]).ok();
+    assert_eq!(differences(&at_later, &state::read(&restored).await), [""; 0]);
+    let described = target.pbm(&["describe-backup", &name, "--with-collections", "-o", "json"]).ok();
+    assert!(described.stdout.contains("shop.orders"), "{}", described.stdout);
+
+    target.pbm(&["delete-pitr", "--all", "-y", "--wait"]).ok();
+    target.pbm(&["delete-backup", &name, "-y"]).ok();
+    let left = objects().await;
+    assert!(left.iter().all(|name| name.starts_with(".pbm")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_set_on_s3() {
+    let server = ObjectServer::start().await;
+    let root = server.folder().join("cluster/one");
+    let objects = async || {
+        let mut names = Vec::new();
+        let mut folders = vec![root.clone()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder).expect("read a folder") {
+                let path = entry.expect("an entry").path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    names.push(path.strip_prefix(&root).expect("below").display().to_string());
+                }
+            }
+        }
+        names
+    };
+    everything(&s3(&server, ""), objects).await;
+    assert!(server.count("AbortMultipartUpload") == 0, "an upload was given up");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_shards_on_s3() {
+    let server = ObjectServer::start().await;
+    let source = ShardedSandbox::around(ShardedCluster::start(Options::default(), TWO_SHARDS).await).await;
+    source.configure_with(&s3(&server, ""), &[]).await;
+    source.set.create_database("shop", "rs1").await;
+    source.set.shard_collection("shop.orders", "n").await;
+    source.set.split("shop.orders", 500).await;
+    source.set.move_chunk("shop.orders", 700, "shardB").await.expect("move a chunk");
+    let mut router = source.set.router().await;
+    for n in 0..1000 {
+        router.insert("shop.orders", doc! { "_id": n, "n": i64::from(n) }).await;
+    }
+    let name = source.backup(&[]);
+    let target = ShardedSandbox::around(ShardedCluster::start(Options::default(), TWO_SHARDS).await).await;
+    target.configure_with(&s3(&server, ""), &[]).await;
+    target.pbm(&["config", "--force-resync", "--wait"]).ok();
+    target.pbm(&["restore", &name, "--wait", "-y"]).ok();
+    let mut router = target.set.router().await;
+    let found = router.find("shop.orders", doc! {}).await;
+    let counts: Vec<(&str, usize)> = found.iter().map(|(shard, docs)| (shard.as_str(), docs.len())).collect();
+    assert_eq!(counts, [("rs1", 500), ("shardB", 500)]);
+}
+
+/// The store refuses everything in the middle of a backup: it fails clearly, and the next one works.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_begins_to_refuse() {
+    use crate::support::objects::Fault;
+    let server = ObjectServer::start().await;
+    let sandbox = Sandbox::unconfigured(Options::default()).await;
+    sandbox.configure_with(&s3(&server, ""), &[]).await;
+    fill(&sandbox.set.client().await, 0, 1000).await;
+    server.rule(|asked| {
+        let data = asked.operation() == "PutObject" && asked.path.contains("shop.orders");
+        data.then(|| Fault::error(403, "AccessDenied"))
+    });
+    let failed = sandbox.pbm(&["backup", "--wait"]).failed();
+    let said = format!("{}{}", failed.stdout, failed.stderr);
+    assert!(said.contains("AccessDenied"), "{said}");
+    server.rule(|_| None);
+    sandbox.backup(&[]);
+    // Wrong keys are noticed when they are set, and named in the status.
+    let wrong = s3(&server, "").replace(SECRET, "wrong");
+    let file = sandbox.storage.path().join("wrong.yaml");
+    std::fs::write(&file, format!("storage:\n  {wrong}\n")).expect("write");
+    sandbox.pbm(&["config", "--file", &file.display().to_string(), "--wait"]).ok();
+    let said = wait::until("the agent to see that its keys are wrong", Duration::from_secs(30), async || {
+        let status = sandbox.pbm(&["status"]);
+        let said = format!("{}{}", status.stdout, status.stderr);
+        said.contains("SignatureDoesNotMatch").then_some(said)
+    })
+    .await;
+    assert!(!said.contains(SECRET) && !said.contains("wrong\n"), "{said}");
+}

@@ -1,0 +1,76 @@
+//! The driver of Google's store against a double of it: s3s-fs, and what clients look at besides.
+
+use crate::support::objects::{BUCKET, Fault, ObjectServer};
+use futures::{StreamExt, TryStreamExt, stream};
+use pbmbox::storage::cloud::{CloudStorage, GcsAccess, GcsSettings};
+use pbmbox::storage::parts::Cut;
+use pbmbox::storage::patience::Patience;
+use pbmbox::storage::{Error, SizeHint, Storage, contract, http, read_all, write_all};
+use std::time::Duration;
+
+const MIB: usize = 1 << 20;
+/// s3s-fs keeps files with longer names beside objects.
+const LONGEST: usize = 80;
+
+fn google(server: &ObjectServer, prefix: &str) -> CloudStorage {
+    let document = serde_json::json!({
+        "gcs_base_url": server.endpoint(), "disable_oauth": true, "client_email": "", "private_key": "",
+        "private_key_id": "",
+    });
+    let settings = GcsSettings {
+        bucket: BUCKET.to_owned(),
+        prefix: prefix.to_owned(),
+        access: GcsAccess::Document(document.to_string()),
+        cut: Cut { part: 5 * MIB, most: 10_000, in_flight: 20 * MIB },
+        patience: Patience {
+            attempts: 3,
+            first_pause: Duration::from_millis(1),
+            longest_pause: Duration::from_millis(5),
+            overall: Duration::from_secs(20),
+        },
+        http: http::Settings { stall: Duration::from_millis(500), ..http::Settings::default() },
+    };
+    CloudStorage::gcs(settings).expect("open")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn google_keeps_the_contract() {
+    let server = ObjectServer::start_as_google().await;
+    contract::check_with_names_of(&google(&server, ""), LONGEST).await;
+    contract::check_with_names_of(&google(&server, "some/folder"), LONGEST).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn google_survives_what_passes() {
+    let server = ObjectServer::start_as_google().await;
+    let store = google(&server, "");
+    let whole = contract::pattern(12 * MIB, 3);
+    for fault in [Fault::error(503, "SlowDown"), Fault::Reset, Fault::Stall, Fault::LoseAnswer] {
+        server.fail("UploadPart", 2, fault.clone());
+        let stored = store.put("a/b", contract::pieces(whole.clone(), 100_000), SizeHint(None)).await;
+        assert_eq!(stored.unwrap_or_else(|error| panic!("{fault:?}: {error}")), whole.len() as u64);
+        server.fail("GetObject", 2, fault.clone());
+        assert!(read_all(&store, "a/b", whole.len()).await.expect("read") == whole, "{fault:?}");
+    }
+    server.fail("GetObject", 1, Fault::CutAfter(1000));
+    assert!(read_all(&store, "a/b", whole.len()).await.expect("read") == whole);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_are_sorted_and_leave_nothing() {
+    let server = ObjectServer::start_as_google().await;
+    let store = google(&server, "");
+    let body = || contract::pieces(contract::pattern(12 * MIB, 1), 100_000);
+    server.fail("UploadPart", 100, Fault::error(403, "AccessDenied"));
+    assert!(matches!(store.put("a", body(), SizeHint(None)).await, Err(Error::Denied { .. })));
+    server.fail("UploadPart", 100, Fault::error(503, "SlowDown"));
+    assert!(store.put("a", body(), SizeHint(None)).await.expect_err("refused").is_retryable());
+    server.rule(|_| None);
+    let broken = body().chain(stream::once(async { Err(std::io::Error::other("gone")) })).boxed();
+    assert!(matches!(store.put("a", broken, SizeHint(None)).await, Err(Error::Source { .. })));
+    assert_eq!(server.count("AbortMultipartUpload"), server.count("CreateMultipartUpload"));
+    assert_eq!(store.list("").try_collect::<Vec<_>>().await.expect("list"), []);
+    server.fail("PutObject", 100, Fault::error(400, "InvalidArgument"));
+    let error = write_all(&store, "a", "x").await.expect_err("refused");
+    assert!(!error.is_retryable() && error.to_string().contains("InvalidArgument"), "{error}");
+}

@@ -1,0 +1,264 @@
+//! An S3 store in this process: s3s-fs over a temporary folder, which verifies signatures, and faults on demand before it.
+
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
+use hyper::body::{Frame, Incoming};
+use hyper_util::rt::TokioIo;
+use s3s::{auth::SimpleAuth, host::MultiDomain, service::S3ServiceBuilder};
+use std::{
+    convert::Infallible,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+use tokio::net::TcpListener;
+
+pub const BUCKET: &str = "backups";
+pub const KEY: &str = "test-key";
+pub const SECRET: &str = "test-secret";
+
+/// What happens to a request instead of an answer.
+#[derive(Debug, Clone)]
+pub enum Fault {
+    /// Status and body; the store sees nothing of the request.
+    Answer(u16, String),
+    /// No answer, ever.
+    Stall,
+    /// The connection ends before an answer.
+    Reset,
+    /// The store does its work, and the connection ends before the answer.
+    LoseAnswer,
+    /// The answer's body ends with the connection after so many bytes.
+    CutAfter(usize),
+    /// The store does its work, and the answer is this one.
+    Replace(u16, String),
+}
+
+impl Fault {
+    /// An error as S3 writes it.
+    pub fn error(status: u16, code: &str) -> Self {
+        let xml = format!(
+            "<?xml version=\"1.0\" encoding=\"UTF-8\"?><Error><Code>{code}</Code><Message>on demand</Message></Error>"
+        );
+        Self::Answer(status, xml)
+    }
+}
+
+/// A request as rules see it.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub method: String,
+    pub path: String,
+    pub query: String,
+    pub headers: http::HeaderMap,
+}
+
+impl Asked {
+    /// `PutObject`, `UploadPart`, … : the operation by its method and query.
+    pub fn operation(&self) -> &'static str {
+        let has = |word: &str| self.query.split('&').any(|it| it == word || it.starts_with(&format!("{word}=")));
+        match self.method.as_str() {
+            "PUT" if has("uploadId") => "UploadPart",
+            "PUT" if self.headers.contains_key("x-amz-copy-source") => "CopyObject",
+            "PUT" => "PutObject",
+            "POST" if has("uploads") => "CreateMultipartUpload",
+            "POST" if has("uploadId") => "CompleteMultipartUpload",
+            "POST" => "DeleteObjects",
+            "DELETE" if has("uploadId") => "AbortMultipartUpload",
+            "DELETE" => "DeleteObject",
+            "HEAD" => "HeadObject",
+            "GET" if has("list-type") => "ListObjectsV2",
+            "GET" if has("uploads") => "ListMultipartUploads",
+            _ => "GetObject",
+        }
+    }
+}
+
+type Rule = Box<dyn FnMut(&Asked) -> Option<Fault> + Send>;
+
+/// The store. Dropping it ends it and removes its folder.
+pub struct ObjectServer {
+    pub address: SocketAddr,
+    root: PathBuf,
+    rule: Arc<Mutex<Rule>>,
+    asked: Arc<Mutex<Vec<Asked>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for ObjectServer {
+    fn drop(&mut self) {
+        self.task.abort();
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+impl ObjectServer {
+    /// Starts with one empty bucket, [`BUCKET`].
+    pub async fn start() -> Self {
+        Self::run(false).await
+    }
+
+    /// As much of Google's store as its clients look at: nobody is asked who they are, and objects have generations.
+    pub async fn start_as_google() -> Self {
+        Self::run(true).await
+    }
+
+    async fn run(google: bool) -> Self {
+        let root = std::env::temp_dir().join(format!("pbmbox-s3-{:016x}", rand::random::<u64>()));
+        std::fs::create_dir_all(root.join(BUCKET)).expect("a folder for the bucket");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let mut service = S3ServiceBuilder::new(s3s_fs::FileSystem::new(&root).expect("a store"));
+        if !google {
+            service.set_auth(SimpleAuth::from_single(KEY, SECRET));
+        }
+        let domains = [address.to_string(), format!("localhost:{}", address.port())];
+        service.set_host(MultiDomain::new(&domains).expect("host names"));
+        let service = service.build();
+        let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_: &Asked| None)));
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (rules, seen, top) = (Arc::clone(&rule), Arc::clone(&asked), root.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                let Ok((socket, _)) = listener.accept().await else { continue };
+                let (service, rules, seen) = (service.clone(), Arc::clone(&rules), Arc::clone(&seen));
+                let top = top.clone();
+                tokio::spawn(async move {
+                    let answer = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
+                        if google {
+                            request.headers_mut().remove("authorization");
+                            if let Some(source) = request.headers_mut().remove("x-goog-copy-source") {
+                                request.headers_mut().insert("x-amz-copy-source", source);
+                            }
+                        }
+                        let it = asked_of(&request);
+                        let fault = (rules.lock().expect("rule"))(&it).or_else(|| folder(&top, &it));
+                        seen.lock().expect("requests").push(it);
+                        let answering = answer(service.clone(), request, fault);
+                        async move {
+                            let mut answer = answering.await?;
+                            if google {
+                                answer.headers_mut().insert("x-goog-generation", http::HeaderValue::from_static("1"));
+                            }
+                            io::Result::Ok(answer)
+                        }
+                    });
+                    let _ =
+                        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(socket), answer).await;
+                });
+            }
+        });
+        Self { address, root, rule, asked, task }
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The bucket's files.
+    pub fn folder(&self) -> PathBuf {
+        self.root.join(BUCKET)
+    }
+
+    /// From now on `rule` decides what happens to requests.
+    pub fn rule(&self, rule: impl FnMut(&Asked) -> Option<Fault> + Send + 'static) {
+        *self.rule.lock().expect("rule") = Box::new(rule);
+    }
+
+    /// The next `count` requests of this operation get this fault.
+    pub fn fail(&self, operation: &'static str, count: usize, fault: Fault) {
+        let mut left = count;
+        self.rule(move |asked| {
+            let hit = left > 0 && asked.operation() == operation;
+            left -= usize::from(hit);
+            hit.then(|| fault.clone())
+        });
+    }
+
+    pub fn asked(&self) -> Vec<Asked> {
+        self.asked.lock().expect("requests").clone()
+    }
+
+    /// How many requests of this operation came so far.
+    pub fn count(&self, operation: &str) -> usize {
+        self.asked().iter().filter(|asked| asked.operation() == operation).count()
+    }
+}
+
+/// s3s-fs takes a folder for an object.
+fn folder(root: &std::path::Path, asked: &Asked) -> Option<Fault> {
+    let path = asked.path.trim_start_matches('/');
+    let folder = [root.join(path), root.join(BUCKET).join(path)].iter().any(|path| path.is_dir());
+    match asked.operation() {
+        "GetObject" | "HeadObject" if folder => Some(Fault::error(404, "NoSuchKey")),
+        // It would not put an object where folders of deleted ones remain.
+        "PutObject" | "CopyObject" | "CompleteMultipartUpload" if folder => {
+            remove_empty(&root.join(path));
+            remove_empty(&root.join(BUCKET).join(path));
+            None
+        }
+        "DeleteObject" if folder => Some(Fault::Answer(204, String::new())),
+        _ => None,
+    }
+}
+
+/// Removes a folder and those in it, as far as there are no files in them.
+fn remove_empty(folder: &std::path::Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        remove_empty(&entry.path());
+    }
+    let _ = std::fs::remove_dir(folder);
+}
+
+fn asked_of(request: &http::Request<Incoming>) -> Asked {
+    Asked {
+        method: request.method().to_string(),
+        path: request.uri().path().to_owned(),
+        query: request.uri().query().unwrap_or_default().to_owned(),
+        headers: request.headers().clone(),
+    }
+}
+
+type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+fn whole(status: u16, body: String) -> http::Response<Body> {
+    let body = http_body_util::Full::new(Bytes::from(body)).map_err(|never: Infallible| match never {}).boxed_unsync();
+    http::Response::builder().status(status).header("content-type", "application/xml").body(body).expect("an answer")
+}
+
+async fn answer(
+    service: s3s::service::S3Service,
+    request: http::Request<Incoming>,
+    fault: Option<Fault>,
+) -> io::Result<http::Response<Body>> {
+    let reset = || Err(io::Error::from(io::ErrorKind::ConnectionReset));
+    match fault {
+        Some(Fault::Answer(status, body)) => {
+            // A client that is still sending must get to see the answer.
+            let _ = request.into_body().collect().await;
+            return Ok(whole(status, body));
+        }
+        Some(Fault::Stall) => {
+            std::future::pending::<()>().await;
+        }
+        Some(Fault::Reset) => return reset(),
+        _ => {}
+    }
+    let answer = hyper::service::Service::call(&service, request).await;
+    let answer = answer.map_err(|error| io::Error::other(format!("{error:?}")))?;
+    match fault {
+        Some(Fault::LoseAnswer) => reset(),
+        Some(Fault::Replace(status, body)) => Ok(whole(status, body)),
+        Some(Fault::CutAfter(limit)) => {
+            let (head, body) = answer.into_parts();
+            let content =
+                BodyExt::collect(body).await.map_err(|error| io::Error::other(format!("{error:?}")))?.to_bytes();
+            let kept = content.slice(..limit.min(content.len()));
+            let pieces = stream::iter([Ok(Frame::data(kept)), Err(io::Error::other("cut on demand"))]);
+            Ok(http::Response::from_parts(head, StreamBody::new(pieces.boxed()).boxed_unsync()))
+        }
+        _ => Ok(answer.map(|body| body.map_err(|error| io::Error::other(format!("{error:?}"))).boxed_unsync())),
+    }
+}
