@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! .pbm.init                                          proves that the storage is initialised
+//! .pbm.clusters/<cluster>                            ours: a cluster that makes backups here
 //! <backup>.pbm.json                                  metadata of a backup, written last
 //! <backup>/<rs>/metadata.json                        namespaces, options, indexes, sizes and checksums
 //! <backup>/<rs>/meta.pbm                             the same as one BSON document
@@ -16,6 +17,8 @@ use jiff::{civil, tz::TimeZone};
 
 /// Marks an initialised storage; holds the version of its writer.
 pub const INIT: &str = ".pbm.init";
+/// Folder of the clusters that make backups on a storage; the original neither writes nor reads it.
+pub const CLUSTERS: &str = ".pbm.clusters";
 /// Suffix of backup metadata files.
 pub const BACKUP_META_SUFFIX: &str = ".pbm.json";
 /// Folder of PITR chunks.
@@ -29,6 +32,12 @@ pub const BUCKETS: &str = "system.buckets.";
 #[must_use]
 pub fn backup_meta(backup: &str) -> String {
     format!("{backup}{BACKUP_META_SUFFIX}")
+}
+
+/// `.pbm.clusters/<cluster>`.
+#[must_use]
+pub fn cluster_mark(cluster: &str) -> String {
+    format!("{CLUSTERS}/{cluster}")
 }
 
 /// The list of data files in a replica set's part of a physical or incremental backup.

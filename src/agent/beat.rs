@@ -1,6 +1,6 @@
 //! This node's line in `pbmAgents`: every 5 s, and at once when its storage becomes usable.
 
-use super::node::Node;
+use super::{node::Node, sharing};
 use crate::config;
 use crate::control::HEARTBEAT;
 use crate::model::{
@@ -9,7 +9,7 @@ use crate::model::{
     names::PBM_VERSION,
 };
 use crate::mongo::admin;
-use crate::storage;
+use crate::storage::{self, Storage};
 use anyhow::Result;
 use bson::Timestamp;
 use std::{sync::Arc, time::Duration};
@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 const STORAGE_CHECK: Duration = Duration::from_secs(15);
 /// How long such a look may take: a storage that hangs must not stop the heartbeat.
 const LOOK: Duration = Duration::from_secs(5);
+/// How often other clusters' marks on the storage are looked for.
+const SHARING_CHECK: Duration = Duration::from_secs(60);
 /// How often a line is compared with what is stored, to find a second agent on the same mongod.
 const PARALLEL_CHECK: Duration = Duration::from_secs(60);
 /// The shortest pause between two beats when the bell rings a lot.
@@ -27,7 +29,7 @@ const BREATH: Duration = Duration::from_millis(250);
 
 /// Writes the line until `stop`.
 pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
-    let mut storage = StorageWatch { conf: None, checked: None, status: SubsysStatus::default() };
+    let mut storage = StorageWatch { conf: None, checked: None, shared: None, status: SubsysStatus::default() };
     let mut written: Option<Timestamp> = None;
     let mut compared = Instant::now();
     loop {
@@ -82,6 +84,7 @@ async fn beat(node: &Node, storage: &mut StorageWatch) -> Result<Timestamp> {
     let mut stat = describe(node).await;
     storage.check(node).await;
     stat.stors = storage.status.clone();
+    stat.shared.clone_from(&node.shared.borrow());
     // The configuration was just read.
     stat.hb = node.control.time_of_last_call().await?;
     stat.pbms = SubsysStatus::usable();
@@ -123,6 +126,8 @@ async fn describe(node: &Node) -> AgentStat {
 struct StorageWatch {
     conf: Option<StorageConf>,
     checked: Option<Instant>,
+    /// When other clusters' marks were looked for.
+    shared: Option<Instant>,
     status: SubsysStatus,
 }
 
@@ -149,8 +154,16 @@ impl StorageWatch {
         if self.status.ok && recent && self.conf.as_ref() == Some(&config.storage) {
             return;
         }
+        let moved = self.conf.as_ref() != Some(&config.storage);
         self.status = match look(node, &config).await {
-            Ok(()) => SubsysStatus::usable(),
+            Ok(store) => {
+                let due = moved || self.shared.is_none_or(|at| at.elapsed() >= SHARING_CHECK);
+                // A failure shows at the next backup; the storage itself is usable.
+                if due && node.in_leader_rs && sharing::look(node, store.as_ref(), &config.storage).await.is_ok() {
+                    self.shared = Some(Instant::now());
+                }
+                SubsysStatus::usable()
+            }
             Err(error) => SubsysStatus::broken(format!("{error:#}")),
         };
         self.conf = Some(config.storage);
@@ -159,11 +172,11 @@ impl StorageWatch {
 }
 
 /// A storage without the mark is usable too: the first backup writes it.
-async fn look(node: &Node, config: &Config) -> Result<()> {
+async fn look(node: &Node, config: &Config) -> Result<Arc<dyn Storage>> {
     let looking = async {
         let store = config::open::open_briefly(&config.storage, &node.me).await?;
         match store.stat(crate::layout::INIT).await {
-            Ok(_) | Err(storage::Error::NotFound { .. }) => Ok(()),
+            Ok(_) | Err(storage::Error::NotFound { .. }) => Ok(store),
             Err(error) => Err(error.into()),
         }
     };

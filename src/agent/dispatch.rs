@@ -67,6 +67,7 @@ impl Dispatcher {
             .map(|b| b.name.clone())
             .or_else(|| command.restore.as_ref().map(|r| r.name.clone()))
             .or_else(|| command.replay.as_ref().map(|r| r.name.clone()))
+            .or_else(|| command.profile.as_ref().map(|p| p.name.clone()))
             .unwrap_or_default();
         let (node, backups, token) = (self.node.clone(), self.backups.clone(), self.all.child_token());
         self.tasks.spawn(async move {
@@ -95,6 +96,8 @@ impl Dispatcher {
                     name::DELETE_PITR => ops::delete::chunks(task, command.delete_pitr).await,
                     name::CLEANUP => ops::delete::cleanup(task, command.cleanup).await,
                     name::REPLAY => ops::replay::handle(task, command.replay).await,
+                    name::ADD_PROFILE => ops::profile::add(task, command.profile).await,
+                    name::REMOVE_PROFILE => ops::profile::remove(task, command.profile).await,
                     name::RESYNC => ops::resync::handle(task, command.resync).await,
                     other => Err(anyhow::anyhow!(
                         "this agent does not know the command '{other}'; the command line is newer, or of another edition"

@@ -5,11 +5,12 @@
 //! only one of them insert the document.
 
 use super::{node::Node, op::roll_call};
+use crate::config::places;
 use crate::control::{HEARTBEAT, unix_now};
 use crate::model::{
     backup::{BackupMeta, BackupType},
     command::BackupCmd,
-    config::Config,
+    config::{Config, StorageConf},
     lock::is_stale,
     names::PBM_VERSION,
     serde_help::zero_ts,
@@ -36,9 +37,13 @@ pub(super) const TAKE_OVER: Duration = Duration::from_secs(3);
 /// Inserts the backup's document and sees to it that every replica set gets an agent; a backup that can't start gets
 /// its reason as its final status. Nothing happens if somebody else leads.
 pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Option<&Config>) -> Result<()> {
-    let reject = refusal(node, opid, backup, config).await?;
+    let place = place(node, backup, config).await?;
+    let reject = match &place {
+        Err(why) => Some(why.clone()),
+        Ok(_) => refusal(node, opid, backup).await?,
+    };
     let cluster = node.cluster().await?;
-    let mut meta = first_document(node, &cluster, opid, backup, config).await?;
+    let mut meta = first_document(node, &cluster, opid, backup, place.unwrap_or_default()).await?;
     if let Some(reason) = &reject {
         meta.status = Status::Error;
         meta.error = Some(reason.clone());
@@ -77,11 +82,19 @@ async fn keep_beating(node: &Node, name: &str) -> Result<()> {
     }
 }
 
-/// Why this backup must not start, if so.
-async fn refusal(node: &Node, opid: &str, backup: &BackupCmd, config: Option<&Config>) -> Result<Option<String>> {
-    if config.is_none() {
-        return Ok(Some("there is no configuration; give one with `pbm config --file`".into()));
+/// The storage that the backup is made to, as its document names it, or why there is none.
+async fn place(node: &Node, backup: &BackupCmd, config: Option<&Config>) -> Result<Result<StorageConf, String>> {
+    let Some(config) = config else {
+        return Ok(Err("there is no configuration; give one with `pbm config --file`".into()));
+    };
+    match places::storage(&node.control, &config.storage, &backup.profile).await {
+        Err(error) if error.is::<places::Unknown>() => Ok(Err(error.to_string())),
+        place => place.map(Ok),
     }
+}
+
+/// Why this backup must not start, if so.
+async fn refusal(node: &Node, opid: &str, backup: &BackupCmd) -> Result<Option<String>> {
     if backup.kind != BackupType::Logical {
         return Ok(Some(format!(
             "{} backups need Percona Server for MongoDB and are not supported by this agent; use --type logical",
@@ -90,9 +103,6 @@ async fn refusal(node: &Node, opid: &str, backup: &BackupCmd, config: Option<&Co
     }
     if !backup.nss.is_empty() {
         return Ok(Some("selective backups are not supported by this agent; repeat without --ns".into()));
-    }
-    if !backup.profile.is_empty() {
-        return Ok(Some("storage profiles are not supported by this agent; repeat without --profile".into()));
     }
     let now = node.control.cluster_time().await?;
     let busy = node.control.locks.all().await?.into_iter().find(|l| l.header.opid != opid && !is_stale(l.hb, now));
@@ -109,7 +119,7 @@ async fn first_document(
     cluster: &Cluster,
     opid: &str,
     backup: &BackupCmd,
-    config: Option<&Config>,
+    store: StorageConf,
 ) -> Result<BackupMeta> {
     let balanced = cluster.sharded && balancer::was_on(&node.control).await?;
     let unset = Timestamp { time: 1, increment: 1 };
@@ -124,7 +134,7 @@ async fn first_document(
         sel_users_and_roles: backup.users_and_roles,
         replsets: Vec::new(),
         compression: backup.compression,
-        store: config.map(|c| c.storage.clone()).unwrap_or_default(),
+        store,
         size: 0,
         size_uncompressed: 0,
         mongodb_version: node.version.server.clone(),

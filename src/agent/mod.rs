@@ -23,6 +23,7 @@ mod node;
 mod op;
 mod ops;
 mod reap;
+mod sharing;
 mod slicer;
 
 pub use cli::{command, run};

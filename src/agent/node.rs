@@ -1,12 +1,20 @@
 //! What every part of an agent works with: its mongod, the leader replica set, its settings.
 
-use crate::config;
+use crate::config::{self, places};
 use crate::control::Control;
 use crate::log::DbSink;
-use crate::model::{config::Config, lock::LockHeader};
+use crate::model::{
+    agent::Tenant,
+    backup::BackupMeta,
+    config::{Config, StorageConf},
+    lock::LockHeader,
+};
 use crate::mongo::{self, Hello, Purpose, admin};
 use crate::storage::Storage;
-use crate::topo::cluster::{self, Cluster};
+use crate::topo::{
+    cluster::{self, Cluster},
+    identity::{self, Identity},
+};
 use anyhow::{Context, Result};
 use bson::Timestamp;
 use mongodb::Client;
@@ -24,6 +32,8 @@ pub(super) struct Node {
     pub control: Control,
     /// The main configuration as this agent read it last, at most a heartbeat ago.
     pub config: watch::Sender<Option<Config>>,
+    /// Other clusters that make backups on the main storage, as far as this agent has seen.
+    pub shared: watch::Sender<Vec<Tenant>>,
     /// Name of this node's replica set.
     pub rs: String,
     /// `host:port` as the replica set names this node.
@@ -48,6 +58,7 @@ impl Node {
             version: admin::version(&client).await?,
             control: Control::new(leader),
             config: watch::Sender::new(None),
+            shared: watch::Sender::new(Vec::new()),
             in_leader_rs: leader_rs == hello.set_name,
             rs: hello.set_name,
             me: hello.me,
@@ -69,7 +80,22 @@ impl Node {
 
     /// Opens the main storage of a configuration, as this node reaches it.
     pub async fn open_storage(&self, config: &Config) -> Result<Arc<dyn Storage>> {
-        config::open::open(&config.storage, &self.me).await
+        self.open_place(&config.storage).await
+    }
+
+    /// Opens a storage by its settings, as this node reaches it.
+    pub async fn open_place(&self, settings: &StorageConf) -> Result<Arc<dyn Storage>> {
+        config::open::open(settings, &self.me).await
+    }
+
+    /// Opens the storage on which a backup lies, as this node reaches it.
+    pub async fn open_backup(&self, backup: &BackupMeta, main: &Config) -> Result<Arc<dyn Storage>> {
+        self.open_place(&places::of_backup(&self.control, backup, &main.storage).await?).await
+    }
+
+    /// The id of the cluster, if it has one.
+    pub async fn identity(&self) -> Result<Option<Identity>> {
+        identity::read(self.control.client(), &self.cluster().await?).await
     }
 
     /// Reads the main configuration and shows it to whoever watches.

@@ -72,14 +72,18 @@ pub(super) async fn sweep(node: &Node) -> Result<()> {
         return Ok(());
     }
     let Some(config) = node.control.config.main().await? else { return Ok(()) };
-    let store = node.open_storage(&config).await?;
     let locks = node.control.locks.all().await?;
     for name in due {
         if let Some(backup) = node.control.backups.get(&name).await? {
             if locks.iter().any(|lock| lock.header.opid == backup.opid && lock.header.node != node.me) {
                 continue;
             }
-            delete::backup(store.as_ref(), &backup.name).await?;
+            let swept = async { delete::backup(node.open_backup(&backup, &config).await?.as_ref(), &name).await };
+            if let Err(error) = swept.await {
+                // Those on other storages need not wait for this one.
+                tracing::warn!("remove what the failed backup {name} left on its storage: {error:#}");
+                continue;
+            }
         }
         node.control.backups.cleaned_up(&name).await?;
         tracing::info!("removed what the failed backup {name} left on the storage");

@@ -14,7 +14,7 @@
 //! The lock grows stale after 30 s, or is seen to be nobody's by the next agent on the same node; then another slicer begins
 //! where the index of chunks ends.
 
-use super::node::Node;
+use super::{node::Node, sharing};
 use crate::control::HEARTBEAT;
 use crate::layout::format_ts;
 use crate::log::operation;
@@ -177,6 +177,9 @@ async fn hold(
     stop: &CancellationToken,
 ) -> Result<()> {
     let storage = node.open_storage(&config).await?;
+    if node.in_leader_rs {
+        sharing::begin(node, storage.as_ref(), &config.storage).await;
+    }
     slicing::adopt(&node.control, storage.as_ref(), &node.rs).await?;
     slicing::drop_contained(&node.control, storage.as_ref(), &node.rs).await?;
     let Begin { at, gap, needs_base } = begin::begin(&facts(node, &config).await?);

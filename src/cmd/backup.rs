@@ -5,22 +5,26 @@ use super::{
     context::Context,
     error::{CliError, Result},
     output::Report,
-    storage, units,
+    profile, storage, units,
     wait::{self, Goal},
 };
 use crate::compress::check_level;
-use crate::config::duration;
+use crate::config::{duration, places};
+use crate::control::LogQuery;
 use crate::model::{
     backup::{BackupMeta, BackupType},
     command::BackupCmd,
     compression::Compression,
     config::{BackupConf, Config},
+    log::Severity,
     status::Status,
 };
 use clap::Args;
 use serde::Serialize;
 use std::time::Duration;
 
+/// The newest warnings that are told.
+const WARNINGS: i64 = 10;
 /// How long agents have to take the command.
 const TAKEN_WITHIN: Duration = Duration::from_secs(33);
 
@@ -39,6 +43,9 @@ pub struct Backup {
     /// Collections dumped at once on each node
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     num_parallel_collections: Option<i32>,
+    /// Storage profile that the backup is made to
+    #[arg(long, value_name = "NAME", default_value = places::MAIN)]
+    profile: String,
     /// Wait for the end
     #[arg(short, long)]
     wait: bool,
@@ -61,8 +68,13 @@ fn parse_type(text: &str) -> Result<BackupType, String> {
 #[derive(Debug, Serialize)]
 struct Made {
     name: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    profile: Option<String>,
     #[serde(rename = "storagePath")]
     storage_path: String,
+    /// *Added by us*: what the agents warned of.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
     #[serde(skip)]
     status: Status,
     #[serde(skip)]
@@ -72,7 +84,13 @@ struct Made {
 impl Report for Made {
     fn text(&self) -> String {
         if self.status == Status::Done {
-            return format!("Backup {} is complete: {} in {}", self.name, units::size(self.size), self.storage_path);
+            let profile = self.profile.as_ref().map(|name| format!(" (profile {name})")).unwrap_or_default();
+            return format!(
+                "Backup {} is complete: {} in {}{profile}",
+                self.name,
+                units::size(self.size),
+                self.storage_path
+            );
         }
         format!(
             "Backup {} is running; it is complete when `pbm list` shows it (`pbm status -s running` shows how far it is)",
@@ -86,6 +104,7 @@ impl Backup {
     pub async fn run(self, cx: &Context) -> Result<()> {
         let config = cx.config().await?;
         let (compression, level) = self.codec(&config)?;
+        let place = profile::place(cx, &config.storage, &self.profile).await?;
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
         checks::agents(cx, Need::Fit).await?;
@@ -99,17 +118,20 @@ impl Backup {
             compression,
             level,
             num_parallel_colls: self.num_parallel_collections,
-            profile: String::new(),
+            profile: place.name.clone().unwrap_or_default(),
             users_and_roles: false,
         };
-        cx.out.note(&format!("Starting backup {name}"));
-        cx.control.commands.send_backup(command).await?;
+        let to = place.name.as_ref().map(|profile| format!(" to the storage of profile {profile}")).unwrap_or_default();
+        cx.out.note(&format!("Starting backup {name}{to}"));
+        let opid = cx.control.commands.send_backup(command).await?.to_hex();
         wait::appears::<BackupMeta>(cx, &name, TAKEN_WITHIN).await?;
         let goal = if self.wait { Goal::Ended } else { Goal::Started };
         let meta = wait::follow::<BackupMeta>(cx, &name, goal, self.wait_time).await?;
         cx.out.print(&Made {
+            warnings: warnings(cx, &opid).await,
             name,
-            storage_path: storage::path(&config.storage),
+            storage_path: storage::path(&place),
+            profile: place.name,
             status: meta.status,
             size: meta.size,
         });
@@ -129,6 +151,17 @@ impl Backup {
         })?;
         Ok((codec, level))
     }
+}
+
+/// What the agents warned of so far, such as another cluster on the same storage.
+async fn warnings(cx: &Context, opid: &str) -> Vec<String> {
+    let severity = Some(Severity::Warning as i32);
+    let query = LogQuery { opid: Some(opid.to_owned()), severity, ..LogQuery::default() };
+    // The backup itself went well; a log that can't be read is no reason to say otherwise.
+    let lines = cx.control.logs.newest(&query, WARNINGS).await.unwrap_or_default();
+    let said: Vec<String> = lines.into_iter().map(|line| line.msg).collect();
+    said.iter().for_each(|warning| cx.out.note(&format!("Warning: {warning}")));
+    said
 }
 
 /// The name is the second of the start; the next second when this one is taken.
@@ -152,6 +185,7 @@ mod tests {
             compression,
             compression_level,
             num_parallel_collections: None,
+            profile: places::MAIN.to_owned(),
             wait: false,
             wait_time: None,
         }
@@ -172,7 +206,16 @@ mod tests {
 
     #[test]
     fn the_result_is_the_originals() {
-        let made = Made { name: "n".into(), storage_path: "/b".into(), status: Status::Done, size: 5 };
+        let mut made = Made {
+            name: "n".into(),
+            profile: None,
+            storage_path: "/b".into(),
+            warnings: Vec::new(),
+            status: Status::Done,
+            size: 5,
+        };
         assert_eq!(serde_json::to_string(&made).expect("json"), r#"{"name":"n","storagePath":"/b"}"#);
+        made.profile = Some("p".into());
+        assert_eq!(serde_json::to_string(&made).expect("json"), r#"{"name":"n","profile":"p","storagePath":"/b"}"#);
     }
 }

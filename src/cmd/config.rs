@@ -87,6 +87,21 @@ impl Report for Pairs {
     }
 }
 
+/// The end of a resync.
+#[derive(Debug, Serialize)]
+struct Resynced {
+    msg: &'static str,
+    /// *Added by us*: what was met with on the way.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+impl Report for Resynced {
+    fn text(&self) -> String {
+        self.msg.to_owned()
+    }
+}
+
 impl ConfigArgs {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
@@ -184,6 +199,7 @@ impl ConfigArgs {
         }
         let opid = cx.control.commands.send_resync(None).await?.to_hex();
         if self.wait {
+            // Told on the way; the result of `--file` is the configuration.
             resync::follow(cx, &opid, self.wait_time).await?;
         } else {
             cx.out.note("An agent reads the storage now; `pbm logs -e resync` shows how it ends");
@@ -199,8 +215,8 @@ impl ConfigArgs {
         let details = self.include_restores.then(|| ResyncCmd { include_restores: true, ..ResyncCmd::default() });
         let opid = cx.control.commands.send_resync(details).await?.to_hex();
         if self.wait {
-            resync::follow(cx, &opid, self.wait_time).await?;
-            cx.out.print(&Message::new("Storage resync finished"));
+            let warnings = resync::follow(cx, &opid, self.wait_time).await?;
+            cx.out.print(&Resynced { msg: "Storage resync finished", warnings });
         } else {
             cx.out.print(&Message::new("Storage resync started"));
         }
@@ -208,7 +224,8 @@ impl ConfigArgs {
     }
 }
 
-fn read(file: &PathBuf) -> Result<String> {
+/// The text of a file; `-` is stdin.
+pub(super) fn read(file: &PathBuf) -> Result<String> {
     if file.as_os_str() == "-" {
         let mut text = String::new();
         std::io::stdin().read_to_string(&mut text).context("read the configuration from stdin")?;

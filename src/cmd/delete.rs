@@ -9,9 +9,10 @@ use super::{
     list::List,
     moment::Moment,
     output::Message,
+    profile,
     prune_plan::Shown,
 };
-use crate::config::duration;
+use crate::config::{duration, places};
 use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd, name};
 use crate::upkeep::{
     prune,
@@ -20,9 +21,6 @@ use crate::upkeep::{
 use bson::{Timestamp, oid::ObjectId};
 use clap::Args;
 use std::time::Duration;
-
-/// The profile that means the main storage.
-const MAIN: &str = "main";
 
 /// Delete a backup, or those older than a time
 #[derive(Debug, Args)]
@@ -79,9 +77,9 @@ pub struct Cleanup {
 
 #[derive(Debug, Args)]
 struct Profile {
-    /// Storage profile; this build knows only the main storage
-    #[arg(long, value_name = "NAME", default_value = MAIN)]
-    profile: String,
+    /// Storage profile whose backups are meant [default: main]
+    #[arg(long, value_name = "NAME")]
+    profile: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -105,12 +103,27 @@ struct Waiting {
 }
 
 impl Profile {
-    fn check(&self) -> Result<()> {
-        if self.profile.is_empty() || self.profile == MAIN {
-            return Ok(());
+    /// The profile, if it is not the main storage.
+    async fn read(&self, cx: &Context) -> Result<Option<String>> {
+        let Some(name) = self.profile.as_ref().filter(|name| !places::is_main(name)) else { return Ok(None) };
+        profile::known(cx, name).await?;
+        Ok(Some(name.clone()))
+    }
+
+    /// A backup that is named with a profile has to lie there.
+    async fn must_hold(&self, cx: &Context, backup: &str) -> Result<()> {
+        let Some(name) = &self.profile else { return Ok(()) };
+        let wanted = self.read(cx).await?;
+        match cx.control.backups.get(backup).await? {
+            Some(meta) if places::profile_of(&meta.store) != wanted.as_deref() => {
+                let place = places::profile_of(&meta.store).unwrap_or(places::MAIN);
+                Err(CliError::refused(format!(
+                    "backup {backup} is not on the storage of {name} but on that of {place}"
+                ))
+                .hint("leave --profile out: a backup is found by its name"))
+            }
+            _ => Ok(()),
         }
-        Err(CliError::refused(format!("there is no profile {}: this build has no storage profiles", self.profile))
-            .hint("leave --profile out for the main storage"))
     }
 }
 
@@ -142,7 +155,6 @@ impl Wish {
 impl DeleteBackup {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
-        self.profile.check()?;
         let kind: Option<Kind> = match &self.kind {
             Some(kind) => Some(kind.parse().map_err(|why| CliError::usage(format!("--type {kind}: {why}")))?),
             None => None,
@@ -151,11 +163,18 @@ impl DeleteBackup {
             (None, Some(moment)) => {
                 let before = whole_seconds(past(cx, moment).await?);
                 let kind_word = self.kind.clone().unwrap_or_default();
-                let command = DeleteCmd { olderthan: before.time.into(), kind: kind_word, ..DeleteCmd::default() };
-                (Ask::Backups { before, kind }, command)
+                let profile = self.profile.read(cx).await?;
+                let command = DeleteCmd {
+                    olderthan: before.time.into(),
+                    kind: kind_word,
+                    profile: profile.clone().unwrap_or_default(),
+                    ..DeleteCmd::default()
+                };
+                (Ask::Backups { before, kind, profile }, command)
             }
             (name, _) => {
                 let name = name.clone().unwrap_or_default();
+                self.profile.must_hold(cx, &name).await?;
                 (Ask::Backup(name.clone()), DeleteCmd { backup: name, ..DeleteCmd::default() })
             }
         };
@@ -182,10 +201,10 @@ impl DeletePitr {
 impl Cleanup {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
-        self.profile.check()?;
+        let profile = self.profile.read(cx).await?;
         let before = past(cx, self.older_than).await?;
-        let command = Wish::Cleanup(CleanupCmd { older_than: before, profile: String::new() });
-        carry_out(cx, &Ask::Everything { before }, command, &self.consent, false, &self.waiting).await
+        let command = Wish::Cleanup(CleanupCmd { older_than: before, profile: profile.clone().unwrap_or_default() });
+        carry_out(cx, &Ask::Everything { before, profile }, command, &self.consent, false, &self.waiting).await
     }
 }
 
@@ -218,7 +237,6 @@ fn refused(refusal: &Refusal) -> CliError {
         Refusal::IsIncrement { first, .. } => {
             error.hint(format!("`pbm delete-backup {first}` deletes the whole chain"))
         }
-        Refusal::OtherStorage { .. } => error.hint("delete it with the original's command line and agents"),
         Refusal::LastBase(_) => {
             error.hint("make a new backup first, or switch PITR off with `pbm config --set pitr.enabled=false`")
         }

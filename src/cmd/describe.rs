@@ -6,6 +6,7 @@ use super::{
     output::{Report, yaml},
     storage, units,
 };
+use crate::config::places;
 use crate::model::{
     backup::{BackupMeta, BackupReplset, BackupType},
     restore::{RestoreMeta, RestoreReplset},
@@ -189,8 +190,10 @@ impl DescribeBackup {
             if backup.kind != BackupType::Logical {
                 return Err(CliError::usage(format!("a {} backup has no list of collections", backup.kind)));
             }
-            // Where the backup is, which need not be where new ones go.
-            let store = storage::open_here(&backup.store).await?;
+            // Where the backup is, which need not be where new ones go; with the keys of today.
+            let main = cx.control.config.main().await?.map_or_else(|| backup.store.clone(), |config| config.storage);
+            let place = places::of_backup(&cx.control, &backup, &main).await?;
+            let store = storage::open_here(&place).await?;
             for rs in &mut view.replsets {
                 let found = storage::namespaces(store.as_ref(), &backup, &rs.name).await?;
                 rs.collections = Some(found.iter().map(|ns| format!("{}.{}", ns.db, ns.coll)).collect());

@@ -5,12 +5,14 @@ use super::{
     context::Context,
     error::Result,
     output::{Message, Report},
+    profile::Filter,
     saved::{Saved, gaps_text},
     units,
 };
 use crate::model::{
     backup::{BackupMeta, BackupType},
     command::name,
+    config::Config,
     restore::RestoreMeta,
     status::Status,
 };
@@ -34,6 +36,9 @@ pub struct List {
     /// Also show times that no backup precedes
     #[arg(long, conflicts_with = "restore")]
     unbacked: bool,
+    /// Only backups on the storage of this profile; `main` is the main storage, `*` all of them
+    #[arg(long, value_name = "NAME", default_value = "*")]
+    profile: Option<String>,
 }
 
 /// One backup, for `list` and `status`.
@@ -98,7 +103,9 @@ impl Snapshot {
 struct Listing {
     /// `null` when there are none, as in the original.
     snapshots: Option<Vec<Snapshot>>,
-    pitr: Pitr,
+    /// Not with a profile: the oplog is on the main storage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pitr: Option<Pitr>,
 }
 
 #[derive(Debug, Serialize)]
@@ -116,11 +123,13 @@ struct Pitr {
 
 impl Report for Listing {
     fn text(&self) -> String {
-        let mut rows = vec![["NAME", "TYPE", "SELECTIVE", "SIZE", "RESTORE TIME"].map(str::to_owned).to_vec()];
+        let mut rows =
+            vec![["NAME", "TYPE", "PROFILE", "SELECTIVE", "SIZE", "RESTORE TIME"].map(str::to_owned).to_vec()];
         for it in self.snapshots.iter().flatten() {
             rows.push(vec![
                 it.name.clone(),
                 it.kind.to_string(),
+                it.profile.clone().unwrap_or_default(),
                 if it.nss.is_empty() { "no" } else { "yes" }.to_owned(),
                 units::size(it.size),
                 units::table_time(it.restore_to),
@@ -128,17 +137,18 @@ impl Report for Listing {
         }
         let mut out = String::from("Backups:\n");
         out.push_str(&if rows.len() == 1 { "  (none)".to_owned() } else { units::table(&rows) });
-        out.push_str(&format!("\n\nPoint-in-time recovery <{}>:", if self.pitr.on { "on" } else { "off" }));
-        let ranges = self.pitr.ranges.iter().map(range_text);
-        for line in ranges.chain(gaps_text(&self.pitr.gaps)) {
+        let Some(pitr) = &self.pitr else { return out };
+        out.push_str(&format!("\n\nPoint-in-time recovery <{}>:", if pitr.on { "on" } else { "off" }));
+        let ranges = pitr.ranges.iter().map(range_text);
+        for line in ranges.chain(gaps_text(&pitr.gaps)) {
             out.push_str(&format!("\n  {line}"));
         }
-        for (rs, ranges) in &self.pitr.rs_ranges {
+        for (rs, ranges) in &pitr.rs_ranges {
             let spans: Vec<String> = ranges.iter().map(range_text).collect();
             out.push_str(&format!("\n  {rs}: {}", spans.join(", ")));
         }
-        if self.pitr.size > 0 {
-            out.push_str(&format!("\n  size of the oplog chunks: {}", units::size(self.pitr.size)));
+        if pitr.size > 0 {
+            out.push_str(&format!("\n  size of the oplog chunks: {}", units::size(pitr.size)));
         }
         out
     }
@@ -243,16 +253,10 @@ impl List {
             ));
             return Ok(());
         }
+        let filter = Filter::read(cx, self.profile.as_deref().unwrap_or("*")).await?;
         let backups = cx.control.backups.all().await?;
-        let saved = Saved::read(cx).await?;
-        let gaps = saved.gaps();
-        let mut spans = saved.ranges(&backups);
-        spans.retain(|range| self.unbacked || !range.no_base);
-        let rs_ranges = if self.full { saved.lines } else { BTreeMap::new() };
-        let whole = |lines: &[Line]| {
-            timeline::seconds(lines).into_iter().map(|range| Range { range, no_base: false }).collect()
-        };
-        let done = backups.iter().filter(|b| b.status == Status::Done).map(Snapshot::of).collect();
+        let shown = backups.iter().filter(|b| b.status == Status::Done && filter.shows(&b.store));
+        let done = shown.map(Snapshot::of).collect();
         let mut snapshots: Vec<Snapshot> = newest(done, self.size);
         // The sizes are in `status`; the original's list has none.
         if !cx.out.is_text() {
@@ -263,15 +267,30 @@ impl List {
         }
         cx.out.print(&Listing {
             snapshots: (!snapshots.is_empty()).then_some(snapshots),
-            pitr: Pitr {
-                on: config.pitr.is_some_and(|pitr| pitr.enabled),
-                ranges: spans,
-                rs_ranges: rs_ranges.into_iter().map(|(rs, lines)| (rs, whole(&lines))).collect(),
-                size: saved.size,
-                gaps,
+            pitr: match filter.shows_oplog() {
+                true => Some(self.pitr(cx, config, &backups).await?),
+                false => None,
             },
         });
         Ok(())
+    }
+
+    async fn pitr(&self, cx: &Context, config: Config, backups: &[BackupMeta]) -> Result<Pitr> {
+        let saved = Saved::read(cx).await?;
+        let gaps = saved.gaps();
+        let mut ranges = saved.ranges(backups);
+        ranges.retain(|range| self.unbacked || !range.no_base);
+        let rs_ranges = if self.full { saved.lines } else { BTreeMap::new() };
+        let whole = |lines: &[Line]| {
+            timeline::seconds(lines).into_iter().map(|range| Range { range, no_base: false }).collect()
+        };
+        Ok(Pitr {
+            on: config.pitr.is_some_and(|pitr| pitr.enabled),
+            ranges,
+            rs_ranges: rs_ranges.into_iter().map(|(rs, lines)| (rs, whole(&lines))).collect(),
+            size: saved.size,
+            gaps,
+        })
     }
 }
 
@@ -282,11 +301,13 @@ mod tests {
     #[test]
     fn shapes_are_the_originals() {
         let pitr = Pitr { on: false, ranges: Vec::new(), rs_ranges: BTreeMap::new(), size: 0, gaps: Vec::new() };
-        let empty = Listing { snapshots: None, pitr };
+        let empty = Listing { snapshots: None, pitr: Some(pitr) };
         assert_eq!(
             serde_json::to_string(&empty).expect("json"),
             r#"{"snapshots":null,"pitr":{"on":false,"ranges":[]}}"#
         );
+        let of_a_profile = Listing { snapshots: None, pitr: None };
+        assert_eq!(serde_json::to_string(&of_a_profile).expect("json"), r#"{"snapshots":null}"#);
         let one = Snapshot {
             name: "n".into(),
             profile: None,

@@ -20,6 +20,7 @@ mod moment;
 mod nodes;
 mod oplog_replay;
 mod output;
+mod profile;
 mod progress;
 mod prune_plan;
 mod restore;
@@ -57,6 +58,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     Config(config::ConfigArgs),
+    Profile(profile::Profile),
     Backup(backup::Backup),
     /// Cancel the running backup
     CancelBackup,
@@ -124,6 +126,7 @@ fn start(cli: Cli) -> Result<()> {
         let cx = Context::connect(cli.mongodb_uri.as_deref(), cli.out).await?;
         match cli.command {
             Command::Config(it) => it.run(&cx).await,
+            Command::Profile(it) => it.run(&cx).await,
             Command::Backup(it) => it.run(&cx).await,
             Command::CancelBackup => cancel::run(&cx).await,
             Command::List(it) => it.run(&cx).await,
@@ -211,7 +214,14 @@ mod tests {
         for text in [
             "pbm backup -t physical",
             "pbm backup --ns a.b",
-            "pbm backup --profile other",
+            "pbm profile add main f.yaml",
+            "pbm profile add p",
+            "pbm profile show",
+            "pbm profile remove main",
+            "pbm profile sync",
+            "pbm profile sync p --all",
+            "pbm profile sync main",
+            "pbm profile sync p --wait-time 5s",
             "pbm backup --wait-time 5s",
             "pbm backup --compression rar",
             "pbm config --include-restores",
@@ -258,6 +268,17 @@ mod tests {
             "pbm delete-pitr --older-than 30d --force --wait --wait-time 1m",
             "pbm delete-pitr -a --dry-run",
             "pbm cleanup --older-than=1772360430,3 --profile=main -y -w",
+            "pbm profile",
+            "pbm profile list -o json",
+            "pbm profile add p - --sync --wait --wait-time 1m",
+            "pbm profile show p",
+            "pbm profile remove p -w",
+            "pbm profile sync p --clear -w",
+            "pbm profile sync --all --clear",
+            "pbm backup --profile p",
+            "pbm list --profile p",
+            "pbm status --profile=main",
+            "pbm delete-backup b --profile p -y",
             "pbm version -s",
         ] {
             assert!(Cli::try_parse_from(args(text)).is_ok(), "{text}");

@@ -10,9 +10,10 @@ use super::{
     storage, units,
     wait::{self, Goal},
 };
-use crate::config::{self, duration};
+use crate::config::{self, duration, places};
 use crate::model::{
-    backup::BackupMeta, command::RestoreCmd, config::Config, restore::RestoreMeta, serde_help::zero_ts, status::Status,
+    backup::BackupMeta, command::RestoreCmd, config::StorageConf, restore::RestoreMeta, serde_help::zero_ts,
+    status::Status,
 };
 use crate::restore::{
     members::participants,
@@ -154,7 +155,8 @@ impl Restore {
         checks::nothing_runs(&cx.control).await?;
         checks::agents(cx, Need::Primary).await?;
         if !self.yes {
-            eprintln!("{}", plan(&config, &backup, target).await);
+            let place = places::of_backup(&cx.control, &backup, &config.storage).await?;
+            eprintln!("{}", plan(&place, &backup, target).await);
             ask::confirm("Start the restore?", "nothing was restored").await?;
         }
 
@@ -235,7 +237,7 @@ async fn find(cx: &Context, name: &str, map: &Remapping) -> Result<(BackupMeta, 
 }
 
 /// What will happen, in words.
-async fn plan(config: &Config, backup: &BackupMeta, target: Option<Timestamp>) -> String {
+async fn plan(place: &StorageConf, backup: &BackupMeta, target: Option<Timestamp>) -> String {
     let end = units::rfc3339(i64::from(backup.last_write_ts.time));
     let mut lines = vec![
         format!("Restore of backup {}:", backup.name),
@@ -246,9 +248,9 @@ async fn plan(config: &Config, backup: &BackupMeta, target: Option<Timestamp>) -
                 format!("  restore time: {}, by oplog behind the backup, which ends at {end}", slices::moment(target))
             }
         },
-        format!("  size:         {} on {}", units::size(backup.size), storage::path(&config.storage)),
+        format!("  size:         {} on {}", units::size(backup.size), storage::path(place)),
     ];
-    match replaced(config, backup).await {
+    match replaced(place, backup).await {
         Ok(databases) => {
             let collections: usize = databases.values().sum();
             lines.push(format!("  replaces:     {collections} collections in {} databases", databases.len()));
@@ -268,8 +270,8 @@ async fn plan(config: &Config, backup: &BackupMeta, target: Option<Timestamp>) -
 }
 
 /// Databases of the backup with the number of their collections.
-async fn replaced(config: &Config, backup: &BackupMeta) -> anyhow::Result<BTreeMap<String, usize>> {
-    let store = storage::open_here(&config.storage).await?;
+async fn replaced(place: &StorageConf, backup: &BackupMeta) -> anyhow::Result<BTreeMap<String, usize>> {
+    let store = storage::open_here(place).await?;
     let mut databases = BTreeMap::new();
     for part in &backup.replsets {
         for ns in storage::namespaces(store.as_ref(), backup, &part.name).await? {

@@ -9,7 +9,7 @@ use crate::control::LogQuery;
 use crate::model::{command::name, lock::is_stale, log::Severity};
 use crate::upkeep::reap;
 use futures::StreamExt;
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 use tokio::time::{Instant, sleep};
 
 /// The original's word for a good end.
@@ -19,11 +19,15 @@ const SILENCE: Duration = Duration::from_secs(33);
 /// How often the lock is looked at.
 const LOOK: Duration = Duration::from_secs(4);
 
-/// Waits for the end of the resync with this OPID.
+/// Warnings that are told; a storage may hold very many damaged files.
+const TOLD: usize = 50;
+
+/// Waits for the end of the resync with this OPID. Warnings, such as files that were left out, are shown to people as
+/// they come, and given at the end.
 ///
 /// # Errors
 /// It failed, nobody does it, `limit` is over, or SIGINT came.
-pub async fn follow(cx: &Context, opid: &str, limit: Option<Duration>) -> Result<()> {
+pub async fn follow(cx: &Context, opid: &str, limit: Option<Duration>) -> Result<Vec<String>> {
     let limited = async {
         match limit {
             Some(limit) => sleep(limit).await,
@@ -41,21 +45,36 @@ pub async fn follow(cx: &Context, opid: &str, limit: Option<Duration>) -> Result
 }
 
 /// Reads the log until it tells the end.
-async fn lines(cx: &Context, opid: &str) -> Result<()> {
+async fn lines(cx: &Context, opid: &str) -> Result<Vec<String>> {
     let query = LogQuery {
         opid: Some(opid.to_owned()),
         event: Some(name::RESYNC.to_owned()),
         severity: Some(Severity::Info as i32),
         ..LogQuery::default()
     };
+    let (mut seen, mut told, mut more) = (HashSet::new(), Vec::new(), 0);
     loop {
         let mut waiter = cx.control.bell.waiter();
         if let Ok(stream) = cx.control.logs.follow(&query).await {
             let mut stream = std::pin::pin!(stream);
-            // An error, as an end, means a new cursor.
+            // An error, as an end, means a new cursor, which begins with the first line again.
             while let Some(Ok(line)) = stream.next().await {
                 if line.msg == SUCCEED {
-                    return unlocked(cx, opid).await;
+                    unlocked(cx, opid).await?;
+                    if more > 0 {
+                        told.push(format!("{more} more; `pbm logs -t 0 -s W -i {opid}` shows all"));
+                        cx.out.note(&format!("Warning: {}", told[told.len() - 1]));
+                    }
+                    return Ok(told);
+                }
+                if line.s == Severity::Warning as i32 && seen.insert(line.id) {
+                    if told.len() < TOLD {
+                        cx.out.note(&format!("Warning: {}", line.msg));
+                        told.push(line.msg);
+                    } else {
+                        more += 1;
+                    }
+                    continue;
                 }
                 if line.s <= Severity::Error as i32 {
                     return Err(CliError::failed(format!("the resync failed: {}", line.msg)).hint(

@@ -7,11 +7,14 @@ use super::{
     list::{Snapshot, range_text},
     nodes::{self, Replset},
     output::Report,
+    profile::Filter,
     saved::{Saved, gap_text, gaps_text},
     slicing::{self, Pitr},
     storage, units,
 };
-use crate::model::{backup::BackupMeta, command::name, config::Config, lock::LockHeader, status::Status};
+use crate::model::{
+    agent::Tenant, backup::BackupMeta, command::name, config::Config, lock::LockHeader, status::Status,
+};
 use crate::pitr::timeline::{Gap, Range};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -25,8 +28,11 @@ pub struct StatusArgs {
     /// Also show which nodes come first for backups and slicing
     #[arg(short, long)]
     priority: bool,
+    /// Only backups on the storage of this profile; `main` is the main storage, `*` all of them
+    #[arg(long, value_name = "NAME", default_value = "*")]
+    profile: String,
     /// Also exit with 2 when something needs a person: a node without a working agent, oplog that is not sliced or can't
-    /// be saved, a gap after the newest backup
+    /// be saved, a gap after the newest backup, another cluster on the same storage
     #[arg(long)]
     check: bool,
 }
@@ -63,8 +69,12 @@ struct Backups {
     region: Option<String>,
     /// `null` when there are none, as in the original.
     snapshot: Option<Vec<Snapshot>>,
-    #[serde(rename = "pitrChunks")]
-    chunks: Chunks,
+    /// Not with a profile: the oplog is on the main storage.
+    #[serde(rename = "pitrChunks", skip_serializing_if = "Option::is_none")]
+    chunks: Option<Chunks>,
+    /// *Added by us*: other clusters that make backups on the main storage.
+    #[serde(rename = "sharedWith", skip_serializing_if = "Vec::is_empty")]
+    shared: Vec<Tenant>,
 }
 
 #[derive(Debug, Serialize)]
@@ -96,6 +106,7 @@ impl StatusArgs {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
         let config = cx.config().await?;
+        let filter = Filter::read(cx, &self.profile).await?;
         let wanted = |section| self.sections.is_empty() || self.sections.contains(&section);
         let mut view = View::default();
         let mut problems = Vec::new();
@@ -117,7 +128,9 @@ impl StatusArgs {
             let saved = Saved::read(cx).await?;
             let gaps = saved.gaps_after_the_newest_base(&all);
             problems.extend(gaps.iter().map(|gap| format!("later times can't be restored: {}", gap_text(gap))));
-            view.backups = wanted(Section::Backups).then(|| backups(&config, &all, &saved));
+            let shared = shared(cx).await?;
+            problems.extend(shared.iter().map(shared_text));
+            view.backups = wanted(Section::Backups).then(|| backups(&config, &all, &saved, &filter, shared));
         }
         if self.check {
             view.problems = Some(problems.clone());
@@ -167,14 +180,35 @@ fn stage(status: Status, data: &str, oplog: &str) -> String {
     }
 }
 
-fn backups(config: &Config, all: &[BackupMeta], saved: &Saved) -> Backups {
-    let snapshots: Vec<Snapshot> = all.iter().rev().map(Snapshot::of).collect();
+/// Other clusters on the main storage, as the living agents have seen them.
+async fn shared(cx: &Context) -> Result<Vec<Tenant>> {
+    let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
+    let mut seen: Vec<Tenant> = alive.into_iter().flat_map(|agent| agent.shared).collect();
+    seen.sort();
+    seen.dedup_by(|a, b| a.id == b.id);
+    Ok(seen)
+}
+
+fn shared_text(other: &Tenant) -> String {
+    format!(
+        "the main storage is shared: cluster {} (id {}, agent on {}) makes backups there too, last seen at {}; give each          cluster a folder or prefix of its own, or, if that one is gone, run `pbm config --force-resync`",
+        other.name,
+        other.id,
+        other.node,
+        units::rfc3339(other.last)
+    )
+}
+
+fn backups(config: &Config, all: &[BackupMeta], saved: &Saved, filter: &Filter, shared: Vec<Tenant>) -> Backups {
+    let snapshots: Vec<Snapshot> = all.iter().rev().filter(|it| filter.shows(&it.store)).map(Snapshot::of).collect();
+    let chunks = || Chunks { ranges: saved.ranges(all), size: saved.size, gaps: saved.gaps() };
     Backups {
         kind: storage::type_name(&config.storage),
         path: storage::path(&config.storage),
         region: storage::region(&config.storage),
         snapshot: (!snapshots.is_empty()).then_some(snapshots),
-        chunks: Chunks { ranges: saved.ranges(all), size: saved.size, gaps: saved.gaps() },
+        chunks: filter.shows_oplog().then(chunks),
+        shared,
     }
 }
 
@@ -217,13 +251,18 @@ impl Backups {
         if let Some(region) = &self.region {
             out.push_str(&format!(" ({region})"));
         }
-        let mut rows =
-            vec![["NAME", "SIZE", "TYPE", "SELECTIVE", "RESTORE TIME", "STATUS"].map(str::to_owned).to_vec()];
+        for other in &self.shared {
+            out.push_str(&format!("\n  WARNING: {}", shared_text(other)));
+        }
+        let mut rows = vec![
+            ["NAME", "SIZE", "TYPE", "PROFILE", "SELECTIVE", "RESTORE TIME", "STATUS"].map(str::to_owned).to_vec(),
+        ];
         for it in self.snapshot.iter().flatten() {
             rows.push(vec![
                 it.name.clone(),
                 units::size(it.size),
                 it.kind.to_string(),
+                it.profile.clone().unwrap_or_default(),
                 if it.nss.is_empty() { "no" } else { "yes" }.to_owned(),
                 units::table_time(it.restore_to),
                 match &it.error {
@@ -234,10 +273,10 @@ impl Backups {
         }
         out.push('\n');
         out.push_str(&if rows.len() == 1 { "  (no backups)".to_owned() } else { units::table(&rows) });
-        if !self.chunks.ranges.is_empty() || self.chunks.size > 0 {
-            out.push_str(&format!("\n  Oplog chunks, {}:", units::size(self.chunks.size)));
-            let ranges = self.chunks.ranges.iter().map(range_text);
-            for line in ranges.chain(gaps_text(&self.chunks.gaps)) {
+        if let Some(chunks) = self.chunks.as_ref().filter(|chunks| !chunks.ranges.is_empty() || chunks.size > 0) {
+            out.push_str(&format!("\n  Oplog chunks, {}:", units::size(chunks.size)));
+            let ranges = chunks.ranges.iter().map(range_text);
+            for line in ranges.chain(gaps_text(&chunks.gaps)) {
                 out.push_str(&format!("\n    {line}"));
             }
         }
@@ -257,7 +296,8 @@ mod tests {
                 path: "/srv/run/backups".into(),
                 region: None,
                 snapshot: None,
-                chunks: Chunks { ranges: Vec::new(), size: 0, gaps: Vec::new() },
+                chunks: Some(Chunks { ranges: Vec::new(), size: 0, gaps: Vec::new() }),
+                shared: Vec::new(),
             }),
             cluster: Some(Vec::new()),
             pitr: Some(Pitr::default()),

@@ -7,6 +7,7 @@ pub mod duration;
 pub mod edit;
 pub mod mask;
 pub mod open;
+pub mod places;
 pub mod schema;
 pub mod stores;
 

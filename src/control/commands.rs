@@ -2,7 +2,10 @@
 
 use super::{Bell, unix_now};
 use crate::model::{
-    command::{BackupCmd, CleanupCmd, Command, DeleteCmd, DeletePitrCmd, ReplayCmd, RestoreCmd, ResyncCmd, name},
+    command::{
+        BackupCmd, CleanupCmd, Command, DeleteCmd, DeletePitrCmd, ProfileCmd, ReplayCmd, RestoreCmd, ResyncCmd, name,
+    },
+    config::StorageConf,
     names,
 };
 use anyhow::{Context, Result};
@@ -55,6 +58,7 @@ impl Commands {
             delete: None,
             delete_pitr: None,
             cleanup: None,
+            profile: None,
             ts: unix_now(),
         }
     }
@@ -97,6 +101,18 @@ impl Commands {
     /// Asks to read the storage again; `None` for the main storage. Returns the OPID.
     pub async fn send_resync(&self, resync: Option<ResyncCmd>) -> Result<ObjectId> {
         self.send(Command { resync, ..Self::empty(name::RESYNC) }).await
+    }
+
+    /// Asks to store a profile, in place of one of the same name; returns the OPID.
+    pub async fn send_add_profile(&self, name: &str, storage: StorageConf) -> Result<ObjectId> {
+        let profile = ProfileCmd { name: name.to_owned(), profile: true, storage };
+        self.send(Command { profile: Some(profile), ..Self::empty(name::ADD_PROFILE) }).await
+    }
+
+    /// Asks to forget a profile and its backups; returns the OPID.
+    pub async fn send_remove_profile(&self, name: &str) -> Result<ObjectId> {
+        let profile = ProfileCmd { name: name.to_owned(), ..ProfileCmd::default() };
+        self.send(Command { profile: Some(profile), ..Self::empty(name::REMOVE_PROFILE) }).await
     }
 
     /// The end of the queue: what is in it now. Commands sent later can be followed from here.

@@ -1,9 +1,13 @@
-//! `pbmConfig`: the main configuration (spec/format.md C.3). Profiles have documents of their own.
+//! `pbmConfig`: the main configuration, and storage profiles, which have documents of their own (spec/format.md C.3).
 
 use super::Bell;
-use crate::model::{config::Config, names};
+use crate::model::{
+    config::{Config, StorageConf},
+    names,
+};
 use anyhow::{Context, Result};
 use bson::{Bson, Document, Timestamp, doc};
+use futures::TryStreamExt;
 use mongodb::{Collection, Database};
 use std::sync::Arc;
 
@@ -16,6 +20,10 @@ pub struct Configs {
 
 fn main() -> Document {
     doc! { "profile": Bson::Null }
+}
+
+fn named(profile: &str) -> Document {
+    doc! { "profile": true, "name": profile }
 }
 
 impl Configs {
@@ -43,6 +51,35 @@ impl Configs {
         self.coll.replace_one(main(), document).upsert(true).await.context("write admin.pbmConfig")?;
         self.bell.ring().await;
         Ok(())
+    }
+
+    /// All storage profiles, by name.
+    pub async fn profiles(&self) -> Result<Vec<Config>> {
+        let found = self.coll.find(doc! { "profile": true }).sort(doc! { "name": 1 });
+        let failed = "read the profiles in admin.pbmConfig";
+        let found: Vec<Document> = found.await.context(failed)?.try_collect().await.context(failed)?;
+        let read = |d: Document| {
+            let name = d.get_str("name").unwrap_or("?").to_owned();
+            bson::deserialize_from_document(d)
+                .with_context(|| format!("profile {name} in admin.pbmConfig can't be read"))
+        };
+        found.into_iter().map(read).collect()
+    }
+
+    /// Stores a profile, in place of one of the same name. Its epoch becomes `epoch`.
+    pub async fn put_profile(&self, name: &str, storage: &StorageConf, epoch: Timestamp) -> Result<()> {
+        let storage = bson::serialize_to_document(storage).context("encode the profile")?;
+        let document = doc! { "name": name, "profile": true, "storage": storage, "epoch": epoch };
+        self.coll.replace_one(named(name), document).upsert(true).await.context("write admin.pbmConfig")?;
+        self.bell.ring().await;
+        Ok(())
+    }
+
+    /// Removes a profile. `false` when there is none of this name.
+    pub async fn remove_profile(&self, name: &str) -> Result<bool> {
+        let done = self.coll.delete_many(named(name)).await.context("remove a profile from admin.pbmConfig")?;
+        self.bell.ring().await;
+        Ok(done.deleted_count > 0)
     }
 
     /// Sets dotted keys of the main configuration. `false` when there is none.

@@ -13,6 +13,7 @@
 mod agents;
 mod bell;
 mod board;
+mod catalogue;
 mod chunks;
 mod commands;
 mod configs;
@@ -25,6 +26,7 @@ mod setup;
 pub use agents::Agents;
 pub use bell::{Bell, Waiter};
 pub use board::{ControlBoard, Plane};
+pub use catalogue::{Entry, Shelf};
 pub use chunks::{ChunkSpan, Chunks, Indexed};
 pub use commands::{Commands, Place};
 pub use configs::Configs;

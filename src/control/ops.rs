@@ -39,8 +39,8 @@ impl OpDocument for RestoreMeta {
 /// Reads and writes operations of one kind.
 #[derive(Debug)]
 pub struct OpDocs<T> {
-    coll: Collection<Document>,
-    bell: Arc<Bell>,
+    pub(super) coll: Collection<Document>,
+    pub(super) bell: Arc<Bell>,
     kind: PhantomData<fn() -> T>,
 }
 
@@ -51,7 +51,7 @@ impl<T> Clone for OpDocs<T> {
 }
 
 /// A field *added by us*: the operation failed and its remains are still to be removed.
-const CLEANUP_DUE: &str = "cleanup_due";
+pub(super) const CLEANUP_DUE: &str = "cleanup_due";
 
 /// A field *added by us*: the operation has stopped the balancer and has not started it again.
 const BALANCER_DUE: &str = "balancer_due";
@@ -368,23 +368,6 @@ impl OpDocs<BackupMeta> {
     /// Adds stored bytes to the backup's size.
     pub async fn add_size(&self, name: &str, bytes: i64) -> Result<()> {
         self.update(doc! { "name": name }, doc! { "$inc": { "size": bytes } }, "add the size").await.map(drop)
-    }
-
-    /// Replaces what is known of the main storage by what was found there.
-    pub async fn replace_main_storage(&self, found: &[BackupMeta]) -> Result<()> {
-        let kept: Vec<&str> = found.iter().map(|b| b.name.as_str()).collect();
-        let gone = doc! { "store.profile": Bson::Null, "name": { "$nin": kept }, CLEANUP_DUE: { "$ne": true } };
-        self.coll.delete_many(gone).await.context("remove backups that are gone from admin.pbmBackups")?;
-        for backup in found {
-            let document = bson::serialize_to_document(backup).context("encode a backup")?;
-            self.coll
-                .replace_one(doc! { "name": &backup.name }, document)
-                .upsert(true)
-                .await
-                .with_context(|| format!("write backup {} to admin.pbmBackups", backup.name))?;
-        }
-        self.bell.ring().await;
-        Ok(())
     }
 }
 

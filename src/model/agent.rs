@@ -39,6 +39,22 @@ pub struct AgentStat {
     pub hb: Timestamp,
     #[serde(default, deserialize_with = "null_default")]
     pub e: String,
+    /// *Added by us*: other clusters that make backups on the main storage.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    pub shared: Vec<Tenant>,
+}
+
+/// *Added by us*: a cluster that makes backups on a storage, as it says itself on that storage.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, Default)]
+pub struct Tenant {
+    /// Of the sharded cluster or replica set; no other one has it.
+    pub id: String,
+    /// The leader replica set.
+    pub name: String,
+    /// Where its agent runs, as `host:port` of the mongod.
+    pub node: String,
+    /// When its newest backup, or slicing, began, unix seconds.
+    pub last: i64,
 }
 
 /// Is a part of the agent's surroundings usable?
@@ -78,6 +94,7 @@ impl AgentStat {
             arb: false,
             delay: 0,
             repl_lag: 0,
+            shared: Vec::new(),
             v: String::new(),
             mv: String::new(),
             pbms: SubsysStatus::default(),

@@ -2,6 +2,7 @@
 
 use super::backup::BackupType;
 use super::compression::Compression;
+use super::config::StorageConf;
 use super::serde_help::{is_default, is_zero_ts, null_default, null_ts, zero_ts};
 use bson::{Document, Timestamp, oid::ObjectId};
 use serde::{Deserialize, Serialize};
@@ -26,6 +27,9 @@ pub struct Command {
     pub delete_pitr: Option<DeletePitrCmd>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleanup: Option<CleanupCmd>,
+    /// Of the commands that add and remove a storage profile.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<ProfileCmd>,
     /// Unix seconds, wall clock of the sender.
     pub ts: i64,
 }
@@ -158,4 +162,32 @@ pub struct ResyncCmd {
         skip_serializing_if = "is_default"
     )]
     pub include_restores: bool,
+}
+
+/// A storage profile to add, with its secrets in clear; of one to remove only the name counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+pub struct ProfileCmd {
+    pub name: String,
+    /// `true` when it is added.
+    #[serde(default, deserialize_with = "null_default")]
+    pub profile: bool,
+    #[serde(default, deserialize_with = "null_default")]
+    pub storage: StorageConf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::doc;
+
+    #[test]
+    fn profiles_are_sent_in_the_originals_form() {
+        let remove = ProfileCmd { name: "p".to_owned(), ..ProfileCmd::default() };
+        let sent = bson::serialize_to_document(&remove).expect("encode");
+        assert_eq!(sent, doc! { "name": "p", "profile": false, "storage": { "type": "" } });
+        let add =
+            doc! { "name": "p", "profile": true, "storage": { "type": "filesystem", "filesystem": { "path": "/b" } } };
+        let read: ProfileCmd = bson::deserialize_from_document(add.clone()).expect("decode");
+        assert_eq!(bson::serialize_to_document(&read).expect("encode"), add);
+    }
 }

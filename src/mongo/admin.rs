@@ -1,7 +1,7 @@
 //! Typed administration commands.
 
 use anyhow::{Context, Result};
-use bson::{Document, Timestamp, doc};
+use bson::{Document, Timestamp, doc, oid::ObjectId};
 use mongodb::Client;
 use mongodb::error::{Error as MongoError, ErrorKind};
 use serde::Deserialize;
@@ -99,6 +99,21 @@ pub async fn config_server_of_shard(client: &Client) -> Result<Option<String>> {
         .await
         .context("read shardIdentity")?;
     Ok(identity.and_then(|d| d.get_str("configsvrConnectionString").ok().map(str::to_owned)))
+}
+
+/// The id of a sharded cluster, from its config servers.
+pub async fn cluster_id(config: &Client) -> Result<Option<ObjectId>> {
+    let versions = config.database("config").collection::<Document>("version");
+    let version = versions.find_one(doc! {}).await.context("read config.version")?;
+    Ok(version.and_then(|d| d.get_object_id("clusterId").ok()))
+}
+
+/// The id of a replica set, given when it was initiated.
+pub async fn replica_set_id(client: &Client) -> Result<Option<ObjectId>> {
+    let admin = client.database("admin");
+    let answer = admin.run_command(doc! { "replSetGetConfig": 1 }).await.context("run replSetGetConfig")?;
+    let settings = answer.get_document("config").and_then(|config| config.get_document("settings"));
+    Ok(settings.and_then(|settings| settings.get_object_id("replicaSetId")).ok())
 }
 
 /// The code of a server's error answer, if the error is one.

@@ -31,7 +31,7 @@ pub struct Cx {
     pub control: Control,
     /// Direct connection to this replica set's primary.
     pub client: Client,
-    /// The main storage, or why it can't be used.
+    /// Where the backup lies, and the oplog behind it; or why that can't be used.
     pub storage: Result<Arc<dyn Storage>, String>,
     pub config: Config,
     pub opid: String,

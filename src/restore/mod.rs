@@ -15,9 +15,11 @@ mod settle;
 mod slicers;
 pub mod slices;
 pub mod sound;
+mod sources;
 pub mod steps;
 pub mod target;
 pub mod users;
 pub mod version;
 
 pub use conduct::{Cx, refuse, run};
+pub use sources::Sources;

@@ -61,8 +61,6 @@ pub fn not_a_base(backup: &BackupMeta) -> Option<String> {
         format!("it holds selected namespaces only ({})", backup.nss.join(", "))
     } else if backup.kind == BackupType::External {
         "it is an external backup".to_owned()
-    } else if backup.store.profile == Some(true) {
-        "it is not on the main storage".to_owned()
     } else {
         let refused = backup.replsets.iter().find_map(|part| restorable(backup, &part.name).err());
         return refused.map(|refusal| refusal.reasons.join("; "));
@@ -150,7 +148,11 @@ pub fn find<'a>(
 ) -> Result<Way<'a>, Unreachable> {
     let mut bases: Vec<&BackupMeta> = match name {
         Some(name) => vec![named(backups, name)?],
-        None => backups.iter().filter(|backup| not_a_base(backup).is_none()).collect(),
+        // One on a profile's storage has to be named: that storage may be slow, or far away.
+        None => {
+            let here = |backup: &&BackupMeta| backup.store.profile != Some(true) && not_a_base(backup).is_none();
+            backups.iter().filter(here).collect()
+        }
     };
     bases.sort_by_key(|base| (end(base), base.start_ts));
     let way = match wish {
@@ -393,7 +395,6 @@ mod tests {
             (|b| b.nss = vec!["a.*".into()], "selected namespaces"),
             (|b| b.kind = BackupType::External, "external"),
             (|b| b.kind = BackupType::Physical, "physical"),
-            (|b| b.store.profile = Some(true), "main storage"),
             (|b| b.pbm_version = "1.8.0".into(), "archive layout"),
         ] {
             let mut backup = backup("a", &[("a", 10, 20)]);
@@ -404,6 +405,16 @@ mod tests {
             let said = found(&[backup.clone()], &[], Moment::At(ts(30)), Some("a")).expect_err(part);
             assert!(said.contains(part) && found(&[backup], &[], Moment::At(ts(30)), None).is_err(), "{said}");
         }
+    }
+
+    #[test]
+    fn a_base_on_a_profile_has_to_be_named() {
+        let mut base = backup("a", &[("a", 10, 20)]);
+        base.store.profile = Some(true);
+        let chunks = [chunk("a", 15, 80)];
+        let said = found(&[base.clone()], &chunks, Moment::At(ts(30)), None).expect_err("nobody named it");
+        assert!(said.contains("main storage"), "{said}");
+        assert_eq!(found(&[base], &chunks, Moment::At(ts(30)), Some("a")), Ok(("a".into(), 30)));
     }
 
     #[test]

@@ -3,4 +3,5 @@
 pub mod balancer;
 pub mod cluster;
 pub mod elect;
+pub mod identity;
 pub mod suits;

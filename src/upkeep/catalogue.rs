@@ -13,22 +13,32 @@ use crate::{
     storage::{self, Storage},
 };
 use anyhow::{Context, Result};
-use futures::{StreamExt, TryStreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
+use std::collections::HashSet;
 
 /// No backup's metadata file is as large.
 const META_LIMIT: usize = 64 << 20;
-/// Backups read and checked at a time.
-const AT_ONCE: usize = 4;
+/// Metadata files read, with the files of their backups checked, at a time: object stores answer slowly, but many at
+/// once, and what is kept of each is small.
+const AT_ONCE: usize = 16;
 
 /// A backup on the storage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Found {
+    /// The metadata file.
+    pub object: String,
     /// As the file says, but `store` is the current configuration.
     pub meta: BackupMeta,
     pub problems: Vec<Problem>,
 }
 
 impl Found {
+    /// The file is where a backup of this name has it. Others are copies, or lie in the folder of another storage.
+    #[must_use]
+    pub fn is_in_place(&self) -> bool {
+        self.object == layout::backup_meta(&self.meta.name)
+    }
+
     /// The document for the database: with status `error` and the first problem as its text if files are missing or
     /// damaged. The file on the storage stays as it is, so the next resync sees whether they came back.
     #[must_use]
@@ -47,24 +57,31 @@ impl Found {
     }
 }
 
-/// All backups of a storage.
-#[derive(Debug, Clone, PartialEq, Default)]
-pub struct Scan {
-    /// By backup name.
-    pub found: Vec<Found>,
-    /// Metadata files that cannot be used, and why, by object name.
-    pub unreadable: Vec<(String, String)>,
+/// A metadata file.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Read {
+    Backup(Box<Found>),
+    /// It cannot be used, and why.
+    Unreadable {
+        object: String,
+        reason: String,
+    },
 }
 
-/// Finds every `*.pbm.json`, at any depth as the original does, and checks the files of each backup.
+/// Finds every `*.pbm.json`, at any depth as the original does, and checks the files of each backup. A stream, because
+/// there may be thousands; files at the root come first, each kind in the order of names.
 ///
 /// `current` is the configuration of `store`: it takes the place of what the files say about their storage, which
 /// has masked secrets and may long have moved. If two files name the same backup, the one whose name is that of the
-/// backup counts.
+/// backup counts: it comes last, or the other one does not come at all.
 ///
 /// # Errors
-/// The storage cannot be listed, or does not answer for the time being. A file that cannot be used is no error.
-pub async fn backups(store: &dyn Storage, current: &StorageConf) -> Result<Scan> {
+/// The storage cannot be listed, or (in the stream) does not answer for the time being. A file that cannot be used is
+/// no error.
+pub async fn backups<'a>(
+    store: &'a dyn Storage,
+    current: &'a StorageConf,
+) -> Result<impl Stream<Item = Result<Read>> + 'a> {
     let mut files: Vec<_> = store
         .list("")
         .try_filter_map(
@@ -73,26 +90,22 @@ pub async fn backups(store: &dyn Storage, current: &StorageConf) -> Result<Scan>
         .try_collect()
         .await
         .context("list the storage for backups")?;
-    files.sort();
-    let mut read = futures::stream::iter(files)
-        .map(|file| async move {
-            let backup = read_backup(store, &file, current).await;
-            backup.with_context(|| format!("read {file}")).map(|backup| (file, backup))
+    files.sort_by(|a: &String, b| (a.contains('/'), a).cmp(&(b.contains('/'), b)));
+    let read = futures::stream::iter(files).map(async move |object| {
+        let found = read_backup(store, &object, current).await.with_context(|| format!("read {object}"))?;
+        Ok(match found {
+            Ok(found) => Read::Backup(Box::new(found)),
+            Err(reason) => Read::Unreadable { object, reason },
         })
-        .buffered(AT_ONCE);
-    let mut scan = Scan::default();
-    while let Some((object, backup)) = read.try_next().await? {
-        match backup {
-            Err(reason) => scan.unreadable.push((object, reason)),
-            Ok(found) => match scan.found.iter().position(|other| other.meta.name == found.meta.name) {
-                None => scan.found.push(found),
-                Some(at) if object == layout::backup_meta(&found.meta.name) => scan.found[at] = found,
-                Some(_) => {}
-            },
-        }
-    }
-    scan.found.sort_by(|a, b| a.meta.name.cmp(&b.meta.name));
-    Ok(scan)
+    });
+    let mut seen = HashSet::new();
+    Ok(read.buffered(AT_ONCE).try_filter(move |read| {
+        let counts = match read {
+            Read::Unreadable { .. } => true,
+            Read::Backup(found) => seen.insert(found.meta.name.clone()) || found.is_in_place(),
+        };
+        std::future::ready(counts)
+    }))
 }
 
 /// One backup, or why its file is no use.
@@ -113,7 +126,7 @@ async fn read_backup(store: &dyn Storage, file: &str, current: &StorageConf) -> 
                 // One backup that cannot be looked at must not keep us from the others.
                 Err(error) => vec![Problem { object: file.to_owned(), what: What::Damaged(format!("{error:#}")) }],
             };
-            Ok(Ok(Found { meta, problems }))
+            Ok(Ok(Found { object: file.to_owned(), meta, problems }))
         }
     }
 }

@@ -9,6 +9,7 @@ pub mod prune;
 pub mod reap;
 pub mod resync;
 pub mod retention;
+pub mod tenants;
 pub mod verify;
 
 #[cfg(test)]

@@ -9,7 +9,7 @@
 
 use super::{
     delete,
-    retention::{Cut, Facts, Plan, Slicing},
+    retention::{Cut, Facts, Item, Plan, Slicing},
 };
 use crate::control::Control;
 use crate::layout::{self, ChunkName};
@@ -18,9 +18,11 @@ use crate::pitr::timeline::{self, Line, Lines};
 use crate::storage::{Storage, check_name};
 use anyhow::{Context, Result, bail};
 use bson::{Bson, Timestamp, doc};
-use futures::{StreamExt, TryStreamExt};
+use futures::{StreamExt, TryStreamExt, stream};
 use std::collections::BTreeMap;
 
+/// Backups deleted at a time, of those that don't depend on each other.
+const AT_ONCE: usize = 8;
 /// Chunks that leave the index with one write.
 const BATCH: usize = 1000;
 
@@ -66,11 +68,16 @@ pub struct Pruned {
 /// The first failing call. What was deleted before is gone; the same command goes on.
 pub async fn run(control: &Control, store: &dyn Storage, plan: &Plan) -> Result<Pruned> {
     let mut done = Pruned::default();
-    for name in plan.going() {
-        backup(control, store, name).await.with_context(|| format!("delete backup {name}"))?;
-        tracing::info!("deleted backup {name}");
+    let (chained, single): (Vec<&Item>, Vec<&Item>) = plan.going().partition(|item| item.chained);
+    for item in chained {
+        backup(control, store, &item.name).await?;
         done.backups += 1;
     }
+    done.backups += single.len();
+    let single: Vec<String> = single.into_iter().map(|item| item.name.clone()).collect();
+    stream::iter(single.into_iter().map(Ok))
+        .try_for_each_concurrent(AT_ONCE, |name| async move { backup(control, store, &name).await })
+        .await?;
     if let Some(cut) = &plan.chunks {
         done.chunks = chunks(control, store, cut).await.context("delete PITR chunks")?;
         done.unindexed =
@@ -81,10 +88,15 @@ pub async fn run(control: &Control, store: &dyn Storage, plan: &Plan) -> Result<
 }
 
 async fn backup(control: &Control, store: &dyn Storage, name: &str) -> Result<()> {
-    let mark = "its deletion has begun and did not end; delete it again";
-    control.backups.set(name, doc! { "status": Status::Error.as_str(), "error": mark }).await?;
-    delete::backup(store, name).await?;
-    control.backups.remove(name).await
+    let work = async {
+        let mark = "its deletion has begun and did not end; delete it again";
+        control.backups.set(name, doc! { "status": Status::Error.as_str(), "error": mark }).await?;
+        delete::backup(store, name).await?;
+        control.backups.remove(name).await
+    };
+    work.await.with_context(|| format!("delete backup {name}"))?;
+    tracing::info!("deleted backup {name}");
+    Ok(())
 }
 
 async fn chunks(control: &Control, store: &dyn Storage, cut: &Cut) -> Result<usize> {

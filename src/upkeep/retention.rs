@@ -7,6 +7,7 @@
 //! their base, with that oplog. The chunks of other kept backups stay too, except when chunks alone are deleted: that is
 //! asked for to keep old backups without the oplog between them.
 
+use crate::config::places;
 use crate::model::{
     backup::{BackupMeta, BackupType},
     config::Config,
@@ -54,19 +55,21 @@ pub struct Facts {
 pub enum Ask {
     /// One backup, with the increments built on it.
     Backup(String),
-    /// Backups older than a time, of one kind or of any.
+    /// Backups older than a time, of one kind or of any; on the main storage or on that of a profile.
     Backups {
         before: Timestamp,
         kind: Option<Kind>,
+        profile: Option<String>,
     },
     /// Chunks older than a time.
     Chunks {
         before: Timestamp,
     },
     AllChunks,
-    /// Backups and chunks older than a time.
+    /// Backups and chunks older than a time; on the storage of a profile there are no chunks.
     Everything {
         before: Timestamp,
+        profile: Option<String>,
     },
 }
 
@@ -76,7 +79,16 @@ impl Ask {
     pub fn before(&self) -> Option<Timestamp> {
         match self {
             Self::Backup(_) | Self::AllChunks => None,
-            Self::Backups { before, .. } | Self::Chunks { before } | Self::Everything { before } => Some(*before),
+            Self::Backups { before, .. } | Self::Chunks { before } | Self::Everything { before, .. } => Some(*before),
+        }
+    }
+
+    /// The profile that it names, if it does.
+    #[must_use]
+    pub fn profile(&self) -> Option<&str> {
+        match self {
+            Self::Backups { profile, .. } | Self::Everything { profile, .. } => profile.as_deref(),
+            Self::Backup(_) | Self::Chunks { .. } | Self::AllChunks => None,
         }
     }
 }
@@ -134,6 +146,8 @@ pub struct Plan {
 pub struct Item {
     pub name: String,
     pub fate: Fate,
+    /// It is built on another backup, or another one on it: the order of deletion matters.
+    pub chained: bool,
 }
 
 /// What becomes of a backup, and why.
@@ -161,7 +175,8 @@ pub enum Stays {
     /// Its time is the very time asked for.
     AtBorder,
     Runs(Status),
-    OtherStorage(String),
+    /// Of this profile, or the main one.
+    OtherStorage(Option<String>),
     OtherKind,
     /// Times after the border are restored from it.
     BaseOfLaterTimes,
@@ -196,9 +211,9 @@ impl Cut {
 }
 
 impl Plan {
-    /// Names of the backups that go, in the order of their deletion: an increment before what it is built on.
-    pub fn going(&self) -> impl Iterator<Item = &str> {
-        self.backups.iter().rev().filter(|item| matches!(item.fate, Fate::Goes(_))).map(|item| item.name.as_str())
+    /// The backups that go, in the order of their deletion: an increment before what it is built on.
+    pub fn going(&self) -> impl Iterator<Item = &Item> {
+        self.backups.iter().rev().filter(|item| matches!(item.fate, Fate::Goes(_)))
     }
 }
 
@@ -208,7 +223,6 @@ pub enum Refusal {
     NoSuch(String),
     Runs { name: String, status: Status },
     IsIncrement { name: String, first: String },
-    OtherStorage { name: String, profile: String },
     LastBase(String),
 }
 
@@ -226,9 +240,14 @@ pub fn plan(facts: &Facts, ask: &Ask) -> Result<Plan, Refusal> {
             let until = Timestamp { time: u32::MAX, increment: u32::MAX };
             Ok(made.chunks_only(Cut { until, spared: Vec::new(), why: CutWhy::All }))
         }
-        Ask::Chunks { before } => Ok(made.chunks_only(made.older(*before).cut(*before))),
-        Ask::Backups { before, kind } => Ok(made.older(*before).only(*kind).plan(&made, None)),
-        Ask::Everything { before } => Ok(made.older(*before).plan(&made, Some(*before))),
+        Ask::Chunks { before } => Ok(made.chunks_only(made.older(*before, None).cut(*before))),
+        Ask::Backups { before, kind, profile } => {
+            Ok(made.older(*before, profile.as_deref()).only(*kind).plan(&made, None))
+        }
+        Ask::Everything { before, profile } => {
+            let chunks = profile.is_none().then_some(*before);
+            Ok(made.older(*before, profile.as_deref()).plan(&made, chunks))
+        }
     }
 }
 
@@ -256,10 +275,8 @@ impl<'a> Making<'a> {
     }
 
     fn one(&self, name: &str) -> Result<Plan, Refusal> {
-        let refuse = || Refusal::NoSuch(name.to_owned());
-        let asked = self.sorted.iter().find(|backup| backup.name == name).ok_or_else(refuse)?;
-        if let Some(profile) = profile(asked) {
-            return Err(Refusal::OtherStorage { name: name.to_owned(), profile });
+        if !self.sorted.iter().any(|backup| backup.name == name) {
+            return Err(Refusal::NoSuch(name.to_owned()));
         }
         let sources = sources(&self.sorted);
         let exists = |source: &&&str| self.sorted.iter().any(|backup| backup.name == **source);
@@ -304,11 +321,12 @@ impl<'a> Making<'a> {
         Plan { backups: Vec::new(), chunks: Some(cut), shortened }
     }
 
-    /// Backups older than a time, and the bases that must stay.
-    fn older(&self, before: Timestamp) -> Older<'_> {
+    /// Backups of a storage older than a time, and the bases that must stay: nothing is replayed on those of a profile
+    /// unless somebody names them, so none of them has to stay.
+    fn older(&self, before: Timestamp, of: Option<&str>) -> Older<'_> {
         let mut bases: Vec<&BackupMeta> = self.bases().filter(|b| b.last_write_ts.time == before.time).collect();
         let mut kept = BTreeMap::new();
-        if bases.is_empty() {
+        if bases.is_empty() && of.is_none() {
             let mut earlier: Vec<&BackupMeta> =
                 self.bases().filter(|base| base.last_write_ts.time < before.time).collect();
             earlier.sort_by_key(|base| base.last_write_ts);
@@ -323,8 +341,9 @@ impl<'a> Making<'a> {
             }
         }
         let fate = |backup: &BackupMeta| {
-            let stays = if let Some(profile) = profile(backup) {
-                Stays::OtherStorage(profile)
+            let place = places::profile_of(&backup.store);
+            let stays = if place != of {
+                Stays::OtherStorage(place.map(str::to_owned))
             } else if !backup.status.is_final() {
                 Stays::Runs(backup.status)
             } else if let Some(stays) = kept.get(backup.name.as_str()) {
@@ -387,17 +406,15 @@ impl Older<'_> {
                 .collect();
             cut
         });
+        let built_on: BTreeSet<&str> = sources.values().copied().collect();
         let item = |backup: &&BackupMeta| {
             let fate = self.fates.get(backup.name.as_str()).cloned();
-            Item { name: backup.name.clone(), fate: fate.unwrap_or(Fate::Stays(Stays::NotAsked)) }
+            let name = backup.name.clone();
+            let chained = sources.contains_key(name.as_str()) || built_on.contains(name.as_str());
+            Item { name, fate: fate.unwrap_or(Fate::Stays(Stays::NotAsked)), chained }
         };
         Plan { backups: self.sorted.iter().map(item).collect(), chunks, shortened: Vec::new() }
     }
-}
-
-/// The storage profile that a backup lies on, if it is not the main storage.
-fn profile(backup: &BackupMeta) -> Option<String> {
-    (backup.store.profile == Some(true)).then(|| backup.store.name.clone().unwrap_or_default())
 }
 
 /// What each increment is built on.
@@ -440,7 +457,8 @@ impl fmt::Display for Stays {
             Self::NotOlder => f.write_str("not older"),
             Self::AtBorder => f.write_str("its time is the very second asked for"),
             Self::Runs(status) => write!(f, "it is not finished: {status}"),
-            Self::OtherStorage(profile) => write!(f, "it is on the storage of profile {profile}"),
+            Self::OtherStorage(Some(profile)) => write!(f, "it is on the storage of profile {profile}"),
+            Self::OtherStorage(None) => f.write_str("it is on the main storage"),
             Self::OtherKind => f.write_str("of another type"),
             Self::BaseOfLaterTimes => f.write_str("later times are restored from it and the oplog after it"),
             Self::LastBase => f.write_str("point-in-time recovery is on and has no newer backup to begin from"),
@@ -459,9 +477,6 @@ impl fmt::Display for Refusal {
                     f,
                     "backup {name} is an increment; it can only go with its whole chain, which begins with {first}"
                 )
-            }
-            Self::OtherStorage { name, profile } => {
-                write!(f, "backup {name} is on the storage of profile {profile}, and this build can't use profiles")
             }
             Self::LastBase(name) => write!(
                 f,

@@ -5,13 +5,20 @@ use crate::agent::{
     lead::{self, TAKE_OVER},
     node::Node,
     op::Gate,
-    reap,
+    reap, sharing,
 };
 use crate::backup::{self, Cx};
-use crate::model::command::{BackupCmd, name};
+use crate::config::places;
+use crate::model::{
+    command::{BackupCmd, name},
+    config::Config,
+    status::Status,
+};
+use crate::mongo::admin::explain;
 use crate::rendezvous::Role;
+use crate::storage::Storage;
 use anyhow::{Context, Result, bail};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// The longest that an agent waits to be named.
@@ -61,10 +68,17 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
     };
     op.run(async |op| {
         node.control.backups.acknowledge(&op.name, &node.rs, &node.me).await?;
-        // Read again: the leader's decision is based on this configuration or a newer one.
-        let config = node.control.config.main().await?.context("the configuration is gone")?;
+        let (config, storage) = match storage(node, backup).await {
+            Ok(ready) => ready,
+            Err(error) => {
+                // Nobody else would say it: the recipe has not begun.
+                let why = format!("{} can't use the storage: {}", node.me, explain(&error));
+                node.control.backups.set_status(&op.name, Status::Error, &why).await?;
+                return Err(error);
+            }
+        };
         let cx = Cx {
-            storage: node.open_storage(&config).await?,
+            storage,
             parallel: backup
                 .num_parallel_colls
                 .filter(|n| *n > 0)
@@ -98,6 +112,18 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
         result
     })
     .await
+}
+
+/// The configuration for this backup and its storage. Read again: the leader's decision is based on this configuration
+/// or a newer one.
+async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Config, Arc<dyn Storage>)> {
+    let mut config = node.control.config.main().await?.context("the configuration is gone")?;
+    config.storage = places::storage(&node.control, &config.storage, &backup.profile).await?;
+    let storage = node.open_place(&config.storage).await?;
+    if node.in_leader_rs {
+        sharing::begin(node, storage.as_ref(), &config.storage).await;
+    }
+    Ok((config, storage))
 }
 
 fn stand_down(why: &str) -> Result<()> {

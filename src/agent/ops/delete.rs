@@ -1,32 +1,26 @@
 //! `delete`, `deletePitr`, `cleanup`: one agent of the leader replica set makes the plan again and carries it out
 //! (spec/format.md A.11, D.6).
 
-use super::Task;
-use crate::agent::op::Gate;
+use super::{Task, alone};
+use crate::config::places;
 use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd, name};
-use crate::mongo::admin::explain;
 use crate::upkeep::{
     prune,
     retention::{self, Ask, Cut},
 };
 use anyhow::{Context, Result, bail};
 use bson::Timestamp;
-use std::time::Duration;
-
-/// What the original's storage profile for the main storage is called; empty means the same.
-const MAIN: &str = "main";
 
 pub(in crate::agent) async fn backups(task: Task, command: Option<DeleteCmd>) -> Result<()> {
     let ask = command.context("the delete command has no details").and_then(|command| {
-        no_profile(&command.profile)?;
         if !command.backup.is_empty() {
             return Ok(Ask::Backup(command.backup));
         }
         let kind = Some(command.kind.as_str()).filter(|kind| !kind.is_empty()).map(str::parse);
         let kind = kind.transpose().map_err(|why: String| anyhow::anyhow!("type '{}': {why}", command.kind))?;
-        Ok(Ask::Backups { before: seconds(command.olderthan)?, kind })
+        Ok(Ask::Backups { before: seconds(command.olderthan)?, kind, profile: profile(command.profile) })
     });
-    run(task, name::DELETE, ask).await
+    alone::run(task, name::DELETE, async |task| work(task, &ask?).await).await
 }
 
 pub(in crate::agent) async fn chunks(task: Task, command: Option<DeletePitrCmd>) -> Result<()> {
@@ -34,66 +28,28 @@ pub(in crate::agent) async fn chunks(task: Task, command: Option<DeletePitrCmd>)
         0 => Ok(Ask::AllChunks),
         olderthan => Ok(Ask::Chunks { before: seconds(olderthan)? }),
     });
-    run(task, name::DELETE_PITR, ask).await
+    alone::run(task, name::DELETE_PITR, async |task| work(task, &ask?).await).await
 }
 
 pub(in crate::agent) async fn cleanup(task: Task, command: Option<CleanupCmd>) -> Result<()> {
     let ask = command.context("the cleanup command has no details").and_then(|command| {
-        no_profile(&command.profile)?;
         if command.older_than.time == 0 {
             bail!("the cleanup command names no time");
         }
-        Ok(Ask::Everything { before: command.older_than })
+        Ok(Ask::Everything { before: command.older_than, profile: profile(command.profile) })
     });
-    run(task, name::CLEANUP, ask).await
+    alone::run(task, name::CLEANUP, async |task| work(task, &ask?).await).await
 }
 
-fn no_profile(profile: &str) -> Result<()> {
-    if profile.is_empty() || profile == MAIN {
-        return Ok(());
-    }
-    bail!("storage profiles are not supported by this agent, so nothing of profile {profile} is deleted")
+fn profile(name: String) -> Option<String> {
+    (!places::is_main(&name)).then_some(name)
 }
-
-/// How long the lock is held for the last line to arrive in the log.
-const LAST_WORD: Duration = Duration::from_secs(10);
 
 fn seconds(unix: i64) -> Result<Timestamp> {
     match u32::try_from(unix) {
         Ok(time) if time > 0 => Ok(Timestamp { time, increment: 0 }),
         _ => bail!("the command names neither a backup nor a time"),
     }
-}
-
-/// The original's command line waits for the lock, which it looks for after a second: it is taken first, and what is
-/// wrong with the command is told while it is held.
-async fn run(task: Task, kind: &str, ask: Result<Ask>) -> Result<()> {
-    let node = &task.node;
-    if !node.in_leader_rs {
-        return Ok(());
-    }
-    let op = match task.receive("").check(node).await? {
-        Gate::Go(op) => op.anybody().lease(node, kind).await?,
-        Gate::StandDown(why) => Gate::StandDown(why),
-    };
-    let Some(op) = op.go() else { return Ok(()) };
-    op.run(async |op| {
-        let work = async {
-            let ask = ask?;
-            tokio::select! {
-                () = op.cancel.cancelled() => bail!("the deletion was cancelled; the same command goes on with it"),
-                done = work(&task, &ask) => done,
-            }
-        };
-        // Told before the lock is given back: who waits for the lock reads the log then.
-        match work.await {
-            Ok(()) => tracing::info!("done"),
-            Err(error) => tracing::error!("{}", explain(&error)),
-        }
-        node.log.settle(LAST_WORD).await;
-    })
-    .await;
-    Ok(())
 }
 
 async fn work(task: &Task, ask: &Ask) -> Result<()> {
@@ -107,11 +63,20 @@ async fn work(task: &Task, ask: &Ask) -> Result<()> {
         }
     }
     prune::nothing_else_runs(control, &task.opid).await?;
-    let plan = retention::plan(&prune::facts(control, &config).await?, ask)?;
+    let facts = prune::facts(control, &config).await?;
+    let plan = retention::plan(&facts, ask)?;
     if let Some(Cut { until, .. }) = &plan.chunks {
         tracing::info!("deleting PITR chunks that end at or before {},{}", until.time, until.increment);
     }
-    let store = task.node.open_storage(&config).await?;
+    let settings = match (ask, ask.profile()) {
+        // Where it lies, even if its profile is gone.
+        (Ask::Backup(name), _) => match facts.backups.iter().find(|backup| backup.name == *name) {
+            Some(backup) => places::of_backup(control, backup, &config.storage).await?,
+            None => config.storage.clone(),
+        },
+        (_, profile) => places::storage(control, &config.storage, profile.unwrap_or(places::MAIN)).await?,
+    };
+    let store = task.node.open_place(&settings).await?;
     let done = prune::run(control, store.as_ref(), &plan).await?;
     if done.unindexed > 0 {
         tracing::warn!("{} PITR chunks on the storage were not in the index; they are deleted too", done.unindexed);

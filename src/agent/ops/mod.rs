@@ -1,7 +1,9 @@
 //! One file per command: the gates, then one recipe.
 
+mod alone;
 pub(super) mod backup;
 pub(super) mod delete;
+pub(super) mod profile;
 pub(super) mod replay;
 pub(super) mod restore;
 pub(super) mod resync;

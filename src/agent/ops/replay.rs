@@ -20,5 +20,5 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<ReplayCmd>) -> 
             anyhow::bail!("replay {} can't start: {why}", window.name);
         }
     };
-    op.run(async |op| replay::run(&context(node, op).await?, &window).await).await
+    op.run(async |op| replay::run(&context(node, op, None).await?, &window).await).await
 }

@@ -5,10 +5,16 @@ use crate::agent::{
     node::Node,
     op::{Gate, Leased, Op},
 };
-use crate::model::command::{RestoreCmd, name};
+use crate::config::places;
+use crate::model::{
+    command::{RestoreCmd, name},
+    config::Config,
+};
 use crate::rendezvous::Role;
-use crate::restore::{self, Cx};
+use crate::restore::{self, Cx, Sources};
+use crate::storage::Storage;
 use anyhow::{Context, Result};
+use std::sync::Arc;
 
 pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) -> Result<()> {
     let restore = command.context("the restore command has no details")?;
@@ -25,17 +31,32 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) ->
             anyhow::bail!("restore {} can't start: {why}", restore.name);
         }
     };
-    op.run(async |op| restore::run(&context(node, op).await?, &restore).await).await
+    op.run(async |op| restore::run(&context(node, op, Some(&restore)).await?, &restore).await).await
+}
+
+/// What is read: the storage on which the backup lies and, for a moment, the main one with the oplog; for a replay only
+/// that.
+async fn source(node: &Node, config: &Config, restore: Option<&RestoreCmd>) -> Result<Arc<dyn Storage>> {
+    let Some(restore) = restore else { return node.open_storage(config).await };
+    // An unknown backup is told by the recipe.
+    let Some(backup) = node.control.backups.get(&restore.backup_name).await? else {
+        return node.open_storage(config).await;
+    };
+    let store = node.open_backup(&backup, config).await?;
+    if places::profile_of(&backup.store).is_none() || restore.oplog_ts.is_none() {
+        return Ok(store);
+    }
+    Ok(Arc::new(Sources { backup: store, main: node.open_storage(config).await? }))
 }
 
 /// What recipes that write to this primary work with.
-pub(super) async fn context(node: &Node, op: &Op<Leased>) -> Result<Cx> {
+pub(super) async fn context(node: &Node, op: &Op<Leased>, restore: Option<&RestoreCmd>) -> Result<Cx> {
     let config = node.control.config.main().await?;
     Ok(Cx {
         control: node.control.clone(),
         client: node.client.clone(),
         storage: match &config {
-            Some(config) => node.open_storage(config).await.map_err(|e| format!("{e:#}")),
+            Some(config) => source(node, config, restore).await.map_err(|e| format!("{e:#}")),
             None => Err("there is no configuration; give one with `pbm config --file`".into()),
         },
         config: config.unwrap_or_default(),

@@ -6,9 +6,11 @@ use crate::{
     storage::{self, Storage},
 };
 use anyhow::{Context, Result};
-use futures::TryStreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
+/// Records read at a time.
+const AT_ONCE: usize = 16;
 /// No record is as large.
 const RECORD_LIMIT: usize = 64 << 20;
 /// Last steps of a restore as the suffix of `cluster.`, the more telling first.
@@ -37,8 +39,14 @@ pub async fn restores(store: &dyn Storage, all: bool) -> Result<Vec<RestoreMeta>
         names.drain(..names.len().saturating_sub(1));
     }
     let mut restores = Vec::with_capacity(names.len());
-    for name in names {
-        match record(store, &name).await {
+    let mut read = stream::iter(names)
+        .map(async |name| {
+            let record = record(store, &name).await;
+            (name, record)
+        })
+        .buffered(AT_ONCE);
+    while let Some((name, record)) = read.next().await {
+        match record {
             Ok(restore) => restores.push(restore),
             Err(error) if error.downcast_ref().is_some_and(storage::Error::is_retryable) => return Err(error),
             Err(error) => tracing::warn!("{name} can't be read as a restore's record and is left out: {error:#}"),

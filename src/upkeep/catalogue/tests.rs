@@ -15,6 +15,26 @@ fn current() -> StorageConf {
     StorageConf { kind: "filesystem".to_owned(), name: Some("here".to_owned()), ..StorageConf::default() }
 }
 
+/// What came last of each backup, by name, and what was no use.
+#[derive(Debug, Default)]
+struct Scan {
+    found: Vec<Found>,
+    unreadable: Vec<(String, String)>,
+}
+
+async fn backups(store: &dyn Storage, current: &StorageConf) -> Result<Scan> {
+    let (mut found, mut scan) = (std::collections::BTreeMap::new(), Scan::default());
+    let mut read = std::pin::pin!(super::backups(store, current).await?);
+    while let Some(read) = read.try_next().await? {
+        match read {
+            Read::Backup(backup) => drop(found.insert(backup.meta.name.clone(), *backup)),
+            Read::Unreadable { object, reason } => scan.unreadable.push((object, reason)),
+        }
+    }
+    scan.found = found.into_values().collect();
+    Ok(scan)
+}
+
 fn names(scan: &Scan) -> Vec<&str> {
     scan.found.iter().map(|found| &*found.meta.name).collect()
 }

@@ -41,7 +41,7 @@ fn said(facts: &Facts, ask: &Ask) -> String {
         Ok(plan) => plan,
         Err(refusal) => return format!("refused: {refusal}"),
     };
-    let mut going: Vec<&str> = plan.going().collect();
+    let mut going: Vec<&str> = plan.going().map(|item| item.name.as_str()).collect();
     going.reverse();
     let cut = plan.chunks.as_ref().map_or(String::new(), |cut| format!(" | {}", cut.until.time));
     format!("{}{cut}", going.join(" "))
@@ -53,7 +53,7 @@ fn why(facts: &Facts, ask: &Ask, name: &str) -> Fate {
 }
 
 fn everything(before: u32) -> Ask {
-    Ask::Everything { before: at(before) }
+    Ask::Everything { before: at(before), profile: None }
 }
 
 #[test]
@@ -105,7 +105,7 @@ fn a_backup_at_the_very_second_stays_and_replaces_what_is_older() {
 fn a_chunk_over_the_border_stays() {
     let all = facts(Slicing::Off, vec![backup("a", 100), backup("c", 305)], &[(290, 500)]);
     let plan = plan(&all, &everything(300)).expect("a plan");
-    assert_eq!(plan.going().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(plan.going().map(|item| item.name.as_str()).collect::<Vec<_>>(), ["a"]);
     assert!(!plan.chunks.expect("a cut").takes(ts(290), ts(310)), "c is restored with it");
 }
 
@@ -119,11 +119,40 @@ fn what_runs_or_lies_elsewhere_stays() {
     let all = facts(Slicing::Off, vec![elsewhere, never, failed, backup("a", 100)], &[]);
     assert_eq!(said(&all, &everything(300)), "a f | 300");
     assert_eq!(why(&all, &everything(300), "r"), Fate::Stays(Stays::Runs(Status::Running)));
-    assert_eq!(why(&all, &everything(300), "p"), Fate::Stays(Stays::OtherStorage("archive".to_owned())));
+    assert_eq!(why(&all, &everything(300), "p"), Fate::Stays(Stays::OtherStorage(Some("archive".to_owned()))));
     assert_eq!(why(&all, &everything(300), "f"), Fate::Goes(Goes::Failed));
     assert!(said(&all, &Ask::Backup("r".into())).starts_with("refused: backup r is not finished"));
-    assert!(said(&all, &Ask::Backup("p".into())).contains("profile archive"));
+    assert_eq!(said(&all, &Ask::Backup("p".into())), "p", "a name says where it is");
     assert!(said(&all, &Ask::Backup("x".into())).contains("no backup named x"));
+}
+
+#[test]
+fn on_a_profile_age_and_chains_decide_and_no_oplog_goes() {
+    let on = |name: &str, backup: BackupMeta| {
+        let mut backup = backup;
+        (backup.store.profile, backup.store.name) = (Some(true), Some(name.to_owned()));
+        backup
+    };
+    let backups = vec![
+        on("p", backup("a", 100)),
+        on("p", backup("b", 200)),
+        on("p", status(Status::Error, backup("failed", 210))),
+        on("p", backup("border", 300)),
+        on("p", backup("i0", 220)),
+        on("p", increment("i1", 400, "i0")),
+        on("q", backup("q", 100)),
+        backup("main", 90),
+    ];
+    let all = facts(Slicing::On, backups, &[(80, 500)]);
+    let of = |name: &str| Ask::Everything { before: at(300), profile: Some(name.to_owned()) };
+    assert_eq!(said(&all, &of("p")), "a b failed", "the oplog needs none of them");
+    assert_eq!(said(&all, &of("q")), "q");
+    let older = Ask::Backups { before: at(300), kind: Some(Kind::Logical), profile: Some("p".to_owned()) };
+    assert_eq!(said(&all, &older), "a b failed");
+    assert_eq!(why(&all, &of("p"), "i0"), Fate::Stays(Stays::SourceOf("i1".to_owned())));
+    assert_eq!(why(&all, &of("p"), "main"), Fate::Stays(Stays::OtherStorage(None)));
+    assert_eq!(why(&all, &of("p"), "border"), Fate::Stays(Stays::AtBorder));
+    assert_eq!(said(&all, &everything(300)), " | 90", "main is the base of later times");
 }
 
 #[test]
@@ -133,7 +162,8 @@ fn chains_go_or_stay_whole() {
     };
     let old = facts(Slicing::Off, chain(200), &[]);
     assert_eq!(said(&old, &everything(300)), "i0 i1 i2 | 300");
-    let order: Vec<String> = plan(&old, &everything(300)).expect("a plan").going().map(str::to_owned).collect();
+    let order: Vec<String> =
+        plan(&old, &everything(300)).expect("a plan").going().map(|item| item.name.clone()).collect();
     assert_eq!(order, ["i2", "i1", "i0"], "an increment goes before what it is built on");
 
     let living = facts(Slicing::Off, chain(400), &[(150, 160), (200, 300)]);
@@ -180,7 +210,7 @@ fn the_last_base_is_not_deleted_by_name_while_pitr_needs_it() {
 fn backups_by_age_and_kind_leave_chunks_alone() {
     let selective = BackupMeta { nss: vec!["a.b".to_owned()], ..backup("s", 150) };
     let all = facts(Slicing::On, vec![backup("a", 100), selective, backup("b", 200)], &[(100, 400)]);
-    let older = |kind| Ask::Backups { before: at(300), kind };
+    let older = |kind| Ask::Backups { before: at(300), kind, profile: None };
     assert_eq!(said(&all, &older(None)), "a s");
     assert_eq!(said(&all, &older(Some(Kind::Logical))), "a");
     assert_eq!(said(&all, &older(Some(Kind::Selective))), "s");
@@ -227,11 +257,13 @@ fn no_time_that_is_kept_is_lost() {
         let slicing = [Slicing::Off, Slicing::On, Slicing::OplogOnly][random.random_range(0..3)];
         let before = random.random_range(1..60);
         let all = facts(slicing, backups, &chunks);
-        for ask in
-            [everything(before), Ask::Chunks { before: at(before) }, Ask::Backups { before: at(before), kind: None }]
-        {
+        for ask in [
+            everything(before),
+            Ask::Chunks { before: at(before) },
+            Ask::Backups { before: at(before), kind: None, profile: None },
+        ] {
             let plan = plan(&all, &ask).expect("a plan");
-            let gone: Vec<&str> = plan.going().collect();
+            let gone: Vec<&str> = plan.going().map(|item| item.name.as_str()).collect();
             let mut left = all.clone();
             left.backups.retain(|backup| !gone.contains(&backup.name.as_str()));
             if let Some(cut) = &plan.chunks {

@@ -1,0 +1,95 @@
+//! Says that other clusters make backups on a storage too, wherever an operator looks: in the log, and in this agent's
+//! line for `pbm status`. The marks themselves are [`tenants`]' business; whatever fails here never ends an operation.
+
+use super::node::Node;
+use crate::config::places;
+use crate::control::unix_now;
+use crate::model::{agent::Tenant, config::StorageConf};
+use crate::storage::Storage;
+use crate::upkeep::tenants;
+use anyhow::Result;
+use std::time::Duration;
+
+/// How long the lines of a warning have to reach the log in the database, before the operation goes on.
+const TOLD: Duration = Duration::from_secs(3);
+
+/// Before this cluster writes a backup or oplog to `store`: leaves its mark, warns of others.
+pub(super) async fn begin(node: &Node, store: &dyn Storage, settings: &StorageConf) {
+    let work = async {
+        let Some(me) = node.identity().await? else { return Ok(()) };
+        let others = tenants::begin(store, &me, &node.me, unix_now()).await?;
+        for other in &others {
+            tracing::warn!(
+                "{}, {store}, is shared: {} makes backups there too. Two clusters must not share one: give each a folder \
+                 or prefix of its own. If that cluster is gone and this one goes on with its storage, {} forgets it",
+                title(settings),
+                describe(other),
+                remedy(settings)
+            );
+        }
+        if !others.is_empty() {
+            node.log.settle(TOLD).await;
+        }
+        note(node, settings, others);
+        anyhow::Ok(())
+    };
+    if let Err(error) = work.await {
+        tracing::warn!("look whether another cluster uses this storage: {error:#}");
+    }
+}
+
+/// At a resync of `store`: the storage is this cluster's own from now on, if it makes backups there; else the others are
+/// told.
+pub(super) async fn take_over(node: &Node, store: &dyn Storage, settings: &StorageConf) {
+    let work = async {
+        let Some(me) = node.identity().await? else { return Ok(()) };
+        let (others, gone) = tenants::take_over(store, &me).await?;
+        for other in &others {
+            tracing::warn!(
+                "{} belongs to another cluster: {} makes backups there. Restoring from it is fine; for backups of this \
+                 cluster configure a folder or prefix of its own, unless that cluster is gone",
+                title(settings),
+                describe(other)
+            );
+        }
+        for other in &gone {
+            tracing::info!("{} is this cluster's own from now on; {} is forgotten", title(settings), describe(other));
+        }
+        note(node, settings, Vec::new());
+        anyhow::Ok(())
+    };
+    if let Err(error) = work.await {
+        tracing::warn!("look whether another cluster uses this storage: {error:#}");
+    }
+}
+
+/// Looks who else makes backups on the main storage.
+pub(super) async fn look(node: &Node, store: &dyn Storage, settings: &StorageConf) -> Result<()> {
+    let Some(me) = node.identity().await? else { return Ok(()) };
+    note(node, settings, tenants::sharing(tenants::all(store).await?, &me));
+    Ok(())
+}
+
+fn note(node: &Node, settings: &StorageConf, mut others: Vec<Tenant>) {
+    if places::profile_of(settings).is_none() {
+        others.sort();
+        node.shared.send_replace(others);
+    }
+}
+
+fn title(settings: &StorageConf) -> String {
+    places::profile_of(settings)
+        .map_or_else(|| "the main storage".to_owned(), |name| format!("the storage of profile {name}"))
+}
+
+fn remedy(settings: &StorageConf) -> String {
+    match places::profile_of(settings) {
+        None => "`pbm config --force-resync`".to_owned(),
+        Some(name) => format!("`pbm profile sync {name}`"),
+    }
+}
+
+fn describe(tenant: &Tenant) -> String {
+    let last = jiff::Timestamp::from_second(tenant.last).map(|at| at.to_string()).unwrap_or_default();
+    format!("cluster {} (id {}, agent on {}, last seen at {last})", tenant.name, tenant.id, tenant.node)
+}

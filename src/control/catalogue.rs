@@ -1,0 +1,132 @@
+//! `pbmBackups` as the catalogue of storages: what a resync writes there (spec/format.md A.10).
+//!
+//! Written in batches and without a moment in which known backups are missing: what is found replaces its document, and
+//! only then do the documents go whose backups were not found.
+
+use super::{OpDocs, ops::CLEANUP_DUE};
+use crate::model::backup::BackupMeta;
+use anyhow::{Context, Result, bail};
+use bson::{Bson, Document, doc};
+use futures::{Stream, TryStreamExt};
+use std::collections::HashSet;
+
+/// One command is one document, which the server limits to 16 MiB.
+const BATCH_BYTES: usize = 4 << 20;
+const DUPLICATE_KEY: i32 = 11_000;
+const WRITE: &str = "write backups to admin.pbmBackups";
+
+/// The storage that backups lie on, as their documents name it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shelf<'a> {
+    Main,
+    Profile(&'a str),
+}
+
+impl Shelf<'_> {
+    fn filter(self) -> Document {
+        match self {
+            Self::Main => doc! { "store.profile": Bson::Null },
+            Self::Profile(name) => doc! { "store.profile": true, "store.name": name },
+        }
+    }
+}
+
+/// A backup that was found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    pub backup: BackupMeta,
+    /// It takes the place of a backup of the same name on another storage.
+    pub wins: bool,
+}
+
+impl OpDocs<BackupMeta> {
+    /// Names of the backups on a storage, except for those whose remains have yet to be removed.
+    pub async fn names_on(&self, shelf: Shelf<'_>) -> Result<impl Stream<Item = Result<String>> + use<>> {
+        const READ: &str = "read admin.pbmBackups";
+        let mut filter = shelf.filter();
+        filter.insert(CLEANUP_DUE, doc! { "$ne": true });
+        let found = self.coll.find(filter).projection(doc! { "_id": 0, "name": 1 }).await.context(READ)?;
+        Ok(found
+            .map_err(|error| anyhow::Error::new(error).context(READ))
+            .try_filter_map(async |d| Ok(d.get_str("name").ok().map(str::to_owned))))
+    }
+
+    /// How many backups are known on a storage.
+    pub async fn count_on(&self, shelf: Shelf<'_>) -> Result<u64> {
+        self.coll.count_documents(shelf.filter()).await.context("count the backups in admin.pbmBackups")
+    }
+
+    /// Writes what was found on a storage, each in place of the document of the same name. Gives the names that another
+    /// storage has and keeps.
+    pub async fn put_found(&self, shelf: Shelf<'_>, found: &[Entry]) -> Result<Vec<String>> {
+        let mut kept = Vec::new();
+        let mut batch: Vec<(&str, Document)> = Vec::new();
+        let mut bytes = 0;
+        for entry in found {
+            let name = entry.backup.name.as_str();
+            let mut filter = if entry.wins { Document::new() } else { shelf.filter() };
+            filter.insert("name", name);
+            let document =
+                bson::serialize_to_document(&entry.backup).with_context(|| format!("encode backup {name}"))?;
+            let size = document.to_vec().with_context(|| format!("encode backup {name}"))?.len();
+            if bytes + size > BATCH_BYTES && !batch.is_empty() {
+                kept.extend(self.put_batch(std::mem::take(&mut batch)).await?);
+                bytes = 0;
+            }
+            bytes += size;
+            batch.push((name, doc! { "q": filter, "u": document, "upsert": true }));
+        }
+        if !batch.is_empty() {
+            kept.extend(self.put_batch(batch).await?);
+        }
+        self.bell.ring().await;
+        Ok(kept)
+    }
+
+    /// The driver writes many documents at once only to newer servers; the command itself is old.
+    async fn put_batch(&self, batch: Vec<(&str, Document)>) -> Result<Vec<String>> {
+        let (names, updates): (Vec<&str>, Vec<Document>) = batch.into_iter().unzip();
+        let mut command = doc! { "update": self.coll.name(), "updates": updates, "ordered": false };
+        if let Some(concern) = self.coll.write_concern() {
+            command.insert("writeConcern", bson::serialize_to_document(concern).context("encode the write concern")?);
+        }
+        let db = self.coll.client().database(&self.coll.namespace().db);
+        let answer = db.run_command(command).await.context(WRITE)?;
+        if let Some(error) = answer.get("writeConcernError") {
+            bail!("{WRITE}: {error}");
+        }
+        let mut kept = Vec::new();
+        for error in answer.get_array("writeErrors").into_iter().flatten().filter_map(Bson::as_document) {
+            let name = error.get_i32("index").ok().and_then(|at| names.get(usize::try_from(at).ok()?));
+            let name = name.copied().unwrap_or("?");
+            if error.get_i32("code").ok() != Some(DUPLICATE_KEY) {
+                bail!("{WRITE}: {name}: {}", error.get_str("errmsg").unwrap_or("no reason given"));
+            }
+            kept.push(name.to_owned());
+        }
+        Ok(kept)
+    }
+
+    /// Removes the documents of a storage's backups whose names are not in `there`, remains excepted. Gives how many went.
+    pub async fn drop_others(&self, shelf: Shelf<'_>, there: &HashSet<String>) -> Result<u64> {
+        let gone = self.names_on(shelf).await?.try_filter(|name| std::future::ready(!there.contains(name)));
+        let mut batches = std::pin::pin!(gone.try_chunks(1000));
+        let mut dropped = 0;
+        while let Some(names) = batches.try_next().await.map_err(|error| error.1)? {
+            let mut filter = shelf.filter();
+            filter.insert("name", doc! { "$in": names });
+            filter.insert(CLEANUP_DUE, doc! { "$ne": true });
+            let done = self.coll.delete_many(filter).await.context("remove backups from admin.pbmBackups")?;
+            dropped += done.deleted_count;
+        }
+        self.bell.ring().await;
+        Ok(dropped)
+    }
+
+    /// Removes the documents of all backups of a profile, for when the profile goes.
+    pub async fn drop_profile(&self, profile: &str) -> Result<u64> {
+        let done = self.coll.delete_many(Shelf::Profile(profile).filter()).await;
+        self.bell.ring().await;
+        Ok(done.context("remove the profile's backups from admin.pbmBackups")?.deleted_count)
+    }
+}
