@@ -8,6 +8,7 @@ mod faults;
 mod format;
 mod logical;
 mod pitr;
+mod profiles;
 mod replay;
 mod restore;
 mod retention;
