@@ -159,7 +159,8 @@ impl StorageWatch {
             Ok(store) => {
                 let due = moved || self.shared.is_none_or(|at| at.elapsed() >= SHARING_CHECK);
                 // A failure shows at the next backup; the storage itself is usable.
-                if due && node.in_leader_rs && sharing::look(node, store.as_ref(), &config.storage).await.is_ok() {
+                let looking = sharing::look(node, store.as_ref(), &config.storage);
+                if due && node.in_leader_rs && matches!(tokio::time::timeout(LOOK, looking).await, Ok(Ok(()))) {
                     self.shared = Some(Instant::now());
                 }
                 SubsysStatus::usable()
