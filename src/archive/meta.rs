@@ -1,6 +1,6 @@
 //! `metadata.json` (version 1) and `meta.pbm` (version 2) of one replica set (spec/format.md A.3.3, A.3.4).
 
-use super::extjson;
+use super::{extjson, frame::Prelude};
 use crate::layout::BUCKETS;
 use anyhow::{Context as _, anyhow};
 use bson::{Bson, Document, doc};
@@ -71,16 +71,10 @@ pub fn write_metadata_json(meta: &ArchiveMeta) -> Vec<u8> {
         .into_iter()
         .map(|ns| {
             let data = data_of(ns, &meta.namespaces);
-            let mut inner = Document::new();
-            insert_options(&mut inner, ns);
-            inner.insert("indexes", indexes(ns));
-            insert_uuid(&mut inner, ns);
-            inner.insert("collectionName", &ns.coll);
-            inner.insert("type", ns.kind.as_str());
             Bson::Document(doc! {
                 "db": &ns.db,
                 "collection": &ns.coll,
-                "metadata": extjson::compact(&inner),
+                "metadata": collection_metadata(ns),
                 "type": ns.kind.as_str(),
                 "crc": data.crc,
                 "size": data.size,
@@ -95,6 +89,32 @@ pub fn write_metadata_json(meta: &ArchiveMeta) -> Vec<u8> {
         "namespaces": namespaces,
     })
     .into_bytes()
+}
+
+/// Options, indexes and UUID of a namespace as one line of canonical Extended JSON.
+#[must_use]
+pub fn collection_metadata(ns: &NamespaceMeta) -> String {
+    let mut inner = Document::new();
+    insert_options(&mut inner, ns);
+    inner.insert("indexes", indexes(ns));
+    insert_uuid(&mut inner, ns);
+    inner.insert("collectionName", &ns.coll);
+    inner.insert("type", ns.kind.as_str());
+    extjson::compact(&inner)
+}
+
+/// The namespaces that an archive announces. Its oplog is none of them; sizes and checksums are zero, because an archive
+/// has them only behind the data.
+///
+/// # Errors
+/// A namespace lacks its name or has an unknown type, or its metadata can't be read.
+pub fn read_prelude(prelude: &Prelude) -> anyhow::Result<Vec<NamespaceMeta>> {
+    let namespaces = prelude.entries.iter().filter(|entry| !entry.is_oplog()).map(|entry| {
+        let kind = if entry.is_view() { NamespaceKind::View.as_str() } else { &entry.kind };
+        let doc = doc! { "db": &entry.db, "collection": &entry.coll, "metadata": &entry.metadata, "type": kind };
+        read_namespace(&Bson::Document(doc))
+    });
+    namespaces.collect()
 }
 
 /// Reads `metadata.json`. Unknown fields are ignored, numbers may be of any integer type.
@@ -185,10 +205,10 @@ fn indexes(ns: &NamespaceMeta) -> Bson {
 }
 
 fn read_namespace(value: &Bson) -> anyhow::Result<NamespaceMeta> {
-    let entry = value.as_document().context("a namespace in metadata.json is no document")?;
+    let entry = value.as_document().context("a namespace is no document")?;
     let (db, coll) = (text(entry, "db")?, text(entry, "collection")?);
     if db.is_empty() || coll.is_empty() {
-        return Err(anyhow!("a namespace in metadata.json has no name: db '{db}', collection '{coll}'"));
+        return Err(anyhow!("a namespace has no name: db '{db}', collection '{coll}'"));
     }
     let name = format!("{db}.{coll}");
     read_named(entry, db, coll).with_context(|| format!("read the metadata of '{name}'"))

@@ -1,0 +1,234 @@
+//! The pieces of a mongodump archive stream, as they are written (spec/format.md A.7), and cutting bytes at documents.
+//!
+//! ```text
+//! stream := magic header entry* TERM block*      block := { db, collection, EOF, CRC } document* TERM
+//! ```
+
+use crate::archive::meta::{NamespaceKind, NamespaceMeta, collection_metadata};
+use crate::layout::BUCKETS;
+use bson::{Bson, Document, doc};
+use bytes::{Buf as _, Bytes, BytesMut};
+
+/// The first bytes of every archive.
+pub const MAGIC: [u8; 4] = [0x6d, 0xe2, 0x99, 0x81];
+/// Ends the list of namespaces and every block; where a document's length would be, it is −1.
+pub const TERM: [u8; 4] = [0xff; 4];
+/// The only version of the format.
+pub const FORMAT: &str = "0.1";
+/// The namespace of the oplog: database and collection.
+pub const OPLOG: (&str, &str) = ("", "oplog");
+/// Largest document in a stream: 16 MiB and the room that entries of the oplog get.
+pub const LARGEST: usize = 16 * 1024 * 1024 + 16 * 1024;
+/// Smallest document: its length and a closing zero.
+pub const SMALLEST: usize = 5;
+
+/// What stands before the data.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Prelude {
+    pub concurrent_collections: i32,
+    /// Readers want it to be a version number.
+    pub server_version: String,
+    pub tool_version: String,
+    pub entries: Vec<PreludeEntry>,
+}
+
+/// One namespace of the list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PreludeEntry {
+    pub db: String,
+    pub coll: String,
+    /// Options, indexes and UUID as canonical Extended JSON; empty for the oplog.
+    pub metadata: String,
+    /// `collection`, `view`, `timeseries`; empty in archives of old tools.
+    pub kind: String,
+}
+
+impl PreludeEntry {
+    #[must_use]
+    pub fn of(meta: &NamespaceMeta) -> Self {
+        Self {
+            db: meta.db.clone(),
+            coll: meta.coll.clone(),
+            metadata: collection_metadata(meta),
+            kind: meta.kind.as_str().to_owned(),
+        }
+    }
+
+    /// The entry that announces the oplog.
+    #[must_use]
+    pub fn oplog() -> Self {
+        Self { db: OPLOG.0.to_owned(), coll: OPLOG.1.to_owned(), ..Self::default() }
+    }
+
+    #[must_use]
+    pub fn is_oplog(&self) -> bool {
+        (self.db.as_str(), self.coll.as_str()) == OPLOG
+    }
+
+    /// A view has no documents, and need not have blocks.
+    #[must_use]
+    pub fn is_view(&self) -> bool {
+        self.kind == NamespaceKind::View.as_str() || (self.kind.is_empty() && self.metadata.contains("\"viewOn\""))
+    }
+
+    /// The collection that its blocks name: for a time series that of its buckets.
+    #[must_use]
+    pub fn data_collection(&self) -> String {
+        match self.kind == NamespaceKind::Timeseries.as_str() {
+            true => format!("{BUCKETS}{}", self.coll),
+            false => self.coll.clone(),
+        }
+    }
+}
+
+/// The head of a stream, up to its first block.
+#[must_use]
+pub fn head(prelude: &Prelude) -> Vec<u8> {
+    let mut out = MAGIC.to_vec();
+    push(
+        &mut out,
+        &doc! {
+            "concurrent_collections": prelude.concurrent_collections,
+            "version": FORMAT,
+            "server_version": &prelude.server_version,
+            "tool_version": &prelude.tool_version,
+        },
+    );
+    for entry in &prelude.entries {
+        push(
+            &mut out,
+            &doc! {
+                "db": &entry.db, "collection": &entry.coll, "metadata": &entry.metadata, "size": 0, "type": &entry.kind,
+            },
+        );
+    }
+    out.extend_from_slice(&TERM);
+    out
+}
+
+/// One block of whole documents: to be written in this order.
+#[must_use]
+pub fn block(db: &str, coll: &str, documents: Bytes) -> [Bytes; 3] {
+    [header(db, coll, false, 0).into(), documents, Bytes::from_static(&TERM)]
+}
+
+/// The block that ends a namespace; `crc` is of all its documents (A.3.2).
+#[must_use]
+pub fn end(db: &str, coll: &str, crc: i64) -> Bytes {
+    let mut out = header(db, coll, true, crc);
+    out.extend_from_slice(&TERM);
+    out.into()
+}
+
+fn header(db: &str, coll: &str, eof: bool, crc: i64) -> Vec<u8> {
+    let mut out = Vec::new();
+    push(&mut out, &doc! { "db": db, "collection": coll, "EOF": eof, "CRC": Bson::Int64(crc) });
+    out
+}
+
+fn push(out: &mut Vec<u8>, document: &Document) {
+    out.extend_from_slice(&document.to_vec().expect("strings and numbers, far below 2 GiB"));
+}
+
+/// Cuts a stream of documents behind whole ones.
+#[derive(Debug, Default)]
+pub struct Cutter {
+    ahead: BytesMut,
+    /// Where the last whole document in `ahead` ends.
+    whole: usize,
+}
+
+impl Cutter {
+    /// Takes the next bytes.
+    ///
+    /// # Errors
+    /// A length that no document has.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), String> {
+        self.ahead.extend_from_slice(bytes);
+        while let Some(mut rest) = self.ahead.get(self.whole..).filter(|rest| rest.len() >= 4) {
+            let length = length(rest.get_i32_le())?;
+            if self.whole + length > self.ahead.len() {
+                break;
+            }
+            self.whole += length;
+        }
+        Ok(())
+    }
+
+    /// The whole documents so far, if they are at least `least` bytes.
+    pub fn take(&mut self, least: usize) -> Option<Bytes> {
+        if self.whole == 0 || self.whole < least {
+            return None;
+        }
+        Some(self.ahead.split_to(std::mem::take(&mut self.whole)).freeze())
+    }
+
+    /// Bytes of a document that is not whole yet.
+    #[must_use]
+    pub fn is_within_document(&self) -> bool {
+        self.ahead.len() > self.whole
+    }
+}
+
+/// A document's length word, checked.
+pub(super) fn length(word: i32) -> Result<usize, String> {
+    usize::try_from(word)
+        .ok()
+        .filter(|length| (SMALLEST..=LARGEST).contains(length))
+        .ok_or_else(|| format!("a document of {word} bytes is impossible"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ex. 9: the first bytes of an archive of the original.
+    #[test]
+    fn a_head_is_as_the_original_writes_it() {
+        let prelude = Prelude {
+            concurrent_collections: 4,
+            server_version: "5.0.5-4".into(),
+            tool_version: "0.0.1".into(),
+            entries: vec![PreludeEntry { db: "config".into(), ..PreludeEntry::default() }],
+        };
+        let expected: &[u8] =
+            b"\x6d\xe2\x99\x81\x66\0\0\0\x10concurrent_collections\0\x04\0\0\0\x02version\0\x04\0\0\0\
+            0.1\0\x02server_version\0\x08\0\0\x005.0.5-4\0\x02tool_version\0\x06\0\0\x000.0.1\0\0";
+        assert_eq!(head(&prelude)[..expected.len()], *expected);
+        assert_eq!(head(&prelude)[expected.len() + 4..][..16], *b"\x02db\0\x07\0\0\0config\0\x02");
+        assert!(head(&prelude).ends_with(&TERM));
+    }
+
+    #[test]
+    fn documents_are_cut_whole() {
+        let documents: Vec<Vec<u8>> = (0..20_i32)
+            .map(|i| doc! { "i": i, "s": "x".repeat(usize::try_from(i).expect("small")) }.to_vec().expect("bytes"))
+            .collect();
+        let all = documents.concat();
+        for step in [1, 3, 7, 100, all.len()] {
+            let (mut cutter, mut out) = (Cutter::default(), Vec::new());
+            for part in all.chunks(step) {
+                cutter.push(part).expect("documents");
+                if let Some(bytes) = cutter.take(60) {
+                    assert!(bytes.len() >= 60);
+                    out.extend_from_slice(&bytes);
+                    assert!(
+                        documents
+                            .iter()
+                            .scan(0, |at, d| {
+                                *at += d.len();
+                                Some(*at)
+                            })
+                            .any(|at| at == out.len())
+                    );
+                }
+            }
+            out.extend_from_slice(&cutter.take(0).unwrap_or_default());
+            assert!(out == all && !cutter.is_within_document());
+        }
+        let mut cutter = Cutter::default();
+        cutter.push(&all[..all.len() - 1]).expect("documents");
+        assert!(cutter.is_within_document());
+        assert!(Cutter::default().push(b"\x04\0\0\0").is_err());
+    }
+}
