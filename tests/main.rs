@@ -6,6 +6,7 @@ mod compat;
 mod dump;
 mod faults;
 mod format;
+mod legacy;
 mod logical;
 mod pitr;
 mod profiles;

@@ -1,9 +1,10 @@
 //! The storage as the command line sees it: its name, and reading it where it can be reached.
 
-use crate::archive::meta::{NamespaceMeta, read_metadata_json};
+use crate::archive::meta::{NamespaceMeta, read_metadata_json, read_prelude};
 use crate::config::open;
-use crate::layout::ReplsetLayout;
+use crate::layout::{Generation, ReplsetLayout};
 use crate::model::{backup::BackupMeta, config::StorageConf};
+use crate::snapshot::unpack::Packed;
 use crate::storage::{Storage, read_all};
 use anyhow::{Context as _, Result, bail};
 use std::{path::Path, sync::Arc};
@@ -83,6 +84,12 @@ pub async fn open_here(conf: &StorageConf) -> Result<Arc<dyn Storage>> {
 /// # Errors
 /// The file is not there or can't be read as `metadata.json`.
 pub async fn namespaces(store: &dyn Storage, backup: &BackupMeta, rs: &str) -> Result<Vec<NamespaceMeta>> {
+    if Generation::of(&backup.pbm_version) == Generation::Archive {
+        let part = backup.replsets.iter().find(|part| part.name == rs).context("the backup has no such replica set")?;
+        let packed = Packed { object: part.dump_name.clone(), compression: backup.compression };
+        let archive = packed.open(store).await?;
+        return read_prelude(archive.prelude()).with_context(|| format!("read {}", packed.object));
+    }
     let name = ReplsetLayout::new(&backup.name, rs, backup.compression).metadata();
     let bytes = read_all(store, &name, METADATA_LIMIT).await.with_context(|| format!("read {name}"))?;
     Ok(read_metadata_json(&bytes).with_context(|| format!("read {name}"))?.namespaces)

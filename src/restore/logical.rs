@@ -6,10 +6,10 @@ use super::{
     namespaces::Wish,
     plan::PointInTime,
     router, sampler, settle, slicers,
-    steps::{Order, Steps},
+    steps::{Order, Steps, until},
 };
 use crate::control::ControlBoard;
-use crate::model::{backup::BackupReplset, command::RestoreCmd, restore::RestoreMeta, status::Status};
+use crate::model::{command::RestoreCmd, restore::RestoreMeta, status::Status};
 use crate::oplog::txn::Committed;
 use crate::rendezvous::{Role, gather, reach};
 use crate::snapshot::load::LoadOptions;
@@ -33,19 +33,17 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     gather(board, cx.role, Status::CleanupCluster, APPEAR, &cx.cancel).await?;
     slicers::wait_for_their_end(cx).await?;
 
-    let mut steps = prepare(cx, restore, parts, me.config).await?;
+    sampler::phase(cx, "check").await;
+    let mut steps = until(&cx.cancel, prepare(cx, restore, parts, me.config)).await?;
     for warning in &steps.plan().warnings {
         tracing::warn!("{warning}");
     }
-    if restore.oplog_ts.is_some() {
-        sampler::phase(cx, "check").await;
-        steps.check_oplog(&cx.cancel).await?;
-    }
+    steps.check_oplog(&cx.cancel).await?;
     reach(board, cx.role, Status::CleanupCluster, None, &cx.cancel, async || end_timeline(cx).await).await?;
 
     tracing::info!("dropping {} collections that the backup replaces", steps.plan().drops.len());
     if cx.cluster.sharded && !me.config {
-        let databases = router::databases(steps.storage(), parts.backup.replsets.iter().map(metadata_of)).await?;
+        let databases = router::databases(steps.storage(), &parts.backup).await?;
         let dropped = router::drop_databases(cx.control.client(), &cx.client, &me.id, &databases).await?;
         tracing::info!("dropped {dropped} databases whose primary shard this is");
         let forgotten = router::forget_range_deletions(&cx.client).await?;
@@ -114,11 +112,6 @@ async fn usable(cx: &Cx, parts: &Parts, config: bool) -> Result<()> {
 pub(super) fn round(cx: &Cx) -> Duration {
     let configured = cx.config.restore.as_ref().and_then(|c| c.timeouts.as_ref()).and_then(|t| t.balancer_stop);
     configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map_or(balancer::ROUND, Duration::from_secs)
-}
-
-/// The object with the metadata of a replica set's part.
-fn metadata_of(part: &BackupReplset) -> String {
-    part.dump_name.clone()
 }
 
 /// Looks at the backup, the storage and the target, and says what will be done, before anything is changed.

@@ -1,7 +1,7 @@
 //! Pure: which replica sets of the cluster take part in a restore, and as which one of the backup (spec/format.md E.3).
 
 use super::router::{Ids, ids};
-use crate::{model::backup::BackupMeta, topo::cluster::Cluster};
+use crate::{layout::Generation, model::backup::BackupMeta, topo::cluster::Cluster};
 use std::collections::BTreeMap;
 
 /// Who takes whose part.
@@ -42,7 +42,9 @@ pub fn participants(
         if let Some(other) = parts.insert(to.clone(), part.name.clone()) {
             problems.push(format!("replica sets '{other}' and '{}' of the backup would both go to '{to}'", part.name));
         }
-        if part.iscs != member.config {
+        // Before 2.0 a backup did not say which replica set was that of the config servers.
+        let unknown = Generation::of(&backup.pbm_version) == Generation::Archive && !part.iscs;
+        if part.iscs != member.config && !unknown {
             let role = |config| if config { "is a config server" } else { "is none" };
             problems.push(format!(
                 "replica set '{}' of the backup {}, but '{to}' of the cluster {}",
@@ -78,7 +80,10 @@ mod tests {
     fn backup() -> BackupMeta {
         let replsets = json!([{ "name": "cfgrs", "iscs": true }, { "name": "rs1" }, { "name": "rs2" }]);
         let remap = json!({ "cfgrs": "config", "rs2": "shardB" });
-        serde_json::from_value(json!({ "name": "b", "replsets": replsets, "shardRemap": remap })).expect("a backup")
+        serde_json::from_value(json!({
+            "name": "b", "pbm_version": "2.15.0", "replsets": replsets, "shardRemap": remap,
+        }))
+        .expect("a backup")
     }
 
     fn map(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -97,6 +102,18 @@ mod tests {
         let found = participants(&backup(), &other, &names).expect("it fits");
         assert_eq!(found.parts["nrsY"], "rs2");
         assert_eq!(found.ids, map(&[("rs1", "nrsX"), ("shardB", "two")]));
+    }
+
+    #[test]
+    fn before_2_0_nothing_says_which_one_is_the_config_server() {
+        let same = cluster(&[("cfgrs", "config"), ("rs1", "rs1"), ("rs2", "rs2")]);
+        let mut old = backup();
+        (old.pbm_version, old.replsets[0].iscs) = ("1.6.0".to_owned(), false);
+        assert_eq!(participants(&old, &same, &BTreeMap::new()).expect("it fits").parts.len(), 3);
+        old.pbm_version = "2.0.0".to_owned();
+        assert!(
+            participants(&old, &same, &BTreeMap::new()).is_err_and(|e| e[0].contains("'cfgrs' of the backup is none"))
+        );
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod members;
 pub mod moment;
 pub mod namespaces;
 pub mod options;
+pub mod packed;
 pub mod plan;
 pub mod replay;
 pub mod router;

@@ -395,7 +395,6 @@ mod tests {
             (|b| b.nss = vec!["a.*".into()], "selected namespaces"),
             (|b| b.kind = BackupType::External, "external"),
             (|b| b.kind = BackupType::Physical, "physical"),
-            (|b| b.pbm_version = "1.8.0".into(), "archive layout"),
         ] {
             let mut backup = backup("a", &[("a", 10, 20)]);
             assert_eq!(not_a_base(&backup), None);

@@ -5,20 +5,21 @@ use super::{
     moment,
     namespaces::{Fate, Wish, fate, is_droppable},
     options::fit,
+    packed::aside_name,
     router::RoutingSource,
     slices::{OplogObject, chain, cover},
     version::Version,
 };
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta},
-    layout::{BUCKETS, ReplsetLayout},
+    layout::{BUCKETS, Generation, ReplsetLayout},
     model::{
         backup::{BackupMeta, BackupReplset, BackupType},
         chunk::Chunk,
         compression::Compression,
         status::Status,
     },
-    snapshot::stored::StoredDocuments,
+    snapshot::{stored::StoredDocuments, unpack::Packed},
     storage::ObjectInfo,
 };
 use bson::{Timestamp, Uuid};
@@ -133,8 +134,10 @@ pub struct Facts<'a> {
     pub rs: &'a str,
     /// The content of its `metadata.json`.
     pub namespaces: &'a [NamespaceMeta],
-    /// Everything below `<backup>/<rs>/` on the storage.
+    /// Everything below `<backup>/<rs>/` on the storage; for an archive that and the oplog.
     pub objects: &'a [ObjectInfo],
+    /// Before 2.0: the archive that holds all documents. Users and routing tables have been set aside.
+    pub archive: Option<&'a Packed>,
     pub target: &'a Target,
     pub wish: Wish,
     /// `None` for the moment at which the backup ends.
@@ -155,12 +158,6 @@ pub fn restorable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupRepl
             "its status is '{}'{}",
             backup.status,
             error.map(|error| format!(" ({error})")).unwrap_or_default()
-        ));
-    }
-    if Version::parse(&backup.pbm_version).is_none_or(|version| version.series() < (2, 0)) {
-        reasons.push(format!(
-            "it was made by version '{}', whose archive layout is not supported (2.0 or later is)",
-            backup.pbm_version
         ));
     }
     let found = backup.replsets.iter().find(|part| part.name == rs);
@@ -279,6 +276,13 @@ impl<'a> Draft<'a> {
                 return None;
             }
         };
+        if let Some(archive) = self.facts.archive {
+            let (object, compression) = match fate(&meta.db, &meta.coll, self.facts.wish) {
+                Fate::Users | Fate::Roles | Fate::Routing => (aside_name(&meta.db, &meta.coll), Compression::None),
+                Fate::Restore | Fate::Leave(_) => (archive.object.clone(), archive.compression),
+            };
+            return Some(StoredDocuments { object, compression, size, crc: meta.crc });
+        }
         let object = self.layout.collection(&meta.db, &meta.coll);
         match self.sizes.get(object.as_str()) {
             None => self.reasons.push(format!("object '{object}' does not exist")),
@@ -349,15 +353,16 @@ impl<'a> Draft<'a> {
             self.reasons.push("its metadata does not say when it ends (last_write_ts)".to_owned());
         }
         // Before 2.4 a backup's oplog was one object.
-        let one_object = Version::parse(&self.facts.backup.pbm_version).is_some_and(|v| v.series() < (2, 4));
-        if one_object {
+        if Generation::of(&self.facts.backup.pbm_version) < Generation::Current {
+            // Before 2.0 the backup's end was that of the replica set that ended last.
+            let ends = if part.last_write_ts.time > 0 { last.min(part.last_write_ts) } else { last };
             match self.sizes.get(part.oplog_name.as_str()) {
                 Some(&size) if size > 0 => self.oplog.push(OplogObject {
                     name: part.oplog_name.clone(),
                     size,
                     compression: self.layout.compression,
                     from: first,
-                    to: last,
+                    to: ends,
                 }),
                 _ => self.reasons.push(format!("oplog '{}' does not exist or is empty", part.oplog_name)),
             }
@@ -481,6 +486,7 @@ mod tests {
         namespaces: Vec<NamespaceMeta>,
         objects: Vec<ObjectInfo>,
         target: Target,
+        archive: Option<Packed>,
         point: Option<PointInTime>,
     }
 
@@ -497,7 +503,7 @@ mod tests {
             backup.replsets[0].last_write_ts = ts(20);
             objects.push(object(&format!("oplog/{}.{}.s2", format_ts(ts(10)), format_ts(ts(20))), 5));
             let target = Target { server: Version::new(6, 0, 5), fcv: "6.0".to_owned(), namespaces: Vec::new() };
-            Self { backup, namespaces, objects, target, point: None }
+            Self { backup, namespaces, objects, target, archive: None, point: None }
         }
 
         fn plan(&self) -> Result<RestorePlan, Refusal> {
@@ -507,6 +513,7 @@ mod tests {
                 namespaces: &self.namespaces,
                 objects: &self.objects,
                 target: &self.target,
+                archive: self.archive.as_ref(),
                 wish: Wish::default(),
                 point: self.point.as_ref(),
             })
@@ -599,11 +606,6 @@ mod tests {
         let mut world = fresh();
         world.backup.kind = BackupType::Physical;
         world.refused("physical");
-        for version in ["1.8.1", "", "x"] {
-            let mut world = fresh();
-            world.backup.pbm_version = version.to_owned();
-            world.refused("archive layout");
-        }
         let mut world = fresh();
         world.backup.replsets[0].name = "other".to_owned();
         world.refused("no replica set 'rs0' (it has: other)");
@@ -625,6 +627,28 @@ mod tests {
         assert_eq!((plan.oplog[0].from, plan.oplog[0].to), (ts(10), ts(20)));
         world.objects.clear();
         world.refused("local.oplog.rs.bson.s2");
+    }
+
+    #[test]
+    fn before_2_0_everything_is_in_one_archive() {
+        let whole = |name: &str| ObjectInfo { name: name.to_owned(), size: 9 };
+        let mut world =
+            World::new(vec![collection("shop", "orders", 100), collection("admin", "pbmRUsers", 60)], vec![]);
+        world.backup.pbm_version = "1.6.0".to_owned();
+        world.backup.replsets[0].dump_name = "b_rs0.dump.s2".to_owned();
+        world.backup.replsets[0].oplog_name = "b_rs0.oplog.s2".to_owned();
+        world.backup.replsets[0].last_write_ts = ts(15);
+        world.objects = vec![whole("b_rs0.dump.s2"), whole("b_rs0.oplog.s2")];
+        world.archive = Some(Packed { object: "b_rs0.dump.s2".to_owned(), compression: Compression::S2 });
+        let plan = world.plan().expect("a plan");
+        let data = plan.collections[0].data.clone().expect("data");
+        assert_eq!((data.object.as_str(), data.size), ("b_rs0.dump.s2", 100));
+        let users = plan.users.users.expect("users");
+        assert_eq!((users.object.as_str(), users.compression), ("admin.pbmRUsers", Compression::None));
+        // Other replica sets of the backup may have ended later than this one.
+        assert_eq!((plan.oplog[0].from, plan.oplog[0].to, plan.end), (ts(10), ts(15), ts(20)));
+        world.objects.pop();
+        world.refused("b_rs0.oplog.s2");
     }
 
     #[test]

@@ -4,6 +4,9 @@
 //! The shards of the target may have other ids than those of the backup; [`Ids`] translates. The routing of
 //! `config.system.sessions` is the target's own and stays.
 
+use super::packed;
+use crate::layout::Generation;
+use crate::model::backup::BackupMeta;
 use crate::snapshot::stored::StoredDocuments;
 use crate::storage::Storage;
 use anyhow::{Context as _, Result, bail};
@@ -201,10 +204,15 @@ async fn fill(
 }
 
 /// The databases that the metadata of the backup's replica sets name, without the server's own.
-pub async fn databases(storage: &dyn Storage, names: impl IntoIterator<Item = String>) -> Result<BTreeSet<String>> {
+pub async fn databases(storage: &dyn Storage, backup: &BackupMeta) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
-    for name in names {
-        let bytes = crate::storage::read_all(storage, &name, super::steps::METADATA_LIMIT).await?;
+    for part in &backup.replsets {
+        let name = &part.dump_name;
+        if Generation::of(&backup.pbm_version) == Generation::Archive {
+            found.extend(packed::databases(storage, name, backup.compression).await?);
+            continue;
+        }
+        let bytes = crate::storage::read_all(storage, name, super::steps::METADATA_LIMIT).await?;
         let meta = crate::archive::meta::read_metadata_json(&bytes).with_context(|| format!("read '{name}'"))?;
         found.extend(meta.namespaces.into_iter().map(|ns| ns.db));
     }

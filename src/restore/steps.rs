@@ -17,6 +17,7 @@
 use super::{
     create,
     namespaces::Wish,
+    packed::{Contents, inspect},
     plan::{Facts, Planned, PointInTime, RestorePlan, plan, restorable},
     router::{self, Ids},
     slices::{OplogObject, at, moment},
@@ -24,7 +25,7 @@ use super::{
 };
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta, read_metadata_json},
-    layout::ReplsetLayout,
+    layout::{Generation, ReplsetLayout},
     model::backup::BackupMeta,
     oplog::{
         apply::{Flow, ReplayOptions, Replayed, Replayer, Settled},
@@ -35,11 +36,13 @@ use crate::{
     },
     snapshot::{
         batch::InsertInto,
-        load::{LoadItem, LoadOptions, LoadProgress, Loaded, load},
+        load::{Goal, LoadItem, LoadOptions, LoadProgress, Loaded, load},
+        unpack::{Job, Packed, unpack},
     },
-    storage::{self, Storage},
+    storage::{self, ObjectInfo, Storage},
 };
 use anyhow::{Context as _, Result, bail};
+use bson::Timestamp;
 use futures::TryStreamExt as _;
 use mongodb::Client;
 use std::{collections::HashSet, pin::pin, sync::Arc};
@@ -65,6 +68,10 @@ pub struct Order {
 #[derive(Debug)]
 pub struct Steps {
     storage: Arc<dyn Storage>,
+    /// Where users, roles and routing tables are.
+    aside: Arc<dyn Storage>,
+    /// Before 2.0: what holds all documents.
+    archive: Option<Packed>,
     client: Client,
     order: Order,
     plan: RestorePlan,
@@ -78,25 +85,51 @@ impl Steps {
     /// Reads, checks and plans; nothing is changed. `client` is connected to the primary.
     pub async fn prepare(storage: Arc<dyn Storage>, client: Client, order: Order) -> Result<Self> {
         let part = restorable(&order.backup, &order.rs)?;
+        if Generation::of(&order.backup.pbm_version) == Generation::Archive {
+            let contents = inspect(storage.as_ref(), part, order.backup.compression, order.wish).await?;
+            return Self::with(storage, client, order, contents).await;
+        }
         let layout = ReplsetLayout::new(&order.backup.name, &order.rs, order.backup.compression);
         let name = if part.dump_name.is_empty() { layout.metadata() } else { part.dump_name.clone() };
         let metadata = storage::read_all(storage.as_ref(), &name, METADATA_LIMIT).await?;
         let metadata = read_metadata_json(&metadata).with_context(|| format!("read '{name}'"))?;
         let folder = format!("{}/{}", order.backup.name, order.rs);
         let objects: Vec<_> = storage.list(&folder).try_collect().await.with_context(|| format!("list '{folder}'"))?;
+        let aside = storage.clone();
+        let namespaces = metadata.namespaces;
+        Self::plan_with(storage, aside, client, order, &namespaces, &objects, None).await
+    }
+
+    /// As [`Steps::prepare`], for a backup made before 2.0.
+    async fn with(storage: Arc<dyn Storage>, client: Client, order: Order, contents: Contents) -> Result<Self> {
+        let Contents { packed, namespaces, aside, objects } = contents;
+        Self::plan_with(storage, aside, client, order, &namespaces, &objects, Some(packed)).await
+    }
+
+    async fn plan_with(
+        storage: Arc<dyn Storage>,
+        aside: Arc<dyn Storage>,
+        client: Client,
+        order: Order,
+        namespaces: &[NamespaceMeta],
+        objects: &[ObjectInfo],
+        archive: Option<Packed>,
+    ) -> Result<Self> {
         let target = target::read(&client).await?;
         let facts = Facts {
             backup: &order.backup,
             rs: &order.rs,
-            namespaces: &metadata.namespaces,
-            objects: &objects,
+            namespaces,
+            objects,
+            archive: archive.as_ref(),
             target: &target,
             wish: order.wish,
             point: order.point.as_ref(),
         };
         let plan = plan(&facts)?;
         let catalog = Catalog::new(i32::try_from(target.server.major).context("read the server's version")?);
-        Ok(Self { storage, client, order, plan, catalog, progress: Arc::default(), sessions: None })
+        let progress = Arc::default();
+        Ok(Self { storage, aside, archive, client, order, plan, catalog, progress, sessions: None })
     }
 
     #[must_use]
@@ -118,6 +151,10 @@ impl Steps {
 
     /// Reads every object of the plan's collections and users, and checks sizes and checksums; changes nothing.
     pub async fn verify(&self, cancel: &CancellationToken) -> Result<()> {
+        if self.archive.is_some() {
+            // It was read to its end already.
+            return Ok(());
+        }
         let users = [&self.plan.users.users, &self.plan.users.roles];
         let data = self.plan.collections.iter().filter_map(|planned| planned.data.as_ref());
         for stored in data.chain(users.into_iter().flatten()) {
@@ -127,14 +164,21 @@ impl Steps {
     }
 
     /// Reads the whole oplog of a restore to a moment, so that a chunk that is lost or damaged is known before anything is
-    /// dropped. For other restores nothing.
+    /// dropped; and the oplog of a backup made before 2.0, whose name does not tell where it ends. For other restores nothing.
     pub async fn check_oplog(&self, cancel: &CancellationToken) -> Result<()> {
-        if self.order.point.is_none() {
+        if self.order.point.is_none() && self.archive.is_none() {
             return Ok(());
         }
-        let oplog = &self.plan.oplog;
-        let checked = until(cancel, async { Ok(sound::check(&self.storage, oplog).await) }).await?;
+        let mut oplog = self.plan.oplog.clone();
+        if let (Some(_), Some(own)) = (&self.archive, oplog.first_mut()) {
+            // It began with the first entry after that time, which need not have one of its own.
+            own.from = Timestamp { time: u32::MAX, increment: u32::MAX };
+        }
+        let checked = until(cancel, async { Ok(sound::check(&self.storage, &oplog).await) }).await?;
         checked.map_err(|unsound| {
+            if self.order.point.is_none() {
+                return anyhow::anyhow!("{}; nothing was changed", unsound.why);
+            }
             let before = unsound.at.checked_sub(1).map(|before| oplog[before].to);
             let advice = match before.filter(|before| *before > super::moment::end(&self.order.backup)) {
                 Some(before) => format!(
@@ -165,17 +209,22 @@ impl Steps {
         let views: Vec<_> = self.plan.views.iter().map(&mut fitted).collect();
         create::create_all(&self.client, &collections, &views, cancel).await?;
         let items = self.plan.collections.iter().filter_map(load_item).collect();
+        if let Some(packed) = &self.archive {
+            let job = Job::new(packed.clone(), items);
+            let options = (self.order.load, self.progress.clone());
+            return Ok(unpack(self.storage.as_ref(), &self.client, job, options, cancel).await?);
+        }
         Ok(load(self.storage.clone(), &self.client, items, self.order.load, self.progress.clone(), cancel).await?)
     }
 
     pub async fn put_users_back(&self, cancel: &CancellationToken) -> Result<users::Swapped> {
-        let swap = users::put_back(self.storage.as_ref(), &self.client, &self.plan.users, cancel);
+        let swap = users::put_back(self.aside.as_ref(), &self.client, &self.plan.users, cancel);
         swap.await.context("put users and roles back")
     }
 
     /// Puts the routing tables of a config server back, with the shards' new ids.
     pub async fn put_routing_back(&mut self, ids: &Ids, cancel: &CancellationToken) -> Result<()> {
-        let work = router::put_back(self.storage.as_ref(), &self.client, &self.plan.routing, ids);
+        let work = router::put_back(self.aside.as_ref(), &self.client, &self.plan.routing, ids);
         self.sessions = until(cancel, work).await.context("put the routing tables back")?;
         Ok(())
     }
@@ -234,13 +283,15 @@ fn load_item(planned: &Planned) -> Option<LoadItem> {
     let series = (planned.meta.kind == NamespaceKind::Timeseries).then(|| planned.meta.coll.clone());
     Some(LoadItem {
         data: planned.data.clone()?,
-        into: InsertInto {
-            db: planned.meta.db.clone(),
-            coll: planned.data_collection(),
-            ordered: planned.meta.options.get_bool("capped").unwrap_or_default(),
-            bypass_validation: series.is_none(),
+        goal: Goal {
+            into: InsertInto {
+                db: planned.meta.db.clone(),
+                coll: planned.data_collection(),
+                ordered: planned.meta.options.get_bool("capped").unwrap_or_default(),
+                bypass_validation: series.is_none(),
+            },
+            series,
         },
-        series,
     })
 }
 

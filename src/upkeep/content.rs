@@ -1,6 +1,11 @@
 //! Reads data objects to their end.
 
-use crate::{archive::crc::Crc64, compress, model::compression::Compression, storage::Storage};
+use crate::{
+    archive::{crc::Crc64, demux::Archive},
+    compress,
+    model::compression::Compression,
+    storage::Storage,
+};
 use anyhow::Result;
 use futures::TryStreamExt;
 
@@ -39,4 +44,27 @@ pub(super) async fn fault(
             None
         }
     }))
+}
+
+/// Reads a mongodump archive to its end and returns what is wrong with it.
+///
+/// # Errors
+/// As [`fault`].
+pub(super) async fn archive_fault(
+    store: &dyn Storage,
+    object: &str,
+    compression: Compression,
+) -> Result<Option<String>> {
+    let stream = compress::decode(store.get(object, None).await?, compression);
+    let mut archive = match Archive::open(stream).await {
+        Ok(archive) => archive,
+        Err(error) => return Ok(Some(format!("{:#}", anyhow::Error::from(error)))),
+    };
+    loop {
+        match archive.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(None),
+            Err(error) => return Ok(Some(format!("{:#}", anyhow::Error::from(error)))),
+        }
+    }
 }

@@ -100,7 +100,7 @@ pub async fn backup(store: &dyn Storage, meta: &BackupMeta, depth: Depth) -> Res
     }
     for rs in &meta.replsets {
         let found = match (meta.kind, Generation::of(&meta.pbm_version)) {
-            (BackupType::Logical, Generation::Archive) => check.archive(rs).await,
+            (BackupType::Logical, Generation::Archive) => check.archive(rs, meta.compression).await,
             (BackupType::Logical, generation) => check.logical(meta, rs, generation).await,
             _ => check.objects(&[layout::filelist(&meta.name, &rs.name)], &HashMap::new()).await,
         };
@@ -115,10 +115,16 @@ struct Check<'a> {
 }
 
 impl Check<'_> {
-    /// Before 2.0: two objects, which may be empty.
-    async fn archive(&self, rs: &BackupReplset) -> Result<Vec<Problem>> {
-        let problems = self.objects(&[rs.dump_name.clone(), rs.oplog_name.clone()], &HashMap::new()).await?;
-        Ok(problems.into_iter().filter(|problem| problem.what != What::Empty).collect())
+    /// Before 2.0: two objects.
+    async fn archive(&self, rs: &BackupReplset, compression: Compression) -> Result<Vec<Problem>> {
+        let names = [rs.dump_name.clone(), rs.oplog_name.clone()];
+        let mut problems = self.objects(&names, &HashMap::new()).await?;
+        if self.depth == Depth::Content && problems.is_empty() {
+            let fault = content::archive_fault(self.store, &rs.dump_name, compression).await?;
+            problems.extend(fault.map(|reason| Problem::new(&rs.dump_name, What::Damaged(reason))));
+            problems.extend(self.contents(vec![(rs.oplog_name.clone(), None)], compression).await?);
+        }
+        Ok(problems)
     }
 
     async fn logical(&self, backup: &BackupMeta, rs: &BackupReplset, generation: Generation) -> Result<Vec<Problem>> {

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use futures::TryStreamExt;
 use mongodb::bson::{Document, RawDocumentBuf, Timestamp, doc};
 use pbmbox::snapshot::batch::InsertInto;
-use pbmbox::snapshot::load::{Error, LoadItem, LoadOptions, LoadProgress, load};
+use pbmbox::snapshot::load::{Error, Goal, LoadItem, LoadOptions, LoadProgress, load};
 use tokio_util::sync::CancellationToken;
 
 use super::Server;
@@ -17,8 +17,10 @@ const SMALL: LoadOptions =
 async fn item(store: &Store, coll: &str, ordered: bool, documents: &[Document]) -> LoadItem {
     LoadItem {
         data: store.documents("shop", coll, documents).await,
-        into: InsertInto { db: "shop".to_owned(), coll: coll.to_owned(), ordered, bypass_validation: true },
-        series: None,
+        goal: Goal {
+            into: InsertInto { db: "shop".to_owned(), coll: coll.to_owned(), ordered, bypass_validation: true },
+            series: None,
+        },
     }
 }
 
@@ -92,7 +94,7 @@ async fn what_goes_wrong_is_named() {
 
     let mut damaged = good.clone();
     damaged.data.crc += 1;
-    damaged.into.coll = "b".to_owned();
+    damaged.goal.into.coll = "b".to_owned();
     let error = chain(run(&server, &store, vec![damaged]).await.unwrap_err());
     let wanted =
         format!("'b/rs0/shop.a' is damaged: its checksum is {} in place of {}", good.data.crc, good.data.crc + 1);
@@ -100,7 +102,7 @@ async fn what_goes_wrong_is_named() {
 
     let mut shorter = good.clone();
     shorter.data.size += 1;
-    shorter.into.coll = "c".to_owned();
+    shorter.goal.into.coll = "c".to_owned();
     let error = chain(run(&server, &store, vec![shorter]).await.unwrap_err());
     assert!(error.contains(&format!("holds {} bytes in place of", good.data.size)), "{error}");
 

@@ -1,5 +1,6 @@
 //! What the tests stand on: real servers, the real binary, and the state of a cluster as data.
 
+pub mod archive;
 pub mod cluster;
 pub mod cut;
 pub mod objects;

@@ -1,0 +1,219 @@
+//! The bytes of one collection into inserts: whole documents, batches, workers. What [`super::load`] promises of memory and
+//! durability is kept here.
+
+use super::{
+    batch::{Batch, InsertInto, MAX_DOCUMENT, MAX_DOCUMENTS, MIN_DOCUMENT},
+    insert,
+    load::{Error, LoadOptions, LoadProgress, Loaded},
+    stored,
+};
+use bytes::{Buf as _, Bytes};
+use mongodb::Client;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
+
+/// One batch out of this many bytes waits for a majority.
+pub const MAJORITY_EVERY: u64 = 64 << 20;
+/// The unit of the memory budget.
+const ADMISSION_UNIT: usize = 1024;
+
+/// What all collections of one load share.
+pub(super) struct Shared {
+    client: Client,
+    pub(super) options: LoadOptions,
+    progress: Arc<LoadProgress>,
+    admission: Arc<Semaphore>,
+    admission_units: usize,
+    since_majority: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(client: &Client, options: LoadOptions, progress: Arc<LoadProgress>) -> Arc<Self> {
+        let admission_units = (options.in_flight / ADMISSION_UNIT).max(1);
+        Arc::new(Self {
+            client: client.clone(),
+            options,
+            progress,
+            admission: Arc::new(Semaphore::new(admission_units)),
+            admission_units,
+            since_majority: AtomicU64::new(0),
+        })
+    }
+}
+
+/// Where documents go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Goal {
+    pub into: InsertInto,
+    /// For buckets: the name of their time series.
+    pub series: Option<String>,
+}
+
+impl Goal {
+    /// `db.coll` of the collection that gets the documents.
+    #[must_use]
+    pub fn ns(&self) -> String {
+        format!("{}.{}", self.into.db, self.into.coll)
+    }
+}
+
+/// Turns a collection's bytes into inserts.
+pub(super) struct Filling {
+    shared: Arc<Shared>,
+    goal: Arc<Goal>,
+    /// Where the bytes come from.
+    object: String,
+    workers: usize,
+    inserts: JoinSet<Result<(), Error>>,
+    /// The length of the next document, as far as its four bytes have come.
+    header: Vec<u8>,
+    /// Bytes of the current document still to come.
+    rest: usize,
+    batch: Option<(Batch, OwnedSemaphorePermit)>,
+    documents: u64,
+    bytes: u64,
+}
+
+impl Filling {
+    pub(super) fn new(shared: Arc<Shared>, goal: Goal, object: &str) -> Self {
+        // One insert after the other keeps the natural order.
+        let workers = if goal.into.ordered { 1 } else { shared.options.workers.max(1) };
+        Self {
+            shared,
+            goal: Arc::new(goal),
+            object: object.to_owned(),
+            workers,
+            inserts: JoinSet::new(),
+            header: Vec::with_capacity(4),
+            rest: 0,
+            batch: None,
+            documents: 0,
+            bytes: 0,
+        }
+    }
+
+    pub(super) fn ns(&self) -> String {
+        self.goal.ns()
+    }
+
+    fn damaged(&self, reason: &str) -> Error {
+        let reason = format!("document number {}: {reason}", self.documents + 1);
+        Error::Stored {
+            ns: self.ns(),
+            source: Box::new(stored::Error::Damaged { object: self.object.clone(), reason }),
+        }
+    }
+
+    /// Takes the next bytes of the collection; sends what is full.
+    pub(super) async fn take(&mut self, mut chunk: Bytes) -> Result<(), Error> {
+        self.bytes += chunk.len() as u64;
+        while !chunk.is_empty() {
+            if self.rest == 0 {
+                let part = chunk.split_to(chunk.len().min(4 - self.header.len()));
+                self.header.extend_from_slice(&part);
+                if self.header.len() == 4 {
+                    self.begin().await?;
+                }
+                continue;
+            }
+            let Some((batch, _)) = &mut self.batch else { return Err(self.damaged("begins before its batch")) };
+            let part = self.rest.min(chunk.len());
+            batch.extend(&chunk[..part]);
+            chunk.advance(part);
+            self.rest -= part;
+            if self.rest == 0 {
+                if let Err(reason) = batch.end() {
+                    return Err(self.damaged(&reason));
+                }
+                self.documents += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins a document whose length has arrived, in a new batch if it does not fit into the current one.
+    async fn begin(&mut self) -> Result<(), Error> {
+        let length = self.header.as_slice().get_i32_le();
+        let Some(length) = usize::try_from(length).ok().filter(|l| (MIN_DOCUMENT..=MAX_DOCUMENT).contains(l)) else {
+            return Err(self.damaged(&format!("a length of {length} bytes is impossible")));
+        };
+        let options = self.shared.options;
+        let full = self.batch.as_ref().is_some_and(|(batch, _)| {
+            batch.len() + length > options.batch_bytes
+                || batch.documents() >= options.batch_documents.clamp(1, MAX_DOCUMENTS)
+        });
+        if full {
+            self.send().await?;
+        }
+        if self.batch.is_none() {
+            let capacity = length.max(options.batch_bytes);
+            let permit = self.admit(capacity).await?;
+            self.batch = Some((Batch::new(&self.goal.into, self.wants_majority(), self.documents, capacity), permit));
+        }
+        if let Some((batch, _)) = &mut self.batch {
+            batch.begin();
+            batch.extend(&self.header);
+        }
+        self.header.clear();
+        self.rest = length - 4;
+        Ok(())
+    }
+
+    async fn admit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
+        let units = bytes.div_ceil(ADMISSION_UNIT).min(self.shared.admission_units);
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        self.shared.admission.clone().acquire_many_owned(units).await.map_err(|_| Error::Cancelled)
+    }
+
+    fn wants_majority(&self) -> bool {
+        let step = self.shared.options.batch_bytes as u64;
+        let before = self.shared.since_majority.fetch_add(step, Relaxed);
+        before / MAJORITY_EVERY != (before + step) / MAJORITY_EVERY
+    }
+
+    /// Hands the current batch to a worker, waiting for a free one.
+    pub(super) async fn send(&mut self) -> Result<(), Error> {
+        let Some((batch, permit)) = self.batch.take() else { return Ok(()) };
+        while self.inserts.len() >= self.workers
+            && let Some(done) = self.inserts.join_next().await
+        {
+            done??;
+        }
+        let (shared, goal) = (self.shared.clone(), self.goal.clone());
+        let insert = batch.finish();
+        self.inserts.spawn(async move {
+            let (documents, bytes) = (insert.documents as u64, insert.bytes as u64);
+            insert::send(&shared.client, &goal.into, insert, goal.series.as_deref()).await?;
+            shared.progress.documents.fetch_add(documents, Relaxed);
+            shared.progress.bytes.fetch_add(bytes, Relaxed);
+            drop(permit);
+            Ok(())
+        });
+        Ok(())
+    }
+
+    /// Notices inserts that have ended, without waiting.
+    pub(super) fn reap(&mut self) -> Result<(), Error> {
+        while let Some(done) = self.inserts.try_join_next() {
+            done??;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn finish(mut self) -> Result<Loaded, Error> {
+        if self.rest > 0 || !self.header.is_empty() {
+            return Err(self.damaged("the object ends within it"));
+        }
+        self.send().await?;
+        while let Some(done) = self.inserts.join_next().await {
+            done??;
+        }
+        Ok(Loaded { collections: 1, documents: self.documents, bytes: self.bytes })
+    }
+}

@@ -1,0 +1,154 @@
+//! One mongodump archive into many collections, in one pass.
+//!
+//! The namespaces are interleaved and the object is one compressed stream, so it is read once from its beginning to its end
+//! and every piece goes to its collection. Memory, durability and retries are those of [`super::load`]: at the end of a block
+//! its last batch is sent, so that only the collection at hand has a batch under construction. Otherwise idle collections
+//! could hold the whole budget while the one at hand waits for a part of it.
+
+use super::{
+    fill::{Filling, Goal, Shared},
+    insert,
+    load::{Error, LoadItem, LoadOptions, LoadProgress, Loaded},
+};
+use crate::{
+    archive::demux::{self, Archive, Frame},
+    compress,
+    model::compression::Compression,
+    storage::{self, Storage},
+};
+use mongodb::Client;
+use std::{
+    collections::HashMap,
+    io,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// The archive of one replica set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Packed {
+    pub object: String,
+    pub compression: Compression,
+}
+
+impl Packed {
+    /// Reads up to the first block.
+    ///
+    /// # Errors
+    /// The object is not there, can't be read, or is no archive.
+    pub async fn open(&self, storage: &dyn Storage) -> Result<Archive, Error> {
+        let stream = match storage.get(&self.object, None).await {
+            Ok(stream) => stream,
+            Err(error) => return Err(self.failed(demux::Error::Read { at: 0, source: as_io(error) })),
+        };
+        Archive::open(compress::decode(stream, self.compression)).await.map_err(|source| self.failed(source))
+    }
+
+    /// An error of the archive with the object's name.
+    #[must_use]
+    pub fn failed(&self, source: demux::Error) -> Error {
+        Error::Archive { object: self.object.clone(), source: Box::new(source) }
+    }
+}
+
+/// What is loaded from an archive.
+#[derive(Debug)]
+pub struct Job {
+    packed: Packed,
+    /// By the name that the blocks have.
+    goals: HashMap<(String, String), Goal>,
+    /// Uncompressed, of all goals.
+    bytes: u64,
+}
+
+impl Job {
+    /// The collections of `items` out of `packed`, whatever object they name.
+    #[must_use]
+    pub fn new(packed: Packed, items: Vec<LoadItem>) -> Self {
+        let bytes = items.iter().map(|item| item.data.size).sum();
+        let name = |goal: &Goal| (goal.into.db.clone(), goal.into.coll.clone());
+        Self { packed, goals: items.into_iter().map(|item| (name(&item.goal), item.goal)).collect(), bytes }
+    }
+}
+
+fn as_io(error: storage::Error) -> io::Error {
+    let kind = if error.is_not_found() { io::ErrorKind::NotFound } else { io::ErrorKind::Other };
+    io::Error::new(kind, error)
+}
+
+/// Loads every namespace that has a goal, by the name that its blocks have; the others are read and left out. Returns when a
+/// majority has everything and the whole archive was there and right.
+///
+/// # Errors
+/// The archive is damaged or can't be read, or the server refuses something. The collections are then incomplete.
+pub async fn unpack(
+    storage: &dyn Storage,
+    client: &Client,
+    job: Job,
+    (options, progress): (LoadOptions, Arc<LoadProgress>),
+    cancel: &CancellationToken,
+) -> Result<Loaded, Error> {
+    progress.total.store(job.bytes, Relaxed);
+    let shared = Shared::new(client, options, progress);
+    let mut finishing = JoinSet::new();
+    let result = tokio::select! {
+        () = cancel.cancelled() => Err(Error::Cancelled),
+        result = distribute(storage, &shared, job, &mut finishing) => result,
+    };
+    finishing.shutdown().await;
+    let loaded = result?;
+    tokio::select! {
+        () = cancel.cancelled() => Err(Error::Cancelled),
+        confirmed = insert::confirm(client) => Ok(confirmed.map(|()| loaded)?),
+    }
+}
+
+async fn distribute(
+    storage: &dyn Storage,
+    shared: &Arc<Shared>,
+    Job { packed, mut goals, .. }: Job,
+    finishing: &mut JoinSet<Result<Loaded, Error>>,
+) -> Result<Loaded, Error> {
+    let mut archive = packed.open(storage).await?;
+    let mut filling: Vec<Option<Filling>> = archive
+        .names()
+        .iter()
+        .map(|name| goals.remove(name).map(|goal| Filling::new(shared.clone(), goal, &packed.object)))
+        .collect();
+    let mut sum = Loaded::default();
+    while let Some(frame) = archive.next().await.map_err(|source| packed.failed(source))? {
+        match frame {
+            Frame::Part { ns, bytes } => {
+                if let Some(filling) = &mut filling[ns] {
+                    filling.take(bytes).await?;
+                }
+            }
+            Frame::BlockEnd { ns } => {
+                if let Some(filling) = &mut filling[ns] {
+                    filling.reap()?;
+                    filling.send().await?;
+                }
+            }
+            // Its last inserts end while the next blocks are read.
+            Frame::End { ns, .. } => {
+                if let Some(filling) = filling[ns].take() {
+                    finishing.spawn(filling.finish());
+                }
+            }
+        }
+        while let Some(done) = finishing.try_join_next() {
+            add(&mut sum, done??);
+        }
+    }
+    while let Some(done) = finishing.join_next().await {
+        add(&mut sum, done??);
+    }
+    Ok(sum)
+}
+
+fn add(sum: &mut Loaded, one: Loaded) {
+    sum.collections += u64::from(one.documents > 0);
+    sum.documents += one.documents;
+    sum.bytes += one.bytes;
+}
