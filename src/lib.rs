@@ -8,7 +8,7 @@
 //! | layer | modules | what lives there |
 //! |---|---|---|
 //! | L5 programs | [`cmd`], [`agent`] | `pbm` talks to people, `pbm-agent` to the command stream; never to each other |
-//! | L4 recipes | [`backup`], [`restore`], [`pitr`], [`upkeep`] | straight lines that call engines and return values |
+//! | L4 recipes | [`backup`], [`restore`], [`export`], [`pitr`], [`upkeep`] | straight lines that call engines and return values |
 //! | L3 engines | [`snapshot`], [`oplog`] | move data; know nothing of commands or statuses |
 //! | L2 facts | [`mongo`], [`topo`], [`control`], [`config`] | the cluster and what it remembers |
 //! | L1 bytes and protocol | [`rendezvous`], [`layout`], [`archive`], [`compress`], [`storage`] | formats, objects, who waits for whom |
@@ -34,6 +34,7 @@ pub mod cmd;
 pub mod compress;
 pub mod config;
 pub mod control;
+pub mod export;
 pub mod layout;
 pub mod log;
 pub mod model;

@@ -4,6 +4,7 @@ mod architecture;
 mod cli;
 mod compat;
 mod dump;
+mod export;
 mod faults;
 mod format;
 mod legacy;

@@ -14,6 +14,7 @@ mod delete;
 mod describe;
 mod ending;
 mod error;
+mod export;
 mod list;
 mod logs;
 mod moment;
@@ -34,12 +35,19 @@ mod version;
 mod wait;
 
 use anyhow::Context as _;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{
+    CommandFactory, Parser, Subcommand,
+    builder::{EnumValueParser, TypedValueParser as _, ValueParser},
+};
 use clap_complete::Shell;
 use context::Context;
 use error::{CliError, Result};
-use output::Format;
+use output::{Format, Outlet};
 use std::{ffi::OsString, io::Write, process::ExitCode};
+
+fn format_parser() -> ValueParser {
+    ValueParser::new(EnumValueParser::<Format>::new().map(Outlet::Format))
+}
 
 /// Back up and restore MongoDB clusters
 #[derive(Debug, Parser)]
@@ -49,8 +57,8 @@ struct Cli {
     #[arg(long, global = true, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
     mongodb_uri: Option<String>,
     /// Form of the result
-    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text")]
-    out: Format,
+    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text", value_parser = format_parser())]
+    out: Outlet,
     #[command(subcommand)]
     command: Command,
 }
@@ -68,6 +76,7 @@ enum Command {
     DescribeBackup(describe::DescribeBackup),
     Restore(restore::Restore),
     OplogReplay(oplog_replay::OplogReplay),
+    Export(export::Export),
     DescribeRestore(describe::DescribeRestore),
     DeleteBackup(delete::DeleteBackup),
     DeletePitr(delete::DeletePitr),
@@ -104,7 +113,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         }
         Err(error) => return misused(&error).report(wished),
     };
-    let format = cli.out;
+    let format = cli.out.format();
     match start(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(format),
@@ -112,9 +121,10 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 }
 
 fn start(cli: Cli) -> Result<()> {
+    let format = cli.out.format();
     match cli.command {
         Command::Version(it) => {
-            it.run(cli.out);
+            it.run(format);
             return Ok(());
         }
         Command::Completion { shell } => return completion(&shell),
@@ -123,7 +133,11 @@ fn start(cli: Cli) -> Result<()> {
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the async runtime")?;
     let result = runtime.block_on(async {
-        let cx = Context::connect(cli.mongodb_uri.as_deref(), cli.out).await?;
+        let uri = cli.mongodb_uri.as_deref();
+        if let Command::Export(it) = cli.command {
+            return it.run(uri, format).await;
+        }
+        let cx = Context::connect(uri, format).await?;
         match cli.command {
             Command::Config(it) => it.run(&cx).await,
             Command::Profile(it) => it.run(&cx).await,
@@ -139,7 +153,7 @@ fn start(cli: Cli) -> Result<()> {
             Command::DeletePitr(it) => it.run(&cx).await,
             Command::Cleanup(it) => it.run(&cx).await,
             Command::Logs(it) => it.run(&cx).await,
-            Command::Version(_) | Command::Completion { .. } => Ok(()),
+            Command::Export(_) | Command::Version(_) | Command::Completion { .. } => Ok(()),
         }
     });
     // Neither waited for nor dropped: a question that nobody answers must not keep the process, and the driver's tasks
@@ -242,6 +256,9 @@ mod tests {
             "pbm delete-pitr --all --older-than 1d",
             "pbm cleanup",
             "pbm cleanup --older-than 1d --wait-time 5s",
+            "pbm export",
+            "pbm export b --config a --dir b",
+            "pbm export b --ns a.b --with-users-and-roles",
             "pbm nosuch",
         ] {
             let error = Cli::try_parse_from(args(text)).expect_err(text);
@@ -280,6 +297,8 @@ mod tests {
             "pbm status --profile=main",
             "pbm delete-backup b --profile p -y",
             "pbm version -s",
+            "pbm export b --ns a.*,b.c --out - --dir /srv --replset rs0 --gzip --no-oplog",
+            "pbm export b -o file -c pbm.yaml --with-users-and-roles",
         ] {
             assert!(Cli::try_parse_from(args(text)).is_ok(), "{text}");
         }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use serde_json::Value;
-use std::io::Write;
+use std::{io::Write, path::PathBuf};
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -11,6 +11,24 @@ pub enum Format {
     Text,
     Json,
     JsonPretty,
+}
+
+/// The value of `--out`: for most subcommands the form of the result, for `pbm export` the file to write.
+#[derive(Debug, Clone)]
+pub enum Outlet {
+    Format(Format),
+    File(PathBuf),
+}
+
+impl Outlet {
+    /// How results and errors are printed.
+    #[must_use]
+    pub fn format(&self) -> Format {
+        match self {
+            Self::Format(format) => *format,
+            Self::File(_) => Format::Text,
+        }
+    }
 }
 
 /// A result that can be shown to people and to programs.
