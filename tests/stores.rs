@@ -1,5 +1,6 @@
 //! Object stores through real agents and the command line: everything that works on a directory works there.
 
+mod azure;
 mod google;
 mod s3;
 

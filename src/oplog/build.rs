@@ -77,7 +77,8 @@ impl Catalog {
                 capped::settle(&target, db, coll, key, cap).await.with_context(|| format!("cap {db}.{coll}"))?;
             }
             let buckets = format!("system.buckets.{coll}");
-            if collection.missing().next().is_some() && there.find(&Key::name(db, &buckets)).is_some() {
+            let changes = collection.missing().next().is_some() || !collection.waiting.options.is_empty();
+            if changes && there.find(&Key::name(db, &buckets)).is_some() {
                 drop_remains(&target, db, &buckets).await?;
             }
             let count = build_indexes(&target, db, coll, collection, quorum).await?;
@@ -94,7 +95,7 @@ impl Catalog {
 }
 
 /// 5.0 keeps the buckets of a series whose creation failed because a collection had its name. They are empty and belong to
-/// nothing, but the server takes that collection for a series then and refuses its indexes.
+/// nothing, but the server takes that collection for a series then and refuses its indexes and options.
 async fn drop_remains(target: &Target, db: &str, buckets: &str) -> Result<()> {
     let found = target.run(db, doc! {"find": buckets, "limit": 1, "singleBatch": true}).await;
     let found = found.with_context(|| format!("look into {db}.{buckets}"))?;

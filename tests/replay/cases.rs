@@ -379,19 +379,34 @@ async fn a_collection_that_a_view_of_a_later_time_hides_is_emptied() {
 /// 5.0 leaves the buckets of a series whose creation failed, and with them refuses the indexes of the collection that was in
 /// its way.
 #[tokio::test]
-async fn remains_of_a_failed_series_do_not_stand_in_the_way_of_indexes() {
-    let (orders, buckets) = (Uuid::new(), Uuid::new());
-    let mut dumped = collection("orders", orders, doc! {}, ids(0..3));
-    dumped.meta.indexes.as_mut().unwrap().push(doc! {"v": 2, "key": {"$**": 1}, "name": "wild"});
-    let case = Case::on(Version::Older, vec![dumped]).await;
-    let series = doc! {
-        "create": "system.buckets.orders", "clusteredIndex": true, "timeseries": {"timeField": "t", "granularity": "seconds", "bucketMaxSpanSeconds": 3600},
-    };
-    let case = case.command(buckets, series);
-    case.finish().await;
-    assert_eq!(case.ids("orders").await, [0, 1, 2]);
-    let listed = case.server.run("t", doc! {"listIndexes": "orders"}).await.unwrap();
-    assert!(listed.to_string().contains("wild"), "{listed}");
+async fn remains_of_a_failed_series_do_not_stand_in_the_way() {
+    for record in [false, true] {
+        let (orders, buckets) = (Uuid::new(), Uuid::new());
+        let options = if record {
+            doc! {"recordPreImages": true}
+        } else {
+            doc! {}
+        };
+        let mut dumped = collection("orders", orders, options, ids(0..3));
+        if !record {
+            dumped.meta.indexes.as_mut().unwrap().push(doc! {"v": 2, "key": {"$**": 1}, "name": "wild"});
+        }
+        let case = Case::on(Version::Older, vec![dumped]).await;
+        let series = doc! {
+            "create": "system.buckets.orders", "clusteredIndex": true,
+            "timeseries": {"timeField": "t", "granularity": "seconds", "bucketMaxSpanSeconds": 3600},
+        };
+        let case = case.command(buckets, series);
+        case.finish().await;
+        assert_eq!(case.ids("orders").await, [0, 1, 2]);
+        let (asked, word) = if record {
+            (doc! {"listCollections": 1, "filter": {"name": "orders"}}, "recordPreImages")
+        } else {
+            (doc! {"listIndexes": "orders"}, "wild")
+        };
+        let found = case.server.run("t", asked).await.unwrap();
+        assert!(found.to_string().contains(word), "{found}");
+    }
 }
 
 /// Writes go on into buckets that belong to no series, and that no backup has.

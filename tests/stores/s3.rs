@@ -11,7 +11,7 @@ use std::time::Duration;
 
 const MIB: usize = 1 << 20;
 /// s3s-fs keeps files with longer names beside objects.
-const LONGEST: usize = 80;
+const NAMES: contract::Names = contract::Names { longest: 80, backslashes: true };
 
 fn settings(server: &ObjectServer) -> Settings {
     Settings {
@@ -44,9 +44,9 @@ async fn store(server: &ObjectServer, change: impl FnOnce(&mut Settings)) -> S3S
 #[tokio::test(flavor = "multi_thread")]
 async fn keeps_the_contract() {
     let server = ObjectServer::start().await;
-    contract::check_with_names_of(&store(&server, |_| {}).await, LONGEST).await;
+    contract::check_with(&store(&server, |_| {}).await, NAMES).await;
     let below = store(&server, |it| it.prefix = "some/folder".to_owned()).await;
-    contract::check_with_names_of(&below, LONGEST).await;
+    contract::check_with(&below, NAMES).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -58,7 +58,7 @@ async fn keeps_the_contract_with_the_bucket_in_the_host_name() {
         it.endpoint = endpoint;
     })
     .await;
-    contract::check_with_names_of(&store, LONGEST).await;
+    contract::check_with(&store, NAMES).await;
     let asked = server.asked();
     let host = |name: &str| asked.iter().any(|it| it.headers["host"].as_bytes().starts_with(name.as_bytes()));
     assert!(host("backups.localhost"), "the bucket is not in the host name");

@@ -1,6 +1,7 @@
 //! What the tests stand on: real servers, the real binary, and the state of a cluster as data.
 
 pub mod archive;
+pub mod azurite;
 pub mod cluster;
 pub mod cut;
 pub mod objects;

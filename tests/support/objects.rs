@@ -189,7 +189,7 @@ impl ObjectServer {
 
 /// s3s-fs takes a folder for an object.
 fn folder(root: &std::path::Path, asked: &Asked) -> Option<Fault> {
-    let path = asked.path.trim_start_matches('/');
+    let path = &asked.path.trim_start_matches('/').replace("%2F", "/");
     let folder = [root.join(path), root.join(BUCKET).join(path)].iter().any(|path| path.is_dir());
     match asked.operation() {
         "GetObject" | "HeadObject" if folder => Some(Fault::error(404, "NoSuchKey")),

@@ -34,9 +34,9 @@ use super::{
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream::BoxStream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream, stream::BoxStream};
 use object_store::{
-    BackoffConfig, GetOptions, GetRange, ObjectStore, ObjectStoreExt, RetryConfig,
+    BackoffConfig, GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, RetryConfig,
     multipart::{MultipartStore, PartId},
     path::Path,
 };
@@ -93,7 +93,7 @@ impl CloudStorage {
         sort(&self.shown, action, name, error)
     }
 
-    fn object(&self, found: &object_store::ObjectMeta) -> Option<ObjectInfo> {
+    fn object(&self, found: &ObjectMeta) -> Option<ObjectInfo> {
         let key = found.location.as_ref();
         let name = if self.prefix.is_empty() { key } else { key.strip_prefix(&*self.prefix)?.strip_prefix('/')? };
         check_name(name).is_ok().then(|| ObjectInfo { name: name.to_owned(), size: found.size })
@@ -131,6 +131,32 @@ impl CloudStorage {
             }
             (Err(error), _) | (_, Err(error)) => Err(sorted(error)),
         }
+    }
+}
+
+/// Reads one object.
+struct Reader {
+    blobs: Arc<dyn Blobs>,
+    store: Arc<str>,
+    path: Path,
+    name: String,
+}
+
+impl Reader {
+    /// A range, cut at the object's end. With a `tag` the object must still be the same.
+    async fn part(&self, range: Range<u64>, tag: Option<String>) -> Result<(Bytes, ObjectMeta)> {
+        let sorted = |error| sort(&self.store, "get", &self.name, error);
+        let range = Some(GetRange::Bounded(range));
+        let options = GetOptions { range, if_match: tag.clone(), ..GetOptions::default() };
+        let got = self.blobs.get_opts(&self.path, options).await.map_err(sorted)?;
+        let meta = got.meta.clone();
+        // Not every store looks at the condition.
+        if tag.is_some() && meta.e_tag != tag {
+            let (store, name) = (self.store.to_string(), self.name.clone());
+            let reason = "it was replaced while it was read".to_owned();
+            return Err(Error::Failed { store, action: "get", name, reason, retryable: false });
+        }
+        Ok((got.bytes().await.map_err(sorted)?, meta))
     }
 }
 
@@ -189,27 +215,32 @@ impl Storage for CloudStorage {
 
     async fn get(&self, name: &str, range: Option<Range<u64>>) -> Result<ByteStream> {
         let path = self.path(name)?;
-        let meta = self.blobs.head(&path).await.map_err(|error| self.sort("get", name, error))?;
         let wanted = range.unwrap_or(0..u64::MAX);
-        let end = wanted.end.min(meta.size);
-        let (blobs, store, name, tag) = (Arc::clone(&self.blobs), Arc::clone(&self.shown), name.to_owned(), meta.e_tag);
-        Ok(ranges::stream(wanted.start.min(end)..end, move |part| {
-            let (blobs, store, name, path) = (Arc::clone(&blobs), Arc::clone(&store), name.clone(), path.clone());
-            let options =
-                GetOptions { range: Some(GetRange::Bounded(part)), if_match: tag.clone(), ..GetOptions::default() };
-            let tag = tag.clone();
-            async move {
-                let sorted = |error| sort(&store, "get", &name, error);
-                let got = blobs.get_opts(&path, options).await.map_err(sorted)?;
-                // Not every store looks at the condition.
-                if tag.is_some() && got.meta.e_tag != tag {
-                    let (store, reason) = (store.to_string(), "it was replaced while it was read".to_owned());
-                    return Err(Error::Failed { store, action: "get", name, reason, retryable: false });
-                }
-                got.bytes().await.map_err(sorted)
+        if wanted.is_empty() {
+            self.stat(name).await?;
+            return Ok(stream::empty().boxed());
+        }
+        let reader =
+            Reader { blobs: Arc::clone(&self.blobs), store: Arc::clone(&self.shown), path, name: name.to_owned() };
+        let first = wanted.start..wanted.end.min(wanted.start.saturating_add(ranges::SIZE));
+        let (begun, meta) = match reader.part(first.clone(), None).await {
+            Ok(begun) => begun,
+            // A range that begins at the end or behind it, of an object that is there.
+            Err(error) => {
+                return if self.stat(name).await?.size <= first.start {
+                    Ok(stream::empty().boxed())
+                } else {
+                    Err(error)
+                };
             }
-            .boxed()
-        }))
+        };
+        let (end, reached) = (wanted.end.min(meta.size), first.end.min(meta.size));
+        let reader = Arc::new(reader);
+        let rest = ranges::stream(reached..end, move |part| {
+            let (reader, tag) = (Arc::clone(&reader), meta.e_tag.clone());
+            async move { reader.part(part, tag).await.map(|(bytes, _)| bytes) }.boxed()
+        });
+        Ok(stream::once(async { Ok(begun) }).chain(rest).boxed())
     }
 
     async fn stat(&self, name: &str) -> Result<ObjectInfo> {
