@@ -115,3 +115,32 @@ fn no_test_file_is_forgotten() {
         }
     }
 }
+
+/// rusoto builds and signs requests, behind one folder; its own HTTP client, with its old stack, is never made.
+#[test]
+fn rusoto_stays_in_its_folder_and_never_connects() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let own = root.join("storage/s3");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    for file in files {
+        let text = fs::read_to_string(&file).expect("read a file");
+        let code: String = text.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        assert!(file.starts_with(&own) || !code.contains("rusoto"), "{} knows rusoto", file.display());
+        // All that would make a client with rusoto's own transport.
+        for maker in ["S3Client::new(", "Client::shared(", "rusoto_core::HttpClient", "request::HttpClient"] {
+            assert!(!code.contains(maker), "{} has {maker}", file.display());
+        }
+    }
+}
+
+/// One TLS library, and none in C.
+#[test]
+fn the_tree_has_one_tls_library() {
+    let lock = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.lock")).expect("read Cargo.lock");
+    let count = |name: &str| lock.matches(&format!("name = \"{name}\"\n")).count();
+    assert_eq!((count("rustls"), count("ring")), (1, 1));
+    for name in ["openssl", "openssl-sys", "native-tls", "aws-lc-sys", "boring-sys"] {
+        assert_eq!(count(name), 0, "{name} is in the tree");
+    }
+}

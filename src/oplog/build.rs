@@ -73,13 +73,14 @@ impl Catalog {
                 tracing::debug!(ns = collection.ns, "not there any more, no indexes to build");
                 continue;
             };
-            if let Some(cap) = collection.waiting.cap {
-                capped::settle(&target, db, coll, key, cap).await.with_context(|| format!("cap {db}.{coll}"))?;
-            }
+            let waiting = &collection.waiting;
+            let changes = waiting.cap.is_some() || !waiting.options.is_empty() || collection.missing().next().is_some();
             let buckets = format!("system.buckets.{coll}");
-            let changes = collection.missing().next().is_some() || !collection.waiting.options.is_empty();
             if changes && there.find(&Key::name(db, &buckets)).is_some() {
                 drop_remains(&target, db, &buckets).await?;
+            }
+            if let Some(cap) = waiting.cap {
+                capped::settle(&target, db, coll, key, cap).await.with_context(|| format!("cap {db}.{coll}"))?;
             }
             let count = build_indexes(&target, db, coll, collection, quorum).await?;
             built.indexes += count;
@@ -94,8 +95,9 @@ impl Catalog {
     }
 }
 
-/// 5.0 keeps the buckets of a series whose creation failed because a collection had its name. They are empty and belong to
-/// nothing, but the server takes that collection for a series then and refuses its indexes and options.
+/// A server keeps the buckets of a series whose creation failed because a collection had its name. They are empty and belong
+/// to nothing, but the server takes that collection for a series then: 5.0 refuses its indexes and options, and 6.0 answers
+/// `ok` to a new cap and does nothing.
 async fn drop_remains(target: &Target, db: &str, buckets: &str) -> Result<()> {
     let found = target.run(db, doc! {"find": buckets, "limit": 1, "singleBatch": true}).await;
     let found = found.with_context(|| format!("look into {db}.{buckets}"))?;

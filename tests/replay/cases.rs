@@ -380,18 +380,17 @@ async fn a_collection_that_a_view_of_a_later_time_hides_is_emptied() {
 /// its way.
 #[tokio::test]
 async fn remains_of_a_failed_series_do_not_stand_in_the_way() {
-    for record in [false, true] {
+    let wild = doc! {"v": 2, "key": {"$**": 1}, "name": "wild"};
+    let capped = doc! {"capped": true, "size": 4096, "max": 12};
+    for (version, options, index, word) in [
+        (Version::Older, doc! {}, Some(wild), "wild"),
+        (Version::Older, doc! {"recordPreImages": true}, None, "recordPreImages"),
+        (Version::Current, capped, None, "max"),
+    ] {
         let (orders, buckets) = (Uuid::new(), Uuid::new());
-        let options = if record {
-            doc! {"recordPreImages": true}
-        } else {
-            doc! {}
-        };
         let mut dumped = collection("orders", orders, options, ids(0..3));
-        if !record {
-            dumped.meta.indexes.as_mut().unwrap().push(doc! {"v": 2, "key": {"$**": 1}, "name": "wild"});
-        }
-        let case = Case::on(Version::Older, vec![dumped]).await;
+        dumped.meta.indexes.as_mut().unwrap().extend(index);
+        let case = Case::on(version, vec![dumped]).await;
         let series = doc! {
             "create": "system.buckets.orders", "clusteredIndex": true,
             "timeseries": {"timeField": "t", "granularity": "seconds", "bucketMaxSpanSeconds": 3600},
@@ -399,13 +398,9 @@ async fn remains_of_a_failed_series_do_not_stand_in_the_way() {
         let case = case.command(buckets, series);
         case.finish().await;
         assert_eq!(case.ids("orders").await, [0, 1, 2]);
-        let (asked, word) = if record {
-            (doc! {"listCollections": 1, "filter": {"name": "orders"}}, "recordPreImages")
-        } else {
-            (doc! {"listIndexes": "orders"}, "wild")
-        };
-        let found = case.server.run("t", asked).await.unwrap();
-        assert!(found.to_string().contains(word), "{found}");
+        let options = case.server.run("t", doc! {"listCollections": 1, "filter": {"name": "orders"}}).await.unwrap();
+        let indexes = case.server.run("t", doc! {"listIndexes": "orders"}).await.unwrap();
+        assert!(format!("{options}{indexes}").contains(word), "{word}: {options} {indexes}");
     }
 }
 
