@@ -8,13 +8,15 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bson::{Bson, Document, Uuid, doc, rawdoc};
+use bson::{Bson, Document, RawDocumentBuf, Uuid, doc, rawdoc};
 use mongodb::Client;
 
 use crate::oplog::apply::command_document;
 use crate::oplog::capped;
 use crate::oplog::catalog::{Catalog, Collection, Index, Key, Level};
 use crate::oplog::target::{Mode, Occupant, Target, code, is_transient};
+
+const INVALID_OPTIONS: i32 = 72;
 
 /// How many members must be ready before an index build is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,10 +87,14 @@ impl Catalog {
             let count = build_indexes(&target, db, coll, collection, quorum).await?;
             built.indexes += count;
             built.collections += usize::from(count > 0);
-            if !collection.waiting.options.is_empty() {
+            if !waiting.options.is_empty() {
                 let mut command = doc! {"collMod": coll};
-                command.extend(collection.waiting.options.clone());
-                run(&target, db, command).await.with_context(|| format!("set the options of {db}.{coll}"))?;
+                command.extend(waiting.options.clone());
+                let set = match run(&target, db, command.clone()).await {
+                    Err(error) if code(&error) == Some(INVALID_OPTIONS) => modify(&target, db, key, &command).await,
+                    result => result.map(drop).map_err(Into::into),
+                };
+                set.with_context(|| format!("set the options of {db}.{coll}"))?;
             }
         }
         Ok(built)
@@ -112,6 +118,17 @@ async fn drop_remains(target: &Target, db: &str, buckets: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A `collMod` as an entry of the oplog: of the collection itself, whatever buckets with its name the command would mean.
+pub(super) async fn modify(target: &Target, db: &str, key: &Key, command: &Document) -> Result<()> {
+    let command = RawDocumentBuf::try_from(command).context("write the options")?;
+    let (applied, _) = target.apply_ops(Mode::ApplyOps, &[&command_document(db, key, &command)]).await?;
+    match applied.stopped {
+        Some(stop) => bail!("error {}: {}", stop.code, stop.message),
+        None if applied.missed.is_empty() => Ok(()),
+        None => bail!("the server did not apply it"),
+    }
 }
 
 /// Builds a collection's indexes, returns how many.

@@ -6,8 +6,8 @@
 use anyhow::{Context, Result, bail};
 use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc};
 
-use crate::oplog::build::{run, uuid_of};
-use crate::oplog::catalog::{Cap, Key};
+use crate::oplog::build::{modify, run, uuid_of};
+use crate::oplog::catalog::{Cap, Key, WIDEST, integer};
 use crate::oplog::target::{Mode, Target, code};
 
 /// `BSON field 'collMod.cappedSize' is an unknown field`.
@@ -19,10 +19,26 @@ pub(super) async fn settle(target: &Target, db: &str, coll: &str, key: &Key, cap
     if let Some(max) = cap.max {
         command.insert("cappedMax", max);
     }
-    match run(target, db, command).await {
-        Err(error) if code(&error) == Some(UNKNOWN_FIELD) => recreate(target, db, coll, key, cap).await,
-        result => result.map(drop).context("set the size of the capped collection"),
+    match run(target, db, command.clone()).await {
+        Err(error) if code(&error) == Some(UNKNOWN_FIELD) => return recreate(target, db, coll, key, cap).await,
+        result => drop(result.context("set the size of the capped collection")?),
     }
+    // `ok` is no proof: beside buckets with the collection's name 6.0 means those, and does nothing.
+    if is_set(target, db, coll, cap).await? {
+        return Ok(());
+    }
+    modify(target, db, key, &command).await.context("set the size of the capped collection")?;
+    if is_set(target, db, coll, cap).await? {
+        return Ok(());
+    }
+    bail!("the server does not take its size of {} bytes", cap.size)
+}
+
+async fn is_set(target: &Target, db: &str, coll: &str, cap: Cap) -> Result<bool> {
+    let options = options_of(target, db, coll).await?;
+    let number = |name: &str| options.get(name).and_then(integer).filter(|number| *number > 0);
+    // The server rounds sizes up.
+    Ok(number("size").is_some_and(|size| size >= cap.size && size < WIDEST) && number("max") == cap.max)
 }
 
 /// Two copies, because the UUID is only free when the first collection is gone.

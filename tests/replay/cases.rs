@@ -1,7 +1,7 @@
 //! Single hard cases, written as oplog entries and as the dump that they meet.
 
 use futures::stream;
-use mongodb::bson::{Binary, Document, RawDocumentBuf, Timestamp, Uuid, doc};
+use mongodb::bson::{Binary, DateTime, Document, RawDocumentBuf, Timestamp, Uuid, doc, oid::ObjectId};
 use pbmbox::archive::meta::{NamespaceKind, NamespaceMeta};
 use pbmbox::oplog::apply::{ReplayOptions, Replayed, Replayer};
 use pbmbox::oplog::build::CommitQuorum;
@@ -382,10 +382,16 @@ async fn a_collection_that_a_view_of_a_later_time_hides_is_emptied() {
 async fn remains_of_a_failed_series_do_not_stand_in_the_way() {
     let wild = doc! {"v": 2, "key": {"$**": 1}, "name": "wild"};
     let capped = doc! {"capped": true, "size": 4096, "max": 12};
-    for (version, options, index, word) in [
-        (Version::Older, doc! {}, Some(wild), "wild"),
-        (Version::Older, doc! {"recordPreImages": true}, None, "recordPreImages"),
-        (Version::Current, capped, None, "max"),
+    let images = doc! {"changeStreamPreAndPostImages": {"enabled": true}};
+    for (version, options, index, filled, word) in [
+        (Version::Older, doc! {}, Some(wild), false, "wild"),
+        (Version::Older, doc! {"recordPreImages": true}, None, false, "recordPreImages"),
+        (Version::Older, doc! {"recordPreImages": true}, None, true, "recordPreImages"),
+        (Version::Older, capped.clone(), None, true, "max"),
+        (Version::Current, capped.clone(), None, false, "max"),
+        (Version::Current, capped, None, true, "max"),
+        (Version::Current, images.clone(), None, false, "changeStreamPreAndPostImages"),
+        (Version::Current, images, None, true, "changeStreamPreAndPostImages"),
     ] {
         let (orders, buckets) = (Uuid::new(), Uuid::new());
         let mut dumped = collection("orders", orders, options, ids(0..3));
@@ -395,12 +401,19 @@ async fn remains_of_a_failed_series_do_not_stand_in_the_way() {
             "create": "system.buckets.orders", "clusteredIndex": true,
             "timeseries": {"timeField": "t", "granularity": "seconds", "bucketMaxSpanSeconds": 3600},
         };
-        let case = case.command(buckets, series);
+        let mut case = case.command(buckets, series);
+        if filled {
+            let t = DateTime::from_millis(1_700_000_000_000);
+            let bucket = doc! {
+                "_id": ObjectId::new(), "control": {"version": 1, "min": {"t": t}, "max": {"t": t}}, "data": {"t": {"0": t}},
+            };
+            case = case.op("i", "system.buckets.orders", buckets, bucket);
+        }
         case.finish().await;
         assert_eq!(case.ids("orders").await, [0, 1, 2]);
         let options = case.server.run("t", doc! {"listCollections": 1, "filter": {"name": "orders"}}).await.unwrap();
         let indexes = case.server.run("t", doc! {"listIndexes": "orders"}).await.unwrap();
-        assert!(format!("{options}{indexes}").contains(word), "{word}: {options} {indexes}");
+        assert!(format!("{options}{indexes}").contains(word), "{word}, filled: {filled}: {options} {indexes}");
     }
 }
 
