@@ -19,7 +19,7 @@ use crate::control::HEARTBEAT;
 use crate::layout::format_ts;
 use crate::log::operation;
 use crate::model::{
-    backup::BackupType,
+    backup::{BackupMeta, BackupType},
     command::name,
     compression::Compression,
     config::{Config, PitrConf},
@@ -241,22 +241,25 @@ fn settings_of(config: &Config, storage: Arc<dyn crate::storage::Storage>) -> Se
 async fn facts(node: &Node, config: &Config) -> Result<begin::Facts> {
     let newest = slice::last_write(&node.client).await?;
     let (oldest, _) = slice::window(&node.client).await?;
-    let base = if pitr(config).oplog_only == Some(true) { None } else { base(node).await? };
+    let (base, coming) = if pitr(config).oplog_only == Some(true) { (None, None) } else { bases(node).await? };
     let saved = node.control.chunks.last(&node.rs).await?.map(|chunk| chunk.end_ts);
-    Ok(begin::Facts { saved, base, restored: restored(node).await?, oldest, newest })
+    Ok(begin::Facts { saved, base, coming, restored: restored(node).await?, oldest, newest })
 }
 
-/// The last write of the newest backup that chunks can be replayed on.
-async fn base(node: &Node) -> Result<Option<Timestamp>> {
+/// The last write of the newest backup that chunks can be replayed on, and the first one of a backup that is being made.
+async fn bases(node: &Node) -> Result<(Option<Timestamp>, Option<Timestamp>)> {
     let all = node.control.backups.all().await?;
-    let bases = all.iter().filter(|b| {
-        b.status == Status::Done
-            && b.nss.is_empty()
-            && b.kind != BackupType::External
-            && b.store.profile != Some(true)
-            && b.replsets.iter().any(|part| part.name == node.rs)
-    });
-    Ok(bases.map(|b| b.last_write_ts).max())
+    let fit = |b: &&BackupMeta| b.nss.is_empty() && b.kind != BackupType::External && b.store.profile != Some(true);
+    let (mut base, mut coming) = (None, None);
+    for backup in all.iter().filter(fit) {
+        let Some(part) = backup.replsets.iter().find(|part| part.name == node.rs) else { continue };
+        if backup.status == Status::Done {
+            base = base.max(Some(backup.last_write_ts));
+        } else if !backup.status.is_final() && part.first_write_ts.time > 0 {
+            coming = coming.max(Some(part.first_write_ts));
+        }
+    }
+    Ok((base, coming))
 }
 
 /// When the newest restore began to change data.

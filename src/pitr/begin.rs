@@ -12,6 +12,8 @@ pub struct Facts {
     pub saved: Option<Timestamp>,
     /// The last write of the newest backup that chunks can be replayed on; `None` also with `pitr.oplogOnly`.
     pub base: Option<Timestamp>,
+    /// Where the oplog of a backup begins that is being made and will be such a base: its last write is not known yet.
+    pub coming: Option<Timestamp>,
     /// When the newest restore began to change data: what was sliced up to here is of a timeline that has ended.
     pub restored: Option<Timestamp>,
     /// The oldest entry of the oplog.
@@ -39,15 +41,16 @@ pub fn begin(facts: &Facts) -> Begin {
     let base = facts.base.filter(|base| *base > after);
     // Something newer than the end of the last chunk, from which a backup can be rolled forward.
     let fresh = base.filter(|base| *base >= facts.oldest && saved.is_none_or(|saved| *base > saved));
+    let coming = facts.coming.filter(|coming| *coming > after && *coming >= facts.oldest);
     if let Some(saved) = saved
         && saved >= facts.oldest
     {
-        return Begin { at: saved, gap: None, needs_base: base.is_none() };
+        return Begin { at: saved, gap: None, needs_base: base.or(coming).is_none() };
     }
-    let at = fresh.unwrap_or(facts.newest).max(facts.oldest);
+    let at = fresh.or(coming).unwrap_or(facts.newest).max(facts.oldest);
     let gap = saved.map(|saved| Line { start: saved, end: at });
     // A base before the gap is of use only up to it.
-    Begin { at, gap, needs_base: fresh.is_none() }
+    Begin { at, gap, needs_base: fresh.or(coming).is_none() }
 }
 
 /// When a restore began to change data; `None` if it never did, or if what it did is part of the timeline (the replay of
@@ -121,6 +124,7 @@ mod tests {
             let facts = Facts {
                 saved: saved.map(ts),
                 base: base.map(ts),
+                coming: None,
                 restored: restored.map(ts),
                 oldest: ts(oldest),
                 newest: ts(newest),
@@ -128,6 +132,22 @@ mod tests {
             let expected =
                 Begin { at: ts(at), gap: gap.map(|(start, end)| Line { start: ts(start), end: ts(end) }), needs_base };
             assert_eq!(begin(&facts), expected, "case {number}");
+        }
+    }
+
+    #[test]
+    fn a_backup_that_is_being_made_is_joined() {
+        let nothing = Facts { saved: None, base: None, coming: None, restored: None, oldest: ts(10), newest: ts(90) };
+        for (facts, at, needs_base) in [
+            (Facts { coming: Some(ts(60)), ..nothing }, 60, false),
+            // It began before what the oplog still has, or before a restore.
+            (Facts { coming: Some(ts(5)), ..nothing }, 90, true),
+            (Facts { coming: Some(ts(60)), restored: Some(ts(70)), ..nothing }, 90, true),
+            // An older base is joined too, and a timeline goes on where it ended.
+            (Facts { coming: Some(ts(60)), base: Some(ts(50)), ..nothing }, 50, false),
+            (Facts { coming: Some(ts(60)), base: Some(ts(40)), saved: Some(ts(55)), ..nothing }, 55, false),
+        ] {
+            assert_eq!(begin(&facts), Begin { at: ts(at), gap: None, needs_base }, "{facts:?}");
         }
     }
 }
