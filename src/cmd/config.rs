@@ -4,7 +4,7 @@ use super::{
     checks::{self, Need},
     context::Context,
     error::{CliError, Result},
-    output::{Message, Report, yaml},
+    output::{Message, Report, Shown},
     resync,
 };
 use crate::config::{self, duration, edit, mask};
@@ -13,7 +13,6 @@ use anyhow::Context as _;
 use bson::Document;
 use clap::Args;
 use serde::Serialize;
-use serde_json::Value;
 use std::{io::Read, path::PathBuf, time::Duration};
 
 /// Show or change the configuration, or read the storage again
@@ -49,17 +48,6 @@ fn parse_assignment(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("expected KEY=VALUE".to_owned()),
-    }
-}
-
-/// The whole configuration.
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-struct Shown(Value);
-
-impl Report for Shown {
-    fn text(&self) -> String {
-        yaml(&self.0)
     }
 }
 

@@ -4,7 +4,7 @@ use super::{
     ask,
     checks::{self, Need},
     context::Context,
-    ending,
+    ending::{self, Waiting},
     error::{CliError, Result},
     list::List,
     moment::Moment,
@@ -12,7 +12,7 @@ use super::{
     profile,
     prune_plan::Shown,
 };
-use crate::config::{duration, places};
+use crate::config::places;
 use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd, name};
 use crate::upkeep::{
     prune,
@@ -20,7 +20,6 @@ use crate::upkeep::{
 };
 use bson::{Timestamp, oid::ObjectId};
 use clap::Args;
-use std::time::Duration;
 
 /// Delete a backup, or those older than a time
 #[derive(Debug, Args)]
@@ -90,16 +89,6 @@ struct Consent {
     /// Don't ask
     #[arg(short, long)]
     yes: bool,
-}
-
-#[derive(Debug, Args)]
-struct Waiting {
-    /// Wait for the end
-    #[arg(short, long)]
-    wait: bool,
-    /// Wait no longer than this, such as 30m or 1h30m
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
-    wait_time: Option<Duration>,
 }
 
 impl Profile {

@@ -4,9 +4,11 @@ use super::{
     context::Context,
     error::{CliError, Kind, Result},
 };
+use crate::config::duration;
 use crate::control::LogQuery;
 use crate::model::{lock::is_stale, log::Severity};
 use crate::upkeep::reap;
+use clap::Args;
 use futures::StreamExt;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
@@ -19,6 +21,17 @@ const LAST_WORD: Duration = Duration::from_secs(3);
 const REAP: Duration = Duration::from_secs(4);
 /// The agents' word for a good end.
 const DONE: &str = "done";
+
+/// Whether and how long to wait for the end of what an agent does.
+#[derive(Debug, Args)]
+pub struct Waiting {
+    /// Wait for the end
+    #[arg(short, long)]
+    pub wait: bool,
+    /// Wait no longer than this, such as 30m or 1h30m
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
+    pub wait_time: Option<Duration>,
+}
 
 /// Waits until the lock of the operation with this OPID has come and gone.
 ///

@@ -91,6 +91,17 @@ impl Report for Message {
     }
 }
 
+/// Settings, as YAML for people.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct Shown(pub Value);
+
+impl Report for Shown {
+    fn text(&self) -> String {
+        yaml(&self.0)
+    }
+}
+
 /// A JSON value as YAML, which people read more easily.
 #[must_use]
 pub fn yaml(value: &Value) -> String {

@@ -4,12 +4,12 @@ use super::{
     checks::{self, Need},
     config,
     context::Context,
-    ending,
+    ending::{self, Waiting},
     error::{CliError, Result},
-    output::{Report, yaml},
+    output::{Report, Shown, yaml},
     resync, storage,
 };
-use crate::config::{duration, mask, places, same_place};
+use crate::config::{mask, places, same_place};
 use crate::control::Shelf;
 use crate::model::{
     command::{ResyncCmd, name},
@@ -18,7 +18,7 @@ use crate::model::{
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 /// Storages beside the main one: list, show, add, remove, read again
 #[derive(Debug, Args)]
@@ -81,16 +81,6 @@ struct Sync {
     clear: bool,
     #[command(flatten)]
     waiting: Waiting,
-}
-
-#[derive(Debug, Args)]
-struct Waiting {
-    /// Wait for the end
-    #[arg(short, long)]
-    wait: bool,
-    /// Wait no longer than this, such as 30s or 5m
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
-    wait_time: Option<Duration>,
 }
 
 fn parse_name(text: &str) -> Result<String, String> {
@@ -179,16 +169,6 @@ struct Profiles {
 impl Report for Profiles {
     fn text(&self) -> String {
         self.profiles.iter().map(yaml).collect::<Vec<_>>().join("\n---\n")
-    }
-}
-
-#[derive(Debug, Serialize)]
-#[serde(transparent)]
-struct Shown(Value);
-
-impl Report for Shown {
-    fn text(&self) -> String {
-        yaml(&self.0)
     }
 }
 

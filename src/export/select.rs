@@ -92,15 +92,10 @@ impl Selection {
                     ),
                 }
             }
-            Some(
-                Command::Create { coll }
-                | Command::Drop { coll }
-                | Command::CollMod { coll }
-                | Command::IndexesBuilt { coll, .. }
-                | Command::IndexesGone { coll, .. }
-                | Command::EmptyCapped { coll },
-            ) => *coll == "system.views" && self.wants_database(db) || self.wants(db, coll),
             Some(Command::ApplyOps(_) | Command::Unknown(_)) => true,
+            Some(command) => command
+                .collection()
+                .is_some_and(|coll| coll == "system.views" && self.wants_database(db) || self.wants(db, coll)),
         })
     }
 }

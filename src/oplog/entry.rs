@@ -94,6 +94,21 @@ pub enum Command<'a> {
     Unknown(&'a str),
 }
 
+impl<'a> Command<'a> {
+    /// The one collection of the entry's database that it is about.
+    pub fn collection(&self) -> Option<&'a str> {
+        match self {
+            Self::Create { coll }
+            | Self::Drop { coll }
+            | Self::CollMod { coll }
+            | Self::IndexesBuilt { coll, .. }
+            | Self::IndexesGone { coll, .. }
+            | Self::EmptyCapped { coll } => Some(coll),
+            Self::DropDatabase | Self::Rename { .. } | Self::ApplyOps(_) | Self::Harmless | Self::Unknown(_) => None,
+        }
+    }
+}
+
 impl<'a> Entry<'a> {
     /// Reads an entry. `outer` is the time of the surrounding `applyOps`, if this is an operation of one.
     pub fn parse(raw: &'a RawDocument, outer: Option<Timestamp>) -> Result<Self> {

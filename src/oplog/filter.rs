@@ -50,14 +50,7 @@ impl Scope {
                 let (db, coll) = ns.split_once('.').unwrap_or((ns, ""));
                 self.wants_collection(db, coll)
             }),
-            Some(
-                Command::Create { coll }
-                | Command::Drop { coll }
-                | Command::CollMod { coll }
-                | Command::IndexesBuilt { coll, .. }
-                | Command::IndexesGone { coll, .. }
-                | Command::EmptyCapped { coll },
-            ) => self.wants_collection(db, coll),
+            Some(command) => command.collection().is_some_and(|coll| self.wants_collection(db, coll)),
         }
     }
 
