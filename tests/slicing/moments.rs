@@ -4,6 +4,7 @@
 //! `PBMBOX_MOMENTS` set how many workloads, and how many moments of each.
 
 use super::Rig;
+use super::capped::Caps;
 use crate::logical::{Load, forget_remains, truth::Witness};
 use crate::support::cluster::{Options, ReplicaSet, Version};
 use crate::support::programs::Sandbox;
@@ -20,29 +21,19 @@ pub fn number(name: &str) -> Option<u64> {
 }
 
 /// Times of entries, sorted: `count` random ones, borders of chunks among them, and the end.
-///
-/// Never between an insertion into a full capped collection and the last of the deletions that it causes: they are entries
-/// of their own, but the witness deletes by itself.
 pub async fn moments(oplog: &Client, chunks: &[Chunk], count: usize) -> Vec<Timestamp> {
     let (first, last) = (chunks[0].start_ts, chunks.last().expect("a chunk").end_ts);
     let entries = oplog.database("local").collection::<Document>("oplog.rs");
     let range = doc! { "ts": { "$gt": first, "$lte": last } };
     let found: Vec<Document> =
         entries.find(range).await.expect("read the oplog").try_collect().await.expect("read the oplog");
-    let op = |entry: &Document| (entry.get_str("op").expect("op").to_owned(), entry.get("ui").cloned());
-    let torn = |pair: &[Document]| {
-        let [(one, of), (next, same)] = [op(&pair[0]), op(&pair[1])];
-        (one == "i" || one == "d") && next == "d" && of == same
-    };
     let ours = |entry: &Document| {
         let ns = entry.get_str("ns").expect("ns");
         entry.get_str("op").expect("op") != "n" && !ns.starts_with("admin.") && !ns.starts_with("config.")
     };
     let time = |entry: &Document| entry.get_timestamp("ts").expect("ts");
-    let whole: Vec<&Document> = found.windows(2).filter(|pair| !torn(pair)).map(|pair| &pair[0]).collect();
-    let times: Vec<Timestamp> = whole.iter().filter(|entry| ours(entry)).map(|entry| time(entry)).collect();
-    let borders: Vec<Timestamp> =
-        chunks.iter().map(|chunk| chunk.end_ts).filter(|end| whole.iter().any(|entry| time(entry) == *end)).collect();
+    let times: Vec<Timestamp> = found.iter().filter(|entry| ours(entry)).map(time).collect();
+    let borders: Vec<Timestamp> = chunks.iter().map(|chunk| chunk.end_ts).collect();
     let mut rng = rand::rng();
     let mut moments: Vec<Timestamp> = times.choose_multiple(&mut rng, count.saturating_sub(2)).copied().collect();
     moments.extend(borders.choose(&mut rng));
@@ -87,6 +78,7 @@ async fn round(seed: u64, version: Version, count: usize) {
     let moments = moments(client, &chunks, count).await;
     let replica = ReplicaSet::start(Options { version, ..Options::default() }).await;
     let mut witness = Witness::new(client, &replica).await;
+    let mut caps = Caps::of(client).await;
 
     let target = Sandbox::unconfigured(Options { version, ..Options::default() }).await;
     target.configure_at(&rig.sandbox.store(), &[]).await;
@@ -103,6 +95,10 @@ async fn round(seed: u64, version: Version, count: usize) {
         let time = format!("{},{}", at.time, at.increment);
         target.pbm(&["restore", "--time", &time, "--wait", "-y"]).ok();
         let mut got = state::read(&restored).await;
+        if version != Version::Older {
+            caps.go_to(at).await;
+            caps.correct(&mut expected, &witness.target, &restored).await;
+        }
         forget_remains(&mut expected, &mut got);
         let lines: Vec<String> = state::differences(&expected, &got)
             .into_iter()

@@ -47,10 +47,10 @@ async fn read_database(db: &Database) -> Value {
             _ => {
                 let mut state = documents(db, &name, options.get("capped").is_some()).await;
                 let uuid = each.get_document("info").ok().and_then(|i| i.get("uuid")).cloned();
-                let uuid: Option<bson::Uuid> = uuid.and_then(|u| bson::deserialize_from_bson(u).ok());
+                let found: Option<bson::Uuid> = uuid.and_then(|u| bson::deserialize_from_bson(u).ok());
                 state.insert("type".into(), kind.into());
                 state.insert("options".into(), options);
-                state.insert("uuid".into(), json!(uuid.map(|u| u.to_string().replace('-', ""))));
+                state.insert("uuid".into(), json!(found.map(self::uuid)));
                 state.insert("indexes".into(), indexes(db, &name, false).await);
                 collections.insert(name, Value::Object(state));
             }
@@ -82,23 +82,52 @@ async fn indexes(db: &Database, coll: &str, series: bool) -> Value {
 
 async fn documents(db: &Database, coll: &str, capped: bool) -> Map<String, Value> {
     let mut cursor = db.collection::<RawDocumentBuf>(coll).find(doc! {}).await.expect("read a collection");
-    let (mut count, mut bytes, mut sum) = (0_u64, 0_u64, [0_u8; 32]);
-    let mut natural = Sha256::new();
+    let mut contents = Contents::new(capped);
     while cursor.advance().await.expect("read a collection") {
-        let raw = cursor.current().as_bytes();
-        natural.update(raw);
-        add(&mut sum, &Sha256::digest(raw).into());
-        count += 1;
-        bytes += raw.len() as u64;
+        contents.add(cursor.current().as_bytes());
     }
-    let mut state = Map::new();
-    state.insert("count".into(), count.into());
-    state.insert("bytes".into(), bytes.into());
-    state.insert("docs_hash".into(), hex(&sum).into());
-    if capped {
-        state.insert("natural_hash".into(), hex(&natural.finalize()).into());
+    contents.into_state()
+}
+
+/// The documents of a collection, in sums.
+pub struct Contents {
+    count: u64,
+    bytes: u64,
+    sum: [u8; 32],
+    /// Of a capped collection: its order is part of what it holds.
+    natural: Option<Sha256>,
+}
+
+impl Contents {
+    pub fn new(capped: bool) -> Self {
+        Self { count: 0, bytes: 0, sum: [0; 32], natural: capped.then(Sha256::new) }
     }
-    state
+
+    /// The next document in natural order.
+    pub fn add(&mut self, raw: &[u8]) {
+        if let Some(natural) = &mut self.natural {
+            natural.update(raw);
+        }
+        add(&mut self.sum, &Sha256::digest(raw).into());
+        self.count += 1;
+        self.bytes += raw.len() as u64;
+    }
+
+    pub fn into_state(self) -> Map<String, Value> {
+        let mut state = Map::new();
+        state.insert("count".into(), self.count.into());
+        state.insert("bytes".into(), self.bytes.into());
+        state.insert("docs_hash".into(), hex(&self.sum).into());
+        if let Some(natural) = self.natural {
+            state.insert("natural_hash".into(), hex(&natural.finalize()).into());
+        }
+        state
+    }
+}
+
+/// As the states have it.
+pub fn uuid(uuid: bson::Uuid) -> String {
+    uuid.to_string().replace('-', "")
 }
 
 async fn principals(client: &Client, coll: &str) -> Value {
