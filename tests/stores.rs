@@ -129,6 +129,26 @@ async fn two_shards_on_s3() {
     assert_eq!(counts, [("rs1", 500), ("shardB", 500)]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_keeps_to_its_limit() {
+    let server = ObjectServer::start().await;
+    let sandbox = Sandbox::unconfigured(Options::default()).await;
+    sandbox.configure_with(&s3(&server, ""), &["backup.limitUpload=1m"]).await;
+    let shown = sandbox.pbm(&["config", "backup.limitUpload"]).ok();
+    assert_eq!(shown.stdout.trim(), "1MiB");
+    // About 3 MiB.
+    fill(&sandbox.set.client().await, 0, 6000).await;
+    let took = |more: &[&str]| {
+        let begun = std::time::Instant::now();
+        sandbox.backup(&[&["--compression", "none"], more].concat());
+        begun.elapsed().as_secs_f64()
+    };
+    let (limited, half, free) = (took(&[]), took(&["--limit-upload", "512KiB/s"]), took(&["--limit-upload", "0"]));
+    assert!(limited > 2.5 && half > limited + 2.0 && free < limited, "{limited} s, {half} s, {free} s");
+    let wrong = sandbox.pbm(&["backup", "--limit-upload", "50"]).failed();
+    assert!(wrong.stderr.contains("per second with its unit"), "{}", wrong.stderr);
+}
+
 /// The store refuses everything in the middle of a backup: it fails clearly, and the next one works.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_begins_to_refuse() {

@@ -8,9 +8,10 @@ use crate::model::{
     backup::BackupMeta,
     config::{Config, StorageConf},
     lock::LockHeader,
+    rate::Rate,
 };
 use crate::mongo::{self, Hello, Purpose, admin};
-use crate::storage::Storage;
+use crate::storage::{Storage, pace::Pace};
 use crate::topo::{
     cluster::{self, Cluster},
     identity::{self, Identity},
@@ -86,6 +87,11 @@ impl Node {
     /// Opens a storage by its settings, as this node reaches it.
     pub async fn open_place(&self, settings: &StorageConf) -> Result<Arc<dyn Storage>> {
         config::open::open(settings, &self.me).await
+    }
+
+    /// As [`Node::open_place`]; what is sent there keeps to a limit.
+    pub async fn open_paced(&self, settings: &StorageConf, limit: Rate) -> Result<Arc<dyn Storage>> {
+        config::open::open_paced(settings, &self.me, limit.per_second().map(Pace::new)).await
     }
 
     /// Opens the storage on which a backup lies, as this node reaches it.

@@ -17,6 +17,7 @@ use crate::model::{
     compression::Compression,
     config::{BackupConf, Config},
     log::Severity,
+    rate::Rate,
     status::Status,
 };
 use clap::Args;
@@ -46,6 +47,10 @@ pub struct Backup {
     /// Storage profile that the backup is made to
     #[arg(long, value_name = "NAME", default_value = places::MAIN)]
     profile: String,
+    /// Send at most this much per second from each node, such as 50MiB or 800KiB; 0 for no limit [default: the
+    /// configuration's backup.limitUpload, or none]
+    #[arg(long, value_name = "RATE")]
+    limit_upload: Option<Rate>,
     /// Wait for the end
     #[arg(short, long)]
     wait: bool,
@@ -120,6 +125,7 @@ impl Backup {
             num_parallel_colls: self.num_parallel_collections,
             profile: place.name.clone().unwrap_or_default(),
             users_and_roles: false,
+            limit_upload: self.limit_upload,
         };
         let to = place.name.as_ref().map(|profile| format!(" to the storage of profile {profile}")).unwrap_or_default();
         cx.out.note(&format!("Starting backup {name}{to}"));
@@ -186,6 +192,7 @@ mod tests {
             compression_level,
             num_parallel_collections: None,
             profile: places::MAIN.to_owned(),
+            limit_upload: None,
             wait: false,
             wait_time: None,
         }

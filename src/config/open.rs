@@ -9,9 +9,11 @@ use crate::{
         blackhole::Blackhole,
         cloud::CloudStorage,
         fs::{Buffers, FsStorage},
+        pace::Pace,
         patience::Patience,
         s3::{self, S3Storage},
         wrap::{
+            limit::Limited,
             retry::Retry,
             split::{SMALLEST_LIMIT, Split},
         },
@@ -25,9 +27,17 @@ use std::{path::Path, sync::Arc, time::Duration};
 struct Driver {
     /// The value of `type` in the settings.
     kind: &'static str,
-    /// Opens it for the node with this `host:port`; some settings differ by node. With a patience given, its own requests
-    /// are repeated so, and not as the settings say.
-    open: for<'a> fn(conf: &'a StorageConf, node: &'a str, Option<Patience>) -> BoxFuture<'a, anyhow::Result<Opened>>,
+    /// Opens it for the node with this `host:port`; some settings differ by node.
+    open: for<'a> fn(conf: &'a StorageConf, node: &'a str, How) -> BoxFuture<'a, anyhow::Result<Opened>>,
+}
+
+/// What the settings don't say.
+#[derive(Debug, Default)]
+struct How {
+    /// How requests are repeated, in place of what the settings say.
+    patience: Option<Patience>,
+    /// How fast objects are sent.
+    pace: Option<Pace>,
 }
 
 /// A driver before the wrappers.
@@ -38,7 +48,7 @@ struct Opened {
 }
 
 const DRIVERS: &[Driver] = &[
-    Driver { kind: "filesystem", open: |conf, _, _| Box::pin(filesystem(conf)) },
+    Driver { kind: "filesystem", open: |conf, _, how| Box::pin(filesystem(conf, how)) },
     Driver {
         kind: "s3",
         open: |conf, node, how| Box::pin(async move { bucket(conf, how, stores::s3::s3(conf, node)?) }),
@@ -79,7 +89,15 @@ pub fn can_open(kind: &str) -> bool {
 /// # Errors
 /// Unknown or unsupported types, missing settings, and whatever the driver meets.
 pub async fn open(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Storage>> {
-    open_so(conf, node, None).await
+    open_so(conf, node, How::default()).await
+}
+
+/// As [`open`]; everything that is sent to it keeps to a pace.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_paced(conf: &StorageConf, node: &str, pace: Option<Pace>) -> anyhow::Result<Arc<dyn Storage>> {
+    open_so(conf, node, How { pace, patience: None }).await
 }
 
 /// As [`open`], for somebody who waits for the answer: what fails is repeated for a few seconds only.
@@ -88,10 +106,10 @@ pub async fn open(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Stor
 /// As [`open`].
 pub async fn open_briefly(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Storage>> {
     let brief = Patience { attempts: 3, overall: Duration::from_secs(3), ..Patience::default() };
-    open_so(conf, node, Some(brief)).await
+    open_so(conf, node, How { patience: Some(brief), pace: None }).await
 }
 
-async fn open_so(conf: &StorageConf, node: &str, how: Option<Patience>) -> anyhow::Result<Arc<dyn Storage>> {
+async fn open_so(conf: &StorageConf, node: &str, how: How) -> anyhow::Result<Arc<dyn Storage>> {
     let kind = conf.kind.as_str();
     let Some(driver) = DRIVERS.iter().find(|driver| driver.kind == kind) else {
         let usable: Vec<_> = DRIVERS.iter().map(|driver| driver.kind).filter(|kind| *kind != "blackhole").collect();
@@ -106,8 +124,9 @@ async fn open_so(conf: &StorageConf, node: &str, how: Option<Patience>) -> anyho
             _ => bail!("storage type '{kind}' is unknown; use {usable}"),
         }
     };
+    let patience = how.patience.unwrap_or_default();
     let opened = (driver.open)(conf, node, how).await.with_context(|| format!("open the {kind} storage"))?;
-    let retrying = Arc::new(Retry::new(opened.driver, how.unwrap_or_default()));
+    let retrying = Arc::new(Retry::new(opened.driver, patience));
     Ok(Arc::new(Split::new(retrying, limit(kind, opened.max_obj_size_gb))))
 }
 
@@ -124,7 +143,7 @@ fn limit(kind: &str, configured: Option<f64>) -> u64 {
     }
 }
 
-async fn filesystem(conf: &StorageConf) -> anyhow::Result<Opened> {
+async fn filesystem(conf: &StorageConf, how: How) -> anyhow::Result<Opened> {
     let conf = conf.filesystem.as_ref().filter(|conf| !conf.path.is_empty());
     let conf = conf.context("`storage.filesystem.path` is not set")?;
     let default = Buffers::default();
@@ -135,27 +154,34 @@ async fn filesystem(conf: &StorageConf) -> anyhow::Result<Opened> {
         write: buffer(conf.backup_buff_size, default.write),
         read: buffer(conf.restore_buff_size, default.read),
     };
-    let driver = FsStorage::open(Path::new(&conf.path), buffers).await?;
-    Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: conf.max_obj_size_gb })
+    let driver = Arc::new(FsStorage::open(Path::new(&conf.path), buffers).await?);
+    let driver: Arc<dyn Storage> = match how.pace {
+        Some(pace) => Arc::new(Limited::new(driver, pace)),
+        None => driver,
+    };
+    Ok(Opened { driver, max_obj_size_gb: conf.max_obj_size_gb })
 }
 
-fn bucket(conf: &StorageConf, how: Option<Patience>, mut settings: s3::Settings) -> anyhow::Result<Opened> {
-    settings.patience = how.unwrap_or(settings.patience);
+fn bucket(conf: &StorageConf, how: How, mut settings: s3::Settings) -> anyhow::Result<Opened> {
+    settings.patience = how.patience.unwrap_or(settings.patience);
+    settings.http.pace = how.pace;
     let driver = S3Storage::open(settings)?;
     Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: stores::max_obj_size_gb(conf) })
 }
 
-async fn azure(conf: &StorageConf, node: &str, how: Option<Patience>) -> anyhow::Result<Opened> {
+async fn azure(conf: &StorageConf, node: &str, how: How) -> anyhow::Result<Opened> {
     let mut settings = stores::cloud::azure(conf, node)?;
-    settings.patience = how.unwrap_or(settings.patience);
+    settings.patience = how.patience.unwrap_or(settings.patience);
+    settings.http.pace = how.pace;
     let driver = CloudStorage::azure(settings)?;
     Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: stores::max_obj_size_gb(conf) })
 }
 
-async fn gcs(conf: &StorageConf, how: Option<Patience>) -> anyhow::Result<Opened> {
+async fn gcs(conf: &StorageConf, how: How) -> anyhow::Result<Opened> {
     let driver: Arc<dyn Storage> = match stores::cloud::gcs(conf)? {
         Gcs::Own(mut settings) => {
-            settings.patience = how.unwrap_or(settings.patience);
+            settings.patience = how.patience.unwrap_or(settings.patience);
+            settings.http.pace = how.pace;
             Arc::new(CloudStorage::gcs(*settings)?)
         }
         Gcs::ByS3(settings) => return bucket(conf, how, *settings),

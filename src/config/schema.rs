@@ -1,7 +1,7 @@
 //! Every key of the configuration with its type (spec/format.md C.3.1, C.3.2): the one table behind strict files,
 //! `--set`, reading a key and hiding secrets.
 
-use crate::model::compression::Compression;
+use crate::model::{compression::Compression, rate::Rate};
 use bson::{Bson, Document};
 use std::str::FromStr;
 
@@ -14,6 +14,8 @@ pub enum Kind {
     F64,
     Text,
     Codec,
+    /// Bytes per second.
+    Rate,
     /// Nanoseconds in the database; written as `30ms` or as a number.
     Duration,
     /// Name → number; names may contain dots (`host:port`).
@@ -165,6 +167,7 @@ pub const KEYS: &[Key] = &[
     key("backup.compressionLevel", Kind::I32),
     key("backup.numParallelCollections", Kind::I32),
     key("backup.numParallelFiles", Kind::I32),
+    key("backup.limitUpload", Kind::Rate),
     key("restore.batchSize", Kind::I32),
     key("restore.numInsertionWorkers", Kind::I32),
     key("restore.numParallelCollections", Kind::I32),
@@ -229,6 +232,7 @@ impl Kind {
             Self::F64 => number(text).map(Bson::Double),
             Self::Text => Ok(Bson::String(text.to_owned())),
             Self::Codec => Compression::from_str(text).map(|codec| Bson::String(codec.to_string())),
+            Self::Rate => Rate::from_str(text).map(|rate| Bson::String(rate.to_string())),
             Self::Duration => match text.parse::<i64>() {
                 Ok(nanos) => Ok(Bson::Int64(nanos)),
                 Err(_) => {

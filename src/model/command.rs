@@ -3,6 +3,7 @@
 use super::backup::BackupType;
 use super::compression::Compression;
 use super::config::StorageConf;
+use super::rate::Rate;
 use super::serde_help::{is_default, is_zero_ts, null_default, null_ts, zero_ts};
 use bson::{Document, Timestamp, oid::ObjectId};
 use serde::{Deserialize, Serialize};
@@ -68,6 +69,9 @@ pub struct BackupCmd {
     pub profile: String,
     #[serde(rename = "usersAndRoles", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub users_and_roles: bool,
+    /// *Added by us*: in place of the configuration's.
+    #[serde(rename = "limitUpload", default, skip_serializing_if = "Option::is_none")]
+    pub limit_upload: Option<Rate>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

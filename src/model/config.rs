@@ -1,6 +1,7 @@
 //! `admin.pbmConfig` (spec/format.md C.3): settings of the cluster's backups.
 
 use super::compression::Compression;
+use super::rate::Rate;
 use super::serde_help::{is_default, null_default};
 use bson::{Document, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -117,6 +118,9 @@ pub struct BackupConf {
         skip_serializing_if = "is_default"
     )]
     pub num_parallel_files: i32,
+    /// *Added by us*: how fast each node sends a backup to the storage.
+    #[serde(rename = "limitUpload", default, skip_serializing_if = "Option::is_none")]
+    pub limit_upload: Option<Rate>,
 }
 
 /// Seconds.

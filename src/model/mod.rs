@@ -13,6 +13,7 @@ pub mod lock;
 pub mod log;
 pub mod names;
 pub mod pitr;
+pub mod rate;
 pub mod restore;
 pub mod serde_help;
 pub mod status;

@@ -15,6 +15,7 @@ pub mod contract;
 pub mod fs;
 pub mod http;
 pub mod memory;
+pub mod pace;
 pub mod parts;
 pub mod patience;
 pub mod ranges;

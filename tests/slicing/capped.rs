@@ -17,6 +17,8 @@ struct Collection {
     documents: Vec<Document>,
     /// The `_id`s of those that were changed since.
     changed: HashSet<String>,
+    /// Everything that happened to it, for whoever has to explain a difference.
+    history: Vec<String>,
 }
 
 /// Goes through an oplog, and knows what all collections hold that only insertions, deletions and changes in place reach.
@@ -52,6 +54,10 @@ impl Caps {
         let Some(uuid) = entry.get("ui").and_then(uuid) else { return };
         let o = entry.get_document("o").expect("o");
         let collection = self.collections.entry(uuid).or_default();
+        let ts = entry.get_timestamp("ts").expect("ts");
+        let shown: String = format!("{o}").chars().take(80).collect();
+        let of = entry.get("o2").map(ToString::to_string).unwrap_or_default();
+        collection.history.push(format!("{ts} {} {of} {shown}", entry.get_str("op").expect("op")));
         match entry.get_str("op").expect("op") {
             "i" => collection.documents.push(o.clone()),
             "d" => collection.documents.retain(|document| document.get("_id") != o.get("_id")),
@@ -59,6 +65,26 @@ impl Caps {
             _ if o.contains_key("emptycapped") => collection.documents.clear(),
             _ => {}
         }
+    }
+
+    /// What three tellers say about a capped collection that `restored` has otherwise than expected.
+    pub async fn explain(&self, expected: &Value, witness: &Client, restored: &Client) -> String {
+        let mut text = String::new();
+        for (db, content) in expected["databases"].as_object().expect("databases") {
+            for (coll, state) in content["collections"].as_object().expect("collections") {
+                let Some(collection) = self.collections.get(state["uuid"].as_str().unwrap_or_default()) else {
+                    continue;
+                };
+                let by_oplog: Vec<String> = collection.documents.iter().map(id).collect();
+                let got = ids(restored, db, coll).await;
+                if state["options"].get("capped").is_some() && by_oplog != got {
+                    let seen = ids(witness, db, coll).await;
+                    text += &format!("{db}.{coll}\n  oplog {by_oplog:?}\n  witness {seen:?}\n  restored {got:?}\n");
+                    text += &format!("  {}\n", collection.history.join("\n  "));
+                }
+            }
+        }
+        text
     }
 
     /// Puts what the oplog says in the place of what `witness` holds, in each capped collection of `expected`. A document
@@ -71,8 +97,14 @@ impl Caps {
                 let uuid = state["uuid"].as_str().expect("a UUID");
                 let empty = Collection::default();
                 let collection = self.collections.get(uuid).unwrap_or(&empty);
+                let mut documents: Vec<&Document> = collection.documents.iter().collect();
+                // What is clustered is in the order of `_id`, which its server knows best.
+                if state["options"].get("clusteredIndex").is_some() {
+                    let order = ids(restored, db, coll).await;
+                    documents.sort_by_key(|document| order.iter().position(|other| *other == id(document)));
+                }
                 let mut contents = Contents::new(true);
-                for document in &collection.documents {
+                for document in documents {
                     let key = doc! { "_id": document.get("_id").expect("_id") };
                     let inserted = RawDocumentBuf::try_from(document).expect("a document");
                     let mut now = None;
@@ -89,6 +121,13 @@ impl Caps {
             }
         }
     }
+}
+
+/// The `_id`s in natural order.
+async fn ids(server: &Client, db: &str, coll: &str) -> Vec<String> {
+    let found = server.database(db).collection::<Document>(coll).find(doc! {}).await.expect("read a collection");
+    let found: Vec<Document> = found.try_collect().await.expect("read a collection");
+    found.iter().map(id).collect()
 }
 
 fn uuid(value: &Bson) -> Option<String> {

@@ -104,7 +104,10 @@ async fn round(seed: u64, version: Version, count: usize) {
             .into_iter()
             .filter(|line| !line.starts_with("/users") && !line.starts_with("/roles"))
             .collect();
-        assert!(lines.is_empty(), "PBMBOX_SEED={seed}, base {base}, --time {time}:\n{}", lines.join("\n"));
+        if !lines.is_empty() {
+            let more = caps.explain(&expected, &witness.target, &restored).await;
+            panic!("PBMBOX_SEED={seed}, base {base}, --time {time}:\n{}\n{more}", lines.join("\n"));
+        }
     }
 }
 

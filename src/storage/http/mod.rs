@@ -14,7 +14,7 @@
 
 mod body;
 mod connect;
-use super::ByteStream;
+use super::{ByteStream, pace::Pace};
 use body::{Outgoing, Progress};
 use bytes::Bytes;
 use connect::Dial;
@@ -25,18 +25,25 @@ use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use std::{fmt, io, time::Duration};
 
 /// How connections are made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Accept any certificate.
     pub skip_tls_verify: bool,
     pub connect_timeout: Duration,
     /// Longest time without a byte in either direction.
     pub stall: Duration,
+    /// How fast bodies are sent; `None` is as fast as they can be.
+    pub pace: Option<Pace>,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { skip_tls_verify: false, connect_timeout: Duration::from_secs(10), stall: Duration::from_secs(30) }
+        Self {
+            skip_tls_verify: false,
+            connect_timeout: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+            pace: None,
+        }
     }
 }
 
@@ -118,7 +125,7 @@ impl HttpClient {
             request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, authorization);
         }
         let progress = Progress::default();
-        let request = request.map(|content| Outgoing::new(content, progress.clone()));
+        let request = request.map(|content| Outgoing::new(content, progress.clone(), self.settings.pace.clone()));
         let mut sending = self.client.request(request);
         let stall = self.settings.stall;
         let answer = loop {

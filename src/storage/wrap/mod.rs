@@ -4,6 +4,7 @@
 //! repeats what failed in passing, the driver. [`faulty`] breaks on purpose, for tests.
 
 pub mod faulty;
+pub mod limit;
 pub mod measure;
 pub mod retry;
 pub mod split;
