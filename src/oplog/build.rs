@@ -8,15 +8,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bson::{Bson, Document, RawDocumentBuf, Uuid, doc, rawdoc};
+use bson::{Bson, Document, Uuid, doc, rawdoc};
 use mongodb::Client;
 
 use crate::oplog::apply::command_document;
 use crate::oplog::capped;
 use crate::oplog::catalog::{Catalog, Collection, Index, Key, Level};
 use crate::oplog::target::{Mode, Occupant, Target, code, is_transient};
-
-const INVALID_OPTIONS: i32 = 72;
 
 /// How many members must be ready before an index build is committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,33 +76,61 @@ impl Catalog {
             let waiting = &collection.waiting;
             let changes = waiting.cap.is_some() || !waiting.options.is_empty() || collection.missing().next().is_some();
             let buckets = format!("system.buckets.{coll}");
-            if changes && there.find(&Key::name(db, &buckets)).is_some() {
-                drop_remains(&target, db, &buckets).await?;
-            }
-            if let Some(cap) = waiting.cap {
-                capped::settle(&target, db, coll, key, cap).await.with_context(|| format!("cap {db}.{coll}"))?;
-            }
-            let count = build_indexes(&target, db, coll, collection, quorum).await?;
+            let beside = changes
+                && there.find(&Key::name(db, &buckets)).is_some()
+                && !drop_remains(&target, db, &buckets).await?;
+            let count = if beside {
+                let aside = format!("tmp{}.pbm", &Uuid::new().to_string()[..8]);
+                rename(&target, db, key, coll, &aside).await?;
+                let done = finish(&target, db, &aside, (key, collection), quorum).await;
+                rename(&target, db, key, &aside, coll).await?;
+                done?
+            } else {
+                finish(&target, db, coll, (key, collection), quorum).await?
+            };
             built.indexes += count;
             built.collections += usize::from(count > 0);
-            if !waiting.options.is_empty() {
-                let mut command = doc! {"collMod": coll};
-                command.extend(waiting.options.clone());
-                let set = match run(&target, db, command.clone()).await {
-                    Err(error) if code(&error) == Some(INVALID_OPTIONS) => modify(&target, db, key, &command).await,
-                    result => result.map(drop).map_err(Into::into),
-                };
-                set.with_context(|| format!("set the options of {db}.{coll}"))?;
-            }
         }
         Ok(built)
     }
 }
 
-/// A server keeps the buckets of a series whose creation failed because a collection had its name. They are empty and belong
-/// to nothing, but the server takes that collection for a series then: 5.0 refuses its indexes and options, and 6.0 answers
-/// `ok` to a new cap and does nothing.
-async fn drop_remains(target: &Target, db: &str, buckets: &str) -> Result<()> {
+/// Carries out what waits for one collection, which is named `coll` at this moment. Returns how many indexes it got.
+async fn finish(
+    target: &Target,
+    db: &str,
+    coll: &str,
+    (key, collection): (&Key, &Collection),
+    quorum: &CommitQuorum,
+) -> Result<usize> {
+    let (waiting, ns) = (&collection.waiting, &collection.ns);
+    if let Some(cap) = waiting.cap {
+        capped::settle(target, db, coll, key, cap).await.with_context(|| format!("cap {ns}"))?;
+    }
+    let count = build_indexes(target, db, coll, collection, quorum).await?;
+    if !waiting.options.is_empty() {
+        let mut command = doc! {"collMod": coll};
+        command.extend(waiting.options.clone());
+        run(target, db, command).await.with_context(|| format!("set the options of {ns}"))?;
+    }
+    Ok(count)
+}
+
+/// Renames a collection as an entry of the oplog does: of this UUID, whatever buckets lie beside its names.
+async fn rename(target: &Target, db: &str, key: &Key, from: &str, to: &str) -> Result<()> {
+    let command = rawdoc! {"renameCollection": format!("{db}.{from}"), "to": format!("{db}.{to}"), "stayTemp": false};
+    let (applied, _) = target.apply_ops(Mode::InitialSync, &[&command_document(db, key, &command)]).await?;
+    match applied.stopped {
+        Some(stop) => bail!("rename {db}.{from} to {to} for a while: error {}: {}", stop.code, stop.message),
+        None => Ok(()),
+    }
+}
+
+/// A server keeps the buckets of a series whose creation failed because a collection had its name. They belong to nothing, but
+/// the server takes that collection for a series then: it refuses its indexes and options or gives them to the buckets, and
+/// 6.0 answers `ok` to a new cap and does nothing. Empty ones are dropped; beside others the collection gets what
+/// waits for it under another name. Returns whether they are gone.
+async fn drop_remains(target: &Target, db: &str, buckets: &str) -> Result<bool> {
     let found = target.run(db, doc! {"find": buckets, "limit": 1, "singleBatch": true}).await;
     let found = found.with_context(|| format!("look into {db}.{buckets}"))?;
     let empty = found.get_document("cursor").and_then(|c| c.get_array("firstBatch")).is_ok_and(Vec::is_empty);
@@ -117,18 +143,7 @@ async fn drop_remains(target: &Target, db: &str, buckets: &str) -> Result<()> {
             bail!("drop {db}.{buckets}: error {}: {}", stop.code, stop.message);
         }
     }
-    Ok(())
-}
-
-/// A `collMod` as an entry of the oplog: of the collection itself, whatever buckets with its name the command would mean.
-pub(super) async fn modify(target: &Target, db: &str, key: &Key, command: &Document) -> Result<()> {
-    let command = RawDocumentBuf::try_from(command).context("write the options")?;
-    let (applied, _) = target.apply_ops(Mode::ApplyOps, &[&command_document(db, key, &command)]).await?;
-    match applied.stopped {
-        Some(stop) => bail!("error {}: {}", stop.code, stop.message),
-        None if applied.missed.is_empty() => Ok(()),
-        None => bail!("the server did not apply it"),
-    }
+    Ok(empty)
 }
 
 /// Builds a collection's indexes, returns how many.

@@ -6,7 +6,7 @@
 use anyhow::{Context, Result, bail};
 use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc};
 
-use crate::oplog::build::{modify, run, uuid_of};
+use crate::oplog::build::{run, uuid_of};
 use crate::oplog::catalog::{Cap, Key, WIDEST, integer};
 use crate::oplog::target::{Mode, Target, code};
 
@@ -24,10 +24,6 @@ pub(super) async fn settle(target: &Target, db: &str, coll: &str, key: &Key, cap
         result => drop(result.context("set the size of the capped collection")?),
     }
     // `ok` is no proof: beside buckets with the collection's name 6.0 means those, and does nothing.
-    if is_set(target, db, coll, cap).await? {
-        return Ok(());
-    }
-    modify(target, db, key, &command).await.context("set the size of the capped collection")?;
     if is_set(target, db, coll, cap).await? {
         return Ok(());
     }
