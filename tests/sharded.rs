@@ -334,7 +334,7 @@ async fn the_truth_has_all_the_money() {
 }
 
 /// The newest write of any shard that a majority of it has.
-async fn last_write(cluster: &ShardedCluster) -> Timestamp {
+pub async fn last_write(cluster: &ShardedCluster) -> Timestamp {
     let mut last = Vec::new();
     for shard in &cluster.shards {
         let admin = shard.set.client().await.database("admin");

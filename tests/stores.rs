@@ -1,26 +1,37 @@
 //! Object stores through real agents and the command line: everything that works on a directory works there.
 
 mod azure;
+mod credentials;
 mod google;
 mod s3;
 
+use crate::sharded::last_write;
 use crate::support::cluster::Options;
 use crate::support::objects::{BUCKET, KEY, ObjectServer, SECRET};
-use crate::support::programs::Sandbox;
+use crate::support::programs::{Deployment, Sandbox};
 use crate::support::sharded::{ShardedCluster, ShardedSandbox, TWO_SHARDS};
 use crate::support::{state, wait};
+use futures::TryStreamExt;
 use mongodb::Client;
 use mongodb::bson::{Document, Timestamp, doc};
+use pbmbox::storage::Storage;
 use serde_json::Value;
 use std::time::Duration;
 
 /// The settings of a store, as they stand below `storage:`.
 fn s3(server: &ObjectServer, more: &str) -> String {
-    format!(
-        "type: s3\n  s3:\n    endpointUrl: {}\n    bucket: {BUCKET}\n    prefix: cluster/one\n    credentials:\n      \
-         access-key-id: {KEY}\n      secret-access-key: {SECRET}\n{more}",
-        server.endpoint()
-    )
+    s3_with(server, more, true)
+}
+
+/// As [`s3`]; without keys the agents have to find some.
+fn s3_with(server: &ObjectServer, more: &str, keys: bool) -> String {
+    let keys = if keys {
+        format!("    credentials:\n      access-key-id: {KEY}\n      secret-access-key: {SECRET}\n")
+    } else {
+        String::new()
+    };
+    let at = server.endpoint();
+    format!("type: s3\n  s3:\n    endpointUrl: {at}\n    bucket: {BUCKET}\n    prefix: cluster/one\n{keys}{more}")
 }
 
 async fn fill(client: &Client, from: i32, to: i32) {
@@ -36,10 +47,10 @@ async fn now(client: &Client) -> Timestamp {
 }
 
 /// Waits until chunks of a replica set reach `until`.
-async fn saved(control: &Client, until: Timestamp) {
+async fn saved(control: &Client, rs: &str, until: Timestamp) {
     let chunks = control.database("admin").collection::<Document>("pbmPITRChunks");
-    wait::until(&format!("chunks until {until}"), Duration::from_secs(60), async || {
-        chunks.find_one(doc! { "end_ts": { "$gte": until } }).await.expect("read").map(drop)
+    wait::until(&format!("chunks of {rs} until {until}"), Duration::from_secs(60), async || {
+        chunks.find_one(doc! { "rs": rs, "end_ts": { "$gte": until } }).await.expect("read").map(drop)
     })
     .await;
 }
@@ -60,7 +71,7 @@ pub async fn everything(storage: &str, objects: impl AsyncFn() -> Vec<String>) {
     fill(&client, 2000, 3000).await;
     let later = now(&client).await;
     let at_later = state::read(&client).await;
-    saved(&client, later).await;
+    saved(&client, "rs0", later).await;
     source.pbm(&["config", "--set", "pitr.enabled=false"]).ok();
     let status = source.pbm(&["status", "-o", "json"]).ok().json();
     assert!(status["backups"]["snapshot"][0]["size"].as_i64().expect("a size") > 0, "{status}");
@@ -75,58 +86,70 @@ pub async fn everything(storage: &str, objects: impl AsyncFn() -> Vec<String>) {
     assert_eq!(differences(&at_later, &state::read(&restored).await), [""; 0]);
     let described = target.pbm(&["describe-backup", &name, "--with-collections", "-o", "json"]).ok();
     assert!(described.stdout.contains("shop.orders"), "{}", described.stdout);
-
-    target.pbm(&["delete-pitr", "--all", "-y", "--wait"]).ok();
-    target.pbm(&["delete-backup", &name, "-y"]).ok();
-    let left = objects().await;
-    assert!(left.iter().all(|name| name.starts_with(".pbm")), "{left:?}");
+    clean_up(&target, &name, objects).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_set_on_s3() {
     let server = ObjectServer::start().await;
-    let root = server.folder().join("cluster/one");
-    let objects = async || {
-        let mut names = Vec::new();
-        let mut folders = vec![root.clone()];
-        while let Some(folder) = folders.pop() {
-            for entry in std::fs::read_dir(folder).expect("read a folder") {
-                let path = entry.expect("an entry").path();
-                if path.is_dir() {
-                    folders.push(path);
-                } else {
-                    names.push(path.strip_prefix(&root).expect("below").display().to_string());
-                }
-            }
-        }
-        names
-    };
+    let store = s3::store(&server, |it| it.prefix = "cluster/one".to_owned()).await;
+    let objects = async || store.list("").map_ok(|object| object.name).try_collect().await.expect("list");
     everything(&s3(&server, ""), objects).await;
     assert!(server.count("AbortMultipartUpload") == 0, "an upload was given up");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn two_shards_on_s3() {
-    let server = ObjectServer::start().await;
+/// As [`everything`], on two shards.
+pub async fn everything_sharded(storage: &str, objects: impl AsyncFn() -> Vec<String>) {
     let source = ShardedSandbox::around(ShardedCluster::start(Options::default(), TWO_SHARDS).await).await;
-    source.configure_with(&s3(&server, ""), &[]).await;
+    source.configure_with(storage, &["pitr.oplogSpanMin=0.05", "pitr.enabled=true"]).await;
     source.set.create_database("shop", "rs1").await;
     source.set.shard_collection("shop.orders", "n").await;
     source.set.split("shop.orders", 500).await;
     source.set.move_chunk("shop.orders", 700, "shardB").await.expect("move a chunk");
     let mut router = source.set.router().await;
-    for n in 0..1000 {
-        router.insert("shop.orders", doc! { "_id": n, "n": i64::from(n) }).await;
-    }
+    let mut fill = async |numbers: std::ops::Range<i32>| {
+        for n in numbers {
+            router.insert("shop.orders", doc! { "_id": n, "n": i64::from(n) }).await;
+        }
+    };
+    fill(0..600).await;
     let name = source.backup(&[]);
+    fill(600..900).await;
+    let later = last_write(&source.set).await;
+    let control = source.set.config.client().await;
+    for rs in ["cfgrs", "rs1", "rs2"] {
+        saved(&control, rs, later).await;
+    }
+    source.pbm(&["config", "--set", "pitr.enabled=false"]).ok();
+
     let target = ShardedSandbox::around(ShardedCluster::start(Options::default(), TWO_SHARDS).await).await;
-    target.configure_with(&s3(&server, ""), &[]).await;
+    target.configure_with(storage, &[]).await;
     target.pbm(&["config", "--force-resync", "--wait"]).ok();
+    let counts = async || -> Vec<(String, usize)> {
+        let found = target.set.router().await.find("shop.orders", doc! {}).await;
+        found.into_iter().map(|(shard, docs)| (shard, docs.len())).collect()
+    };
     target.pbm(&["restore", &name, "--wait", "-y"]).ok();
-    let mut router = target.set.router().await;
-    let found = router.find("shop.orders", doc! {}).await;
-    let counts: Vec<(&str, usize)> = found.iter().map(|(shard, docs)| (shard.as_str(), docs.len())).collect();
-    assert_eq!(counts, [("rs1", 500), ("shardB", 500)]);
+    assert_eq!(counts().await, [("rs1".to_owned(), 500), ("shardB".to_owned(), 100)]);
+    target.pbm(&["restore", "--time", &format!("{},{}", later.time, later.increment), "--wait", "-y"]).ok();
+    assert_eq!(counts().await, [("rs1".to_owned(), 500), ("shardB".to_owned(), 400)]);
+    clean_up(&target, &name, objects).await;
+}
+
+/// Deletes the slices and the backup: nothing of them is left.
+async fn clean_up<D: Deployment>(sandbox: &Sandbox<D>, name: &str, objects: impl AsyncFn() -> Vec<String>) {
+    sandbox.pbm(&["delete-pitr", "--all", "-y", "--wait"]).ok();
+    sandbox.pbm(&["delete-backup", name, "-y"]).ok();
+    let left = objects().await;
+    assert!(left.iter().all(|name| name.starts_with(".pbm")), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_shards_on_s3() {
+    let server = ObjectServer::start().await;
+    let store = s3::store(&server, |it| it.prefix = "cluster/one".to_owned()).await;
+    let objects = async || store.list("").map_ok(|object| object.name).try_collect().await.expect("list");
+    everything_sharded(&s3(&server, ""), objects).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,7 +18,7 @@ use crate::model::{
 };
 use crate::topo::{
     cluster::Cluster,
-    elect::{self, Field},
+    elect::{self, Field, Preference},
 };
 use crate::upkeep::balancer;
 use anyhow::{Result, anyhow, bail};
@@ -55,14 +55,21 @@ pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Op
     if let Some(reason) = reject {
         bail!("backup {} can't start: {reason}", backup.name);
     }
+    // Two storages at a time are better served by two nodes.
+    let slicing: Vec<String> = if places::is_main(&backup.profile) {
+        Vec::new()
+    } else {
+        node.control.locks.slicers().await?.into_iter().map(|lock| lock.header.node).collect()
+    };
     let priority = config.and_then(|c| c.backup.as_ref()).and_then(|b| b.priority.as_ref());
+    let preference = Preference { priority, slicing: &slicing };
     let nominations = async {
         let alive = node.control.agents.alive(node.control.cluster_time().await?).await?;
         let fields: Vec<(String, Field)> =
-            cluster.names().into_iter().map(|rs| (rs.clone(), elect::field(&alive, &rs, priority))).collect();
+            cluster.names().into_iter().map(|rs| (rs.clone(), elect::field(&alive, &rs, preference))).collect();
         let first = |(rs, field): &(String, Field)| Some((rs.clone(), field.tiers.first()?.clone()));
         node.control.backups.nominate_first(&backup.name, &fields.iter().filter_map(first).collect::<Vec<_>>()).await?;
-        try_join_all(fields.into_iter().map(|(rs, field)| nominate(node, &backup.name, rs, field, priority))).await
+        try_join_all(fields.into_iter().map(|(rs, field)| nominate(node, &backup.name, rs, field, preference))).await
     };
     let result = tokio::select! {
         result = nominations => result.map(drop),
@@ -154,16 +161,10 @@ async fn first_document(
 }
 
 /// Names candidates for `rs`, group after group, until one has taken the work. The first group of `field` is named already.
-async fn nominate(
-    node: &Node,
-    name: &str,
-    rs: String,
-    field: Field,
-    priority: Option<&std::collections::BTreeMap<String, f64>>,
-) -> Result<()> {
+async fn nominate(node: &Node, name: &str, rs: String, field: Field, preference: Preference<'_>) -> Result<()> {
     let rs = rs.as_str();
     let mut named = !field.tiers.is_empty();
-    let field = if named { field } else { candidates(node, rs, priority).await? };
+    let field = if named { field } else { candidates(node, rs, preference).await? };
     for tier in field.tiers {
         tracing::debug!("nominating {} for replica set {rs}", tier.join(", "));
         let mut waiter = node.control.bell.waiter();
@@ -188,16 +189,12 @@ async fn nominate(
     ))
 }
 
-async fn candidates(
-    node: &Node,
-    rs: &str,
-    priority: Option<&std::collections::BTreeMap<String, f64>>,
-) -> Result<Field> {
+async fn candidates(node: &Node, rs: &str, preference: Preference<'_>) -> Result<Field> {
     let until = Instant::now() + FOR_A_CANDIDATE;
     loop {
         let mut waiter = node.control.bell.waiter();
         let alive = node.control.agents.alive(node.control.cluster_time().await?).await?;
-        let field = elect::field(&alive, rs, priority);
+        let field = elect::field(&alive, rs, preference);
         if !field.tiers.is_empty() {
             return Ok(field);
         }

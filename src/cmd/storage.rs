@@ -31,19 +31,20 @@ pub fn type_name(conf: &StorageConf) -> &'static str {
 /// Directory or address of the storage.
 #[must_use]
 pub fn path(conf: &StorageConf) -> String {
-    let (scheme, doc, keys) = match conf.kind.as_str() {
+    let (scheme, at) = match conf.kind.as_str() {
         "filesystem" => return conf.filesystem.as_ref().map(|fs| fs.path.clone()).unwrap_or_default(),
-        "s3" => ("s3://", &conf.s3, ["endpointUrl", "bucket", "prefix"]),
-        "minio" => ("", &conf.minio, ["endpoint", "bucket", "prefix"]),
-        "gcs" => ("gs://", &conf.gcs, ["", "bucket", "prefix"]),
-        "azure" => ("azure://", &conf.azure, ["account", "container", "prefix"]),
-        "oss" => ("oss://", &conf.oss, ["endpointUrl", "bucket", "prefix"]),
-        "oci" => ("oci://", &conf.oci, ["namespace", "bucket", "prefix"]),
+        "s3" => ("s3://", "endpointUrl"),
+        "minio" => ("", "endpoint"),
+        "gcs" => ("gs://", ""),
+        "azure" => ("azure://", "account"),
+        "oss" => ("oss://", "endpointUrl"),
+        "oci" => ("oci://", "namespace"),
         _ => return String::new(),
     };
-    let parts: Vec<&str> = keys
-        .iter()
-        .filter_map(|key| doc.as_ref()?.get_str(key).ok())
+    let holder = if conf.kind == "azure" { "container" } else { "bucket" };
+    let parts: Vec<&str> = [at, holder, "prefix"]
+        .into_iter()
+        .filter_map(|key| conf.object_store()?.get_str(key).ok())
         .filter(|part| !part.is_empty())
         .map(|part| part.trim_end_matches('/'))
         .collect();
@@ -54,14 +55,7 @@ pub fn path(conf: &StorageConf) -> String {
 /// The region, where the kind of storage has one.
 #[must_use]
 pub fn region(conf: &StorageConf) -> Option<String> {
-    let doc = match conf.kind.as_str() {
-        "s3" => &conf.s3,
-        "minio" => &conf.minio,
-        "oss" => &conf.oss,
-        "oci" => &conf.oci,
-        _ => &None,
-    };
-    doc.as_ref()?.get_str("region").ok().map(str::to_owned)
+    conf.object_store()?.get_str("region").ok().map(str::to_owned)
 }
 
 /// Opens the storage from this host, for reading.

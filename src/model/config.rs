@@ -57,6 +57,22 @@ pub struct StorageConf {
     pub oci: Option<Document>,
 }
 
+impl StorageConf {
+    /// The settings of the object store that `type` names; `None` for other types, and if they are missing.
+    #[must_use]
+    pub fn object_store(&self) -> Option<&Document> {
+        match self.kind.as_str() {
+            "s3" => self.s3.as_ref(),
+            "minio" => self.minio.as_ref(),
+            "gcs" => self.gcs.as_ref(),
+            "azure" => self.azure.as_ref(),
+            "oss" => self.oss.as_ref(),
+            "oci" => self.oci.as_ref(),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct FilesystemConf {

@@ -5,7 +5,7 @@
 //! among the living, and its lock grows stale.
 
 use crate::model::agent::AgentStat;
-use crate::topo::elect;
+use crate::topo::elect::{self, Preference};
 use std::{collections::BTreeMap, time::Duration};
 
 /// How long the better candidates have before the next ones may take the work.
@@ -37,7 +37,7 @@ pub enum Rank {
 /// Judges this agent's node, and gives all nodes that could slice, best first.
 #[must_use]
 pub fn rank(facts: &Facts<'_>) -> (Rank, Vec<String>) {
-    let field = elect::field(facts.agents, facts.rs, facts.priority);
+    let field = elect::field(facts.agents, facts.rs, Preference { priority: facts.priority, ..Preference::default() });
     let at = field.tiers.iter().position(|tier| tier.iter().any(|node| node == facts.me));
     let rank = match at {
         Some(0) => Rank::First,

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 const PRIMARY: f64 = 0.5;
 const ORDINARY: f64 = 1.0;
 const HIDDEN: f64 = 2.0;
+/// Of a node that slices the oplog, where somebody else could do the work beside it.
+const SLICING: f64 = 0.9;
 
 /// The candidates of one replica set.
 #[derive(Debug, Clone, PartialEq)]
@@ -18,16 +20,25 @@ pub struct Field {
     pub unfit: Vec<(String, String)>,
 }
 
-/// Sorts the living agents of `rs`. With `priority` its numbers are the scores, and 1 for nodes that it does not
-/// name; else a hidden node comes before an ordinary secondary and that before the primary.
+/// What decides between fit nodes.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Preference<'a> {
+    /// The operator's numbers, if there are any.
+    pub priority: Option<&'a BTreeMap<String, f64>>,
+    /// Nodes that slice the oplog, where that counts.
+    pub slicing: &'a [String],
+}
+
+/// Sorts the living agents of `rs`. With priorities their numbers are the scores, and 1 for nodes that they do not
+/// name; else a hidden node comes before an ordinary secondary, that before one that slices, and that before the primary.
 #[must_use]
-pub fn field(agents: &[AgentStat], rs: &str, priority: Option<&BTreeMap<String, f64>>) -> Field {
+pub fn field(agents: &[AgentStat], rs: &str, preference: Preference<'_>) -> Field {
     let mut scored: Vec<(f64, String)> = Vec::new();
     let mut rejected = Vec::new();
     for agent in agents.iter().filter(|a| a.rs == rs) {
         match unfit(agent) {
             Some(why) => rejected.push((agent.n.clone(), why)),
-            None => scored.push((score(agent, priority), agent.n.clone())),
+            None => scored.push((score(agent, preference), agent.n.clone())),
         }
     }
     scored.shuffle(&mut rand::rng());
@@ -39,9 +50,10 @@ pub fn field(agents: &[AgentStat], rs: &str, priority: Option<&BTreeMap<String, 
     Field { tiers, unfit: rejected }
 }
 
-fn score(agent: &AgentStat, priority: Option<&BTreeMap<String, f64>>) -> f64 {
-    match priority.filter(|p| !p.is_empty()) {
+fn score(agent: &AgentStat, preference: Preference<'_>) -> f64 {
+    match preference.priority.filter(|p| !p.is_empty()) {
         Some(priority) => priority.get(&agent.n).copied().filter(|p| *p >= 0.0).unwrap_or(ORDINARY),
+        None if preference.slicing.contains(&agent.n) => SLICING,
         None if agent.s == 1 => PRIMARY,
         None if agent.hdn => HIDDEN,
         None => ORDINARY,
@@ -60,26 +72,43 @@ mod tests {
     #[test]
     fn hidden_then_secondaries_then_the_primary() {
         let agents = [agent("p", 1), agent("a", 2), agent("b", 2), AgentStat { hdn: true, ..agent("h", 2) }];
-        let mut got = field(&agents, "rs0", None);
+        let mut got = field(&agents, "rs0", Preference::default());
         got.tiers[1].sort();
         assert_eq!(got.tiers, [vec!["h"], vec!["a", "b"], vec!["p"]]);
-        assert!(field(&agents, "rs1", None).tiers.is_empty());
+        assert!(field(&agents, "rs1", Preference::default()).tiers.is_empty());
     }
 
     #[test]
     fn priorities_replace_the_scores() {
         let agents = [agent("p", 1), agent("a", 2), agent("b", 2)];
         let priority = BTreeMap::from([("p".to_owned(), 5.0), ("b".to_owned(), -1.0)]);
-        let mut got = field(&agents, "rs0", Some(&priority));
+        let mut got = field(&agents, "rs0", Preference { priority: Some(&priority), ..Preference::default() });
         got.tiers[1].sort();
         assert_eq!(got.tiers, [vec!["p"], vec!["a", "b"]]);
-        assert_eq!(field(&agents, "rs0", Some(&BTreeMap::new())).tiers.last().expect("a tier"), &["p"]);
+        assert_eq!(
+            field(&agents, "rs0", Preference { priority: Some(&BTreeMap::new()), ..Preference::default() })
+                .tiers
+                .last()
+                .expect("a tier"),
+            &["p"]
+        );
+    }
+
+    #[test]
+    fn who_slices_comes_late_if_that_counts() {
+        let agents = [agent("p", 1), agent("a", 2), AgentStat { hdn: true, ..agent("h", 2) }];
+        let slicing = ["h".to_owned()];
+        let got = field(&agents, "rs0", Preference { slicing: &slicing, ..Preference::default() });
+        assert_eq!(got.tiers, [["a"], ["h"], ["p"]]);
+        let priority = BTreeMap::from([("h".to_owned(), 3.0)]);
+        let got = field(&agents, "rs0", Preference { priority: Some(&priority), slicing: &slicing });
+        assert_eq!(got.tiers[0], ["h"]);
     }
 
     #[test]
     fn the_unfit_are_named() {
         let bad = AgentStat { stors: SubsysStatus::broken("no such folder"), ..agent("x", 2) };
-        let got = field(&[bad], "rs0", None);
+        let got = field(&[bad], "rs0", Preference::default());
         assert!(got.tiers.is_empty());
         assert!(got.unfit[0].1.contains("no such folder"), "{got:?}");
     }
@@ -88,7 +117,7 @@ mod tests {
     fn equals_come_in_any_order() {
         let agents = [agent("a", 2), agent("b", 2)];
         let firsts: std::collections::BTreeSet<String> =
-            (0..200).map(|_| field(&agents, "rs0", None).tiers[0][0].clone()).collect();
+            (0..200).map(|_| field(&agents, "rs0", Preference::default()).tiers[0][0].clone()).collect();
         assert_eq!(firsts.len(), 2);
     }
 }

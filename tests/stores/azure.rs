@@ -1,6 +1,6 @@
 //! The Azure driver against Azurite.
 
-use crate::support::azurite::{ACCOUNT, Azurite, CONTAINER, KEY};
+use crate::support::azurite::{ACCOUNT, Azurite, CONTAINER, KEY, shared_access_signature};
 use futures::{StreamExt, TryStreamExt, stream};
 use pbmbox::storage::cloud::{AzureAccess, AzureSettings, CloudStorage};
 use pbmbox::storage::parts::Cut;
@@ -37,6 +37,8 @@ async fn keeps_the_contract_and_explains_refusals() {
     contract::check_with(&open(&azurite, "", |_| {}), NAMES).await;
     let store = open(&azurite, "some/folder", |_| {});
     contract::check_with(&store, NAMES).await;
+    let shared = open(&azurite, "", |it| it.access = AzureAccess::Sas(shared_access_signature()));
+    contract::check_with(&shared, NAMES).await;
 
     // Parts of an upload whose source fails are no object.
     let body = contract::pieces(contract::pattern(12 * MIB, 1), 100_000);
@@ -59,15 +61,27 @@ async fn keeps_the_contract_and_explains_refusals() {
     assert!(error.is_retryable() && error.to_string().contains("can't connect"), "{error}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replica_set_on_azure() {
-    let azurite = Azurite::start().await;
-    let storage = format!(
+/// The settings of a container, as they stand below `storage:`.
+fn section(azurite: &Azurite) -> String {
+    format!(
         "type: azure\n  azure:\n    account: {ACCOUNT}\n    container: {CONTAINER}\n    prefix: cluster/one\n    \
          endpointUrl: {}\n    credentials:\n      key: {KEY}\n",
         azurite.endpoint
-    );
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_set_on_azure() {
+    let azurite = Azurite::start().await;
     let store = open(&azurite, "cluster/one", |_| {});
     let objects = async || store.list("").map_ok(|object| object.name).try_collect().await.expect("list");
-    super::everything(&storage, objects).await;
+    super::everything(&section(&azurite), objects).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_shards_on_azure() {
+    let azurite = Azurite::start().await;
+    let store = open(&azurite, "cluster/one", |_| {});
+    let objects = async || store.list("").map_ok(|object| object.name).try_collect().await.expect("list");
+    super::everything_sharded(&section(&azurite), objects).await;
 }

@@ -4,6 +4,7 @@ pub mod archive;
 pub mod azurite;
 pub mod cluster;
 pub mod cut;
+pub mod garage;
 pub mod objects;
 pub mod programs;
 pub mod sharded;

@@ -1,10 +1,13 @@
 //! An S3 store in this process: s3s-fs over a temporary folder, which verifies signatures, and faults on demand before it.
+//! In the longer mode [`garage`] does the work behind the faults.
 
+use super::garage::{self, Garage};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::body::{Frame, Incoming};
-use hyper_util::rt::TokioIo;
+use hyper_util::client::legacy::{Client, connect::HttpConnector};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use s3s::{auth::SimpleAuth, host::MultiDomain, service::S3ServiceBuilder};
 use std::{
     convert::Infallible,
@@ -16,8 +19,8 @@ use std::{
 use tokio::net::TcpListener;
 
 pub const BUCKET: &str = "backups";
-pub const KEY: &str = "test-key";
-pub const SECRET: &str = "test-secret";
+pub const KEY: &str = "GK31c2f218a2e44f485b94239e";
+pub const SECRET: &str = "b892c0665f0ada8a4755dae98baa3b133590e11dae3bcc1f9d769d67f16c3835";
 
 /// What happens to a request instead of an answer.
 #[derive(Debug, Clone)]
@@ -85,6 +88,14 @@ pub struct ObjectServer {
     rule: Arc<Mutex<Rule>>,
     asked: Arc<Mutex<Vec<Asked>>>,
     task: tokio::task::JoinHandle<()>,
+    garage: Option<Garage>,
+}
+
+/// Who does the work.
+#[derive(Clone)]
+enum Worker {
+    Here(s3s::service::S3Service),
+    There(Client<HttpConnector, Incoming>, SocketAddr),
 }
 
 impl Drop for ObjectServer {
@@ -116,14 +127,21 @@ impl ObjectServer {
         }
         let domains = [address.to_string(), format!("localhost:{}", address.port())];
         service.set_host(MultiDomain::new(&domains).expect("host names"));
-        let service = service.build();
+        let garage = match garage::program().filter(|_| !google) {
+            Some(program) => Some(Garage::start(&program).await),
+            None => None,
+        };
+        let worker = match &garage {
+            Some(garage) => Worker::There(Client::builder(TokioExecutor::new()).build_http(), garage.address),
+            None => Worker::Here(service.build()),
+        };
         let rule: Arc<Mutex<Rule>> = Arc::new(Mutex::new(Box::new(|_: &Asked| None)));
         let asked = Arc::new(Mutex::new(Vec::new()));
         let (rules, seen, top) = (Arc::clone(&rule), Arc::clone(&asked), root.clone());
         let task = tokio::spawn(async move {
             loop {
                 let Ok((socket, _)) = listener.accept().await else { continue };
-                let (service, rules, seen) = (service.clone(), Arc::clone(&rules), Arc::clone(&seen));
+                let (worker, rules, seen) = (worker.clone(), Arc::clone(&rules), Arc::clone(&seen));
                 let top = top.clone();
                 tokio::spawn(async move {
                     let answer = hyper::service::service_fn(move |mut request: http::Request<Incoming>| {
@@ -136,7 +154,7 @@ impl ObjectServer {
                         let it = asked_of(&request);
                         let fault = (rules.lock().expect("rule"))(&it).or_else(|| folder(&top, &it));
                         seen.lock().expect("requests").push(it);
-                        let answering = answer(service.clone(), request, fault);
+                        let answering = answer(worker.clone(), request, fault);
                         async move {
                             let mut answer = answering.await?;
                             if google {
@@ -150,16 +168,16 @@ impl ObjectServer {
                 });
             }
         });
-        Self { address, root, rule, asked, task }
+        Self { address, root, rule, asked, task, garage }
     }
 
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The bucket's files.
-    pub fn folder(&self) -> PathBuf {
-        self.root.join(BUCKET)
+    /// The bucket's files, where objects are files.
+    pub fn folder(&self) -> Option<PathBuf> {
+        self.garage.is_none().then(|| self.root.join(BUCKET))
     }
 
     /// From now on `rule` decides what happens to requests.
@@ -229,8 +247,8 @@ fn whole(status: u16, body: String) -> http::Response<Body> {
 }
 
 async fn answer(
-    service: s3s::service::S3Service,
-    request: http::Request<Incoming>,
+    worker: Worker,
+    mut request: http::Request<Incoming>,
     fault: Option<Fault>,
 ) -> io::Result<http::Response<Body>> {
     let reset = || Err(io::Error::from(io::ErrorKind::ConnectionReset));
@@ -246,19 +264,33 @@ async fn answer(
         Some(Fault::Reset) => return reset(),
         _ => {}
     }
-    let answer = hyper::service::Service::call(&service, request).await;
-    let answer = answer.map_err(|error| io::Error::other(format!("{error:?}")))?;
+    let answer: http::Response<Body> = match worker {
+        Worker::Here(service) => {
+            let answer = hyper::service::Service::call(&service, request).await.map_err(other)?;
+            answer.map(|body| body.map_err(other).boxed_unsync())
+        }
+        Worker::There(client, address) => {
+            let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+            // The host stays the one that was asked for: it is signed.
+            *request.uri_mut() = format!("http://{address}{path}").parse().map_err(other)?;
+            let answer = client.request(request).await.map_err(other)?;
+            answer.map(|body| body.map_err(other).boxed_unsync())
+        }
+    };
     match fault {
         Some(Fault::LoseAnswer) => reset(),
         Some(Fault::Replace(status, body)) => Ok(whole(status, body)),
         Some(Fault::CutAfter(limit)) => {
             let (head, body) = answer.into_parts();
-            let content =
-                BodyExt::collect(body).await.map_err(|error| io::Error::other(format!("{error:?}")))?.to_bytes();
+            let content = BodyExt::collect(body).await?.to_bytes();
             let kept = content.slice(..limit.min(content.len()));
             let pieces = stream::iter([Ok(Frame::data(kept)), Err(io::Error::other("cut on demand"))]);
             Ok(http::Response::from_parts(head, StreamBody::new(pieces.boxed()).boxed_unsync()))
         }
-        _ => Ok(answer.map(|body| body.map_err(|error| io::Error::other(format!("{error:?}"))).boxed_unsync())),
+        _ => Ok(answer),
     }
+}
+
+fn other(error: impl std::fmt::Debug) -> io::Error {
+    io::Error::other(format!("{error:?}"))
 }

@@ -13,6 +13,8 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Programs {
     folder: Folder,
+    /// What they find in their environment besides.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Programs {
@@ -21,7 +23,7 @@ impl Programs {
         for name in ["pbm", "pbm-agent"] {
             symlink(env!("CARGO_BIN_EXE_pbmbox"), folder.path().join(name)).expect("link the program");
         }
-        Self { folder }
+        Self { folder, environment: Vec::new() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -32,6 +34,7 @@ impl Programs {
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.path(name));
         command.env_clear().env("PATH", "/usr/bin:/bin").stdin(Stdio::null());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }
 }

@@ -36,16 +36,10 @@ pub fn check(conf: &StorageConf) -> Result<(), ConfigError> {
 /// `maxObjSizeGB` of the settings in force.
 #[must_use]
 pub fn max_obj_size_gb(conf: &StorageConf) -> Option<f64> {
-    let doc = match conf.kind.as_str() {
-        "s3" => &conf.s3,
-        "minio" => &conf.minio,
-        "gcs" => &conf.gcs,
-        "azure" => &conf.azure,
-        "oss" => &conf.oss,
-        "oci" => &conf.oci,
-        _ => return conf.filesystem.as_ref()?.max_obj_size_gb,
-    };
-    Fields::new("storage", doc.as_ref()?).float("maxObjSizeGB")
+    match conf.object_store() {
+        Some(doc) => Fields::new("storage", doc).float("maxObjSizeGB"),
+        None => conf.filesystem.as_ref()?.max_obj_size_gb,
+    }
 }
 
 /// Parts of `part` bytes (at least `smallest`), some at once.

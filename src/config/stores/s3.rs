@@ -82,6 +82,7 @@ pub fn s3(conf: &StorageConf, node: &str) -> Result<Settings, ConfigError> {
         ),
         http: http::Settings {
             skip_tls_verify: fields.flag("insecureSkipTLSVerify").unwrap_or(false),
+            trace: fields.text("debugLogLevels").is_some(),
             ..http::Settings::default()
         },
     })
@@ -133,6 +134,7 @@ pub fn minio(conf: &StorageConf, node: &str) -> Result<Settings, ConfigError> {
         patience: patience(retries, None, None),
         http: http::Settings {
             skip_tls_verify: fields.flag("insecureSkipTLSVerify").unwrap_or(false),
+            trace: fields.flag("debugTrace").unwrap_or(false),
             ..http::Settings::default()
         },
     })

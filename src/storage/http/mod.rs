@@ -22,7 +22,10 @@ use futures::{StreamExt, stream};
 use http_body_util::BodyExt;
 use hyper_rustls::HttpsConnector;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use std::{fmt, io, time::Duration};
+use std::{
+    fmt, io,
+    time::{Duration, Instant},
+};
 
 /// How connections are made.
 #[derive(Debug, Clone)]
@@ -34,6 +37,8 @@ pub struct Settings {
     pub stall: Duration,
     /// How fast bodies are sent; `None` is as fast as they can be.
     pub pace: Option<Pace>,
+    /// Log every request and what was answered, as debugging lines.
+    pub trace: bool,
 }
 
 impl Default for Settings {
@@ -43,6 +48,7 @@ impl Default for Settings {
             connect_timeout: Duration::from_secs(10),
             stall: Duration::from_secs(30),
             pace: None,
+            trace: false,
         }
     }
 }
@@ -124,6 +130,8 @@ impl HttpClient {
         if let Some(authorization) = self.dial.proxy_authorization(request.uri()) {
             request.headers_mut().insert(http::header::PROXY_AUTHORIZATION, authorization);
         }
+        let shown = self.settings.trace.then(|| format!("{} {}", request.method(), request.uri()));
+        let begun = Instant::now();
         let progress = Progress::default();
         let request = request.map(|content| Outgoing::new(content, progress.clone(), self.settings.pace.clone()));
         let mut sending = self.client.request(request);
@@ -131,11 +139,19 @@ impl HttpClient {
         let answer = loop {
             let before = progress.seen();
             match tokio::time::timeout(stall, &mut sending).await {
-                Ok(answer) => break answer.map_err(|error| failure(&at, &error))?,
+                Ok(answer) => break answer.map_err(|error| failure(&at, &error)),
                 Err(_) if progress.seen() != before => {}
-                Err(_) => return Err(HttpError::Stalled { at, after: stall }),
+                Err(_) => break Err(HttpError::Stalled { at: at.clone(), after: stall }),
             }
         };
+        if let Some(request) = shown {
+            let took = begun.elapsed().as_millis();
+            match &answer {
+                Ok(answer) => tracing::debug!("{request}: {} after {took} ms", answer.status()),
+                Err(error) => tracing::debug!("{request}: {error} after {took} ms"),
+            }
+        }
+        let answer = answer?;
         Ok(answer.map(|body| incoming(body, at, stall)))
     }
 
