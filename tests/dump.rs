@@ -67,7 +67,7 @@ fn find<'a>(dumped: &'a Dumped, db: &str, coll: &str) -> Option<&'a NamespaceMet
 
 async fn namespace(client: &Client, coll: &str) -> Namespace {
     let all = catalog::list(client).await.expect("list");
-    all.into_iter().find(|n| n.db == "shop" && n.coll == coll).expect("it is listed")
+    all.namespaces.into_iter().find(|n| n.db == "shop" && n.coll == coll).expect("it is listed")
 }
 
 #[tokio::test]

@@ -338,9 +338,17 @@ pub async fn last_write(cluster: &ShardedCluster) -> Timestamp {
     let mut last = Vec::new();
     for shard in &cluster.shards {
         let admin = shard.set.client().await.database("admin");
-        let hello = admin.run_command(doc! { "hello": 1 }).await.expect("hello");
-        let write = hello.get_document("lastWrite").and_then(|w| w.get_document("majorityOpTime")).expect("a time");
-        last.push(write.get_timestamp("ts").expect("a time"));
+        let time = async |which: &str| {
+            let hello = admin.run_command(doc! { "hello": 1 }).await.expect("hello");
+            let write = hello.get_document("lastWrite").and_then(|w| w.get_document(which)).expect("a time");
+            write.get_timestamp("ts").expect("a time")
+        };
+        let written = time("opTime").await;
+        wait::until("the majority to have it", Duration::from_secs(30), async || {
+            (time("majorityOpTime").await >= written).then_some(())
+        })
+        .await;
+        last.push(written);
     }
     last.into_iter().max().expect("a shard")
 }

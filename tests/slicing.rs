@@ -5,9 +5,9 @@ mod faults;
 mod loss;
 pub mod moments;
 
-use crate::support::cluster::{Options, ReplicaSet};
+use crate::support::cluster::{Options, ReplicaSet, Version};
 use crate::support::programs::{Deployment, Sandbox};
-use crate::support::wait;
+use crate::support::{state, wait};
 use futures::TryStreamExt;
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, Timestamp, doc};
@@ -274,4 +274,51 @@ async fn a_configuration_that_changes_every_moment_leaves_no_hole() {
     rig.no_slicer().await;
     let chunks = rig.chunks().await;
     rig.assert_whole(&chunks, &rig.client).await;
+}
+
+/// A creation of a time series that fails half way leaves buckets beside the collection that was quicker. A series that is
+/// created later takes them as they are, and the oplog has no word of it.
+async fn a_series_from_remains(version: Version) {
+    let rig = Rig::start(Options { version, ..Options::default() }, &["pitr.oplogSpanMin=0.1"]).await;
+    let shop = rig.client.database("shop");
+    let series = |name: &str| {
+        let of = doc! { "timeField": "t", "metaField": "m" };
+        doc! { "create": name, "timeseries": of, "expireAfterSeconds": 1_000_000_000_i64 }
+    };
+    shop.collection::<Document>("x").insert_one(doc! { "_id": 1 }).await.expect("insert");
+    // As the race would leave them.
+    shop.run_command(series("pattern")).await.expect("create a series");
+    let listed = doc! { "listCollections": 1, "filter": { "name": "system.buckets.pattern" } };
+    let listed = shop.run_command(listed).await.expect("list");
+    let found = listed.get_document("cursor").and_then(|it| it.get_array("firstBatch")).expect("a list");
+    let mut create = doc! { "create": "system.buckets.x" };
+    create.extend(found[0].as_document().and_then(|it| it.get_document("options").ok()).expect("options").clone());
+    let entry = doc! { "op": "c", "ns": "shop.$cmd", "o": create };
+    rig.client.database("admin").run_command(doc! { "applyOps": [entry] }).await.expect("create the buckets");
+    shop.run_command(doc! { "drop": "pattern" }).await.expect("drop");
+    let base = rig.sandbox.backup(&[]);
+    let rename = doc! { "renameCollection": "shop.x", "to": "shop.y" };
+    rig.client.database("admin").run_command(rename).await.expect("rename");
+    shop.run_command(series("x")).await.expect("create the series");
+    let measured = doc! { "t": mongodb::bson::DateTime::from_millis(1_700_000_000_000), "m": 1, "v": 7 };
+    shop.collection::<Document>("x").insert_one(measured).await.expect("insert");
+    let until = rig.write(2).await;
+    rig.saved("rs0", until).await;
+    let expected = state::read(&rig.client).await;
+    assert_eq!(expected["databases"]["shop"]["collections"]["system.buckets.x"]["count"], 1, "{expected}");
+    rig.set("pitr.enabled=false");
+    rig.no_slicer().await;
+    shop.drop().await.expect("drop");
+    rig.sandbox.pbm(&["restore", "--time", &format!("{},{}", until.time, until.increment), "--wait", "-y"]).ok();
+    assert_eq!(state::differences(&expected, &state::read(&rig.client).await), [""; 0], "base {base}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_takes_the_remains_of_another() {
+    a_series_from_remains(Version::Current).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_takes_the_remains_of_another_on_the_older_server() {
+    a_series_from_remains(Version::Older).await;
 }

@@ -197,7 +197,7 @@ async fn a_store_that_begins_to_refuse() {
     let said = wait::until("the agent to see that its keys are wrong", Duration::from_secs(30), async || {
         let status = sandbox.pbm(&["status"]);
         let said = format!("{}{}", status.stdout, status.stderr);
-        said.contains("SignatureDoesNotMatch").then_some(said)
+        said.contains("check the secret key").then_some(said)
     })
     .await;
     assert!(!said.contains(SECRET) && !said.contains("wrong\n"), "{said}");

@@ -57,6 +57,9 @@ pub struct ArchiveMeta {
     /// Version of the backup software.
     pub tool_version: String,
     pub namespaces: Vec<NamespaceMeta>,
+    /// Empty buckets that belong to no time series, and that a later series may take. *Added by us*: a field of its own,
+    /// which the original does not read.
+    pub remains: Vec<NamespaceMeta>,
 }
 
 /// `metadata.json` in canonical Extended JSON, namespaces ordered by database and collection.
@@ -81,14 +84,20 @@ pub fn write_metadata_json(meta: &ArchiveMeta) -> Vec<u8> {
             })
         })
         .collect();
-    extjson::indented(&doc! {
+    let mut file = doc! {
         "concurrent_collections": meta.concurrent_collections,
         "version": FORMAT,
         "server_version": &meta.server_version,
         "tool_version": &meta.tool_version,
         "namespaces": namespaces,
-    })
-    .into_bytes()
+    };
+    if !meta.remains.is_empty() {
+        let remains = meta.remains.iter().map(
+            |ns| doc! { "db": &ns.db, "collection": &ns.coll, "metadata": collection_metadata(ns), "type": ns.kind.as_str() },
+        );
+        file.insert("remains", remains.collect::<Vec<_>>());
+    }
+    extjson::indented(&file).into_bytes()
 }
 
 /// Options, indexes and UUID of a namespace as one line of canonical Extended JSON.
@@ -127,13 +136,12 @@ pub fn read_metadata_json(bytes: &[u8]) -> anyhow::Result<ArchiveMeta> {
     if !matches!(format.as_str(), FORMAT | "") {
         return Err(anyhow!("metadata.json has format version '{format}', only '{FORMAT}' is known"));
     }
-    let namespaces = match file.get("namespaces") {
-        Some(Bson::Array(list)) => list.iter().map(read_namespace).collect::<anyhow::Result<_>>()?,
-        Some(Bson::Null) | None => Vec::new(),
-        Some(other) => {
-            return Err(anyhow!("'namespaces' in metadata.json is {:?}, not an array", other.element_type()));
-        }
+    let list = |field: &str| match file.get(field) {
+        Some(Bson::Array(list)) => list.iter().map(read_namespace).collect(),
+        Some(Bson::Null) | None => Ok(Vec::new()),
+        Some(other) => Err(anyhow!("'{field}' in metadata.json is {:?}, not an array", other.element_type())),
     };
+    let (namespaces, remains) = (list("namespaces")?, list("remains")?);
     let concurrent_collections =
         i32::try_from(integer(&file, "concurrent_collections")?).context("read concurrent_collections")?;
     Ok(ArchiveMeta {
@@ -141,6 +149,7 @@ pub fn read_metadata_json(bytes: &[u8]) -> anyhow::Result<ArchiveMeta> {
         server_version: text(&file, "server_version")?,
         tool_version: text(&file, "tool_version")?,
         namespaces,
+        remains,
     })
 }
 
@@ -298,7 +307,17 @@ mod tests {
             server_version: "6.0.5".into(),
             tool_version: "2.15.0".into(),
             namespaces,
+            remains: Vec::new(),
         }
+    }
+
+    #[test]
+    fn remains_have_a_field_of_their_own() {
+        let mut meta = archive(vec![namespace("shop", "x", NamespaceKind::Collection, 5)]);
+        meta.remains = vec![namespace("shop", "system.buckets.x", NamespaceKind::Collection, 0)];
+        assert_eq!(read_metadata_json(&write_metadata_json(&meta)).unwrap(), meta);
+        meta.remains.clear();
+        assert!(!String::from_utf8(write_metadata_json(&meta)).unwrap().contains("remains"));
     }
 
     #[test]

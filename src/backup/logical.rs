@@ -177,6 +177,7 @@ async fn describe(cx: &Cx, layout: &ReplsetLayout, dumped: &Dumped) -> Result<u6
         server_version: cx.version.server.clone(),
         tool_version: PBM_VERSION.into(),
         namespaces: dumped.namespaces.clone(),
+        remains: dumped.remains.clone(),
     };
     storage::write_all(cx.storage.as_ref(), &layout.metadata(), meta::write_metadata_json(&archive)).await?;
     Ok(size)

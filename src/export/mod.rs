@@ -187,6 +187,7 @@ async fn of_archive(storage: &dyn Storage, backup: &BackupMeta, part: &BackupRep
         server_version: prelude.server_version.clone(),
         tool_version: prelude.tool_version.clone(),
         namespaces: read_prelude(prelude).with_context(|| format!("read '{}'", packed.object))?,
+        remains: Vec::new(),
     };
     let objects = match storage.stat(&part.oplog_name).await {
         Ok(info) => vec![info],

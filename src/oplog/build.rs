@@ -3,7 +3,7 @@
 //! Differences to the original, on purpose: `v`, `hidden` and `prepareUnique` of an index are kept; an index follows its
 //! collection through renames; a collection that does not exist any more is never made again by building its indexes.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -68,17 +68,23 @@ impl Catalog {
         let target = Target::new(client.clone());
         let there = Names::read(&target, self.iter().map(|(_, collection)| collection)).await?;
         let mut built = Built::default();
+        let mut dropped = HashSet::new();
         for (key, collection) in self.iter() {
-            let Some((db, coll)) = there.find(key) else {
+            let Some((db, coll)) = there.find(key).filter(|found| !dropped.contains(found)) else {
                 tracing::debug!(ns = collection.ns, "not there any more, no indexes to build");
                 continue;
             };
             let waiting = &collection.waiting;
             let changes = waiting.cap.is_some() || !waiting.options.is_empty() || collection.missing().next().is_some();
             let buckets = format!("system.buckets.{coll}");
-            let beside = changes
-                && there.find(&Key::name(db, &buckets)).is_some()
-                && !drop_remains(&target, db, &buckets).await?;
+            let remains = there.find(&Key::name(db, &buckets)).filter(|found| changes && !dropped.contains(found));
+            let beside = match remains {
+                Some(found) if drop_remains(&target, db, &buckets).await? => {
+                    dropped.insert(found);
+                    false
+                }
+                found => found.is_some(),
+            };
             let count = if beside {
                 let aside = format!("tmp{}.pbm", &Uuid::new().to_string()[..8]);
                 rename(&target, db, key, coll, &aside).await?;

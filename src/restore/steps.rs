@@ -75,6 +75,8 @@ pub struct Steps {
     client: Client,
     order: Order,
     plan: RestorePlan,
+    /// Empty buckets of no series, which are there before the replay and dropped in the end if they are in the way.
+    remains: Vec<NamespaceMeta>,
     catalog: Catalog,
     progress: Arc<LoadProgress>,
     /// The UUID of `config.system.sessions` in the backup.
@@ -97,7 +99,8 @@ impl Steps {
         let objects: Vec<_> = storage.list(&folder).try_collect().await.with_context(|| format!("list '{folder}'"))?;
         let aside = storage.clone();
         let namespaces = metadata.namespaces;
-        Self::plan_with(storage, aside, client, order, &namespaces, &objects, None).await
+        let planned = Self::plan_with(storage, aside, client, order, &namespaces, &objects, None).await?;
+        Ok(Self { remains: metadata.remains, ..planned })
     }
 
     /// As [`Steps::prepare`], for a backup made before 2.0.
@@ -129,7 +132,18 @@ impl Steps {
         let plan = plan(&facts)?;
         let catalog = Catalog::new(i32::try_from(target.server.major).context("read the server's version")?);
         let progress = Arc::default();
-        Ok(Self { storage, aside, archive, client, order, plan, catalog, progress, sessions: None })
+        Ok(Self {
+            storage,
+            aside,
+            archive,
+            client,
+            order,
+            plan,
+            remains: Vec::new(),
+            catalog,
+            progress,
+            sessions: None,
+        })
     }
 
     #[must_use]
@@ -214,7 +228,17 @@ impl Steps {
             let options = (self.order.load, self.progress.clone());
             return Ok(unpack(self.storage.as_ref(), &self.client, job, options, cancel).await?);
         }
-        Ok(load(self.storage.clone(), &self.client, items, self.order.load, self.progress.clone(), cancel).await?)
+        let loaded =
+            load(self.storage.clone(), &self.client, items, self.order.load, self.progress.clone(), cancel).await?;
+        self.create_remains(cancel).await.context("create buckets of no series")?;
+        Ok(loaded)
+    }
+
+    /// Not before all documents are loaded: beside buckets an insertion by a collection's name goes to them.
+    async fn create_remains(&mut self, cancel: &CancellationToken) -> Result<()> {
+        let fitted = |meta: &NamespaceMeta| NamespaceMeta { options: self.catalog.add(meta), ..meta.clone() };
+        let remains: Vec<_> = self.remains.iter().map(fitted).collect();
+        create::create_all(&self.client, &remains, &[], cancel).await
     }
 
     pub async fn put_users_back(&self, cancel: &CancellationToken) -> Result<users::Swapped> {

@@ -62,11 +62,22 @@ pub fn is_dumped(db: &str, coll: &str) -> bool {
     }
 }
 
-/// Lists everything that a full backup holds, sorted by database and collection.
+/// What is there to dump.
+#[derive(Debug, Default)]
+pub struct Listing {
+    /// Sorted by database and collection.
+    pub namespaces: Vec<Namespace>,
+    /// Buckets beside a collection or view that has the name of their series: what the failed creation of a series leaves,
+    /// empty. The data of a backup has no place for them (their object would have the collection's name), but a series
+    /// that is created later takes them as they are, without a word in the oplog.
+    pub remains: Vec<Namespace>,
+}
+
+/// Lists everything that a full backup holds.
 ///
 /// The list of one database is one moment of it, so a collection that is renamed meanwhile is listed exactly once. A
 /// collection that vanishes while it is being described is left out: its drop is in the oplog of the backup.
-pub async fn list(client: &Client) -> Result<Vec<Namespace>> {
+pub async fn list(client: &Client) -> Result<Listing> {
     let mut found = Vec::new();
     for db in client.list_database_names().await.context("list the databases")? {
         let db = client.database(&db);
@@ -83,14 +94,21 @@ pub async fn list(client: &Client) -> Result<Vec<Namespace>> {
         }
     }
     let replaced = replaced_buckets(&found);
-    found.retain(|namespace| !replaced.contains(&(namespace.db.clone(), namespace.coll.clone())));
-    found.extend(unlisted_series(&found));
-    found.sort_by(|a, b| (&a.db, &a.coll).cmp(&(&b.db, &b.coll)));
-    Ok(found)
+    let (mut remains, mut namespaces): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|it| replaced.contains(&(it.db.clone(), it.coll.clone())));
+    for buckets in &mut remains {
+        let by = buckets.uuid.map_or_else(|| Bson::from(buckets.coll.as_str()), Bson::from);
+        buckets.indexes = list_indexes(&client.database(&buckets.db), &buckets.coll, by).await?;
+        if buckets.count > 0 {
+            tracing::warn!("{} belongs to no time series: its {} documents are not saved", buckets.ns(), buckets.count);
+        }
+    }
+    namespaces.extend(unlisted_series(&namespaces));
+    namespaces.sort_by(|a, b| (&a.db, &a.coll).cmp(&(&b.db, &b.coll)));
+    Ok(Listing { namespaces, remains })
 }
 
-/// Buckets whose name is that of a collection or view by now: they are on their way out, which is in the oplog, and
-/// their object would have the same name as that of the collection.
+/// Buckets whose name is that of a collection or view: remains, or on their way out, which is in the oplog.
 fn replaced_buckets(found: &[Namespace]) -> Vec<(String, String)> {
     let others = found.iter().filter(|namespace| namespace.kind != NamespaceKind::Timeseries);
     others.map(|other| (other.db.clone(), format!("{BUCKETS}{}", other.coll))).collect()

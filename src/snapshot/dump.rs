@@ -9,7 +9,7 @@
 
 use super::{
     budget::Budget,
-    catalog::{self, Namespace},
+    catalog::{self, Listing, Namespace},
     source::{self, DumpProgress, lock},
 };
 use crate::archive::meta::{NamespaceKind, NamespaceMeta};
@@ -40,6 +40,8 @@ pub struct DumpPlan {
 pub struct Dumped {
     /// Every namespace with what was stored of it, bucket collections included, sorted by database and name.
     pub namespaces: Vec<NamespaceMeta>,
+    /// See [`Listing::remains`].
+    pub remains: Vec<NamespaceMeta>,
     /// Stored bytes of all objects.
     pub stored: u64,
     pub bytes: u64,
@@ -60,7 +62,7 @@ pub async fn dump(
     plan: &DumpPlan,
     progress: &Arc<DumpProgress>,
 ) -> Result<Dumped> {
-    let mut namespaces = catalog::list(client).await?;
+    let Listing { mut namespaces, remains } = catalog::list(client).await?;
     progress.bytes_total.store(namespaces.iter().map(|n| n.bytes).sum(), Relaxed);
     progress.docs_total.store(namespaces.iter().map(|n| n.count).sum(), Relaxed);
     // The largest first: the last collection to end should not be one that began last and takes longest.
@@ -89,7 +91,22 @@ pub async fn dump(
         docs: done.iter().map(|(.., docs)| docs).sum(),
         bytes: progress.bytes.load(Relaxed),
         namespaces: done.into_iter().map(|(meta, ..)| meta).collect(),
+        remains: remains.iter().map(empty).collect(),
     })
+}
+
+/// The metadata of a namespace without documents.
+fn empty(namespace: &Namespace) -> NamespaceMeta {
+    NamespaceMeta {
+        db: namespace.db.clone(),
+        coll: namespace.coll.clone(),
+        kind: namespace.kind,
+        options: namespace.options.clone(),
+        indexes: namespace.indexes.clone(),
+        uuid: namespace.uuid,
+        crc: 0,
+        size: 0,
+    }
 }
 
 /// Dumps one namespace; gives its metadata, stored bytes and number of documents.
@@ -101,16 +118,7 @@ async fn collection(
     budget: &Budget,
     namespace: &Namespace,
 ) -> Result<Option<(NamespaceMeta, u64, u64)>> {
-    let mut meta = NamespaceMeta {
-        db: namespace.db.clone(),
-        coll: namespace.coll.clone(),
-        kind: namespace.kind,
-        options: namespace.options.clone(),
-        indexes: namespace.indexes.clone(),
-        uuid: namespace.uuid,
-        crc: 0,
-        size: 0,
-    };
+    let mut meta = empty(namespace);
     if !namespace.has_data() {
         return Ok(Some((meta, 0, 0)));
     }

@@ -398,13 +398,17 @@ async fn remains_of_a_failed_series_do_not_stand_in_the_way() {
         (Version::Current, images.clone(), None, false, "changeStreamPreAndPostImages"),
         (Version::Current, images, None, true, "changeStreamPreAndPostImages"),
     ] {
-        let (orders, buckets) = (Uuid::new(), Uuid::new());
+        // What waits for the remains comes after they were dropped, and is nothing.
+        let mut uuids = [Uuid::new(), Uuid::new()];
+        uuids.sort_by_key(|uuid| uuid.bytes());
+        let [orders, buckets] = uuids;
         let mut dumped = collection("orders", orders, options, ids(0..3));
         dumped.meta.indexes.as_mut().unwrap().extend(index);
         let case = Case::on(version, vec![dumped]).await;
         let series = doc! {
             "create": "system.buckets.orders", "clusteredIndex": true,
             "timeseries": {"timeField": "t", "granularity": "seconds", "bucketMaxSpanSeconds": 3600},
+            "expireAfterSeconds": 1_000_000_000_i64,
         };
         let mut case = case.command(buckets, series);
         if filled {

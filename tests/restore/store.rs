@@ -71,6 +71,7 @@ impl Store {
             server_version: "6.0.5".to_owned(),
             tool_version: "2.15.0".to_owned(),
             namespaces: self.namespaces.clone(),
+            remains: Vec::new(),
         };
         self.put(&self.layout.metadata(), write_metadata_json(&metadata)).await;
         let border = doc! { "ts": ts(200, 1), "t": 1_i64, "v": 2_i64, "op": "n", "ns": "", "o": { "msg": "end" } };

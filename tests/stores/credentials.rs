@@ -5,11 +5,13 @@ use super::s3_with;
 use crate::support::cluster::{Folder, Options};
 use crate::support::objects::{Fault, KEY, ObjectServer, SECRET};
 use crate::support::programs::{Agent, Sandbox};
+use crate::support::wait;
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use mongodb::bson::{Document, doc};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 /// The services that give credentials, on one port: ECS's, IMDSv2's, and STS.
 struct Services {
@@ -126,9 +128,13 @@ async fn credentials_are_found_and_renewed() {
         if way != "IMDSv2" {
             all.push(("AWS_EC2_METADATA_DISABLED".to_owned(), "true".to_owned()));
         }
+        let before = services.count(service);
         sandbox.programs.environment = all;
         sandbox.agents = vec![Agent::start(&sandbox.programs, &sandbox.set.uri_of(0))];
-        let before = services.count(service);
+        wait::until("the agent's line", Duration::from_secs(30), async || {
+            (heartbeats.count_documents(doc! {}).await.expect("count") > 0).then_some(())
+        })
+        .await;
         sandbox.configure_with(&s3_with(&server, "", false), &[]).await;
         assert!(service.is_empty() || services.count(service) > before, "{way}: its service was not asked");
     }

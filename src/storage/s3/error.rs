@@ -4,6 +4,8 @@ use super::dispatch::LASTING;
 use crate::storage::Error;
 use rusoto_core::{RusotoError, request::BufferedHttpResponse};
 
+const WRONG_SECRET: &str = "; check the secret key and the endpoint's address";
+
 /// The action, for messages.
 #[derive(Debug, Clone)]
 pub struct Tried<'a> {
@@ -63,12 +65,15 @@ impl Tried<'_> {
             let (store, name) = (self.store.to_owned(), self.name.to_owned());
             Error::Denied { store, action: self.action, name, reason: format!("{reason}{advice}") }
         };
+        // Garage has no code of its own for it.
+        let unsigned = message.is_some_and(|it| it.to_ascii_lowercase().contains("invalid signature"));
         match (code.unwrap_or_default(), status) {
+            ("AccessDenied", _) if unsigned => denied(WRONG_SECRET),
             ("NoSuchKey" | "NoSuchUpload", _) => self.missing(),
             ("NoSuchBucket", _) => self.no_bucket(),
             ("", 404) => self.missing(),
             ("RequestTimeTooSkewed", _) => denied("; set the clock of this host right (NTP)"),
-            ("SignatureDoesNotMatch", _) => denied("; check the secret key and the endpoint's address"),
+            ("SignatureDoesNotMatch", _) => denied(WRONG_SECRET),
             ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired", _) => denied("; renew the session token"),
             ("QuotaExceeded" | "InsufficientStorage" | "XMinioStorageFull" | "StorageFull", _) | (_, 507) => {
                 let (store, name) = (self.store.to_owned(), self.name.to_owned());
