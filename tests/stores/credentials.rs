@@ -84,6 +84,9 @@ fn answer(request: &http::Request<Incoming>) -> Result<http::Response<Full<bytes
     head.body(Full::new(body.into()))
 }
 
+/// What it is called, an agent's environment, and the request by which its service is asked.
+type Way<'a> = (&'a str, Vec<(&'a str, &'a str)>, &'a str);
+
 /// One agent after another on the same replica set, each with other surroundings.
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_are_found_and_renewed() {
@@ -99,7 +102,7 @@ async fn credentials_are_found_and_renewed() {
         file("given.json", &format!("{{\"Version\":1,\"AccessKeyId\":\"{KEY}\",\"SecretAccessKey\":\"{SECRET}\"}}"));
     let process = file("config", &format!("[default]\ncredential_process = cat {given}\n"));
     let (ecs, sts) = (format!("{}/ecs", services.endpoint), services.endpoint.clone());
-    let ways: [(&str, Vec<(&str, &str)>, &str); 6] = [
+    let ways: [Way<'_>; 6] = [
         ("environment", vec![("AWS_ACCESS_KEY_ID", KEY), ("AWS_SECRET_ACCESS_KEY", SECRET)], ""),
         ("shared file", vec![("AWS_SHARED_CREDENTIALS_FILE", &shared)], ""),
         ("process", vec![("AWS_CONFIG_FILE", &process)], ""),
