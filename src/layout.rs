@@ -79,6 +79,13 @@ impl ReplsetLayout {
         format!("{}/{db}.{coll}{}", self.root, self.compression.suffix())
     }
 
+    /// The object of the documents of buckets whose time series' name another collection has (*added by us*). No
+    /// collection of [`ReplsetLayout::collection`] gets this name.
+    #[must_use]
+    pub fn remains(&self, db: &str, buckets: &str) -> String {
+        format!("{}/{db}.{buckets}{}", self.root, self.compression.suffix())
+    }
+
     /// The folder of the backup's oplog slices.
     #[must_use]
     pub fn oplog_dir(&self) -> String {

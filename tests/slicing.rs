@@ -10,7 +10,7 @@ use crate::support::programs::{Deployment, Sandbox};
 use crate::support::{state, wait};
 use futures::TryStreamExt;
 use mongodb::Client;
-use mongodb::bson::{Bson, Document, Timestamp, doc};
+use mongodb::bson::{Bson, DateTime, Document, Timestamp, doc, oid::ObjectId};
 use pbmbox::layout::{self, ChunkName};
 use pbmbox::model::chunk::Chunk;
 use pbmbox::model::compression::Compression;
@@ -276,36 +276,51 @@ async fn a_configuration_that_changes_every_moment_leaves_no_hole() {
     rig.assert_whole(&chunks, &rig.client).await;
 }
 
-/// A creation of a time series that fails half way leaves buckets beside the collection that was quicker. A series that is
-/// created later takes them as they are, and the oplog has no word of it.
+/// A creation of a time series that fails half way leaves buckets beside the collection that was quicker, and 5.0 fills them.
+/// A series that is created later takes them as they are, and the oplog has no word of it.
 async fn a_series_from_remains(version: Version) {
     let rig = Rig::start(Options { version, ..Options::default() }, &["pitr.oplogSpanMin=0.1"]).await;
-    let shop = rig.client.database("shop");
+    let (shop, admin) = (rig.client.database("shop"), rig.client.database("admin"));
     let series = |name: &str| {
         let of = doc! { "timeField": "t", "metaField": "m" };
         doc! { "create": name, "timeseries": of, "expireAfterSeconds": 1_000_000_000_i64 }
     };
-    shop.collection::<Document>("x").insert_one(doc! { "_id": 1 }).await.expect("insert");
+    let names = ["empty", "filled"];
     // As the race would leave them.
     shop.run_command(series("pattern")).await.expect("create a series");
     let listed = doc! { "listCollections": 1, "filter": { "name": "system.buckets.pattern" } };
     let listed = shop.run_command(listed).await.expect("list");
     let found = listed.get_document("cursor").and_then(|it| it.get_array("firstBatch")).expect("a list");
-    let mut create = doc! { "create": "system.buckets.x" };
-    create.extend(found[0].as_document().and_then(|it| it.get_document("options").ok()).expect("options").clone());
-    let entry = doc! { "op": "c", "ns": "shop.$cmd", "o": create };
-    rig.client.database("admin").run_command(doc! { "applyOps": [entry] }).await.expect("create the buckets");
+    let options = found[0].as_document().and_then(|it| it.get_document("options").ok()).expect("options");
+    for name in names {
+        shop.collection::<Document>(name).insert_one(doc! { "_id": 1 }).await.expect("insert");
+        let mut create = doc! { "create": format!("system.buckets.{name}") };
+        create.extend(options.clone());
+        let entry = doc! { "op": "c", "ns": "shop.$cmd", "o": create };
+        admin.run_command(doc! { "applyOps": [entry] }).await.expect("create the buckets");
+    }
+    let measured = doc! { "t": DateTime::from_millis(1_700_000_000_000), "m": 1, "v": 7 };
+    shop.collection::<Document>("pattern").insert_one(measured.clone()).await.expect("insert");
+    let mut bucket = shop.collection::<Document>("system.buckets.pattern").find_one(doc! {}).await.expect("find");
+    let bucket = bucket.as_mut().expect("a bucket");
+    bucket.insert("_id", ObjectId::from_bytes([7; 12]));
+    let entry = doc! { "op": "i", "ns": "shop.system.buckets.filled", "o": bucket };
+    admin.run_command(doc! { "applyOps": [entry] }).await.expect("fill the buckets");
     shop.run_command(doc! { "drop": "pattern" }).await.expect("drop");
     let base = rig.sandbox.backup(&[]);
-    let rename = doc! { "renameCollection": "shop.x", "to": "shop.y" };
-    rig.client.database("admin").run_command(rename).await.expect("rename");
-    shop.run_command(series("x")).await.expect("create the series");
-    let measured = doc! { "t": mongodb::bson::DateTime::from_millis(1_700_000_000_000), "m": 1, "v": 7 };
-    shop.collection::<Document>("x").insert_one(measured).await.expect("insert");
+    for name in names {
+        let rename = doc! { "renameCollection": format!("shop.{name}"), "to": format!("shop.{name} before") };
+        admin.run_command(rename).await.expect("rename");
+        shop.run_command(series(name)).await.expect("create the series");
+        shop.collection::<Document>(name).insert_one(measured.clone()).await.expect("insert");
+    }
     let until = rig.write(2).await;
     rig.saved("rs0", until).await;
     let expected = state::read(&rig.client).await;
-    assert_eq!(expected["databases"]["shop"]["collections"]["system.buckets.x"]["count"], 1, "{expected}");
+    for (name, count) in [("empty", 1), ("filled", 2)] {
+        let buckets = format!("system.buckets.{name}");
+        assert_eq!(expected["databases"]["shop"]["collections"][buckets]["count"], count, "{expected}");
+    }
     rig.set("pitr.enabled=false");
     rig.no_slicer().await;
     shop.drop().await.expect("drop");

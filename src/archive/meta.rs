@@ -57,8 +57,8 @@ pub struct ArchiveMeta {
     /// Version of the backup software.
     pub tool_version: String,
     pub namespaces: Vec<NamespaceMeta>,
-    /// Empty buckets that belong to no time series, and that a later series may take. *Added by us*: a field of its own,
-    /// which the original does not read.
+    /// Buckets that belong to no time series, and that a later series may take. *Added by us*: a field of its own, which
+    /// the original does not read.
     pub remains: Vec<NamespaceMeta>,
 }
 
@@ -68,22 +68,9 @@ pub struct ArchiveMeta {
 /// series; other `system.*` collections than `system.js` are listed only for `admin` and `config`.
 #[must_use]
 pub fn write_metadata_json(meta: &ArchiveMeta) -> Vec<u8> {
-    let mut listed: Vec<&NamespaceMeta> = meta.namespaces.iter().filter(|ns| is_listed(ns)).collect();
-    listed.sort_by_key(|ns| (&ns.db, &ns.coll));
-    let namespaces: Vec<Bson> = listed
-        .into_iter()
-        .map(|ns| {
-            let data = data_of(ns, &meta.namespaces);
-            Bson::Document(doc! {
-                "db": &ns.db,
-                "collection": &ns.coll,
-                "metadata": collection_metadata(ns),
-                "type": ns.kind.as_str(),
-                "crc": data.crc,
-                "size": data.size,
-            })
-        })
-        .collect();
+    let mut namespaces: Vec<&NamespaceMeta> = meta.namespaces.iter().filter(|ns| is_listed(ns)).collect();
+    namespaces.sort_by_key(|ns| (&ns.db, &ns.coll));
+    let namespaces: Vec<_> = namespaces.into_iter().map(|ns| listed(ns, data_of(ns, &meta.namespaces))).collect();
     let mut file = doc! {
         "concurrent_collections": meta.concurrent_collections,
         "version": FORMAT,
@@ -92,12 +79,22 @@ pub fn write_metadata_json(meta: &ArchiveMeta) -> Vec<u8> {
         "namespaces": namespaces,
     };
     if !meta.remains.is_empty() {
-        let remains = meta.remains.iter().map(
-            |ns| doc! { "db": &ns.db, "collection": &ns.coll, "metadata": collection_metadata(ns), "type": ns.kind.as_str() },
-        );
+        let remains = meta.remains.iter().map(|ns| listed(ns, ns));
         file.insert("remains", remains.collect::<Vec<_>>());
     }
     extjson::indented(&file).into_bytes()
+}
+
+/// A namespace as an element of a list, with the checksum and size of what holds its documents.
+fn listed(ns: &NamespaceMeta, data: &NamespaceMeta) -> Document {
+    doc! {
+        "db": &ns.db,
+        "collection": &ns.coll,
+        "metadata": collection_metadata(ns),
+        "type": ns.kind.as_str(),
+        "crc": data.crc,
+        "size": data.size,
+    }
 }
 
 /// Options, indexes and UUID of a namespace as one line of canonical Extended JSON.

@@ -89,8 +89,11 @@ impl Catalog {
                 let aside = format!("tmp{}.pbm", &Uuid::new().to_string()[..8]);
                 rename(&target, db, key, coll, &aside).await?;
                 let done = finish(&target, db, &aside, (key, collection), quorum).await;
-                rename(&target, db, key, &aside, coll).await?;
-                done?
+                // Back whatever happened; why it failed says more than why it could not be named back.
+                let back = rename(&target, db, key, &aside, coll).await;
+                let count = done?;
+                back?;
+                count
             } else {
                 finish(&target, db, coll, (key, collection), quorum).await?
             };

@@ -19,7 +19,7 @@ pub(super) async fn settle(target: &Target, db: &str, coll: &str, key: &Key, cap
     if let Some(max) = cap.max {
         command.insert("cappedMax", max);
     }
-    match run(target, db, command.clone()).await {
+    match run(target, db, command).await {
         Err(error) if code(&error) == Some(UNKNOWN_FIELD) => return recreate(target, db, coll, key, cap).await,
         result => drop(result.context("set the size of the capped collection")?),
     }

@@ -206,7 +206,8 @@ impl Replayer {
         self.clear_collection(db, coll, mine).await
     }
 
-    /// Drops a view or time series, and never a collection that it hides.
+    /// Drops a view or time series, and never a collection that it hides. Buckets of the restore stay: either they outlived
+    /// their series, or the oplog creates them once more, and makes them anew then.
     async fn drop_view(&mut self, db: &str, name: &str, occupant: &Occupant) -> Result<()> {
         if matches!(occupant, Occupant::Collection(_)) {
             return Ok(());
@@ -216,8 +217,9 @@ impl Replayer {
         self.send(Mode::InitialSync, &delete).await?;
         if *occupant == Occupant::Timeseries {
             let buckets = format!("system.buckets.{name}");
-            self.catalog.forget(&Key::name(db, &buckets));
-            self.drop_name(db, &buckets).await?;
+            if !self.catalog.knows(&Key::name(db, &buckets)) {
+                self.drop_name(db, &buckets).await?;
+            }
         }
         Ok(())
     }

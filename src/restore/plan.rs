@@ -88,6 +88,9 @@ pub struct RestorePlan {
     pub collections: Vec<Planned>,
     /// Created after all collections, sorted.
     pub views: Vec<Planned>,
+    /// Buckets of no series, created and loaded when everything else is: beside them an insertion by a collection's name
+    /// would go to them.
+    pub remains: Vec<Planned>,
     /// Replayed in this order.
     pub oplog: Vec<OplogObject>,
     /// Oplog entries after this time are not applied.
@@ -105,7 +108,12 @@ impl RestorePlan {
     /// Uncompressed bytes of all collections.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.collections.iter().filter_map(|c| c.data.as_ref()).map(|data| data.size).sum()
+        self.data().map(|data| data.size).sum()
+    }
+
+    /// What holds the documents of all collections.
+    pub fn data(&self) -> impl Iterator<Item = &StoredDocuments> {
+        self.collections.iter().chain(&self.remains).filter_map(|planned| planned.data.as_ref())
     }
 }
 
@@ -134,6 +142,8 @@ pub struct Facts<'a> {
     pub rs: &'a str,
     /// The content of its `metadata.json`.
     pub namespaces: &'a [NamespaceMeta],
+    /// Its list of buckets that belong to no series.
+    pub remains: &'a [NamespaceMeta],
     /// Everything below `<backup>/<rs>/` on the storage; for an archive that and the oplog.
     pub objects: &'a [ObjectInfo],
     /// Before 2.0: the archive that holds all documents. Users and routing tables have been set aside.
@@ -198,6 +208,7 @@ struct Draft<'a> {
     layout: ReplsetLayout,
     sizes: HashMap<&'a str, u64>,
     taken: BTreeMap<(String, String), Planned>,
+    remains: Vec<Planned>,
     drops: BTreeSet<Drop>,
     oplog: Vec<OplogObject>,
     users: UsersSource,
@@ -213,6 +224,7 @@ impl<'a> Draft<'a> {
             layout: ReplsetLayout::new(&facts.backup.name, facts.rs, facts.backup.compression),
             sizes: facts.objects.iter().map(|object| (object.name.as_str(), object.size)).collect(),
             taken: BTreeMap::new(),
+            remains: Vec::new(),
             drops: BTreeSet::new(),
             oplog: Vec::new(),
             users: UsersSource::default(),
@@ -239,7 +251,7 @@ impl<'a> Draft<'a> {
 
     fn take_namespaces(&mut self) {
         for meta in self.facts.namespaces {
-            let data = self.find_data(meta);
+            let data = self.find_data(meta, self.layout.collection(&meta.db, &meta.coll));
             match fate(&meta.db, &meta.coll, self.facts.wish) {
                 Fate::Leave(_) => {}
                 Fate::Users => self.users.users = data,
@@ -250,6 +262,15 @@ impl<'a> Draft<'a> {
                     }
                 }
                 Fate::Restore => self.take(meta, data),
+            }
+        }
+        for meta in self.facts.remains {
+            let data = self.find_data(meta, self.layout.remains(&meta.db, &meta.coll));
+            // They go with what has the name of their series.
+            let name = meta.coll.strip_prefix(BUCKETS).unwrap_or(&meta.coll);
+            if fate(&meta.db, name, self.facts.wish) == Fate::Restore {
+                // Their options are the server's, and not of a kind that people set.
+                self.remains.push(Planned { meta: meta.clone(), data });
             }
         }
     }
@@ -267,7 +288,7 @@ impl<'a> Draft<'a> {
 
     /// The object of a namespace, with existence and size checked; also for namespaces that stay where they are,
     /// because a backup with a lost object is not to be trusted.
-    fn find_data(&mut self, meta: &NamespaceMeta) -> Option<StoredDocuments> {
+    fn find_data(&mut self, meta: &NamespaceMeta, object: String) -> Option<StoredDocuments> {
         let size = match u64::try_from(meta.size) {
             Ok(0) => return None,
             Ok(size) => size,
@@ -283,7 +304,6 @@ impl<'a> Draft<'a> {
             };
             return Some(StoredDocuments { object, compression, size, crc: meta.crc });
         }
-        let object = self.layout.collection(&meta.db, &meta.coll);
         match self.sizes.get(object.as_str()) {
             None => self.reasons.push(format!("object '{object}' does not exist")),
             Some(0) => self.reasons.push(format!("object '{object}' is empty")),
@@ -298,7 +318,7 @@ impl<'a> Draft<'a> {
     /// A UUID that the server would refuse, or that stands twice, is given up: the server then chooses one.
     fn settle_uuids(&mut self) {
         let mut seen = BTreeMap::new();
-        for planned in self.taken.values_mut() {
+        for planned in self.taken.values_mut().chain(&mut self.remains) {
             let ns = format!("{}.{}", planned.meta.db, planned.meta.coll);
             let Some(uuid) = planned.meta.uuid else { continue };
             let complaint = if !is_random_uuid(uuid) {
@@ -428,6 +448,7 @@ impl<'a> Draft<'a> {
             drops: self.drops.into_iter().collect(),
             collections,
             views,
+            remains: self.remains,
             oplog: self.oplog,
             end,
             consistent_from,
@@ -484,6 +505,7 @@ mod tests {
     struct World {
         backup: BackupMeta,
         namespaces: Vec<NamespaceMeta>,
+        remains: Vec<NamespaceMeta>,
         objects: Vec<ObjectInfo>,
         target: Target,
         archive: Option<Packed>,
@@ -503,7 +525,7 @@ mod tests {
             backup.replsets[0].last_write_ts = ts(20);
             objects.push(object(&format!("oplog/{}.{}.s2", format_ts(ts(10)), format_ts(ts(20))), 5));
             let target = Target { server: Version::new(6, 0, 5), fcv: "6.0".to_owned(), namespaces: Vec::new() };
-            Self { backup, namespaces, objects, target, archive: None, point: None }
+            Self { backup, namespaces, remains: Vec::new(), objects, target, archive: None, point: None }
         }
 
         fn plan(&self) -> Result<RestorePlan, Refusal> {
@@ -511,6 +533,7 @@ mod tests {
                 backup: &self.backup,
                 rs: "rs0",
                 namespaces: &self.namespaces,
+                remains: &self.remains,
                 objects: &self.objects,
                 target: &self.target,
                 archive: self.archive.as_ref(),
@@ -527,6 +550,25 @@ mod tests {
 
     fn names(planned: &[Planned]) -> Vec<String> {
         planned.iter().map(|p| format!("{}.{}", p.meta.db, p.meta.coll)).collect()
+    }
+
+    #[test]
+    fn buckets_of_no_series_have_objects_of_their_own() {
+        let plain = meta("shop", "x", NamespaceKind::Collection, doc! {}, 10);
+        let buckets = |size| meta("shop", "system.buckets.x", NamespaceKind::Collection, doc! {}, size);
+        let mut world = World::new(vec![plain], vec![object("shop.x.s2", 9)]);
+        world.remains = vec![buckets(20)];
+        world.refused("object 'b/rs0/shop.system.buckets.x.s2' does not exist");
+        world.objects.push(object("shop.system.buckets.x.s2", 15));
+        world.target.namespaces = vec![there("shop", "system.buckets.x", None)];
+        let plan = world.plan().expect("a plan");
+        assert_eq!(
+            (names(&plan.collections), names(&plan.remains)),
+            (vec!["shop.x".into()], vec!["shop.system.buckets.x".into()])
+        );
+        assert_eq!((plan.bytes(), plan.drops.len()), (30, 1));
+        world.remains = vec![buckets(0)];
+        assert_eq!(world.plan().expect("a plan").remains[0].data, None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta, read_metadata_json},
-    layout::{Generation, ReplsetLayout},
+    layout::{BUCKETS, Generation, ReplsetLayout},
     model::backup::BackupMeta,
     oplog::{
         apply::{Flow, ReplayOptions, Replayed, Replayer, Settled},
@@ -75,8 +75,6 @@ pub struct Steps {
     client: Client,
     order: Order,
     plan: RestorePlan,
-    /// Empty buckets of no series, which are there before the replay and dropped in the end if they are in the way.
-    remains: Vec<NamespaceMeta>,
     catalog: Catalog,
     progress: Arc<LoadProgress>,
     /// The UUID of `config.system.sessions` in the backup.
@@ -98,15 +96,13 @@ impl Steps {
         let folder = format!("{}/{}", order.backup.name, order.rs);
         let objects: Vec<_> = storage.list(&folder).try_collect().await.with_context(|| format!("list '{folder}'"))?;
         let aside = storage.clone();
-        let namespaces = metadata.namespaces;
-        let planned = Self::plan_with(storage, aside, client, order, &namespaces, &objects, None).await?;
-        Ok(Self { remains: metadata.remains, ..planned })
+        Self::plan_with(storage, aside, client, order, (&metadata.namespaces, &metadata.remains), &objects, None).await
     }
 
     /// As [`Steps::prepare`], for a backup made before 2.0.
     async fn with(storage: Arc<dyn Storage>, client: Client, order: Order, contents: Contents) -> Result<Self> {
         let Contents { packed, namespaces, aside, objects } = contents;
-        Self::plan_with(storage, aside, client, order, &namespaces, &objects, Some(packed)).await
+        Self::plan_with(storage, aside, client, order, (&namespaces, &[]), &objects, Some(packed)).await
     }
 
     async fn plan_with(
@@ -114,7 +110,7 @@ impl Steps {
         aside: Arc<dyn Storage>,
         client: Client,
         order: Order,
-        namespaces: &[NamespaceMeta],
+        (namespaces, remains): (&[NamespaceMeta], &[NamespaceMeta]),
         objects: &[ObjectInfo],
         archive: Option<Packed>,
     ) -> Result<Self> {
@@ -123,6 +119,7 @@ impl Steps {
             backup: &order.backup,
             rs: &order.rs,
             namespaces,
+            remains,
             objects,
             archive: archive.as_ref(),
             target: &target,
@@ -132,18 +129,7 @@ impl Steps {
         let plan = plan(&facts)?;
         let catalog = Catalog::new(i32::try_from(target.server.major).context("read the server's version")?);
         let progress = Arc::default();
-        Ok(Self {
-            storage,
-            aside,
-            archive,
-            client,
-            order,
-            plan,
-            remains: Vec::new(),
-            catalog,
-            progress,
-            sessions: None,
-        })
+        Ok(Self { storage, aside, archive, client, order, plan, catalog, progress, sessions: None })
     }
 
     #[must_use]
@@ -170,8 +156,7 @@ impl Steps {
             return Ok(());
         }
         let users = [&self.plan.users.users, &self.plan.users.roles];
-        let data = self.plan.collections.iter().filter_map(|planned| planned.data.as_ref());
-        for stored in data.chain(users.into_iter().flatten()) {
+        for stored in self.plan.data().chain(users.into_iter().flatten()) {
             until(cancel, async { Ok(stored.verify(self.storage.as_ref()).await?) }).await?;
         }
         Ok(())
@@ -217,10 +202,8 @@ impl Steps {
     /// Creates everything empty and loads all documents; a majority has them when this returns.
     pub async fn load(&mut self, cancel: &CancellationToken) -> Result<Loaded> {
         // Options that would disturb the loading and the replay are set by `finish`.
-        let mut fitted =
-            |planned: &Planned| NamespaceMeta { options: self.catalog.add(&planned.meta), ..planned.meta.clone() };
-        let collections: Vec<_> = self.plan.collections.iter().map(&mut fitted).collect();
-        let views: Vec<_> = self.plan.views.iter().map(&mut fitted).collect();
+        let collections = take_up(&mut self.catalog, &self.plan.collections);
+        let views = take_up(&mut self.catalog, &self.plan.views);
         create::create_all(&self.client, &collections, &views, cancel).await?;
         let items = self.plan.collections.iter().filter_map(load_item).collect();
         if let Some(packed) = &self.archive {
@@ -228,17 +211,16 @@ impl Steps {
             let options = (self.order.load, self.progress.clone());
             return Ok(unpack(self.storage.as_ref(), &self.client, job, options, cancel).await?);
         }
-        let loaded =
-            load(self.storage.clone(), &self.client, items, self.order.load, self.progress.clone(), cancel).await?;
-        self.create_remains(cancel).await.context("create buckets of no series")?;
-        Ok(loaded)
+        let loaded = self.load_items(items, cancel).await?;
+        let remains = take_up(&mut self.catalog, &self.plan.remains);
+        create::create_all(&self.client, &remains, &[], cancel).await.context("create buckets of no series")?;
+        let items = self.plan.remains.iter().filter_map(load_item).collect();
+        Ok(loaded + self.load_items(items, cancel).await?)
     }
 
-    /// Not before all documents are loaded: beside buckets an insertion by a collection's name goes to them.
-    async fn create_remains(&mut self, cancel: &CancellationToken) -> Result<()> {
-        let fitted = |meta: &NamespaceMeta| NamespaceMeta { options: self.catalog.add(meta), ..meta.clone() };
-        let remains: Vec<_> = self.remains.iter().map(fitted).collect();
-        create::create_all(&self.client, &remains, &[], cancel).await
+    async fn load_items(&self, items: Vec<LoadItem>, cancel: &CancellationToken) -> Result<Loaded> {
+        let (storage, progress) = (self.storage.clone(), self.progress.clone());
+        Ok(load(storage, &self.client, items, self.order.load, progress, cancel).await?)
     }
 
     pub async fn put_users_back(&self, cancel: &CancellationToken) -> Result<users::Swapped> {
@@ -302,9 +284,16 @@ pub(super) async fn replay_all(
     Ok(())
 }
 
+/// What is to be created of these namespaces; the catalogue keeps the rest.
+fn take_up(catalog: &mut Catalog, planned: &[Planned]) -> Vec<NamespaceMeta> {
+    let first = |it: &Planned| NamespaceMeta { options: catalog.add(&it.meta), ..it.meta.clone() };
+    planned.iter().map(first).collect()
+}
+
 /// Where the documents of a collection go.
 fn load_item(planned: &Planned) -> Option<LoadItem> {
-    let series = (planned.meta.kind == NamespaceKind::Timeseries).then(|| planned.meta.coll.clone());
+    let is_series = planned.meta.kind == NamespaceKind::Timeseries || planned.meta.coll.starts_with(BUCKETS);
+    let series = is_series.then(|| planned.meta.coll.clone());
     Some(LoadItem {
         data: planned.data.clone()?,
         goal: Goal {

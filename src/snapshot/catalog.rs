@@ -11,6 +11,7 @@ use anyhow::{Context, Result};
 use bson::{Bson, Document, Uuid, doc};
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::{Client, Database};
+use std::collections::HashSet;
 
 /// One namespace as the node describes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -67,9 +68,9 @@ pub fn is_dumped(db: &str, coll: &str) -> bool {
 pub struct Listing {
     /// Sorted by database and collection.
     pub namespaces: Vec<Namespace>,
-    /// Buckets beside a collection or view that has the name of their series: what the failed creation of a series leaves,
-    /// empty. The data of a backup has no place for them (their object would have the collection's name), but a series
-    /// that is created later takes them as they are, without a word in the oplog.
+    /// Buckets beside a collection or view that has the name of their series: what the failed creation of a series leaves.
+    /// 5.0 stores there what is inserted as measurements under that name, and a series that is created later takes them as
+    /// they are, without a word in the oplog.
     pub remains: Vec<Namespace>,
 }
 
@@ -93,19 +94,30 @@ pub async fn list(client: &Client) -> Result<Listing> {
             found.extend(namespace?);
         }
     }
+    forget_twins(&mut found);
     let replaced = replaced_buckets(&found);
     let (mut remains, mut namespaces): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|it| replaced.contains(&(it.db.clone(), it.coll.clone())));
     for buckets in &mut remains {
         let by = buckets.uuid.map_or_else(|| Bson::from(buckets.coll.as_str()), Bson::from);
         buckets.indexes = list_indexes(&client.database(&buckets.db), &buckets.coll, by).await?;
-        if buckets.count > 0 {
-            tracing::warn!("{} belongs to no time series: its {} documents are not saved", buckets.ns(), buckets.count);
-        }
     }
     namespaces.extend(unlisted_series(&namespaces));
     namespaces.sort_by(|a, b| (&a.db, &a.coll).cmp(&(&b.db, &b.coll)));
     Ok(Listing { namespaces, remains })
+}
+
+/// The server reads the collections of a database in one moment and its views, time series among them, in another, and it
+/// shows a series whose creation is about to fail (5.0.4): one name can be listed twice. Each name is kept once. If both were
+/// there, the oplog has what happened between; a series that never was has lost against the other.
+fn forget_twins(found: &mut Vec<Namespace>) {
+    found.sort_by_key(|namespace| match namespace.kind {
+        NamespaceKind::Collection => 0,
+        NamespaceKind::View => 1,
+        NamespaceKind::Timeseries => 2,
+    });
+    let mut seen = HashSet::new();
+    found.retain(|namespace| seen.insert((namespace.db.clone(), namespace.coll.clone())));
 }
 
 /// Buckets whose name is that of a collection or view: remains, or on their way out, which is in the oplog.
@@ -249,6 +261,12 @@ mod tests {
         assert_eq!(unlisted_series(&both), []);
         let other = namespace("x", NamespaceKind::View, doc! {});
         assert_eq!(replaced_buckets(&[other]), [("shop".to_owned(), "system.buckets.x".to_owned())]);
+        let plain = |coll: &str| namespace(coll, NamespaceKind::Collection, doc! {});
+        let view = |coll: &str| namespace(coll, NamespaceKind::View, doc! {});
+        let series = |coll: &str| namespace(coll, NamespaceKind::Timeseries, doc! {});
+        let mut found = vec![series("x"), view("x"), plain("x"), series("y"), view("y"), series("z"), view("w")];
+        forget_twins(&mut found);
+        assert_eq!(found, [plain("x"), view("y"), view("w"), series("z")]);
     }
 
     #[test]

@@ -69,29 +69,35 @@ pub async fn dump(
     namespaces.sort_by_key(|n| std::cmp::Reverse(n.bytes));
 
     let budget = Budget::new(plan.in_flight);
-    let mut done: Vec<(NamespaceMeta, u64, u64)> = stream::iter(namespaces)
-        .map(|namespace| {
+    let layout = &plan.layout;
+    let usual = namespaces.into_iter().map(|it| (layout.collection(&it.db, &it.coll), it, false));
+    let remains = remains.into_iter().map(|it| (layout.remains(&it.db, &it.coll), it, true));
+    let all: Vec<(Part, bool)> = stream::iter(usual.chain(remains).collect::<Vec<_>>())
+        .map(|(object, namespace, remains)| {
             let budget = budget.clone();
             async move {
-                collection(client, storage, plan, progress, &budget, &namespace)
-                    .await
-                    .with_context(|| format!("dump {}", namespace.ns()))
+                let dumped = collection(client, storage, plan, progress, &budget, &namespace, &object).await;
+                dumped.map(|dumped| (dumped, remains)).with_context(|| format!("dump {}", namespace.ns()))
             }
         })
         .buffer_unordered(plan.parallel.max(1))
-        .try_filter_map(async |done| Ok(done))
         .try_collect()
         .await?;
+    let (remains, usual): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, remains)| *remains);
+    let mut done: Vec<_> = usual.into_iter().map(|(dumped, _)| dumped).collect();
     for (from, to) in [("system.users", TMP_USERS), ("system.roles", TMP_ROLES)] {
         done.push(again(storage.as_ref(), plan, &done, from, to).await?);
     }
-    done.sort_by(|(a, ..), (b, ..)| (&a.db, &a.coll).cmp(&(&b.db, &b.coll)));
+    let by_name = |(a, ..): &Part, (b, ..): &Part| (&a.db, &a.coll).cmp(&(&b.db, &b.coll));
+    let mut remains: Vec<Part> = remains.into_iter().map(|(dumped, _)| dumped).collect();
+    done.sort_by(by_name);
+    remains.sort_by(by_name);
     Ok(Dumped {
-        stored: done.iter().map(|(_, stored, _)| stored).sum(),
-        docs: done.iter().map(|(.., docs)| docs).sum(),
+        stored: done.iter().chain(&remains).map(|(_, stored, _)| stored).sum(),
+        docs: done.iter().chain(&remains).map(|(.., docs)| docs).sum(),
         bytes: progress.bytes.load(Relaxed),
         namespaces: done.into_iter().map(|(meta, ..)| meta).collect(),
-        remains: remains.iter().map(empty).collect(),
+        remains: remains.into_iter().map(|(meta, ..)| meta).collect(),
     })
 }
 
@@ -109,7 +115,10 @@ fn empty(namespace: &Namespace) -> NamespaceMeta {
     }
 }
 
-/// Dumps one namespace; gives its metadata, stored bytes and number of documents.
+/// One namespace: its metadata, stored bytes and number of documents.
+type Part = (NamespaceMeta, u64, u64);
+
+/// Dumps the documents of one namespace to `object`.
 async fn collection(
     client: &Client,
     storage: &Arc<dyn Storage>,
@@ -117,19 +126,19 @@ async fn collection(
     progress: &Arc<DumpProgress>,
     budget: &Budget,
     namespace: &Namespace,
-) -> Result<Option<(NamespaceMeta, u64, u64)>> {
+    object: &str,
+) -> Result<Part> {
     let mut meta = empty(namespace);
     if !namespace.has_data() {
-        return Ok(Some((meta, 0, 0)));
+        return Ok((meta, 0, 0));
     }
-    let object = plan.layout.collection(&namespace.db, &namespace.coll);
     for _ in 0..REPEATS {
         let Some(scan) = source::open(client, namespace, budget, progress).await.context("open the collection")? else {
-            return Ok(Some((meta, 0, 0)));
+            return Ok((meta, 0, 0));
         };
         let state = scan.state();
         let body = compress::encode(scan.stream(), plan.layout.compression, plan.level)?;
-        let stored = storage.put(&object, body, SizeHint(Some(namespace.bytes))).await;
+        let stored = storage.put(object, body, SizeHint(Some(namespace.bytes))).await;
         let scanned = lock(&state).clone();
         if let Some(why) = &scanned.repeat {
             tracing::info!("reading {} again from its start: {why}", namespace.ns());
@@ -140,7 +149,7 @@ async fn collection(
         let stored = stored?;
         meta.crc = scanned.crc();
         meta.size = i64::try_from(scanned.bytes).context("a collection of more than 8 EiB")?;
-        return Ok(Some((meta, stored, scanned.docs)));
+        return Ok((meta, stored, scanned.docs));
     }
     bail!(
         "the server ended the scan {REPEATS} times before its end; a capped collection that is overwritten faster than it can be read?"
@@ -149,13 +158,7 @@ async fn collection(
 
 /// Stores users or roles under the second name: a restore takes them from there, because the first is never touched
 /// directly. The original copies the collection in the database for this; the same bytes do.
-async fn again(
-    storage: &dyn Storage,
-    plan: &DumpPlan,
-    done: &[(NamespaceMeta, u64, u64)],
-    from: &str,
-    to: &str,
-) -> Result<(NamespaceMeta, u64, u64)> {
+async fn again(storage: &dyn Storage, plan: &DumpPlan, done: &[Part], from: &str, to: &str) -> Result<Part> {
     let source = done.iter().find(|(meta, ..)| meta.db == "admin" && meta.coll == from);
     let (crc, size, stored) = source.map_or((0, 0, 0), |(meta, stored, _)| (meta.crc, meta.size, *stored));
     if size > 0 {

@@ -83,7 +83,7 @@ pub struct LoadProgress {
     /// Uncompressed bytes that the server has acknowledged.
     pub bytes: AtomicU64,
     pub documents: AtomicU64,
-    /// Uncompressed bytes to load; known from the start.
+    /// Uncompressed bytes to load; known from the start of each load.
     pub total: AtomicU64,
 }
 
@@ -93,6 +93,18 @@ pub struct Loaded {
     pub collections: u64,
     pub documents: u64,
     pub bytes: u64,
+}
+
+impl std::ops::Add for Loaded {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            collections: self.collections + other.collections,
+            documents: self.documents + other.documents,
+            bytes: self.bytes + other.bytes,
+        }
+    }
 }
 
 /// Why a load ended early. The collections are then incomplete.
@@ -121,7 +133,7 @@ pub async fn load(
     cancel: &CancellationToken,
 ) -> Result<Loaded, Error> {
     items.sort_by(|a, b| (b.data.size, &a.data.object).cmp(&(a.data.size, &b.data.object)));
-    progress.total.store(items.iter().map(|item| item.data.size).sum(), Relaxed);
+    progress.total.fetch_add(items.iter().map(|item| item.data.size).sum(), Relaxed);
     let shared = Shared::new(client, options, progress);
     let mut running = JoinSet::new();
     let result = tokio::select! {
@@ -150,10 +162,7 @@ async fn load_all(
             running.spawn(load_one(storage.clone(), shared.clone(), item));
         }
         let Some(done) = running.join_next().await else { return Ok(sum) };
-        let one = done??;
-        sum.collections += one.collections;
-        sum.documents += one.documents;
-        sum.bytes += one.bytes;
+        sum = sum + done??;
     }
 }
 

@@ -156,15 +156,13 @@ impl Check<'_> {
         sizes: &HashMap<String, u64>,
     ) -> Result<Vec<Problem>> {
         let bytes = storage::read_all(self.store, metadata, METADATA_LIMIT).await?;
-        let namespaces = match read_metadata_json(&bytes) {
-            Ok(read) => read.namespaces,
+        let read = match read_metadata_json(&bytes) {
+            Ok(read) => read,
             Err(error) => return Ok(vec![Problem::new(metadata, What::Damaged(format!("{error:#}")))]),
         };
-        let stored: Vec<_> = namespaces
-            .iter()
-            .filter(|ns| ns.size != 0)
-            .map(|ns| (at.collection(&ns.db, &ns.coll), ns.size, ns.crc))
-            .collect();
+        let usual = read.namespaces.iter().map(|ns| (at.collection(&ns.db, &ns.coll), ns.size, ns.crc));
+        let remains = read.remains.iter().map(|ns| (at.remains(&ns.db, &ns.coll), ns.size, ns.crc));
+        let stored: Vec<_> = usual.chain(remains).filter(|(_, size, _)| *size != 0).collect();
         let names: Vec<_> = stored.iter().map(|(name, ..)| name.clone()).collect();
         let mut problems = self.objects(&names, sizes).await?;
         if self.depth == Depth::Content {

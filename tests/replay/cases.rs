@@ -252,6 +252,33 @@ async fn a_time_series_dropped_and_made_again_leaves_nothing_behind() {
     assert!(indexes.contains("\"m\": 1"), "{indexes}");
 }
 
+/// A collection had the name between two series. The buckets were there all the time, and the second series took them without
+/// a word in the oplog; the dump saw the second.
+#[tokio::test]
+async fn buckets_outlive_a_collection_with_the_name_of_their_series() {
+    for version in [Version::Older, Version::Current] {
+        let (plain, buckets, views) = (Uuid::new(), Uuid::new(), Uuid::new());
+        let mut case = Case::on(version, vec![series("w")]).await;
+        let measured = doc! {"t": DateTime::now(), "m": 1};
+        case.server.run("t", doc! {"insert": "w", "documents": [measured]}).await.unwrap();
+        let bucket = case.documents("system.buckets.w").await.remove(0);
+        let view = case.documents("system.views").await.remove(0);
+        case = case
+            .command(plain, doc! {"create": "w", "idIndex": {"v": 2, "key": {"_id": 1}, "name": "_id_"}})
+            .command(plain, doc! {"drop": "w"})
+            .op("i", "system.views", views, view);
+        case.fuzzy_until = 3;
+        let id = bucket.get_object_id("_id").unwrap();
+        let case = case.entry(doc! {
+            "op": "u", "ns": "t.system.buckets.w", "ui": Binary::from(buckets), "o": {"$v": 2, "diff": {"u": {"meta": 5}}},
+            "o2": {"_id": id},
+        });
+        case.finish().await;
+        let found = case.documents("w").await;
+        assert_eq!((found.len(), found[0].get_i32("m").ok()), (1, Some(5)), "{found:?}");
+    }
+}
+
 #[tokio::test]
 async fn after_the_window_what_does_not_fit_is_an_error_that_names_the_operation() {
     let (uuid, other) = (Uuid::new(), Uuid::new());

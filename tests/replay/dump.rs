@@ -76,12 +76,16 @@ pub async fn dump(client: &Client, pace: &mut Pace) -> Vec<Dumped> {
     for db in databases(client).await {
         pace.wait(20).await;
         let listed = list(client, &db).await;
-        for each in listed {
-            let name = each.get_str("name").unwrap().to_owned();
-            if name == "system.views" {
+        let named = |each: &Document| each.get_str("name").unwrap().to_owned();
+        for each in &listed {
+            let (name, kind) = (named(each), each.get_str("type").unwrap());
+            // One name can be listed twice while one kind gives way to another (`snapshot/catalog.rs`).
+            let rank = |kind: &str| ["collection", "view", "timeseries"].iter().position(|other| *other == kind);
+            let is_twin = |other: &Document| named(other) == name && rank(other.get_str("type").unwrap()) < rank(kind);
+            if name == "system.views" || listed.iter().any(is_twin) {
                 continue;
             }
-            let kind = match each.get_str("type").unwrap() {
+            let kind = match kind {
                 "view" => NamespaceKind::View,
                 "timeseries" => NamespaceKind::Timeseries,
                 _ => NamespaceKind::Collection,
@@ -122,13 +126,30 @@ pub async fn dump(client: &Client, pace: &mut Pace) -> Vec<Dumped> {
 /// Loads a dump; a document that was read twice is there as it was read last.
 pub async fn load(client: &Client, dump: &[Dumped], catalog: &mut Catalog) {
     let target = Target::new(client.clone());
+    // Buckets of no series come last: beside them an insertion by a collection's name would go to them.
+    let is_remains = |each: &Dumped| {
+        let series = |other: &Dumped| {
+            other.meta.kind == NamespaceKind::Timeseries
+                && other.meta.db == each.meta.db
+                && each.from.strip_prefix("system.buckets.") == Some(&other.meta.coll)
+        };
+        each.from.starts_with("system.buckets.") && !dump.iter().any(series)
+    };
+    let (remains, others): (Vec<&Dumped>, Vec<&Dumped>) = dump.iter().partition(|each| is_remains(each));
+    for (group, remains) in [(others, false), (remains, true)] {
+        create(client, &target, &group, remains, catalog).await;
+        insert(&target, &group).await;
+    }
+}
+
+async fn create(client: &Client, target: &Target, dump: &[&Dumped], remains: bool, catalog: &mut Catalog) {
     for each in dump {
         let options = catalog.add(&each.meta);
         let (db, coll) = (&each.meta.db, &each.meta.coll);
         let mut create = doc! {"create": coll};
         create.extend(options);
         match each.meta.uuid {
-            Some(_) if coll.starts_with("system.buckets.") => continue,
+            Some(_) if coll.starts_with("system.buckets.") && !remains => continue,
             Some(uuid) => {
                 let indexes = each.meta.indexes.clone().unwrap_or_default();
                 let id = indexes.iter().find(|index| {
@@ -144,13 +165,10 @@ pub async fn load(client: &Client, dump: &[Dumped], catalog: &mut Catalog) {
             None => drop(client.database(db).run_command(create).await.unwrap()),
         }
     }
+}
+
+async fn insert(target: &Target, dump: &[&Dumped]) {
     for each in dump {
-        // Buckets listed in the moment before their series was: a backup names their data by the series, so it has none.
-        let series = each.from.strip_prefix("system.buckets.");
-        let is_series = |other: &Dumped| other.meta.kind == NamespaceKind::Timeseries && other.meta.db == each.meta.db;
-        if series.is_some_and(|name| !dump.iter().any(|other| is_series(other) && other.meta.coll == name)) {
-            continue;
-        }
         let ops: Vec<RawDocumentBuf> = each
             .documents
             .iter()

@@ -15,6 +15,7 @@ use mongodb::bson::{Document, Timestamp, doc};
 use pbmbox::model::chunk::Chunk;
 use rand::seq::IndexedRandom;
 use std::collections::HashSet;
+use std::path::PathBuf;
 
 pub fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().expect(name))
@@ -76,6 +77,7 @@ async fn round(seed: u64, version: Version, count: usize) {
     let from = meta.get_timestamp("last_write_ts").expect("last_write_ts");
     let chunks: Vec<Chunk> = rig.chunks().await.into_iter().filter(|chunk| chunk.end_ts > from).collect();
     let moments = moments(client, &chunks, count).await;
+    let kept = keep(&rig, seed, &base).await;
     let replica = ReplicaSet::start(Options { version, ..Options::default() }).await;
     let mut witness = Witness::new(client, &replica).await;
     let mut caps = Caps::of(client).await;
@@ -109,6 +111,22 @@ async fn round(seed: u64, version: Version, count: usize) {
             panic!("PBMBOX_SEED={seed}, base {base}, --time {time}:\n{}\n{more}", lines.join("\n"));
         }
     }
+    std::fs::remove_file(kept).expect("remove what was kept");
+}
+
+/// Writes down what the base has and what the oplog of the source tells, for a look at it after a failure.
+async fn keep(rig: &Rig, seed: u64, base: &str) -> PathBuf {
+    let metadata = rig.sandbox.store().join(base).join("rs0").join("metadata.json");
+    let mut text = format!("base {base}\n{}\n", std::fs::read_to_string(metadata).expect("read the base's metadata"));
+    let oplog = rig.client.database("local").collection::<Document>("oplog.rs");
+    let mut entries = oplog.find(doc! { "op": { "$ne": "n" } }).await.expect("read the oplog");
+    while let Some(entry) = entries.try_next().await.expect("read the oplog") {
+        text.push_str(&format!("{entry:?}\n"));
+    }
+    let path = std::env::temp_dir().join(format!("pbmbox-moments-{seed}.txt"));
+    eprintln!("the oplog is kept in {}", path.display());
+    std::fs::write(&path, text).expect("write down the oplog");
+    path
 }
 
 async fn rounds(version: Version) {
