@@ -1,5 +1,6 @@
 //! `pbmPITRChunks`: the index of PITR oplog chunks (spec/format.md C.8).
 
+use super::chunk_table::{ChunkTable, Only};
 use crate::model::{chunk::Chunk, names};
 use crate::mongo::admin::{is_duplicate_key, only_duplicate_keys};
 use anyhow::{Context, Result};
@@ -11,6 +12,8 @@ use std::collections::HashSet;
 
 /// Chunks that come from the server at a time.
 const BATCH: u32 = 10_000;
+/// Chunks that are written or removed at a time.
+const AT_ONCE: usize = 1000;
 
 /// The times and size of a chunk, without its object.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -96,7 +99,7 @@ impl Chunks {
 
     /// Removes chunks from the index by their objects' names; those that are not there are no error.
     pub async fn remove(&self, objects: &[String]) -> Result<()> {
-        for part in objects.chunks(1000) {
+        for part in objects.chunks(AT_ONCE) {
             self.coll
                 .delete_many(doc! { "fname": { "$in": part } })
                 .await
@@ -138,23 +141,48 @@ impl Chunks {
         Ok(())
     }
 
+    /// All chunks as a table, in no order.
+    pub async fn table(&self) -> Result<ChunkTable> {
+        let mut chunks = self.coll.find(doc! {}).batch_size(BATCH).await.context(READ)?;
+        let mut table = ChunkTable::default();
+        while let Some(chunk) = chunks.try_next().await.context(READ)? {
+            table.push(chunk);
+        }
+        Ok(table)
+    }
+
     /// Makes the index what was found on the storage. `known` is what the index held before the storage was looked at:
     /// chunks that were added since then stay.
-    pub async fn replace(&self, known: &[Chunk], found: &[Chunk]) -> Result<()> {
-        let key = |chunk: &Chunk| (chunk.fname.clone(), chunk.start_ts, chunk.end_ts);
-        let there: HashSet<_> = found.iter().map(key).collect();
-        let before: HashSet<_> = known.iter().map(key).collect();
-        let gone: Vec<String> =
-            known.iter().filter(|chunk| !there.contains(&key(chunk))).map(|chunk| chunk.fname.clone()).collect();
-        self.remove(&gone).await?;
-        let new: Vec<&Chunk> = found.iter().filter(|chunk| !before.contains(&key(chunk))).collect();
-        for part in new.chunks(1000) {
-            match self.coll.insert_many(part.iter().copied()).ordered(false).await {
-                // Added by a slicer meanwhile.
-                Err(error) if !only_duplicate_keys(&error) => return Err(error).context("write admin.pbmPITRChunks"),
-                _ => {}
+    pub async fn replace(&self, known: &mut ChunkTable, found: &mut ChunkTable) -> Result<()> {
+        // All that is gone goes first: a chunk with the same times may come under another name.
+        let mut gone = Vec::new();
+        for only in known.compare(found) {
+            let Only::Mine(chunk) = only else { continue };
+            gone.push(chunk.fname);
+            if gone.len() == AT_ONCE {
+                self.remove(&std::mem::take(&mut gone)).await?;
             }
         }
-        Ok(())
+        self.remove(&gone).await?;
+        let mut new = Vec::new();
+        for only in known.compare(found) {
+            let Only::Theirs(chunk) = only else { continue };
+            new.push(chunk);
+            if new.len() == AT_ONCE {
+                self.add_new(&std::mem::take(&mut new)).await?;
+            }
+        }
+        self.add_new(&new).await
+    }
+
+    async fn add_new(&self, chunks: &[Chunk]) -> Result<()> {
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        match self.coll.insert_many(chunks).ordered(false).await {
+            // Added by a slicer meanwhile.
+            Err(error) if !only_duplicate_keys(&error) => Err(error).context("write admin.pbmPITRChunks"),
+            _ => Ok(()),
+        }
     }
 }

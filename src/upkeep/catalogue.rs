@@ -8,6 +8,7 @@ pub use restores::restores;
 use super::verify::{self, Problem, What};
 use crate::{
     archive::backup_json,
+    control::ChunkTable,
     layout::{self, ChunkName},
     model::{backup::BackupMeta, chunk::Chunk, config::StorageConf, status::Status},
     storage::{self, Storage},
@@ -132,36 +133,26 @@ async fn read_backup(store: &dyn Storage, file: &str, current: &StorageConf) -> 
 }
 
 /// All PITR chunks, by replica set and time. What is empty or has another kind of name is left out, and so is what lies
-/// within another chunk (left by a crash while small chunks were joined): the original reads such an index as a gap.
+/// within another chunk.
 ///
 /// # Errors
 /// The storage cannot be read.
-pub async fn chunks(store: &dyn Storage) -> Result<Vec<Chunk>> {
-    let mut chunks: Vec<Chunk> = store
-        .list(layout::PITR)
-        .try_filter_map(|object| async move {
-            let name = ChunkName::parse(&object.name).filter(|_| object.size > 0);
-            Ok(name.map(|name| Chunk {
-                rs: name.rs,
-                fname: object.name,
-                compression: name.compression,
-                start_ts: name.from,
-                end_ts: name.to,
-                size: i64::try_from(object.size).unwrap_or(i64::MAX),
-            }))
-        })
-        .try_collect()
-        .await
-        .context("list the storage for PITR chunks")?;
-    // The longest first, so that everything within it comes later.
-    chunks.sort_by(|a, b| (&a.rs, a.start_ts, b.end_ts, &a.fname).cmp(&(&b.rs, b.start_ts, a.end_ts, &b.fname)));
-    let mut kept: Vec<Chunk> = Vec::with_capacity(chunks.len());
-    for chunk in chunks {
-        if !kept.last().is_some_and(|last| last.rs == chunk.rs && last.end_ts >= chunk.end_ts) {
-            kept.push(chunk);
-        }
+pub async fn chunks(store: &dyn Storage) -> Result<ChunkTable> {
+    let mut objects = store.list(layout::PITR);
+    let mut chunks = ChunkTable::default();
+    while let Some(object) = objects.try_next().await.context("list the storage for PITR chunks")? {
+        let Some(name) = ChunkName::parse(&object.name).filter(|_| object.size > 0) else { continue };
+        chunks.push(Chunk {
+            rs: name.rs,
+            fname: object.name,
+            compression: name.compression,
+            start_ts: name.from,
+            end_ts: name.to,
+            size: i64::try_from(object.size).unwrap_or(i64::MAX),
+        });
     }
-    Ok(kept)
+    chunks.keep_longest();
+    Ok(chunks)
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! # Memory
 //!
 //! Metadata files are read a few at a time and written in batches, so that of thousands of backups only the names are
-//! kept.
+//! kept, and 80 bytes of each PITR chunk ([`crate::control::ChunkTable`], for the storage and for the index).
 //!
 //! # Damage
 //!
@@ -39,9 +39,9 @@ pub async fn main_storage(
 
     let backups = backups(control, Shelf::Main, store, &config.storage).await?;
 
-    let known = control.chunks.all().await?;
-    let chunks = catalogue::chunks(store).await.context("read the PITR chunks on the storage")?;
-    control.chunks.replace(&known, &chunks).await?;
+    let mut known = control.chunks.table().await?;
+    let mut chunks = catalogue::chunks(store).await.context("read the PITR chunks on the storage")?;
+    control.chunks.replace(&mut known, &mut chunks).await?;
 
     let restores = catalogue::restores(store, include_restores).await.context("read the restores on the storage")?;
     control.restores.replace_found(&restores).await?;
