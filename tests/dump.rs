@@ -8,6 +8,7 @@ use pbmbox::archive::meta::{NamespaceKind, NamespaceMeta};
 use pbmbox::compress;
 use pbmbox::layout::ReplsetLayout;
 use pbmbox::model::compression::Compression;
+use pbmbox::model::selection::Selection;
 use pbmbox::oplog::slice;
 use pbmbox::snapshot::budget::Budget;
 use pbmbox::snapshot::catalog::{self, Namespace};
@@ -38,7 +39,14 @@ fn store() -> Arc<dyn Storage> {
 }
 
 async fn dump_all(client: &Client, storage: &Arc<dyn Storage>, compression: Compression) -> Dumped {
-    let plan = DumpPlan { layout: layout(compression), level: None, parallel: 2, in_flight: 4 << 20 };
+    let plan = DumpPlan {
+        layout: layout(compression),
+        level: None,
+        parallel: 2,
+        in_flight: 4 << 20,
+        selection: Selection::default(),
+        users: false,
+    };
     dump::dump(client, storage, &plan, &Arc::default()).await.expect("dump")
 }
 
@@ -66,7 +74,7 @@ fn find<'a>(dumped: &'a Dumped, db: &str, coll: &str) -> Option<&'a NamespaceMet
 }
 
 async fn namespace(client: &Client, coll: &str) -> Namespace {
-    let all = catalog::list(client).await.expect("list");
+    let all = catalog::list(client, &Selection::default()).await.expect("list");
     all.namespaces.into_iter().find(|n| n.db == "shop" && n.coll == coll).expect("it is listed")
 }
 
@@ -410,7 +418,14 @@ async fn dropping_a_dump_leaves_nothing_half_done() {
     insert(&client, "shop", "orders", numbered(40_000, 1000)).await;
     let storage = store();
     let progress = Arc::new(DumpProgress::default());
-    let plan = DumpPlan { layout: layout(Compression::Gzip), level: None, parallel: 1, in_flight: 4 << 20 };
+    let plan = DumpPlan {
+        layout: layout(Compression::Gzip),
+        level: None,
+        parallel: 1,
+        in_flight: 4 << 20,
+        selection: Selection::default(),
+        users: false,
+    };
     tokio::select! {
         dumped = dump::dump(&client, &storage, &plan, &progress) => panic!("too fast to be stopped: {dumped:?}"),
         () = async { while progress.bytes.load(Relaxed) == 0 { tokio::task::yield_now().await; } } => {}

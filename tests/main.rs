@@ -14,6 +14,7 @@ mod profiles;
 mod replay;
 mod restore;
 mod retention;
+mod selective;
 mod sharded;
 mod slicing;
 mod storage;

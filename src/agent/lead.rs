@@ -13,6 +13,7 @@ use crate::model::{
     config::{Config, StorageConf},
     lock::is_stale,
     names::PBM_VERSION,
+    selection::Selection,
     serde_help::zero_ts,
     status::{Condition, Status},
 };
@@ -38,11 +39,11 @@ pub(super) const TAKE_OVER: Duration = Duration::from_secs(3);
 /// its reason as its final status. Nothing happens if somebody else leads.
 pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Option<&Config>) -> Result<()> {
     let place = place(node, backup, config).await?;
+    let cluster = node.cluster().await?;
     let reject = match &place {
         Err(why) => Some(why.clone()),
-        Ok(_) => refusal(node, opid, backup).await?,
+        Ok(_) => refusal(node, &cluster, opid, backup).await?,
     };
-    let cluster = node.cluster().await?;
     let mut meta = first_document(node, &cluster, opid, backup, place.unwrap_or_default()).await?;
     if let Some(reason) = &reject {
         meta.status = Status::Error;
@@ -101,15 +102,24 @@ async fn place(node: &Node, backup: &BackupCmd, config: Option<&Config>) -> Resu
 }
 
 /// Why this backup must not start, if so.
-async fn refusal(node: &Node, opid: &str, backup: &BackupCmd) -> Result<Option<String>> {
+async fn refusal(node: &Node, cluster: &Cluster, opid: &str, backup: &BackupCmd) -> Result<Option<String>> {
     if backup.kind != BackupType::Logical {
         return Ok(Some(format!(
             "{} backups need Percona Server for MongoDB and are not supported by this agent; use --type logical",
             backup.kind
         )));
     }
-    if !backup.nss.is_empty() {
-        return Ok(Some("selective backups are not supported by this agent; repeat without --ns".into()));
+    match Selection::parse(&backup.nss) {
+        Err(error) => return Ok(Some(format!("the selection can't be used: {error}"))),
+        Ok(selection) if !selection.is_everything() && cluster.sharded => {
+            return Ok(Some(
+                "selective backups of sharded clusters are not supported by this agent; repeat without --ns".into(),
+            ));
+        }
+        Ok(selection) if backup.users_and_roles && selection.databases().is_empty() => {
+            return Ok(Some("users and roles belong to databases: select at least one as a whole (db.*)".into()));
+        }
+        Ok(_) => {}
     }
     let now = node.control.cluster_time().await?;
     let busy = node.control.locks.all().await?.into_iter().find(|l| l.header.opid != opid && !is_stale(l.hb, now));
@@ -119,6 +129,10 @@ async fn refusal(node: &Node, opid: &str, backup: &BackupCmd) -> Result<Option<S
             lock.header.kind, lock.header.opid, lock.header.node
         )
     }))
+}
+
+fn is_selective(backup: &BackupCmd) -> bool {
+    Selection::parse(&backup.nss).is_ok_and(|selection| !selection.is_everything())
 }
 
 async fn first_document(
@@ -137,7 +151,8 @@ async fn first_document(
         name: backup.name.clone(),
         src_backup: None,
         shard_remap: cluster.remap(),
-        nss: backup.nss.clone(),
+        // Of a full backup it has to be absent.
+        nss: if is_selective(backup) { backup.nss.clone() } else { Vec::new() },
         sel_users_and_roles: backup.users_and_roles,
         replsets: Vec::new(),
         compression: backup.compression,

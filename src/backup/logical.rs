@@ -1,6 +1,6 @@
 //! The logical recipe: collections dumped while the oplog of the same time is kept beside them (spec/format.md D.3).
 
-use super::{Cx, cut, sampler};
+use super::{Cx, cut, renames, sampler};
 use crate::archive::{backup_json, meta};
 use crate::config::open;
 use crate::control::{ControlBoard, unix_now};
@@ -8,6 +8,7 @@ use crate::layout::{self, ReplsetLayout};
 use crate::model::{
     backup::{BackupMeta, BackupReplset},
     names::PBM_VERSION,
+    selection::Selection,
     serde_help::zero_ts,
     status::{Condition, Status},
 };
@@ -32,6 +33,7 @@ const STARTING: Duration = Duration::from_secs(33);
 const SPAN_MIN: f64 = 10.0;
 
 pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()> {
+    let selection = Selection::parse(&cx.backup.nss)?;
     open::initialise(cx.storage.as_ref()).await.context("prepare the storage")?;
     let layout = ReplsetLayout::new(&cx.name, &cx.rs, cx.backup.compression);
     if cx.cluster.sharded {
@@ -46,8 +48,14 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     let mut oplog = Oplog { cx, layout: &layout, budget: Budget::new(IN_FLIGHT / 4), next: first, bytes: 0 };
     let dumped = {
         let progress = Arc::new(DumpProgress::default());
-        let plan =
-            DumpPlan { layout: layout.clone(), level: cx.backup.level, parallel: cx.parallel, in_flight: IN_FLIGHT };
+        let plan = DumpPlan {
+            layout: layout.clone(),
+            level: cx.backup.level,
+            parallel: cx.parallel,
+            in_flight: IN_FLIGHT,
+            selection: selection.clone(),
+            users: cx.backup.users_and_roles,
+        };
         tokio::select! {
             dumped = dump::dump(&cx.client, &cx.storage, &plan, &progress) => dumped?,
             failed = oplog.follow() => return failed,
@@ -69,6 +77,10 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     // Taken after the last cursor was closed: no version of a document that was dumped is newer.
     let last = slice::last_write(&cx.client).await?;
     oplog.keep_until(last).await?;
+    if !selection.is_everything() {
+        let dumped = dumped.namespaces.iter().filter_map(|meta| meta.uuid).collect();
+        renames::check(&cx.client, &selection, &dumped, (first, last)).await?;
+    }
     cx.control.backups.set_member(&cx.name, &cx.rs, doc! { "last_write_ts": last }).await?;
     let size = dumped.stored + described + oplog.bytes;
     cx.control.backups.add_size(&cx.name, i64::try_from(size).unwrap_or(i64::MAX)).await?;

@@ -2,6 +2,7 @@
 
 mod cut;
 mod logical;
+mod renames;
 mod sampler;
 
 use crate::control::{Control, ControlBoard};

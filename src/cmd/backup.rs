@@ -5,7 +5,7 @@ use super::{
     context::Context,
     error::{CliError, Result},
     output::Report,
-    profile, storage, units,
+    profile, selection, storage, units,
     wait::{self, Goal},
 };
 use crate::compress::check_level;
@@ -51,6 +51,12 @@ pub struct Backup {
     /// configuration's backup.limitUpload, or none]
     #[arg(long, value_name = "RATE")]
     limit_upload: Option<Rate>,
+    /// Only these namespaces: db.collection or db.*, separated by commas
+    #[arg(long, value_name = "NAMESPACES", value_delimiter = ',', value_parser = selection::parse)]
+    ns: Vec<String>,
+    /// Also the users and roles of the databases that --ns selects as a whole (db.*)
+    #[arg(long, requires = "ns")]
+    with_users_and_roles: bool,
     /// Wait for the end
     #[arg(short, long)]
     wait: bool,
@@ -109,6 +115,7 @@ impl Backup {
     pub async fn run(self, cx: &Context) -> Result<()> {
         let config = cx.config().await?;
         let (compression, level) = self.codec(&config)?;
+        selection::check(&self.ns, self.with_users_and_roles)?;
         let place = profile::place(cx, &config.storage, &self.profile).await?;
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
@@ -119,12 +126,12 @@ impl Backup {
             kind: self.kind,
             base: false,
             name: name.clone(),
-            nss: Vec::new(),
+            nss: self.ns.clone(),
             compression,
             level,
             num_parallel_colls: self.num_parallel_collections,
             profile: place.name.clone().unwrap_or_default(),
-            users_and_roles: false,
+            users_and_roles: self.with_users_and_roles,
             limit_upload: self.limit_upload,
         };
         let to = place.name.as_ref().map(|profile| format!(" to the storage of profile {profile}")).unwrap_or_default();
@@ -193,6 +200,8 @@ mod tests {
             num_parallel_collections: None,
             profile: places::MAIN.to_owned(),
             limit_upload: None,
+            ns: Vec::new(),
+            with_users_and_roles: false,
             wait: false,
             wait_time: None,
         }

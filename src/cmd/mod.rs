@@ -27,6 +27,7 @@ mod prune_plan;
 mod restore;
 mod resync;
 mod saved;
+mod selection;
 mod slicing;
 mod status;
 mod storage;
@@ -227,7 +228,12 @@ mod tests {
     fn what_would_be_ignored_is_refused() {
         for text in [
             "pbm backup -t physical",
-            "pbm backup --ns a.b",
+            "pbm backup --ns a",
+            "pbm backup --ns admin.*",
+            "pbm backup --ns a.b,*.c",
+            "pbm backup --with-users-and-roles",
+            "pbm restore b --ns a.system.js",
+            "pbm restore b --with-users-and-roles",
             "pbm profile add main f.yaml",
             "pbm profile add p",
             "pbm profile show",

@@ -7,17 +7,18 @@ use super::{
     error::{CliError, Result},
     moment as times,
     output::Report,
-    storage, units,
+    selection, storage, units,
     wait::{self, Goal},
 };
 use crate::config::{self, duration, places};
 use crate::model::{
-    backup::BackupMeta, command::RestoreCmd, config::StorageConf, restore::RestoreMeta, serde_help::zero_ts,
-    status::Status,
+    backup::BackupMeta, command::RestoreCmd, config::StorageConf, restore::RestoreMeta, selection::Selection,
+    serde_help::zero_ts, status::Status,
 };
 use crate::restore::{
     members::participants,
     moment::{self, Moment, Unreachable},
+    namespaces::Wish,
     plan::restorable,
     slices,
 };
@@ -60,6 +61,15 @@ pub struct Restore {
     /// Other names of the backup's replica sets in this cluster: CLUSTER=BACKUP,...
     #[arg(long, value_name = "MAP", env = "PBM_REPLSET_REMAPPING", value_parser = parse_remapping)]
     replset_remapping: Option<Remapping>,
+    /// Only these namespaces: db.collection or db.*, separated by commas
+    ///
+    /// Everything else in the cluster stays as it is. Collections that got a selected name while the oplog was written come
+    /// with all they held.
+    #[arg(long, value_name = "NAMESPACES", value_delimiter = ',', value_parser = selection::parse)]
+    ns: Vec<String>,
+    /// Also the users and roles of the databases that --ns selects as a whole (db.*)
+    #[arg(long, requires = "ns")]
+    with_users_and_roles: bool,
     /// Wait for the end
     #[arg(short, long)]
     wait: bool,
@@ -148,15 +158,18 @@ impl Restore {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
         let config = cx.config().await?;
+        selection::check(&self.ns, self.with_users_and_roles)?;
         let map = self.replset_remapping.clone().unwrap_or_default();
         let (name, target) = self.way(cx).await?;
         let (backup, sharded) = find(cx, &name, &map).await?;
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
         checks::agents(cx, Need::Primary).await?;
+        let wish =
+            Wish::of(&self.ns, self.with_users_and_roles, &backup).map_err(|e| CliError::usage(e.to_string()))?;
         if !self.yes {
             let place = places::of_backup(&cx.control, &backup, &config.storage).await?;
-            eprintln!("{}", plan(&place, &backup, target).await);
+            eprintln!("{}", plan(&place, &backup, &wish, target).await);
             ask::confirm("Start the restore?", "nothing was restored").await?;
         }
 
@@ -197,10 +210,10 @@ impl Restore {
         RestoreCmd {
             name: name.to_owned(),
             backup_name: backup.name.clone(),
-            nss: Vec::new(),
+            nss: self.ns.clone(),
             ns_from: String::new(),
             ns_to: String::new(),
-            users_and_roles: false,
+            users_and_roles: self.with_users_and_roles,
             rs_map: self.replset_remapping.iter().flatten().map(|(from, to)| (from.clone(), to.into())).collect(),
             fallback_enabled: None,
             allow_partly_done: None,
@@ -237,7 +250,7 @@ async fn find(cx: &Context, name: &str, map: &Remapping) -> Result<(BackupMeta, 
 }
 
 /// What will happen, in words.
-async fn plan(place: &StorageConf, backup: &BackupMeta, target: Option<Timestamp>) -> String {
+async fn plan(place: &StorageConf, backup: &BackupMeta, wish: &Wish, target: Option<Timestamp>) -> String {
     let end = units::rfc3339(i64::from(backup.last_write_ts.time));
     let mut lines = vec![
         format!("Restore of backup {}:", backup.name),
@@ -250,7 +263,11 @@ async fn plan(place: &StorageConf, backup: &BackupMeta, target: Option<Timestamp
         },
         format!("  size:         {} on {}", units::size(backup.size), storage::path(place)),
     ];
-    match replaced(place, backup).await {
+    if !wish.selection.is_everything() {
+        let users = if wish.users { ", and the users and roles of whole databases" } else { "" };
+        lines.push(format!("  only:         {}{users}", wish.selection));
+    }
+    match replaced(place, backup, &wish.selection).await {
         Ok(databases) => {
             let collections: usize = databases.values().sum();
             lines.push(format!("  replaces:     {collections} collections in {} databases", databases.len()));
@@ -265,17 +282,22 @@ async fn plan(place: &StorageConf, backup: &BackupMeta, target: Option<Timestamp
             lines.push(format!("  replaces:     every collection that the backup holds (not listed: {error:#})"));
         }
     }
-    lines.push("Collections that the backup holds are dropped and loaded anew; others stay as they are.".to_owned());
+    let which = if wish.selection.is_everything() { "Collections" } else { "Selected collections" };
+    lines.push(format!("{which} that the backup holds are dropped and loaded anew; others stay as they are."));
     lines.join("\n")
 }
 
 /// Databases of the backup with the number of their collections.
-async fn replaced(place: &StorageConf, backup: &BackupMeta) -> anyhow::Result<BTreeMap<String, usize>> {
+async fn replaced(
+    place: &StorageConf,
+    backup: &BackupMeta,
+    selection: &Selection,
+) -> anyhow::Result<BTreeMap<String, usize>> {
     let store = storage::open_here(place).await?;
     let mut databases = BTreeMap::new();
     for part in &backup.replsets {
         for ns in storage::namespaces(store.as_ref(), backup, &part.name).await? {
-            if !matches!(ns.db.as_str(), "admin" | "config" | "local") {
+            if !matches!(ns.db.as_str(), "admin" | "config" | "local") && selection.wants(&ns.db, &ns.coll) {
                 *databases.entry(ns.db).or_insert(0) += 1;
             }
         }

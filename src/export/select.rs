@@ -2,6 +2,7 @@
 
 use crate::{
     layout::BUCKETS,
+    model::selection,
     oplog::entry::{Command, Entry, Kind},
     restore::namespaces::{Fate, Wish, fate},
 };
@@ -11,8 +12,7 @@ use bson::{RawBsonRef, Timestamp};
 /// What is wanted of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
-    /// Database and collection; `None` for all collections of the database. Empty for everything.
-    wanted: Vec<(String, Option<String>)>,
+    wanted: selection::Selection,
     /// Users and roles too, as mongodump has them. Not together with a selection of namespaces.
     pub users: bool,
 }
@@ -23,29 +23,11 @@ impl Selection {
     /// # Errors
     /// Something else, or a namespace that a selection can't have.
     pub fn parse(namespaces: &[String], users: bool) -> Result<Self> {
-        let mut wanted = Vec::new();
-        for text in namespaces.iter().map(|text| text.trim()) {
-            let Some((db, coll)) = text.split_once('.').filter(|(db, coll)| !db.is_empty() && !coll.is_empty()) else {
-                bail!("'{text}' is no namespace; use db.collection, or db.* for a whole database");
-            };
-            match (db, coll) {
-                ("*", "*") => return Self::parse(&[], users),
-                ("*", _) => bail!("'{text}': a collection needs the name of its database"),
-                ("admin" | "config" | "local", _) => bail!("'{text}': the server's own databases can't be selected"),
-                (_, "*") => wanted.push((db.to_owned(), None)),
-                _ if coll.starts_with("system.") => bail!("'{text}': system collections can't be selected"),
-                _ => wanted.push((db.to_owned(), Some(coll.to_owned()))),
-            }
-        }
-        if users && !wanted.is_empty() {
+        let wanted = selection::Selection::parse(namespaces)?;
+        if users && !wanted.is_everything() {
             bail!("users and roles can only be exported with the whole backup");
         }
         Ok(Self { wanted, users })
-    }
-
-    #[must_use]
-    pub fn is_everything(&self) -> bool {
-        self.wanted.is_empty()
     }
 
     /// A collection by its own name; buckets go with their time series.
@@ -53,15 +35,12 @@ impl Selection {
     pub fn wants(&self, db: &str, coll: &str) -> bool {
         let coll = coll.strip_prefix(BUCKETS).unwrap_or(coll);
         // The server's own tables are of no use elsewhere.
-        let exportable = db != "config" && fate(db, coll, Wish::default()) == Fate::Restore;
-        exportable
-            && (self.is_everything()
-                || self.wanted.iter().any(|(d, c)| d == db && c.as_ref().is_none_or(|c| c == coll)))
+        let exportable = db != "config" && fate(db, coll, &Wish::default()) == Fate::Restore;
+        exportable && self.wanted.wants(db, coll)
     }
 
     fn wants_database(&self, db: &str) -> bool {
-        let own = matches!(db, "admin" | "config" | "local");
-        !own && (self.is_everything() || self.wanted.iter().any(|(d, c)| d == db && c.is_none()))
+        !matches!(db, "admin" | "config" | "local") && self.wanted.wants_database(db)
     }
 
     /// An operation that is no `applyOps`.

@@ -15,6 +15,7 @@ pub mod names;
 pub mod pitr;
 pub mod rate;
 pub mod restore;
+pub mod selection;
 pub mod serde_help;
 pub mod status;
 

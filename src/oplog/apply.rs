@@ -280,7 +280,7 @@ impl Replayer {
 
     async fn operation(&mut self, entry: &Entry<'_>) -> Result<()> {
         let command = if entry.kind == Kind::Command { Some(entry.command()?) } else { None };
-        if !self.options.scope.wants(entry, command.as_ref()) {
+        if !self.options.scope.wants(entry, command.as_ref(), self.is_mine(entry)) {
             self.stats.skipped += 1;
             return Ok(());
         }
@@ -293,6 +293,14 @@ impl Replayer {
         }
         self.stats.applied += 1;
         Ok(())
+    }
+
+    /// A selection is followed by what its collections are, not by their names.
+    fn is_mine(&self, entry: &Entry<'_>) -> bool {
+        let (db, coll) = entry.split_ns();
+        entry.ui.filter(|_| !by_name(db, coll)).is_some_and(|uuid| {
+            self.options.scope.followed.contains(&uuid.bytes()) || self.catalog.knows(&Key::uuid(uuid))
+        })
     }
 
     /// How the collection of an operation is found on the target.
@@ -338,6 +346,7 @@ impl Replayer {
     pub async fn finish(mut self) -> Result<Replayed> {
         self.flush().await?;
         self.nothing_left_aside()?;
+        self.drop_unselected().await?;
         let open = self.txns.take_all();
         Ok(Replayed { catalog: self.catalog, stats: self.stats, last: self.last, open })
     }

@@ -55,9 +55,12 @@ impl Replayer {
 
     async fn create(&mut self, db: &str, coll: &str, uuid: Uuid, o: &RawDocument) -> Result<()> {
         let key = Key::uuid(uuid);
+        let parked = self.parking(db, coll);
+        let coll = parked.as_deref().unwrap_or(coll);
         self.clear_name(db, coll, Some(uuid)).await?;
         self.catalog.forget(&Key::name(db, coll));
-        let options = Document::try_from(o).context("read the options")?;
+        let mut options = Document::try_from(o).context("read the options")?;
+        options.insert("create", coll);
         let command = self.catalog.create(key.clone(), format!("{db}.{coll}"), &options);
         self.aside.remove(&uuid);
         let command = RawDocumentBuf::try_from(&command).context("write the options")?;
@@ -129,11 +132,56 @@ impl Replayer {
             self.stats.missing_collections += 1;
             return Ok(());
         }
+        if let Some(parked) = self.parking(&to_db, &to_coll) {
+            return self.park(&key, &to_db, &parked).await;
+        }
         self.clear_name(&to_db, &to_coll, Some(uuid)).await?;
         self.send(Mode::InitialSync, &command_document(&from_db, &key, entry.o)).await?;
         self.catalog.renamed(&key, to);
         self.aside.remove(&uuid);
         self.expect_at(&to_db, &to_coll, uuid).await
+    }
+
+    /// A name for a collection whose own is not selected: under that the target may have another one.
+    fn parking(&self, db: &str, coll: &str) -> Option<String> {
+        (!self.options.scope.selection.wants(db, coll)).then(|| format!("tmp{}.pbm", &Uuid::new().to_string()[..8]))
+    }
+
+    /// A collection leaves the selection, perhaps to come back.
+    async fn park(&mut self, key: &Key, db: &str, parked: &str) -> Result<()> {
+        let Some(collection) = self.catalog.get(key) else { return Ok(()) };
+        let from = collection.ns.clone();
+        if from.split_once('.').is_some_and(|(db, coll)| !self.options.scope.selection.wants(db, coll)) {
+            return Ok(());
+        }
+        let to = format!("{db}.{parked}");
+        let rename = rawdoc! {"renameCollection": from.as_str(), "to": to.as_str(), "stayTemp": false};
+        self.send(Mode::InitialSync, &command_document(db, key, &rename)).await?;
+        self.catalog.renamed(key, &to);
+        Ok(())
+    }
+
+    /// What has no selected name in the end is none of the restore.
+    pub(super) async fn drop_unselected(&mut self) -> Result<()> {
+        let selection = &self.options.scope.selection;
+        if selection.is_everything() {
+            return Ok(());
+        }
+        let split = |ns: &str| ns.split_once('.').map(|(db, coll)| (db.to_owned(), coll.to_owned()));
+        let left: Vec<(Uuid, String, String)> = self
+            .catalog
+            .iter()
+            .filter_map(|(key, collection)| match (key, split(&collection.ns)) {
+                (Key::Uuid(uuid), Some((db, coll))) if !selection.wants(&db, &coll) => {
+                    Some((Uuid::from_bytes(*uuid), db, coll))
+                }
+                _ => None,
+            })
+            .collect();
+        for (uuid, db, coll) in left {
+            self.drop_uuid(&db, &coll, uuid).await.with_context(|| format!("drop {db}.{coll}"))?;
+        }
+        Ok(())
     }
 
     async fn modify(&mut self, db: &str, coll: &str, entry: &Entry<'_>) -> Result<()> {

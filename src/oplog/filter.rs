@@ -4,25 +4,12 @@
 //! (the signing keys of another cluster) is skipped; every collection of `config` and `*.system.js` is addressed by name,
 //! because a restore does not always give them their old UUID.
 
+use std::collections::HashSet;
+
 use bson::RawBsonRef;
 
-use crate::model::names;
+use crate::model::{names, selection::Selection};
 use crate::oplog::entry::{Command, Entry, Kind};
-
-/// Which namespaces are restored. The seam for selective restores and cloning.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub enum NamespaceRule {
-    #[default]
-    Everything,
-}
-
-impl NamespaceRule {
-    fn wants(&self, _db: &str, _coll: &str) -> bool {
-        match self {
-            Self::Everything => true,
-        }
-    }
-}
 
 /// What is replayed.
 #[derive(Debug, Clone, Default)]
@@ -31,27 +18,49 @@ pub struct Scope {
     pub config_server: bool,
     /// The UUID that `config.system.sessions` had where the oplog comes from: its chunks are not applied.
     pub sessions: Option<bson::Uuid>,
-    pub namespaces: NamespaceRule,
+    pub selection: Selection,
+    /// Of a selection: users and roles of the databases that are selected as a whole are replayed, too.
+    pub users: bool,
+    /// Collections (by UUID) that got a selected name only later: they are followed from their beginning.
+    pub followed: HashSet<[u8; 16]>,
 }
 
 impl Scope {
-    /// True if the operation has to be applied. An `applyOps` always: its operations are judged one by one.
-    pub fn wants(&self, entry: &Entry<'_>, command: Option<&Command<'_>>) -> bool {
+    /// True if the operation has to be applied. An `applyOps` always: its operations are judged one by one. `mine`: it is
+    /// about a collection of the restore, whatever name that has.
+    pub fn wants(&self, entry: &Entry<'_>, command: Option<&Command<'_>>, mine: bool) -> bool {
         let (db, coll) = entry.split_ns();
         match command {
             None if entry.kind == Kind::Noop => false,
-            None => self.wants_collection(db, coll) && !self.is_foreign_routing(entry) && !is_balancer_switch(entry),
+            None if coll == "system.views" => {
+                let named = id(entry).and_then(|id| id.split_once('.'));
+                self.is_restorable(db, coll)
+                    && (self.selection.is_everything()
+                        || named.is_some_and(|(db, view)| self.selection.wants(db, view)))
+            }
+            None if db == "admin" && matches!(coll, "system.users" | "system.roles") => self.wants_user(entry),
+            None => {
+                self.wants_collection(db, coll, mine) && !self.is_foreign_routing(entry) && !is_balancer_switch(entry)
+            }
             Some(Command::ApplyOps(_) | Command::Unknown(_)) => true,
             Some(Command::Harmless) => false,
             Some(Command::DropDatabase) => {
-                !matches!(db, "admin" | "config" | "local") && self.namespaces.wants(db, "*")
+                !matches!(db, "admin" | "config" | "local") && self.selection.wants_database(db)
             }
-            Some(Command::Rename { from, to, .. }) => [from, to].into_iter().all(|ns| {
-                let (db, coll) = ns.split_once('.').unwrap_or((ns, ""));
-                self.wants_collection(db, coll)
+            Some(Command::Rename { from, to, .. }) => {
+                let ((from_db, from_coll), (db, coll)) = (split(from), split(to));
+                self.is_restorable(from_db, from_coll) && self.wants_collection(db, coll, mine)
+            }
+            Some(command) => command.collection().is_some_and(|coll| match coll {
+                "system.views" => self.is_restorable(db, coll) && self.selection.wants_database(db),
+                _ => self.wants_collection(db, coll, mine),
             }),
-            Some(command) => command.collection().is_some_and(|coll| self.wants_collection(db, coll)),
         }
+    }
+
+    fn wants_user(&self, entry: &Entry<'_>) -> bool {
+        let of = id(entry).and_then(|id| id.split_once('.')).map_or("", |(db, _)| db);
+        self.selection.is_everything() || self.users && self.selection.wants_database(of)
     }
 
     /// The routing of `config.system.sessions`, which every cluster makes for itself.
@@ -66,8 +75,12 @@ impl Scope {
         }
     }
 
-    fn wants_collection(&self, db: &str, coll: &str) -> bool {
-        let restorable = match db {
+    fn wants_collection(&self, db: &str, coll: &str, mine: bool) -> bool {
+        self.is_restorable(db, coll) && (mine || self.selection.wants(db, coll))
+    }
+
+    fn is_restorable(&self, db: &str, coll: &str) -> bool {
+        match db {
             "local" => false,
             "admin" => {
                 !names::CONTROL.contains(&coll)
@@ -79,14 +92,17 @@ impl Scope {
                 _ => false,
             },
             _ => coll != "system.profile",
-        };
-        restorable && self.namespaces.wants(db, coll)
+        }
     }
 }
 
 /// Settings that describe what the cluster is doing now, not what was stored.
 fn is_balancer_switch(entry: &Entry<'_>) -> bool {
     entry.ns == "config.settings" && matches!(id(entry), Some("balancer" | "automerge"))
+}
+
+fn split(ns: &str) -> (&str, &str) {
+    ns.split_once('.').unwrap_or((ns, ""))
 }
 
 fn id<'a>(entry: &Entry<'a>) -> Option<&'a str> {
@@ -113,7 +129,7 @@ mod tests {
     fn wants(scope: &Scope, raw: &RawDocumentBuf) -> bool {
         let entry = Entry::parse(raw, Some(Timestamp { time: 1, increment: 1 })).unwrap();
         let command = (entry.kind == Kind::Command).then(|| entry.command().unwrap());
-        scope.wants(&entry, command.as_ref())
+        scope.wants(&entry, command.as_ref(), false)
     }
 
     fn document(ns: &str) -> RawDocumentBuf {

@@ -8,6 +8,7 @@ pub mod catalog;
 mod ddl;
 pub mod entry;
 pub mod filter;
+pub mod follow;
 mod lanes;
 pub mod live;
 pub mod read;

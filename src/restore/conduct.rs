@@ -214,8 +214,6 @@ fn unsupported(restore: &RestoreCmd) -> Option<String> {
         "external restores need Percona Server for MongoDB and are"
     } else if !restore.ns_from.is_empty() || !restore.ns_to.is_empty() {
         "restores under another name (--ns-from, --ns-to) are"
-    } else if !restore.nss.is_empty() || restore.users_and_roles {
-        "selective restores (--ns) are"
     } else {
         return None;
     };

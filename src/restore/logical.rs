@@ -118,7 +118,12 @@ pub(super) fn round(cx: &Cx) -> Duration {
 async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bool) -> Result<Steps> {
     let storage = cx.storage.clone().map_err(|e| anyhow!(e))?;
     let rs = parts.of.parts.get(&cx.rs).context("this replica set takes no part")?.clone();
-    let wish = Wish { config_server };
+    let wish = Wish { config_server, ..Wish::of(&restore.nss, restore.users_and_roles, &parts.backup)? };
+    if cx.cluster.sharded && !wish.selection.is_everything() {
+        bail!(
+            "restores of selected namespaces into sharded clusters are not supported by this agent; nothing was changed"
+        );
+    }
     let point = match restore.oplog_ts {
         Some(target) => {
             let chunks = cx.control.chunks.all().await?;

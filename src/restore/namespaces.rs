@@ -2,16 +2,43 @@
 
 use crate::{
     layout::BUCKETS,
-    model::names::{TMP_ROLES, TMP_USERS, is_control_namespace},
+    model::{
+        backup::BackupMeta,
+        names::{TMP_ROLES, TMP_USERS, is_control_namespace},
+        selection::{NotSelectable, Selection},
+    },
 };
 
 /// What the restore of one replica set is asked to put back.
-///
-/// The whole backup for now; a selection of namespaces and cloning become further fields.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
     /// The target is a config server: the routing tables are put back by their own step (E.10), not as collections.
     pub config_server: bool,
+    pub selection: Selection,
+    /// Users and roles; of a selection those of the databases that are selected as a whole.
+    pub users: bool,
+}
+
+impl Default for Wish {
+    fn default() -> Self {
+        Self { config_server: false, selection: Selection::default(), users: true }
+    }
+}
+
+impl Wish {
+    /// What is asked for, of this backup. Without namespaces it is all that the backup was made of.
+    ///
+    /// # Errors
+    /// A text is no namespace that can be selected.
+    pub fn of(namespaces: &[String], users: bool, backup: &BackupMeta) -> Result<Self, NotSelectable> {
+        let asked = Selection::parse(namespaces)?;
+        if !asked.is_everything() {
+            return Ok(Self { config_server: false, selection: asked, users });
+        }
+        let selection = Selection::parse(&backup.nss)?;
+        let users = selection.is_everything() || backup.sel_users_and_roles;
+        Ok(Self { config_server: false, selection, users })
+    }
 }
 
 /// Who takes care of a namespace.
@@ -30,19 +57,24 @@ pub enum Fate {
 
 /// Decides over one namespace of a backup, by its name in `metadata.json`.
 #[must_use]
-pub fn fate(db: &str, coll: &str, wish: Wish) -> Fate {
-    match db {
+pub fn fate(db: &str, coll: &str, wish: &Wish) -> Fate {
+    let fate = match db {
         "local" => Fate::Leave("belongs to one node"),
         "admin" => in_admin(coll),
         "config" => in_config(coll, wish),
         _ => in_user_database(coll),
+    };
+    match fate {
+        Fate::Restore | Fate::Routing if !wish.selection.wants(db, coll) => Fate::Leave("not selected"),
+        Fate::Users | Fate::Roles if !wish.users => Fate::Leave("users and roles are not wanted"),
+        fate => fate,
     }
 }
 
 /// May a collection be dropped from the target because the backup holds it under another name?
 #[must_use]
 pub fn is_droppable(db: &str, coll: &str) -> bool {
-    !matches!(db, "local" | "config") && matches!(fate(db, coll, Wish::default()), Fate::Restore)
+    !matches!(db, "local" | "config") && matches!(fate(db, coll, &Wish::default()), Fate::Restore)
 }
 
 fn in_admin(coll: &str) -> Fate {
@@ -60,7 +92,7 @@ fn in_admin(coll: &str) -> Fate {
     }
 }
 
-fn in_config(coll: &str, wish: Wish) -> Fate {
+fn in_config(coll: &str, wish: &Wish) -> Fate {
     match coll {
         "version" | "shards" => Fate::Leave("describes the cluster that made the backup"),
         "databases" | "collections" | "chunks" if wish.config_server => Fate::Routing,
@@ -98,7 +130,7 @@ mod tests {
             ("config", "tags"),
         ];
         for (db, coll) in restored {
-            assert_eq!(fate(db, coll, plain), Fate::Restore, "{db}.{coll}");
+            assert_eq!(fate(db, coll, &plain), Fate::Restore, "{db}.{coll}");
         }
         let left = [
             ("local", "mine"),
@@ -117,21 +149,39 @@ mod tests {
             ("shop", "system.buckets.ts"),
         ];
         for (db, coll) in left {
-            assert!(matches!(fate(db, coll, plain), Fate::Leave(_)), "{db}.{coll}");
+            assert!(matches!(fate(db, coll, &plain), Fate::Leave(_)), "{db}.{coll}");
         }
-        assert_eq!(fate("admin", "pbmRUsers", plain), Fate::Users);
-        assert_eq!(fate("admin", "pbmRRoles", plain), Fate::Roles);
-        assert_eq!(fate("shop", "pbmRRoles", plain), Fate::Restore);
+        assert_eq!(fate("admin", "pbmRUsers", &plain), Fate::Users);
+        assert_eq!(fate("admin", "pbmRRoles", &plain), Fate::Roles);
+        assert_eq!(fate("shop", "pbmRRoles", &plain), Fate::Restore);
     }
 
     #[test]
     fn a_config_server_keeps_its_routing_tables_for_later() {
-        let wish = Wish { config_server: true };
+        let wish = Wish { config_server: true, ..Wish::default() };
         for coll in ["databases", "collections", "chunks"] {
-            assert_eq!(fate("config", coll, wish), Fate::Routing, "{coll}");
-            assert_eq!(fate("config", coll, Wish::default()), Fate::Restore, "{coll}");
+            assert_eq!(fate("config", coll, &wish), Fate::Routing, "{coll}");
+            assert_eq!(fate("config", coll, &Wish::default()), Fate::Restore, "{coll}");
         }
-        assert_eq!(fate("config", "settings", wish), Fate::Restore);
+        assert_eq!(fate("config", "settings", &wish), Fate::Restore);
+    }
+
+    #[test]
+    fn a_selection_leaves_the_rest() {
+        let some = Selection::parse(&["shop.*", "crm.a"]).expect("a selection");
+        let wish = Wish { selection: some, users: false, config_server: false };
+        for (db, coll, restored) in [
+            ("shop", "orders", true),
+            ("shop", "system.js", true),
+            ("crm", "a", true),
+            ("crm", "b", false),
+            ("admin", "mine", false),
+            ("config", "settings", false),
+            ("admin", "pbmRUsers", false),
+        ] {
+            assert_eq!(matches!(fate(db, coll, &wish), Fate::Leave(_)), !restored, "{db}.{coll}");
+        }
+        assert_eq!(fate("admin", "pbmRUsers", &Wish { users: true, ..wish }), Fate::Users);
     }
 
     #[test]

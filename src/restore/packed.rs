@@ -48,7 +48,7 @@ pub async fn inspect(
     storage: &dyn Storage,
     part: &BackupReplset,
     compression: Compression,
-    wish: Wish,
+    wish: &Wish,
 ) -> Result<Contents> {
     if part.dump_name.is_empty() {
         bail!("the backup's metadata does not name the archive of replica set '{}'", part.name);
@@ -85,7 +85,7 @@ pub async fn inspect(
     Ok(Contents { packed, namespaces, aside: Arc::new(memory), objects })
 }
 
-fn is_set_aside(db: &str, coll: &str, wish: Wish) -> bool {
+fn is_set_aside(db: &str, coll: &str, wish: &Wish) -> bool {
     matches!(fate(db, coll, wish), Fate::Users | Fate::Roles | Fate::Routing)
 }
 

@@ -17,8 +17,10 @@ use crate::{
         backup::{BackupMeta, BackupReplset, BackupType},
         chunk::Chunk,
         compression::Compression,
+        selection::Selection,
         status::Status,
     },
+    oplog::follow::Followed,
     snapshot::{stored::StoredDocuments, unpack::Packed},
     storage::ObjectInfo,
 };
@@ -149,7 +151,9 @@ pub struct Facts<'a> {
     /// Before 2.0: the archive that holds all documents. Users and routing tables have been set aside.
     pub archive: Option<&'a Packed>,
     pub target: &'a Target,
-    pub wish: Wish,
+    pub wish: &'a Wish,
+    /// What the oplog does to the names of a selection; `None` until it was looked at.
+    pub followed: Option<&'a Followed>,
     /// `None` for the moment at which the backup ends.
     pub point: Option<&'a PointInTime>,
 }
@@ -199,6 +203,7 @@ pub fn plan(facts: &Facts<'_>) -> Result<RestorePlan, Refusal> {
     draft.take_oplog(part);
     draft.lengthen(part);
     draft.check_users();
+    draft.check_selection();
     draft.into_plan(part)
 }
 
@@ -253,6 +258,13 @@ impl<'a> Draft<'a> {
         for meta in self.facts.namespaces {
             let data = self.find_data(meta, self.layout.collection(&meta.db, &meta.coll));
             match fate(&meta.db, &meta.coll, self.facts.wish) {
+                Fate::Leave(_) if self.is_followed(meta) => {
+                    // Under its own name the target may have a collection that is to stay.
+                    let hex: String =
+                        meta.uuid.iter().flat_map(|uuid| uuid.bytes()).take(4).map(|b| format!("{b:02x}")).collect();
+                    let parked = NamespaceMeta { coll: format!("tmp{hex}.pbm"), ..meta.clone() };
+                    self.take(&parked, data);
+                }
                 Fate::Leave(_) => {}
                 Fate::Users => self.users.users = data,
                 Fate::Roles => self.users.roles = data,
@@ -273,6 +285,13 @@ impl<'a> Draft<'a> {
                 self.remains.push(Planned { meta: meta.clone(), data });
             }
         }
+    }
+
+    /// A collection that gets a selected name while the oplog is replayed.
+    fn is_followed(&self, meta: &NamespaceMeta) -> bool {
+        let everything = Wish { selection: Selection::default(), ..self.facts.wish.clone() };
+        let uuid = meta.uuid.filter(|_| fate(&meta.db, &meta.coll, &everything) == Fate::Restore);
+        uuid.is_some_and(|uuid| self.facts.followed.is_some_and(|followed| followed.uuids.contains(&uuid.bytes())))
     }
 
     fn take(&mut self, meta: &NamespaceMeta, data: Option<StoredDocuments>) {
@@ -347,7 +366,12 @@ impl<'a> Draft<'a> {
             }
             let Some(meta) = there.uuid.and_then(|uuid| by_uuid.get(&uuid.bytes())) else { continue };
             let (old, now) = (format!("{}.{}", meta.db, meta.coll), format!("{}.{}", there.db, there.coll));
-            if is_droppable(&there.db, &there.coll) {
+            if !self.facts.wish.selection.is_everything() {
+                self.reasons.push(format!(
+                    "'{now}' on the target is '{old}' of the backup, renamed since then, and is not selected: it would be lost; \
+                     copy it to another collection and drop it, or select it too"
+                ));
+            } else if is_droppable(&there.db, &there.coll) {
                 self.warnings.push(format!("'{now}' is dropped: it is '{old}' of the backup, renamed since then"));
                 self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
             } else {
@@ -417,9 +441,23 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// A selection that names nothing of the backup is a slip of the pen.
+    fn check_selection(&mut self) {
+        let selection = &self.facts.wish.selection;
+        if selection.is_everything() {
+            return;
+        }
+        if self.facts.archive.is_some() {
+            self.reasons.push("of a backup made before 2.0 everything is restored, or nothing".to_owned());
+        }
+        let created = self.facts.followed.is_none_or(|followed| followed.creates);
+        if self.taken.is_empty() && !created {
+            self.reasons.push(format!("it holds nothing of {selection}"));
+        }
+    }
+
     fn check_users(&mut self) {
-        if !self.facts.backup.nss.is_empty() && !self.facts.backup.sel_users_and_roles {
-            self.users = UsersSource::default();
+        if !self.facts.wish.users {
             return;
         }
         for (what, source) in [("users", &self.users.users), ("roles", &self.users.roles)] {
@@ -470,6 +508,7 @@ mod tests {
     use super::*;
     use crate::layout::format_ts;
     use bson::{Document, doc};
+    use std::collections::HashSet;
 
     const V4: [u8; 16] = [0x62, 0x91, 0xc5, 0xa7, 0x4b, 5, 0x42, 0xe3, 0xb9, 0x0e, 0x41, 0xc4, 0x44, 0x9c, 0xbe, 0x47];
 
@@ -510,6 +549,8 @@ mod tests {
         target: Target,
         archive: Option<Packed>,
         point: Option<PointInTime>,
+        wish: Wish,
+        followed: Option<Followed>,
     }
 
     impl World {
@@ -525,7 +566,17 @@ mod tests {
             backup.replsets[0].last_write_ts = ts(20);
             objects.push(object(&format!("oplog/{}.{}.s2", format_ts(ts(10)), format_ts(ts(20))), 5));
             let target = Target { server: Version::new(6, 0, 5), fcv: "6.0".to_owned(), namespaces: Vec::new() };
-            Self { backup, namespaces, remains: Vec::new(), objects, target, archive: None, point: None }
+            Self {
+                backup,
+                namespaces,
+                remains: Vec::new(),
+                objects,
+                target,
+                archive: None,
+                point: None,
+                wish: Wish::default(),
+                followed: None,
+            }
         }
 
         fn plan(&self) -> Result<RestorePlan, Refusal> {
@@ -537,7 +588,8 @@ mod tests {
                 objects: &self.objects,
                 target: &self.target,
                 archive: self.archive.as_ref(),
-                wish: Wish::default(),
+                wish: &self.wish,
+                followed: self.followed.as_ref(),
                 point: self.point.as_ref(),
             })
         }
@@ -753,11 +805,40 @@ mod tests {
 
     #[test]
     fn a_selective_backup_without_users_swaps_none() {
-        let mut world = World::new(vec![collection("admin", "pbmRUsers", 5)], vec![object("admin.pbmRUsers.s2", 5)]);
+        let namespaces =
+            vec![collection("admin", "pbmRUsers", 5), collection("shop", "a", 0), collection("crm", "b", 0)];
+        let mut world = World::new(namespaces, vec![object("admin.pbmRUsers.s2", 5)]);
         world.backup.nss = vec!["shop.*".to_owned()];
-        assert_eq!(world.plan().expect("a plan").users, UsersSource::default());
+        world.wish = Wish::of(&[], false, &world.backup).expect("a wish");
+        let plan = world.plan().expect("a plan");
+        assert_eq!((plan.users, names(&plan.collections)), (UsersSource::default(), vec!["shop.a".into()]));
         world.backup.sel_users_and_roles = true;
+        world.wish = Wish::of(&[], false, &world.backup).expect("a wish");
         assert!(world.plan().expect("a plan").users.users.is_some());
+        world.wish = Wish::of(&["crm.*".into()], false, &world.backup).expect("a wish");
+        let plan = world.plan().expect("a plan");
+        assert_eq!((plan.users.users, names(&plan.collections)), (None, vec!["crm.b".into()]));
+    }
+
+    #[test]
+    fn a_selection_takes_what_gets_its_names_and_nothing_else() {
+        let with_uuid =
+            |coll: &str, uuid| NamespaceMeta { uuid: Some(Uuid::from_bytes(uuid)), ..collection("shop", coll, 0) };
+        let mut other = V4;
+        other[0] = 0x77;
+        let mut world = World::new(vec![with_uuid("new", V4), with_uuid("other", other)], vec![]);
+        world.wish.selection = Selection::parse(&["shop.orders"]).expect("a selection");
+        world.followed = Some(Followed::default());
+        world.refused("it holds nothing of shop.orders");
+        world.followed = Some(Followed { uuids: HashSet::from([V4]), creates: true });
+        assert_eq!(names(&world.plan().expect("a plan").collections), ["shop.tmp6291c5a7.pbm"]);
+        // Created by the oplog.
+        world.followed = Some(Followed { creates: true, ..Followed::default() });
+        assert!(world.plan().expect("a plan").collections.is_empty());
+        // On the target it has a name that is not selected.
+        world.namespaces.push(with_uuid("orders", other));
+        world.target.namespaces = vec![there("shop", "before", Some(other))];
+        world.refused("'shop.before' on the target is 'shop.orders' of the backup");
     }
 
     fn chunk(from: u32, to: u32) -> Chunk {

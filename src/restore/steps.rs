@@ -18,7 +18,7 @@ use super::{
     create,
     namespaces::Wish,
     packed::{Contents, inspect},
-    plan::{Facts, Planned, PointInTime, RestorePlan, plan, restorable},
+    plan::{Facts, Planned, PointInTime, RestorePlan, plan as decide, restorable},
     router::{self, Ids},
     slices::{OplogObject, at, moment},
     sound, target, users,
@@ -26,11 +26,12 @@ use super::{
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta, read_metadata_json},
     layout::{BUCKETS, Generation, ReplsetLayout},
-    model::backup::BackupMeta,
+    model::{backup::BackupMeta, selection::Selection},
     oplog::{
         apply::{Flow, ReplayOptions, Replayed, Replayer, Settled},
         build::{Built, CommitQuorum},
         catalog::Catalog,
+        follow::Followed,
         read,
         txn::Committed,
     },
@@ -79,6 +80,7 @@ pub struct Steps {
     progress: Arc<LoadProgress>,
     /// The UUID of `config.system.sessions` in the backup.
     sessions: Option<bson::Uuid>,
+    followed: Followed,
 }
 
 impl Steps {
@@ -86,7 +88,7 @@ impl Steps {
     pub async fn prepare(storage: Arc<dyn Storage>, client: Client, order: Order) -> Result<Self> {
         let part = restorable(&order.backup, &order.rs)?;
         if Generation::of(&order.backup.pbm_version) == Generation::Archive {
-            let contents = inspect(storage.as_ref(), part, order.backup.compression, order.wish).await?;
+            let contents = inspect(storage.as_ref(), part, order.backup.compression, &order.wish).await?;
             return Self::with(storage, client, order, contents).await;
         }
         let layout = ReplsetLayout::new(&order.backup.name, &order.rs, order.backup.compression);
@@ -115,7 +117,7 @@ impl Steps {
         archive: Option<Packed>,
     ) -> Result<Self> {
         let target = target::read(&client).await?;
-        let facts = Facts {
+        let mut facts = Facts {
             backup: &order.backup,
             rs: &order.rs,
             namespaces,
@@ -123,13 +125,19 @@ impl Steps {
             objects,
             archive: archive.as_ref(),
             target: &target,
-            wish: order.wish,
+            wish: &order.wish,
+            followed: None,
             point: order.point.as_ref(),
         };
-        let plan = plan(&facts)?;
+        let mut plan = decide(&facts)?;
+        let followed = follow(storage.as_ref(), &plan, &order.wish.selection).await?;
+        if !order.wish.selection.is_everything() {
+            facts.followed = Some(&followed);
+            plan = decide(&facts)?;
+        }
         let catalog = Catalog::new(i32::try_from(target.server.major).context("read the server's version")?);
         let progress = Arc::default();
-        Ok(Self { storage, aside, archive, client, order, plan, catalog, progress, sessions: None })
+        Ok(Self { storage, aside, archive, client, order, plan, catalog, progress, sessions: None, followed })
     }
 
     #[must_use]
@@ -224,7 +232,9 @@ impl Steps {
     }
 
     pub async fn put_users_back(&self, cancel: &CancellationToken) -> Result<users::Swapped> {
-        let swap = users::put_back(self.aside.as_ref(), &self.client, &self.plan.users, cancel);
+        let wish = &self.order.wish;
+        let databases: Option<Vec<&str>> = (!wish.selection.is_everything()).then(|| wish.selection.databases());
+        let swap = users::put_back(self.aside.as_ref(), &self.client, &self.plan.users, databases.as_deref(), cancel);
         swap.await.context("put users and roles back")
     }
 
@@ -247,6 +257,9 @@ impl Steps {
         let mut options = ReplayOptions::new(start, self.plan.end, self.plan.consistent_from);
         options.scope.config_server = self.order.wish.config_server;
         options.scope.sessions = self.sessions;
+        options.scope.selection = self.order.wish.selection.clone();
+        options.scope.users = self.order.wish.users;
+        options.scope.followed = self.followed.uuids.clone();
         let mut replayer = Replayer::new(self.client.clone(), self.catalog.clone(), options);
         replay_all(self.storage.as_ref(), &mut replayer, &self.plan.oplog, cancel).await?;
         let committed = until(cancel, exchange(&replayer.committed())).await?;
@@ -258,6 +271,21 @@ impl Steps {
     pub async fn finish(&self, replayed: &Replayed, cancel: &CancellationToken) -> Result<Built> {
         until(cancel, replayed.catalog.build(&self.client, &self.order.quorum)).await.context("build indexes")
     }
+}
+
+/// What the oplog of the plan does to the names of a selection. Of everything nobody wants to know.
+async fn follow(storage: &dyn Storage, plan: &RestorePlan, selection: &Selection) -> Result<Followed> {
+    let mut followed = Followed::default();
+    if !selection.is_everything() {
+        for object in &plan.oplog {
+            let look = async {
+                let entries = read::entries(storage, &object.name, object.compression).await?;
+                followed.look(entries, selection, plan.end).await
+            };
+            look.await.with_context(|| format!("read '{}'", object.name))?;
+        }
+    }
+    Ok(followed)
 }
 
 /// Replays objects in their order, until one goes past the end that the replay has.

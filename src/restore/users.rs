@@ -41,11 +41,13 @@ struct Mine {
     roles: BTreeSet<String>,
 }
 
-/// Makes users and roles those of the backup. Every write is confirmed by a majority.
+/// Makes users and roles those of the backup, or with `databases` those that were made in them. Every write is confirmed by a
+/// majority.
 pub async fn put_back(
     storage: &dyn Storage,
     client: &Client,
     source: &UsersSource,
+    databases: Option<&[&str]>,
     cancel: &CancellationToken,
 ) -> Result<Swapped> {
     for data in [&source.roles, &source.users].into_iter().flatten() {
@@ -60,18 +62,18 @@ pub async fn put_back(
     let mut swapped = Swapped::default();
     let mut wanted_roles = None;
     if let Some(data) = &source.roles {
-        let wanted = write(storage, &admin, ROLES, data, &mine.roles).await?;
+        let wanted = write(storage, &admin, ROLES, data, databases, &mine.roles).await?;
         swapped.roles = wanted.len() as u64;
         wanted_roles = Some(wanted);
     }
     if let Some(data) = &source.users {
-        let wanted = write(storage, &admin, USERS, data, &mine.users).await?;
+        let wanted = write(storage, &admin, USERS, data, databases, &mine.users).await?;
         swapped.users = wanted.len() as u64;
-        swapped.removed_users = remove_others(&admin, USERS, &wanted, &mine.users).await?;
+        swapped.removed_users = remove_others(&admin, USERS, databases, &wanted, &mine.users).await?;
     }
     // Last, because users that are gone by now may have had them.
     if let Some(wanted) = wanted_roles {
-        swapped.removed_roles = remove_others(&admin, ROLES, &wanted, &mine.roles).await?;
+        swapped.removed_roles = remove_others(&admin, ROLES, databases, &wanted, &mine.roles).await?;
     }
     Ok(swapped)
 }
@@ -96,6 +98,7 @@ async fn write(
     admin: &Database,
     coll: &str,
     data: &StoredDocuments,
+    databases: Option<&[&str]>,
     keep: &BTreeSet<String>,
 ) -> Result<BTreeSet<String>> {
     let mut reading = data.open(storage).await?;
@@ -103,7 +106,8 @@ async fn write(
     let (mut updates, mut count) = (RawArrayBuf::new(), 0);
     while let Some(document) = reading.next_document().await? {
         let id = document.get_str("_id").with_context(|| format!("read a name in '{}'", data.object))?.to_owned();
-        if keep.contains(&id) {
+        let made_in = document.get_str("db").unwrap_or_default();
+        if keep.contains(&id) || databases.is_some_and(|wanted| !wanted.contains(&made_in)) {
             continue;
         }
         updates.push(rawdoc! { "q": { "_id": id.as_str() }, "u": document, "upsert": true });
@@ -120,16 +124,18 @@ async fn write(
     Ok(written)
 }
 
-/// Removes whatever is neither `wanted` nor to be kept; returns how many.
+/// Removes whatever (of these databases) is neither `wanted` nor to be kept; returns how many.
 async fn remove_others(
     admin: &Database,
     coll: &str,
+    databases: Option<&[&str]>,
     wanted: &BTreeSet<String>,
     keep: &BTreeSet<String>,
 ) -> Result<u64> {
     let there = admin.collection::<Document>(coll);
+    let filter = databases.map_or_else(Document::new, |databases| doc! { "db": { "$in": databases } });
     let mut names =
-        there.find(doc! {}).projection(doc! { "_id": 1 }).await.with_context(|| format!("list 'admin.{coll}'"))?;
+        there.find(filter).projection(doc! { "_id": 1 }).await.with_context(|| format!("list 'admin.{coll}'"))?;
     let mut others: Vec<Bson> = Vec::new();
     while let Some(entry) = names.try_next().await.with_context(|| format!("list 'admin.{coll}'"))? {
         let id = entry.get("_id").cloned().unwrap_or(Bson::Null);

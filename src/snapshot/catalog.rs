@@ -5,7 +5,7 @@
 
 use crate::archive::meta::NamespaceKind;
 use crate::layout::BUCKETS;
-use crate::model::names;
+use crate::model::{names, selection::Selection};
 use crate::mongo::admin;
 use anyhow::{Context, Result};
 use bson::{Bson, Document, Uuid, doc};
@@ -26,6 +26,8 @@ pub struct Namespace {
     /// Estimates, for ordering and progress only: documents and bytes.
     pub count: u64,
     pub bytes: u64,
+    /// Only these of its documents are dumped.
+    pub filter: Option<Document>,
 }
 
 impl Namespace {
@@ -74,20 +76,21 @@ pub struct Listing {
     pub remains: Vec<Namespace>,
 }
 
-/// Lists everything that a full backup holds.
+/// Lists everything that a backup of these namespaces holds, of a selective one without users and roles.
 ///
 /// The list of one database is one moment of it, so a collection that is renamed meanwhile is listed exactly once. A
 /// collection that vanishes while it is being described is left out: its drop is in the oplog of the backup.
-pub async fn list(client: &Client) -> Result<Listing> {
+pub async fn list(client: &Client, selection: &Selection) -> Result<Listing> {
     let mut found = Vec::new();
-    for db in client.list_database_names().await.context("list the databases")? {
-        let db = client.database(&db);
+    let databases = client.list_database_names().await.context("list the databases")?;
+    for db in databases.iter().filter(|db| selection.touches(db)) {
+        let db = client.database(db);
         let what = || format!("list the collections of {}", db.name());
         let collections = db.run_cursor_command(doc! { "listCollections": 1 }).await.with_context(what)?;
         let collections: Vec<Document> = collections.try_collect().await.with_context(what)?;
         let mut described = stream::iter(collections.into_iter().map(|collection| {
             let db = db.clone();
-            async move { describe(&db, &collection).await }
+            async move { describe(&db, &collection, selection).await }
         }))
         .buffer_unordered(DESCRIBED_AT_ONCE);
         while let Some(namespace) = described.next().await {
@@ -150,14 +153,15 @@ fn unlisted_series(found: &[Namespace]) -> Vec<Namespace> {
                 uuid: None,
                 count: 0,
                 bytes: 0,
+                filter: None,
             })
         })
         .collect()
 }
 
-async fn describe(db: &Database, described: &Document) -> Result<Option<Namespace>> {
+async fn describe(db: &Database, described: &Document, selection: &Selection) -> Result<Option<Namespace>> {
     let coll = described.get_str("name").context("listCollections gave a collection without a name")?;
-    if !is_dumped(db.name(), coll) {
+    if !is_dumped(db.name(), coll) || !selection.wants(db.name(), coll) {
         return Ok(None);
     }
     let kind = match described.get_str("type").unwrap_or("collection") {
@@ -191,6 +195,7 @@ async fn describe(db: &Database, described: &Document) -> Result<Option<Namespac
         uuid: uuid.and_then(|uuid| bson::deserialize_from_bson(uuid.clone()).ok()),
         count,
         bytes,
+        filter: None,
     }))
 }
 
@@ -252,6 +257,7 @@ mod tests {
             uuid: None,
             count: 0,
             bytes: 0,
+            filter: None,
         };
         let options = doc! { "validator": {}, "clusteredIndex": true, "timeseries": { "timeField": "t" } };
         let buckets = namespace("system.buckets.x", NamespaceKind::Collection, options);

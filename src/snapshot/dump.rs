@@ -15,7 +15,10 @@ use super::{
 use crate::archive::meta::{NamespaceKind, NamespaceMeta};
 use crate::compress;
 use crate::layout::ReplsetLayout;
-use crate::model::names::{TMP_ROLES, TMP_USERS};
+use crate::model::{
+    names::{TMP_ROLES, TMP_USERS},
+    selection::Selection,
+};
 use crate::storage::{SizeHint, Storage};
 use anyhow::{Context, Result, bail};
 use bson::doc;
@@ -33,6 +36,9 @@ pub struct DumpPlan {
     pub parallel: usize,
     /// Bytes of documents on their way, of all collections together.
     pub in_flight: usize,
+    pub selection: Selection,
+    /// Of a selective backup: the users and roles of the databases that are selected as a whole, too.
+    pub users: bool,
 }
 
 /// What was dumped.
@@ -51,8 +57,8 @@ pub struct Dumped {
 /// How often a collection is read from its start again because the server ended the scan.
 const REPEATS: usize = 20;
 
-/// Dumps every namespace that a full backup holds. Users and roles are stored once more under the names from which
-/// a restore reads them.
+/// Dumps every namespace that the backup is to hold. Users and roles are stored (once more) under the names from which a
+/// restore reads them.
 ///
 /// # Errors
 /// The node can't be read or the storage can't be written; objects that were finished before stay.
@@ -62,7 +68,7 @@ pub async fn dump(
     plan: &DumpPlan,
     progress: &Arc<DumpProgress>,
 ) -> Result<Dumped> {
-    let Listing { mut namespaces, remains } = catalog::list(client).await?;
+    let Listing { mut namespaces, remains } = catalog::list(client, &plan.selection).await?;
     progress.bytes_total.store(namespaces.iter().map(|n| n.bytes).sum(), Relaxed);
     progress.docs_total.store(namespaces.iter().map(|n| n.count).sum(), Relaxed);
     // The largest first: the last collection to end should not be one that began last and takes longest.
@@ -86,7 +92,16 @@ pub async fn dump(
     let (remains, usual): (Vec<_>, Vec<_>) = all.into_iter().partition(|(_, remains)| *remains);
     let mut done: Vec<_> = usual.into_iter().map(|(dumped, _)| dumped).collect();
     for (from, to) in [("system.users", TMP_USERS), ("system.roles", TMP_ROLES)] {
-        done.push(again(storage.as_ref(), plan, &done, from, to).await?);
+        if plan.selection.is_everything() {
+            done.push(again(storage.as_ref(), plan, &done, from, to).await?);
+        } else if plan.users {
+            let some = of_databases(from, &plan.selection.databases());
+            let object = layout.collection("admin", to);
+            let (meta, stored, docs) = collection(client, storage, plan, progress, &budget, &some, &object)
+                .await
+                .with_context(|| format!("dump {}", some.ns()))?;
+            done.push((NamespaceMeta { coll: to.to_owned(), ..meta }, stored, docs));
+        }
     }
     let by_name = |(a, ..): &Part, (b, ..): &Part| (&a.db, &a.coll).cmp(&(&b.db, &b.coll));
     let mut remains: Vec<Part> = remains.into_iter().map(|(dumped, _)| dumped).collect();
@@ -99,6 +114,25 @@ pub async fn dump(
         namespaces: done.into_iter().map(|(meta, ..)| meta).collect(),
         remains: remains.into_iter().map(|(meta, ..)| meta).collect(),
     })
+}
+
+/// The users or roles that were made in some databases.
+fn of_databases(coll: &str, databases: &[&str]) -> Namespace {
+    Namespace {
+        db: "admin".to_owned(),
+        coll: coll.to_owned(),
+        kind: NamespaceKind::Collection,
+        options: bson::Document::new(),
+        indexes: Some(vec![id_index()]),
+        uuid: None,
+        count: 0,
+        bytes: 0,
+        filter: Some(doc! { "db": { "$in": databases } }),
+    }
+}
+
+fn id_index() -> bson::Document {
+    doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }
 }
 
 /// The metadata of a namespace without documents.
@@ -167,13 +201,12 @@ async fn again(storage: &dyn Storage, plan: &DumpPlan, done: &[Part], from: &str
             .await
             .with_context(|| format!("store admin.{from} again as admin.{to}"))?;
     }
-    let id = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" };
     let meta = NamespaceMeta {
         db: "admin".into(),
         coll: to.into(),
         kind: NamespaceKind::Collection,
         options: bson::Document::new(),
-        indexes: Some(vec![id]),
+        indexes: Some(vec![id_index()]),
         uuid: None,
         crc,
         size,

@@ -134,10 +134,12 @@ async fn find(client: &Client, namespace: &Namespace) -> Result<RawBatchCursor, 
 async fn find_as(client: &Client, namespace: &Namespace, coll: Bson) -> Result<RawBatchCursor, MongoError> {
     let average = namespace.bytes.checked_div(namespace.count).unwrap_or(UNKNOWN_BYTES).max(64);
     let batch = u32::try_from((BATCH_BYTES / average).clamp(1, 16_384)).unwrap_or(1);
+    let filter = namespace.filter.clone().unwrap_or_default();
     client
         .database(&namespace.db)
         .run_cursor_command(doc! {
             "find": coll,
+            "filter": filter,
             "batchSize": batch,
             "noCursorTimeout": true,
             "readConcern": { "level": "majority" },

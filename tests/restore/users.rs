@@ -44,7 +44,8 @@ async fn users_and_roles_become_those_of_the_backup() {
     let changed = (all(&server, "system.users").await, all(&server, "system.roles").await);
 
     let cancel = CancellationToken::new();
-    let put = async |source: &UsersSource| put_back(store.storage.as_ref(), &server.client, source, &cancel).await;
+    let put =
+        async |source: &UsersSource| put_back(store.storage.as_ref(), &server.client, source, None, &cancel).await;
 
     // Nothing in the backup: nothing is taken away.
     assert_eq!(put(&UsersSource::default()).await.unwrap(), Swapped::default());

@@ -1,0 +1,99 @@
+//! Which collections a selective replay has to follow although their names are not selected: those that get a selected name
+//! later, as the result of `$out`, of `convertToCapped` or of a rename does.
+
+use std::collections::HashSet;
+
+use anyhow::{Context, Result};
+use bson::{RawDocumentBuf, Timestamp};
+use futures::{Stream, StreamExt};
+
+use crate::model::selection::Selection;
+use crate::oplog::entry::{Command, Entry, Kind};
+
+/// What an oplog does to the names of a selection.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Followed {
+    /// Collections, by UUID, that are renamed into the selection.
+    pub uuids: HashSet<[u8; 16]>,
+    /// Something of the selection is created.
+    pub creates: bool,
+}
+
+impl Followed {
+    /// Looks through one object of the oplog, up to `end`.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub async fn look(
+        &mut self,
+        entries: impl Stream<Item = std::io::Result<RawDocumentBuf>>,
+        selection: &Selection,
+        end: Timestamp,
+    ) -> Result<()> {
+        let mut entries = std::pin::pin!(entries);
+        while let Some(entry) = entries.next().await {
+            let raw = entry.context("read oplog")?;
+            let entry = Entry::parse(&raw, None)?;
+            if entry.ts > end {
+                break;
+            }
+            if entry.kind == Kind::Insert && entry.ns.ends_with(".system.views") {
+                self.creates |= entry
+                    .o
+                    .get_str("_id")
+                    .ok()
+                    .and_then(|id| id.split_once('.'))
+                    .is_some_and(|(db, view)| selection.wants(db, view));
+            }
+            if entry.kind != Kind::Command {
+                continue;
+            }
+            let db = entry.split_ns().0;
+            match entry.command()? {
+                // Not within a transaction: only the creation of a collection can be.
+                Command::Rename { from, to, .. } => {
+                    let wants = |ns: &str| ns.split_once('.').is_some_and(|(db, coll)| selection.wants(db, coll));
+                    if let Some(uuid) = entry.ui.filter(|_| wants(to)) {
+                        self.creates = true;
+                        if !wants(from) {
+                            self.uuids.insert(uuid.bytes());
+                        }
+                    }
+                }
+                Command::Create { coll } => self.creates |= selection.wants(db, coll),
+                // May create collections.
+                Command::ApplyOps(_) => self.creates |= selection.touches(db) || db == "admin",
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::{Binary, Uuid, rawdoc};
+    use futures::stream;
+
+    #[tokio::test]
+    async fn collections_that_are_renamed_into_the_selection() {
+        let selection = Selection::parse(&["shop.orders"]).expect("a selection");
+        let [new, old, other, late] = [(); 4].map(|()| Uuid::new());
+        let rename = |time: u32, uuid: Uuid, from: &str, to: &str| {
+            let ts = Timestamp { time, increment: 1 };
+            let o = rawdoc! {"renameCollection": from, "to": to, "dropTarget": false};
+            rawdoc! {"ts": ts, "op": "c", "ns": "shop.$cmd", "ui": Binary::from(uuid), "o": o}
+        };
+        let entries = [
+            rename(1, old, "shop.orders", "shop.old"),
+            rename(2, new, "shop.tmp", "shop.orders"),
+            rename(3, other, "shop.a", "shop.b"),
+            rename(9, late, "shop.b", "shop.orders"),
+        ];
+        let mut followed = Followed::default();
+        let end = Timestamp { time: 5, increment: 0 };
+        followed.look(stream::iter(entries.map(Ok)), &selection, end).await.expect("readable");
+        assert_eq!(followed, Followed { uuids: HashSet::from([new.bytes()]), creates: true });
+    }
+}

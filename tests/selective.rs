@@ -1,0 +1,195 @@
+//! Backups and restores of selected namespaces: those of the original (fixtures/rs-selective), and our own.
+
+use crate::compat::{copy, fixtures, is_lost_in_the_backup};
+use crate::logical::{Load, forget_remains, truth};
+use crate::support::cluster::{Options, ReplicaSet};
+use crate::support::programs::Sandbox;
+use crate::support::state;
+use mongodb::Client;
+use mongodb::bson::{Document, doc};
+use pbmbox::model::selection::Selection;
+use serde_json::{Map, Value};
+use std::fs;
+use std::time::Duration;
+
+fn cases() -> Map<String, Value> {
+    let bytes = fs::read(fixtures().join("rs-selective/expected.json")).expect("read expected.json");
+    let expected: Value = serde_json::from_slice(&bytes).expect("JSON");
+    expected["cases"].as_object().expect("cases").clone()
+}
+
+async fn insert(client: &Client, db: &str, coll: &str, documents: Vec<Document>) {
+    client.database(db).collection(coll).insert_many(documents).await.expect("insert");
+}
+
+/// What the original's restores found on the server.
+async fn prepare(client: &Client, orders: bool) {
+    insert(client, "shop", "keep", (0..3).map(|id| doc! { "_id": id }).collect()).await;
+    insert(client, "other", "keep", vec![doc! { "_id": 0 }]).await;
+    if orders {
+        insert(client, "shop", "orders", vec![doc! { "_id": "old" }]).await;
+    }
+    let run = async |db: &str, command: Document| client.database(db).run_command(command).await.expect("run");
+    let on = |db: &str| vec![doc! { "role": "read", "db": db }];
+    run("crm", doc! { "createUser": "olduser", "pwd": "throwaway", "roles": on("crm") }).await;
+    run("admin", doc! { "createUser": "oldadmin", "pwd": "throwaway", "roles": on("shop") }).await;
+    run("crm", doc! { "createRole": "oldrole", "privileges": [], "roles": on("crm") }).await;
+}
+
+fn selection(case: &Value) -> Selection {
+    let words: Vec<&str> = case["restore_args"].as_str().expect("arguments").split_whitespace().collect();
+    let asked = words.iter().position(|word| *word == "--ns").map(|at| words[at + 1].split(',').collect::<Vec<_>>());
+    let backup = case["nss_in_backup"].as_array().into_iter().flatten().map(|ns| ns.as_str().expect("a namespace"));
+    Selection::parse(&asked.unwrap_or_else(|| backup.collect())).expect("a selection")
+}
+
+/// What the original restored, with the truth in place of it where namespaces are selected.
+fn expected(case: &Value) -> Value {
+    let mut expected = case["restored"]["rs0"].clone();
+    let truth = &case["source_at_last_write_ts"]["rs0"];
+    let selection = selection(case);
+    let databases = expected["databases"].as_object_mut().expect("databases");
+    for (db, content) in databases {
+        for kind in ["collections", "views", "timeseries"] {
+            let Some(there) = content.get_mut(kind).and_then(Value::as_object_mut) else { continue };
+            // It was there before, and the backup has none of that name.
+            there.retain(|name, _| name == "keep" || !selection.wants(db, name));
+            let right = truth["databases"][db][kind].as_object().into_iter().flatten();
+            let right = right.filter(|(name, _)| selection.wants(db, name));
+            there.extend(right.map(|(name, value)| (name.clone(), value.clone())));
+        }
+    }
+    expected
+}
+
+/// What was there before has UUIDs and secrets of its own.
+fn is_of_the_server(line: &str, selection: &Selection) -> bool {
+    let stays = |coll: &str| coll == "keep" || !selection.wants("shop", coll);
+    ["keep", "orders"].iter().any(|coll| stays(coll) && line.contains(&format!("/{coll}/uuid")))
+        || ["olduser", "oldadmin"].iter().any(|user| line.contains(&format!("{user}\"]/raw_sha256")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn selections_of_the_original() {
+    let mut wrong = Vec::new();
+    for (label, case) in cases().iter().filter(|(_, case)| case["clone_of"].is_null()) {
+        let sandbox = Sandbox::unconfigured(Options::default()).await;
+        copy(&fixtures().join("rs-selective/store"), &sandbox.store());
+        sandbox.configure(&[]).await;
+        sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
+        let client = sandbox.set.client().await;
+        prepare(&client, true).await;
+        let mut restore = vec!["restore", case["backup"].as_str().expect("a name"), "--wait", "-y"];
+        restore.extend(case["restore_args"].as_str().expect("arguments").split_whitespace());
+        sandbox.pbm(&restore).ok();
+
+        let mut expected = expected(case);
+        if label == "backup timeseries-only" {
+            // The original did not save its measurements.
+            expected["databases"]["shop"] = case["restored"]["rs0"]["databases"]["shop"].clone();
+        }
+        let mut lines = state::differences(&expected, &state::read(&client).await);
+        lines.retain(|line| !is_lost_in_the_backup(line) && !is_of_the_server(line, &selection(case)));
+        wrong.extend(lines.into_iter().map(|line| format!("{label}: {line}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+const SELECTED: &str = "shop.*,crm.a,crm.x";
+
+/// Only what is selected.
+fn part_of(mut state: Value) -> Value {
+    let selection = Selection::parse(&SELECTED.split(',').collect::<Vec<_>>()).expect("a selection");
+    let databases = state["databases"].as_object_mut().expect("databases");
+    databases.retain(|db, content| {
+        for kind in ["collections", "views", "timeseries"] {
+            if let Some(there) = content.get_mut(kind).and_then(Value::as_object_mut) {
+                there.retain(|name, _| selection.wants(db, name) && name != "system.views");
+            }
+        }
+        selection.touches(db)
+    });
+    state["users"] = Value::Null;
+    state["roles"] = Value::Null;
+    state
+}
+
+/// Collections come and go, and take names of the selection and leave them, while the backup is made.
+async fn under_load(backup: &[&str], restore: &[&str], later: bool) {
+    let seed = std::env::var("PBMBOX_SEED")
+        .map_or_else(|_| rand::random_range(0..1_000_000), |seed| seed.parse().expect("a number"));
+    eprintln!("PBMBOX_SEED={seed}");
+    let source = Sandbox::start(Options::default()).await;
+    let client = source.set.client().await;
+    let mut load = Load::start(&client, seed).await;
+    load.pace.wait(20).await;
+    let mut args = vec!["backup", "--wait", "-o", "json"];
+    args.extend(backup);
+    let name = loop {
+        let output = tokio::task::block_in_place(|| source.pbm(&args));
+        // Then the backup lacks what the collection held, and says so.
+        if output.stderr.contains("repeat it") && backup.contains(&"--ns") {
+            continue;
+        }
+        break output.ok().json()["name"].as_str().expect("a name").to_owned();
+    };
+    let backups = client.database("admin").collection::<Document>("pbmBackups");
+    let meta = backups.find_one(doc! { "name": &name }).await.expect("read").expect("the backup");
+    let mut end = meta.get_timestamp("last_write_ts").expect("last_write_ts");
+    let mut args = vec!["restore", "--wait", "-y"];
+    args.extend(restore);
+    let time;
+    if later {
+        source.pbm(&["config", "--set", "pitr.enabled=true", "--set", "pitr.oplogSpanMin=0.03"]).ok();
+        load.pace.wait(150).await;
+        end = crate::support::wait::until("slices", Duration::from_secs(60), async || {
+            let chunks = client.database("admin").collection::<Document>("pbmPITRChunks");
+            let last = chunks.find_one(doc! {}).sort(doc! { "end_ts": -1 }).await.expect("read")?;
+            last.get_timestamp("end_ts").ok().filter(|last| last.time > end.time + 2)
+        })
+        .await;
+        time = format!("{},{}", end.time, end.increment);
+        args.extend(["--time", &time]);
+    } else {
+        load.pace.wait(20).await;
+        args.push(&name);
+    }
+    load.stop().await;
+    let replica = ReplicaSet::start(Options::default()).await;
+    truth::replay(&client, &replica, end).await;
+    let mut expected = part_of(state::read(&replica.client().await).await);
+
+    let target = Sandbox::unconfigured(Options::default()).await;
+    target.configure_at(&source.store(), &[]).await;
+    target.pbm(&["config", "--force-resync", "--wait"]).ok();
+    let restored = target.set.client().await;
+    insert(&restored, "crm", "b", vec![doc! { "_id": "mine" }]).await;
+    insert(&restored, "crm", "keep", vec![doc! { "_id": "mine" }]).await;
+    target.pbm(&args).ok();
+    for coll in ["b", "keep"] {
+        let found = restored.database("crm").collection::<Document>(coll).find_one(doc! {}).await.expect("find");
+        assert_eq!(found, Some(doc! { "_id": "mine" }), "PBMBOX_SEED={seed}: crm.{coll} is not selected");
+    }
+    let others: Vec<String> = restored.database("crm").list_collection_names().await.expect("list");
+    let mine = |name: &&String| !["a", "b", "keep", "x", "system.views", "system.buckets.x"].contains(&name.as_str());
+    assert_eq!(others.iter().filter(mine).collect::<Vec<_>>(), [""; 0], "PBMBOX_SEED={seed}");
+    let mut got = part_of(state::read(&restored).await);
+    forget_remains(&mut expected, &mut got);
+    let lines = state::differences(&expected, &got);
+    assert!(lines.is_empty(), "PBMBOX_SEED={seed}, backup {name}:\n{}", lines.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_full_backup() {
+    under_load(&[], &["--ns", SELECTED], false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_later_moment() {
+    under_load(&[], &["--ns", SELECTED], true).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_a_part() {
+    under_load(&["--ns", SELECTED, "--compression", "zstd"], &[], false).await;
+}
