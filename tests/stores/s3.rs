@@ -1,5 +1,6 @@
 //! The S3 driver against s3s-fs, which verifies signatures, and against faults that no good server produces.
 
+use crate::support::garage;
 use crate::support::objects::{BUCKET, Fault, KEY, ObjectServer, SECRET};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -14,6 +15,8 @@ const MIB: usize = 1 << 20;
 const NAMES: contract::Names = contract::Names { longest: 80, backslashes: true };
 
 fn settings(server: &ObjectServer) -> Settings {
+    // Garage takes its time on a busy machine.
+    let (stall, overall) = if garage::program().is_some() { (4000, 80) } else { (500, 20) };
     Settings {
         kind: "s3",
         region: "us-east-1".to_owned(),
@@ -29,9 +32,9 @@ fn settings(server: &ObjectServer) -> Settings {
             attempts: 3,
             first_pause: Duration::from_millis(1),
             longest_pause: Duration::from_millis(5),
-            overall: Duration::from_secs(20),
+            overall: Duration::from_secs(overall),
         },
-        http: http::Settings { stall: Duration::from_millis(500), ..http::Settings::default() },
+        http: http::Settings { stall: Duration::from_millis(stall), ..http::Settings::default() },
     }
 }
 
