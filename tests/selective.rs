@@ -95,6 +95,40 @@ async fn selections_of_the_original() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// A collection of the original's backup under another name, with all indexes.
+#[tokio::test(flavor = "multi_thread")]
+async fn clones_of_the_original() {
+    let mut wrong = Vec::new();
+    for (label, case) in cases().iter().filter(|(_, case)| !case["clone_of"].is_null()) {
+        let sandbox = Sandbox::unconfigured(Options::default()).await;
+        copy(&fixtures().join("rs-selective/store"), &sandbox.store());
+        sandbox.configure(&[]).await;
+        sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
+        let client = sandbox.set.client().await;
+        prepare(&client, false).await;
+        let before = state::read(&client).await;
+        let arguments: Vec<&str> = case["restore_args"].as_str().expect("arguments").split_whitespace().collect();
+        let (db, coll) = arguments[3].split_once('.').expect("a namespace");
+        let mut restore = vec!["restore", case["backup"].as_str().expect("a name"), "--wait", "-y"];
+        restore.extend(&arguments);
+        sandbox.pbm(&restore).ok();
+        let again = sandbox.pbm(&restore).failed();
+        assert!(again.stderr.contains(&format!("'{db}.{coll}' exists on the target")), "{again:?}");
+
+        let mut got = state::read(&client).await;
+        let clone = got["databases"][db]["collections"].as_object_mut().expect("collections").remove(coll);
+        let clone = clone.unwrap_or_else(|| panic!("{label}: no {db}.{coll} in {got}"));
+        let mut wanted = case["clone_of"].clone();
+        // Its UUID is new.
+        wanted["uuid"] = clone["uuid"].clone();
+        let mut lines = state::differences(&wanted, &clone);
+        lines.extend(state::differences(&before, &got));
+        lines.retain(|line| !is_lost_in_the_backup(line) && !line.contains("/hidden"));
+        wrong.extend(lines.into_iter().map(|line| format!("{label}: {line}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 const SELECTED: &str = "shop.*,crm.a,crm.x";
 
 /// Only what is selected.

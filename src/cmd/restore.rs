@@ -70,6 +70,12 @@ pub struct Restore {
     /// Also the users and roles of the databases that --ns selects as a whole (db.*)
     #[arg(long, requires = "ns")]
     with_users_and_roles: bool,
+    /// Restore this collection only, and under another name: the original stays as it is
+    #[arg(long, value_name = "DB.COLLECTION", requires = "ns_to", conflicts_with = "ns")]
+    ns_from: Option<String>,
+    /// The other name; nothing may have it
+    #[arg(long, value_name = "DB.COLLECTION", requires = "ns_from")]
+    ns_to: Option<String>,
     /// Wait for the end
     #[arg(short, long)]
     wait: bool,
@@ -159,6 +165,9 @@ impl Restore {
     pub async fn run(self, cx: &Context) -> Result<()> {
         let config = cx.config().await?;
         selection::check(&self.ns, self.with_users_and_roles)?;
+        if let (Some(from), Some(to)) = (&self.ns_from, &self.ns_to) {
+            Wish::cloning(from, to).map_err(CliError::usage)?;
+        }
         let map = self.replset_remapping.clone().unwrap_or_default();
         let (name, target) = self.way(cx).await?;
         let (backup, sharded) = find(cx, &name, &map).await?;
@@ -169,7 +178,10 @@ impl Restore {
             Wish::of(&self.ns, self.with_users_and_roles, &backup).map_err(|e| CliError::usage(e.to_string()))?;
         if !self.yes {
             let place = places::of_backup(&cx.control, &backup, &config.storage).await?;
-            eprintln!("{}", plan(&place, &backup, &wish, target).await);
+            match (&self.ns_from, &self.ns_to) {
+                (Some(from), Some(to)) => eprintln!("{}", clone_plan(&backup, from, to, target)),
+                _ => eprintln!("{}", plan(&place, &backup, &wish, target).await),
+            }
             ask::confirm("Start the restore?", "nothing was restored").await?;
         }
 
@@ -211,8 +223,8 @@ impl Restore {
             name: name.to_owned(),
             backup_name: backup.name.clone(),
             nss: self.ns.clone(),
-            ns_from: String::new(),
-            ns_to: String::new(),
+            ns_from: self.ns_from.clone().unwrap_or_default(),
+            ns_to: self.ns_to.clone().unwrap_or_default(),
             users_and_roles: self.with_users_and_roles,
             rs_map: self.replset_remapping.iter().flatten().map(|(from, to)| (from.clone(), to.into())).collect(),
             fallback_enabled: None,
@@ -285,6 +297,15 @@ async fn plan(place: &StorageConf, backup: &BackupMeta, wish: &Wish, target: Opt
     let which = if wish.selection.is_everything() { "Collections" } else { "Selected collections" };
     lines.push(format!("{which} that the backup holds are dropped and loaded anew; others stay as they are."));
     lines.join("\n")
+}
+
+/// What a clone will do.
+fn clone_plan(backup: &BackupMeta, from: &str, to: &str, target: Option<Timestamp>) -> String {
+    let time = target.map_or_else(|| units::rfc3339(i64::from(backup.last_write_ts.time)), slices::moment);
+    format!(
+        "Restore of backup {}:\n  clones:       {from} as {to}\n  restore time: {time}\nEverything in the cluster stays as it is; nothing may be named {to}.",
+        backup.name
+    )
 }
 
 /// Databases of the backup with the number of their collections.

@@ -11,6 +11,7 @@ pub mod filter;
 pub mod follow;
 mod lanes;
 pub mod live;
+pub mod mapping;
 pub mod read;
 mod secrets;
 mod send;

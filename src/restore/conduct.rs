@@ -212,8 +212,6 @@ pub(super) async fn carry_out(
 fn unsupported(restore: &RestoreCmd) -> Option<String> {
     let what = if restore.external {
         "external restores need Percona Server for MongoDB and are"
-    } else if !restore.ns_from.is_empty() || !restore.ns_to.is_empty() {
-        "restores under another name (--ns-from, --ns-to) are"
     } else {
         return None;
     };
@@ -223,7 +221,8 @@ fn unsupported(restore: &RestoreCmd) -> Option<String> {
 async fn first_document(control: &Control, opid: &str, restore: &RestoreCmd) -> Result<RestoreMeta> {
     Ok(RestoreMeta {
         backup: restore.backup_name.clone(),
-        nss: restore.nss.clone(),
+        // As in the original a clone is a restore of what is cloned.
+        nss: if restore.ns_from.is_empty() { restore.nss.clone() } else { vec![restore.ns_from.clone()] },
         pitr: restore.oplog_ts.map_or(0, |ts| i64::from(ts.time)),
         ..empty_document(control, opid, &restore.name).await?
     })

@@ -9,7 +9,7 @@ use super::{
     steps::{Order, Steps, until},
 };
 use crate::control::ControlBoard;
-use crate::model::{command::RestoreCmd, restore::RestoreMeta, status::Status};
+use crate::model::{backup::BackupMeta, command::RestoreCmd, restore::RestoreMeta, status::Status};
 use crate::oplog::txn::Committed;
 use crate::rendezvous::{Role, gather, reach};
 use crate::snapshot::load::LoadOptions;
@@ -118,7 +118,7 @@ pub(super) fn round(cx: &Cx) -> Duration {
 async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bool) -> Result<Steps> {
     let storage = cx.storage.clone().map_err(|e| anyhow!(e))?;
     let rs = parts.of.parts.get(&cx.rs).context("this replica set takes no part")?.clone();
-    let wish = Wish { config_server, ..Wish::of(&restore.nss, restore.users_and_roles, &parts.backup)? };
+    let wish = Wish { config_server, ..wish(restore, &parts.backup)? };
     if cx.cluster.sharded && !wish.selection.is_everything() {
         bail!(
             "restores of selected namespaces into sharded clusters are not supported by this agent; nothing was changed"
@@ -138,6 +138,13 @@ async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bo
     let (load, quorum) = (options(cx, restore), quorum(cx, restore).parse()?);
     let order = Order { backup: parts.backup.clone(), rs, wish, load, quorum, point };
     Steps::prepare(storage, cx.client.clone(), order).await
+}
+
+fn wish(restore: &RestoreCmd, backup: &BackupMeta) -> Result<Wish> {
+    if restore.ns_from.is_empty() && restore.ns_to.is_empty() {
+        return Ok(Wish::of(&restore.nss, restore.users_and_roles, backup)?);
+    }
+    Wish::cloning(&restore.ns_from, &restore.ns_to).map_err(|why| anyhow!("{why}; nothing was changed"))
 }
 
 fn options(cx: &Cx, restore: &RestoreCmd) -> LoadOptions {

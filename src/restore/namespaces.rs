@@ -1,12 +1,14 @@
 //! Which namespaces of a backup are put back, and by whom (spec/format.md E.5).
 
 use crate::{
+    archive::meta::NamespaceMeta,
     layout::BUCKETS,
     model::{
         backup::BackupMeta,
         names::{TMP_ROLES, TMP_USERS, is_control_namespace},
         selection::{NotSelectable, Selection},
     },
+    oplog::mapping::Mapping,
 };
 
 /// What the restore of one replica set is asked to put back.
@@ -17,11 +19,13 @@ pub struct Wish {
     pub selection: Selection,
     /// Users and roles; of a selection those of the databases that are selected as a whole.
     pub users: bool,
+    /// The one collection that is restored gets another name, which `selection` has.
+    pub clone: Option<Mapping>,
 }
 
 impl Default for Wish {
     fn default() -> Self {
-        Self { config_server: false, selection: Selection::default(), users: true }
+        Self { config_server: false, selection: Selection::default(), users: true, clone: None }
     }
 }
 
@@ -33,11 +37,42 @@ impl Wish {
     pub fn of(namespaces: &[String], users: bool, backup: &BackupMeta) -> Result<Self, NotSelectable> {
         let asked = Selection::parse(namespaces)?;
         if !asked.is_everything() {
-            return Ok(Self { config_server: false, selection: asked, users });
+            return Ok(Self { selection: asked, users, ..Self::default() });
         }
         let selection = Selection::parse(&backup.nss)?;
         let users = selection.is_everything() || backup.sel_users_and_roles;
-        Ok(Self { config_server: false, selection, users })
+        Ok(Self { selection, users, ..Self::default() })
+    }
+
+    /// The collection `from` under the name `to`, with the data and the oplog of a backup. Both are `db.coll`.
+    ///
+    /// # Errors
+    /// One of them can't be selected, is more than one collection, or they are the same.
+    pub fn cloning(from: &str, to: &str) -> Result<Self, String> {
+        let one = |text: &str| -> Result<(Selection, (String, String)), String> {
+            let selection = Selection::parse(&[text]).map_err(|error| error.to_string())?;
+            match text.trim().split_once('.') {
+                Some((db, coll)) if !text.contains('*') => Ok((selection, (db.to_owned(), coll.to_owned()))),
+                _ => Err(format!("'{text}': a clone is of one collection, db.collection")),
+            }
+        };
+        let ((_, from), (selection, to)) = (one(from)?, one(to)?);
+        if from == to {
+            return Err(format!("'{}.{}' can't be cloned to itself", from.0, from.1));
+        }
+        Ok(Self { config_server: false, selection, users: false, clone: Some(Mapping::new(from, to)) })
+    }
+
+    /// A namespace of the backup as it is restored.
+    #[must_use]
+    pub fn renamed(&self, meta: &NamespaceMeta) -> NamespaceMeta {
+        let mut meta = meta.clone();
+        if let Some(mapping) = &self.clone {
+            let coll = mapping.collection(&meta.db, &meta.coll);
+            meta.uuid = meta.uuid.map(|uuid| mapping.uuid(uuid));
+            (meta.db, meta.coll) = (mapping.database(&meta.db).to_owned(), coll);
+        }
+        meta
     }
 }
 
@@ -169,7 +204,7 @@ mod tests {
     #[test]
     fn a_selection_leaves_the_rest() {
         let some = Selection::parse(&["shop.*", "crm.a"]).expect("a selection");
-        let wish = Wish { selection: some, users: false, config_server: false };
+        let wish = Wish { selection: some, users: false, ..Wish::default() };
         for (db, coll, restored) in [
             ("shop", "orders", true),
             ("shop", "system.js", true),
@@ -182,6 +217,17 @@ mod tests {
             assert_eq!(matches!(fate(db, coll, &wish), Fate::Leave(_)), !restored, "{db}.{coll}");
         }
         assert_eq!(fate("admin", "pbmRUsers", &Wish { users: true, ..wish }), Fate::Users);
+    }
+
+    #[test]
+    fn clones_are_of_one_collection() {
+        let wish = Wish::cloning("shop.a", "crm.b").expect("a wish");
+        assert!(wish.selection.wants("crm", "b") && !wish.selection.wants("shop", "a") && !wish.users);
+        for (from, to) in
+            [("a.b", "a.b"), ("a.*", "a.b"), ("a.b", "c"), ("a.b", "admin.c"), ("a.system.js", "a.b"), ("a.b", "c.x*")]
+        {
+            assert!(Wish::cloning(from, to).is_err(), "{from} {to}");
+        }
     }
 
     #[test]

@@ -257,6 +257,7 @@ impl<'a> Draft<'a> {
     fn take_namespaces(&mut self) {
         for meta in self.facts.namespaces {
             let data = self.find_data(meta, self.layout.collection(&meta.db, &meta.coll));
+            let meta = &self.facts.wish.renamed(meta);
             match fate(&meta.db, &meta.coll, self.facts.wish) {
                 Fate::Leave(_) if self.is_followed(meta) => {
                     // Under its own name the target may have a collection that is to stay.
@@ -278,6 +279,7 @@ impl<'a> Draft<'a> {
         }
         for meta in self.facts.remains {
             let data = self.find_data(meta, self.layout.remains(&meta.db, &meta.coll));
+            let meta = &self.facts.wish.renamed(meta);
             // They go with what has the name of their series.
             let name = meta.coll.strip_prefix(BUCKETS).unwrap_or(&meta.coll);
             if fate(&meta.db, name, self.facts.wish) == Fate::Restore {
@@ -449,6 +451,13 @@ impl<'a> Draft<'a> {
         }
         if self.facts.archive.is_some() {
             self.reasons.push("of a backup made before 2.0 everything is restored, or nothing".to_owned());
+        }
+        if let Some(mapping) = &self.facts.wish.clone {
+            let mut there = self.facts.target.namespaces.iter().map(|there| format!("{}.{}", there.db, there.coll));
+            if there.any(|there| there == mapping.target()) {
+                self.reasons
+                    .push(format!("'{}' exists on the target; choose another name for the clone", mapping.target()));
+            }
         }
         let created = self.facts.followed.is_none_or(|followed| followed.creates);
         if self.taken.is_empty() && !created {

@@ -81,7 +81,7 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
     options.scope.config_server = me.config;
     options.scope.sessions = if me.config { sessions(cx).await? } else { None };
     let mut replayer = Replayer::new(cx.client.clone(), live::read(&cx.client, major).await?, options);
-    replay_all(storage.as_ref(), &mut replayer, &objects, &cx.cancel).await?;
+    replay_all(storage.as_ref(), &mut replayer, &objects, None, &cx.cancel).await?;
     let members = cx.cluster.names();
     let exchange = async |mine: &[Committed]| settle::exchange(cx, &members, mine).await;
     let committed = until(&cx.cancel, exchange(&replayer.committed())).await?;

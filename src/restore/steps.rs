@@ -26,12 +26,13 @@ use super::{
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta, read_metadata_json},
     layout::{BUCKETS, Generation, ReplsetLayout},
-    model::{backup::BackupMeta, selection::Selection},
+    model::backup::BackupMeta,
     oplog::{
         apply::{Flow, ReplayOptions, Replayed, Replayer, Settled},
         build::{Built, CommitQuorum},
         catalog::Catalog,
         follow::Followed,
+        mapping::Mapping,
         read,
         txn::Committed,
     },
@@ -43,10 +44,10 @@ use crate::{
     storage::{self, ObjectInfo, Storage},
 };
 use anyhow::{Context as _, Result, bail};
-use bson::Timestamp;
-use futures::TryStreamExt as _;
+use bson::{RawDocumentBuf, Timestamp};
+use futures::{Stream, StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use mongodb::Client;
-use std::{collections::HashSet, pin::pin, sync::Arc};
+use std::{collections::HashSet, io, pin::pin, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
 /// The largest `metadata.json` that is read.
@@ -130,7 +131,7 @@ impl Steps {
             point: order.point.as_ref(),
         };
         let mut plan = decide(&facts)?;
-        let followed = follow(storage.as_ref(), &plan, &order.wish.selection).await?;
+        let followed = follow(storage.as_ref(), &plan, &order.wish).await?;
         if !order.wish.selection.is_everything() {
             facts.followed = Some(&followed);
             plan = decide(&facts)?;
@@ -261,7 +262,8 @@ impl Steps {
         options.scope.users = self.order.wish.users;
         options.scope.followed = self.followed.uuids.clone();
         let mut replayer = Replayer::new(self.client.clone(), self.catalog.clone(), options);
-        replay_all(self.storage.as_ref(), &mut replayer, &self.plan.oplog, cancel).await?;
+        let clone = self.order.wish.clone.as_ref();
+        replay_all(self.storage.as_ref(), &mut replayer, &self.plan.oplog, clone, cancel).await?;
         let committed = until(cancel, exchange(&replayer.committed())).await?;
         let settled = until(cancel, replayer.settle(&committed)).await.context("finish transactions")?;
         Ok((replayer.finish().await?, settled))
@@ -274,13 +276,13 @@ impl Steps {
 }
 
 /// What the oplog of the plan does to the names of a selection. Of everything nobody wants to know.
-async fn follow(storage: &dyn Storage, plan: &RestorePlan, selection: &Selection) -> Result<Followed> {
+async fn follow(storage: &dyn Storage, plan: &RestorePlan, wish: &Wish) -> Result<Followed> {
     let mut followed = Followed::default();
-    if !selection.is_everything() {
+    if !wish.selection.is_everything() {
         for object in &plan.oplog {
             let look = async {
                 let entries = read::entries(storage, &object.name, object.compression).await?;
-                followed.look(entries, selection, plan.end).await
+                followed.look(mapped(entries, wish.clone.as_ref()), &wish.selection, plan.end).await
             };
             look.await.with_context(|| format!("read '{}'", object.name))?;
         }
@@ -288,15 +290,27 @@ async fn follow(storage: &dyn Storage, plan: &RestorePlan, selection: &Selection
     Ok(followed)
 }
 
+/// The entries as a clone has them.
+fn mapped<'a>(
+    entries: impl Stream<Item = io::Result<RawDocumentBuf>> + Send + 'a,
+    clone: Option<&'a Mapping>,
+) -> BoxStream<'a, io::Result<RawDocumentBuf>> {
+    match clone {
+        None => entries.boxed(),
+        Some(mapping) => entries.map(|entry| mapping.entry(entry?).map_err(io::Error::other)).boxed(),
+    }
+}
+
 /// Replays objects in their order, until one goes past the end that the replay has.
 pub(super) async fn replay_all(
     storage: &dyn Storage,
     replayer: &mut Replayer,
     objects: &[OplogObject],
+    clone: Option<&Mapping>,
     cancel: &CancellationToken,
 ) -> Result<()> {
     for slice in objects {
-        let entries = read::entries(storage, &slice.name, slice.compression).await?;
+        let entries = mapped(read::entries(storage, &slice.name, slice.compression).await?, clone);
         let applied = until(cancel, replayer.apply(entries)).await;
         match applied.with_context(|| format!("replay '{}'", slice.name))? {
             // An object can lose its tail at the border of two entries, where nothing else shows it.

@@ -1,0 +1,256 @@
+//! One collection under another name: what a clone makes of the namespaces and UUIDs of a backup and its oplog.
+//!
+//! Everything behind it knows the new names only, so a clone is a restore of the selection that consists of the new name.
+//!
+//! # Names
+//!
+//! The mapping is one to one, so that nothing of the source can be mistaken for the clone: the two collection names change
+//! places, and so do the two databases. All of the source's database goes to the new one, because a collection that gets
+//! the cloned name only later, by a rename, has to be in the database in which it gets it.
+//!
+//! # UUIDs
+//!
+//! Each becomes another one, because the source may still be there. Which one is a matter of chance, and the same within
+//! one mapping.
+
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use anyhow::{Context, Result};
+use bson::{Binary, Bson, Document, RawDocumentBuf, Uuid, spec::BinarySubtype};
+
+use crate::layout::BUCKETS;
+
+/// From one name to another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mapping {
+    from: (String, String),
+    to: (String, String),
+    salt: [u8; 16],
+}
+
+impl Mapping {
+    /// `from` and `to` are database and collection.
+    #[must_use]
+    pub fn new(from: (String, String), to: (String, String)) -> Self {
+        Self { from, to, salt: Uuid::new().bytes() }
+    }
+
+    /// The new name, `db.coll`.
+    #[must_use]
+    pub fn target(&self) -> String {
+        format!("{}.{}", self.to.0, self.to.1)
+    }
+
+    fn touches(&self, db: &str) -> bool {
+        db == self.from.0 || db == self.to.0
+    }
+
+    /// The new name of a database.
+    #[must_use]
+    pub fn database<'a>(&'a self, db: &'a str) -> &'a str {
+        swap(db, &self.from.0, &self.to.0)
+    }
+
+    /// The new name of a collection of `db`; buckets follow their time series.
+    #[must_use]
+    pub fn collection(&self, db: &str, coll: &str) -> String {
+        if !self.touches(db) {
+            return coll.to_owned();
+        }
+        let (prefix, name) = coll.strip_prefix(BUCKETS).map_or(("", coll), |name| (BUCKETS, name));
+        format!("{prefix}{}", swap(name, &self.from.1, &self.to.1))
+    }
+
+    fn namespace(&self, ns: &str) -> String {
+        match ns.split_once('.') {
+            Some((db, "$cmd")) => format!("{}.$cmd", self.database(db)),
+            Some((db, coll)) => format!("{}.{}", self.database(db), self.collection(db, coll)),
+            None => ns.to_owned(),
+        }
+    }
+
+    #[must_use]
+    pub fn uuid(&self, uuid: Uuid) -> Uuid {
+        let half = |which: u8| {
+            let mut hasher = DefaultHasher::new();
+            (self.salt, uuid.bytes(), which).hash(&mut hasher);
+            hasher.finish().to_be_bytes()
+        };
+        let mut bytes = [0; 16];
+        bytes[..8].copy_from_slice(&half(0));
+        bytes[8..].copy_from_slice(&half(1));
+        // RFC 4122, version 4: the server takes no other.
+        bytes[6] = bytes[6] & 0x0f | 0x40;
+        bytes[8] = bytes[8] & 0x3f | 0x80;
+        Uuid::from_bytes(bytes)
+    }
+
+    /// An entry of the oplog as the clone's own oplog would have it.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn entry(&self, raw: RawDocumentBuf) -> Result<RawDocumentBuf> {
+        let db = raw.get_str("ns").ok().and_then(|ns| ns.split_once('.')).map_or("", |(db, _)| db);
+        // A transaction can be about any database.
+        if db != "admin" && !self.touches(db) {
+            return Ok(raw);
+        }
+        let mut entry = Document::try_from(raw).context("read an oplog entry")?;
+        self.rewrite(&mut entry);
+        RawDocumentBuf::try_from(&entry).context("write an oplog entry")
+    }
+
+    fn rewrite(&self, entry: &mut Document) {
+        let ns = entry.get_str("ns").unwrap_or_default().to_owned();
+        let (db, coll) = ns.split_once('.').unwrap_or((ns.as_str(), ""));
+        if let Ok(ns) = entry.get_str("ns").map(|ns| self.namespace(ns)) {
+            entry.insert("ns", ns);
+        }
+        if self.touches(db) {
+            self.change_uuid(entry, "ui");
+        }
+        let kind = entry.get_str("op").unwrap_or_default().to_owned();
+        if kind == "c" {
+            if let Ok(command) = entry.get_document_mut("o") {
+                self.command(db, command);
+            }
+        } else if coll == "system.views" {
+            for (holder, field) in [("o", "_id"), ("o2", "_id")] {
+                if let Ok(holder) = entry.get_document_mut(holder) {
+                    self.change(holder, field, |ns| self.namespace(ns));
+                }
+            }
+            if let Ok(view) = entry.get_document_mut("o") {
+                self.change(view, "viewOn", |on| self.collection(db, on));
+            }
+        }
+    }
+
+    fn command(&self, db: &str, command: &mut Document) {
+        let Some(name) = command.keys().next().cloned() else { return };
+        match name.as_str() {
+            "applyOps" => {
+                for op in command.get_array_mut("applyOps").into_iter().flatten() {
+                    if let Bson::Document(op) = op {
+                        self.rewrite(op);
+                    }
+                }
+            }
+            "renameCollection" => {
+                self.change(command, "renameCollection", |ns| self.namespace(ns));
+                self.change(command, "to", |ns| self.namespace(ns));
+                self.change_uuid(command, "dropTarget");
+            }
+            // The collection, or no text at all.
+            name => self.change(command, name, |coll| self.collection(db, coll)),
+        }
+    }
+
+    fn change(&self, of: &mut Document, field: &str, new: impl FnOnce(&str) -> String) {
+        if let Ok(text) = of.get_str(field).map(new) {
+            of.insert(field, text);
+        }
+    }
+
+    fn change_uuid(&self, of: &mut Document, field: &str) {
+        if let Some(Bson::Binary(binary)) = of.get(field)
+            && binary.subtype == BinarySubtype::Uuid
+            && let Ok(uuid) = binary.to_uuid()
+        {
+            of.insert(field, Binary::from(self.uuid(uuid)));
+        }
+    }
+}
+
+fn swap<'a>(name: &'a str, a: &'a str, b: &'a str) -> &'a str {
+    match name {
+        _ if name == a => b,
+        _ if name == b => a,
+        _ => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::{doc, rawdoc};
+
+    fn mapping(from: &str, to: &str) -> Mapping {
+        let split =
+            |ns: &str| ns.split_once('.').map(|(db, coll)| (db.to_owned(), coll.to_owned())).expect("a namespace");
+        Mapping::new(split(from), split(to))
+    }
+
+    #[test]
+    fn names_change_places() {
+        let (within, across) = (mapping("shop.a", "shop.b"), mapping("shop.a", "crm.b"));
+        for (ns, in_one, in_two) in [
+            ("shop.a", "shop.b", "crm.b"),
+            ("shop.b", "shop.a", "crm.a"),
+            ("shop.c", "shop.c", "crm.c"),
+            ("shop.system.buckets.a", "shop.system.buckets.b", "crm.system.buckets.b"),
+            ("shop.system.views", "shop.system.views", "crm.system.views"),
+            ("shop.$cmd", "shop.$cmd", "crm.$cmd"),
+            ("crm.b", "crm.b", "shop.a"),
+            ("crm.c", "crm.c", "shop.c"),
+            ("other.a", "other.a", "other.a"),
+        ] {
+            assert_eq!((within.namespace(ns), across.namespace(ns)), (in_one.to_owned(), in_two.to_owned()), "{ns}");
+        }
+        assert_eq!(across.target(), "crm.b");
+    }
+
+    #[test]
+    fn uuids_become_others_of_the_same_kind() {
+        let (one, two) = (mapping("a.b", "a.c"), mapping("a.b", "a.c"));
+        let uuid = Uuid::new();
+        assert_eq!(one.uuid(uuid), one.uuid(uuid));
+        let all = [uuid, one.uuid(uuid), two.uuid(uuid), one.uuid(Uuid::new())];
+        assert!(all.iter().enumerate().all(|(at, uuid)| !all[..at].contains(uuid)), "{all:?}");
+        let bytes = one.uuid(uuid).bytes();
+        assert_eq!((bytes[6] >> 4, bytes[8] >> 6), (4, 0b10));
+    }
+
+    #[test]
+    fn entries_speak_of_the_clone() {
+        let mapping = mapping("shop.a", "crm.b");
+        let [uuid, other] = [Uuid::new(), Uuid::new()];
+        let new = mapping.uuid(uuid);
+        let on = |db: &str, o: Document| doc! { "op": "c", "ns": format!("{db}.$cmd"), "ui": uuid, "o": o };
+        let made = |db: &str, o: Document| doc! { "op": "c", "ns": format!("{db}.$cmd"), "ui": new, "o": o };
+        for (entry, wanted) in [
+            (
+                doc! { "op": "i", "ns": "shop.a", "ui": uuid, "o": { "_id": "shop.a" } },
+                doc! { "op": "i", "ns": "crm.b", "ui": new, "o": { "_id": "shop.a" } },
+            ),
+            (on("shop", doc! { "create": "a", "idIndex": {} }), made("crm", doc! { "create": "b", "idIndex": {} })),
+            (on("shop", doc! { "dropDatabase": 1 }), made("crm", doc! { "dropDatabase": 1 })),
+            (
+                on("shop", doc! { "renameCollection": "shop.c", "to": "shop.a", "dropTarget": other }),
+                made("crm", doc! { "renameCollection": "crm.c", "to": "crm.b", "dropTarget": mapping.uuid(other) }),
+            ),
+            (
+                doc! { "op": "c", "ns": "admin.$cmd", "o": { "applyOps": [
+                    { "op": "d", "ns": "shop.a", "ui": uuid, "o": {} }, { "op": "d", "ns": "x.a", "ui": uuid, "o": {} },
+                ] } },
+                doc! { "op": "c", "ns": "admin.$cmd", "o": { "applyOps": [
+                    { "op": "d", "ns": "crm.b", "ui": new, "o": {} }, { "op": "d", "ns": "x.a", "ui": uuid, "o": {} },
+                ] } },
+            ),
+            (
+                doc! { "op": "i", "ns": "shop.system.views", "o": { "_id": "shop.a", "viewOn": "system.buckets.a" } },
+                doc! { "op": "i", "ns": "crm.system.views", "o": { "_id": "crm.b", "viewOn": "system.buckets.b" } },
+            ),
+            (
+                doc! { "op": "i", "ns": "x.a", "ui": uuid, "o": {} },
+                doc! { "op": "i", "ns": "x.a", "ui": uuid, "o": {} },
+            ),
+        ] {
+            let raw = RawDocumentBuf::try_from(&entry).expect("a document");
+            let made = mapping.entry(raw).expect("an entry");
+            assert_eq!(Document::try_from(made).expect("a document"), wanted);
+        }
+        let strange = rawdoc! { "op": "n", "ns": "", "o": {} };
+        assert_eq!(mapping.entry(strange.clone()).expect("an entry"), strange);
+    }
+}
