@@ -162,7 +162,7 @@ async fn under_load(backup: &[&str], restore: &[&str], later: bool) {
     let name = loop {
         let output = tokio::task::block_in_place(|| source.pbm(&args));
         // Then the backup lacks what the collection held, and says so.
-        if output.stderr.contains("repeat it") && backup.contains(&"--ns") {
+        if output.stdout.contains("repeat it") && backup.contains(&"--ns") {
             continue;
         }
         break output.ok().json()["name"].as_str().expect("a name").to_owned();
