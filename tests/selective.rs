@@ -8,7 +8,7 @@ use crate::support::state;
 use mongodb::Client;
 use mongodb::bson::{Document, doc};
 use pbmbox::model::selection::Selection;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use std::fs;
 use std::time::Duration;
 
@@ -95,6 +95,44 @@ async fn selections_of_the_original() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// What a restore would do is told before, and refused for the same reasons.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dry_run_tells_and_changes_nothing() {
+    let sandbox = Sandbox::unconfigured(Options::default()).await;
+    copy(&fixtures().join("rs-selective/store"), &sandbox.store());
+    sandbox.configure(&[]).await;
+    sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
+    let client = sandbox.set.client().await;
+    prepare(&client, true).await;
+    let before = state::read(&client).await;
+    let backup = cases()["full backup, restore --ns shop.orders"]["backup"].as_str().expect("a name").to_owned();
+    let dry = |more: &[&str]| sandbox.pbm(&[&["restore", &backup, "--dry-run"], more].concat());
+
+    let told = dry(&["--ns", "shop.orders", "-o", "json"]).ok().json();
+    let part = &told["replsets"][0];
+    assert_eq!((&part["drops"], &part["users"]), (&json!(["shop.orders"]), &json!(false)), "{told}");
+    assert_eq!(part["creates"][0]["ns"], "shop.orders", "{told}");
+    assert!(part["bytes"].as_u64().is_some_and(|bytes| bytes > 1000), "{told}");
+    assert_eq!(part["oplog"].as_array().map(Vec::len), Some(1), "{told}");
+    assert_eq!(part["stays"], json!(["other.keep", "shop.keep"]), "{told}");
+    let text = dry(&[]).ok().stdout;
+    assert!(text.contains("drops     1\n            shop.orders") && text.contains("nothing was changed"), "{text}");
+    let cloned = dry(&["--ns-from", "shop.orders", "--ns-to", "shop.copy", "-o", "json"]).ok().json();
+    assert_eq!(cloned["replsets"][0]["drops"], json!([]), "{cloned}");
+
+    for (more, why) in [
+        (vec!["--ns", "shop.nowhere"], "it holds nothing of shop.nowhere"),
+        (vec!["--ns-from", "shop.orders", "--ns-to", "shop.keep"], "'shop.keep' exists on the target"),
+    ] {
+        let refused = dry(&more).failed().stderr;
+        assert!(refused.contains("would be refused") && refused.contains(why), "{refused}");
+    }
+    fs::remove_file(sandbox.store().join(&backup).join("rs0/shop.orders.s2")).expect("remove an object");
+    let refused = dry(&[]).failed().stderr;
+    assert!(refused.contains("shop.orders.s2' does not exist"), "{refused}");
+    assert_eq!(state::differences(&before, &state::read(&client).await), [""; 0]);
+}
+
 /// A collection of the original's backup under another name, with all indexes.
 #[tokio::test(flavor = "multi_thread")]
 async fn clones_of_the_original() {
@@ -141,7 +179,8 @@ fn part_of(mut state: Value) -> Value {
                 there.retain(|name, _| selection.wants(db, name) && name != "system.views");
             }
         }
-        selection.touches(db)
+        let content = content.as_object().expect("a database");
+        selection.touches(db) && content.values().any(|kind| kind.as_object().is_some_and(|all| !all.is_empty()))
     });
     state["users"] = Value::Null;
     state["roles"] = Value::Null;

@@ -17,6 +17,8 @@ const APP: &str = "pbm-ctl";
 pub struct Context {
     pub control: Control,
     pub out: Format,
+    /// The connection string, for other replica sets.
+    pub uri: String,
     /// Ends the background tasks.
     stop: CancellationToken,
 }
@@ -32,7 +34,7 @@ impl Context {
                 .hint("give --mongodb-uri or set PBM_MONGODB_URI to the address of a member of the replica set, such as mongodb://user:password@host:27017")
         })?;
         let (client, _) = cluster::connect_leader(uri, APP).await?;
-        Ok(Self { control: Control::new(client), out, stop: CancellationToken::new() })
+        Ok(Self { control: Control::new(client), out, uri: uri.to_owned(), stop: CancellationToken::new() })
     }
 
     /// Prepares for sending commands and waiting: the control collections exist, the bell is heard.

@@ -12,6 +12,7 @@ mod config;
 mod context;
 mod delete;
 mod describe;
+mod dry_run;
 mod ending;
 mod error;
 mod export;
@@ -234,6 +235,7 @@ mod tests {
             "pbm backup --with-users-and-roles",
             "pbm restore b --ns a.system.js",
             "pbm restore b --with-users-and-roles",
+            "pbm restore b --dry-run --yes",
             "pbm restore b --ns-from a.b",
             "pbm restore b --ns-to a.b",
             "pbm restore b --ns-from a.b --ns-to a.c --ns a.b",

@@ -4,6 +4,7 @@ use super::{
     ask,
     checks::{self, Need},
     context::Context,
+    dry_run::{self, Question},
     error::{CliError, Result},
     moment as times,
     output::Report,
@@ -76,6 +77,11 @@ pub struct Restore {
     /// The other name; nothing may have it
     #[arg(long, value_name = "DB.COLLECTION", requires = "ns_from")]
     ns_to: Option<String>,
+    /// Show what would be dropped, created and replayed, and what stays, and do nothing
+    ///
+    /// The storage is read from here. A restore that would be refused is an error, with all reasons.
+    #[arg(long, conflicts_with_all = ["wait", "yes"])]
+    dry_run: bool,
     /// Wait for the end
     #[arg(short, long)]
     wait: bool,
@@ -171,11 +177,15 @@ impl Restore {
         let map = self.replset_remapping.clone().unwrap_or_default();
         let (name, target) = self.way(cx).await?;
         let (backup, sharded) = find(cx, &name, &map).await?;
+        let wish = self.wish(&backup)?;
+        if self.dry_run {
+            let place = &places::of_backup(&cx.control, &backup, &config.storage).await?;
+            let asked = Question { uri: &cx.uri, place, backup: &backup, wish: &wish, map: &map, target };
+            return dry_run::run(cx, &asked).await;
+        }
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
         checks::agents(cx, Need::Primary).await?;
-        let wish =
-            Wish::of(&self.ns, self.with_users_and_roles, &backup).map_err(|e| CliError::usage(e.to_string()))?;
         if !self.yes {
             let place = places::of_backup(&cx.control, &backup, &config.storage).await?;
             match (&self.ns_from, &self.ns_to) {
@@ -216,6 +226,13 @@ impl Restore {
             cx.out.note(&format!("The latest moment is {}", slices::moment(way.target)));
         }
         Ok((way.base.name.clone(), Some(way.target)))
+    }
+
+    fn wish(&self, backup: &BackupMeta) -> Result<Wish> {
+        if let (Some(from), Some(to)) = (&self.ns_from, &self.ns_to) {
+            return Wish::cloning(from, to).map_err(CliError::usage);
+        }
+        Wish::of(&self.ns, self.with_users_and_roles, backup).map_err(|error| CliError::usage(error.to_string()))
     }
 
     fn command(&self, name: &str, backup: &BackupMeta, target: Option<Timestamp>) -> RestoreCmd {

@@ -91,7 +91,13 @@ impl Replayer {
         if coll == "system.views" {
             // No view or time series was there then; the server refuses while it knows one.
             for (name, occupant) in self.target.list(db, doc! {}).await? {
-                self.drop_view(db, &name, &occupant).await?;
+                if self.options.scope.selection.wants(db, &name) {
+                    self.drop_view(db, &name, &occupant).await?;
+                }
+            }
+            if !self.options.scope.selection.wants_database(db) {
+                // It has views of others.
+                return Ok(());
             }
             self.views.remove(db);
         }

@@ -52,7 +52,7 @@ impl Scope {
                 self.is_restorable(from_db, from_coll) && self.wants_collection(db, coll, mine)
             }
             Some(command) => command.collection().is_some_and(|coll| match coll {
-                "system.views" => self.is_restorable(db, coll) && self.selection.wants_database(db),
+                "system.views" => self.is_restorable(db, coll) && self.selection.touches(db),
                 _ => self.wants_collection(db, coll, mine),
             }),
         }

@@ -8,7 +8,7 @@ use bson::{RawDocumentBuf, Timestamp};
 use futures::{Stream, StreamExt};
 
 use crate::model::selection::Selection;
-use crate::oplog::entry::{Command, Entry, Kind};
+use crate::oplog::entry::{Command, Entry, Kind, operations};
 
 /// What an oplog does to the names of a selection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -37,34 +37,32 @@ impl Followed {
             if entry.ts > end {
                 break;
             }
-            if entry.kind == Kind::Insert && entry.ns.ends_with(".system.views") {
-                self.creates |= entry
-                    .o
-                    .get_str("_id")
-                    .ok()
-                    .and_then(|id| id.split_once('.'))
-                    .is_some_and(|(db, view)| selection.wants(db, view));
+            self.see(&entry, selection)?;
+        }
+        Ok(())
+    }
+
+    fn see(&mut self, entry: &Entry<'_>, selection: &Selection) -> Result<()> {
+        let wants = |ns: &str| ns.split_once('.').is_some_and(|(db, coll)| selection.wants(db, coll));
+        if entry.kind == Kind::Insert && entry.ns.ends_with(".system.views") {
+            self.creates |= entry.o.get_str("_id").is_ok_and(wants);
+        }
+        if entry.kind != Kind::Command {
+            return Ok(());
+        }
+        match entry.command()? {
+            Command::Rename { from, to, .. } if wants(to) => {
+                self.creates = true;
+                self.uuids.extend(entry.ui.filter(|_| !wants(from)).map(|uuid| uuid.bytes()));
             }
-            if entry.kind != Kind::Command {
-                continue;
-            }
-            let db = entry.split_ns().0;
-            match entry.command()? {
-                // Not within a transaction: only the creation of a collection can be.
-                Command::Rename { from, to, .. } => {
-                    let wants = |ns: &str| ns.split_once('.').is_some_and(|(db, coll)| selection.wants(db, coll));
-                    if let Some(uuid) = entry.ui.filter(|_| wants(to)) {
-                        self.creates = true;
-                        if !wants(from) {
-                            self.uuids.insert(uuid.bytes());
-                        }
-                    }
+            Command::Create { coll } => self.creates |= selection.wants(entry.split_ns().0, coll),
+            // A transaction can create collections.
+            Command::ApplyOps(ops) => {
+                for op in operations(ops, entry.ts) {
+                    self.see(&Entry::parse(op?, Some(entry.ts))?, selection)?;
                 }
-                Command::Create { coll } => self.creates |= selection.wants(db, coll),
-                // May create collections.
-                Command::ApplyOps(_) => self.creates |= selection.touches(db) || db == "admin",
-                _ => {}
             }
+            _ => {}
         }
         Ok(())
     }
@@ -95,5 +93,14 @@ mod tests {
         let end = Timestamp { time: 5, increment: 0 };
         followed.look(stream::iter(entries.map(Ok)), &selection, end).await.expect("readable");
         assert_eq!(followed, Followed { uuids: HashSet::from([new.bytes()]), creates: true });
+
+        for (coll, creates) in [("orders", true), ("other", false)] {
+            let create = rawdoc! {"op": "c", "ns": "shop.$cmd", "ui": Binary::from(new), "o": {"create": coll}};
+            let ts = Timestamp { time: 1, increment: 1 };
+            let entry = rawdoc! {"ts": ts, "op": "c", "ns": "admin.$cmd", "o": {"applyOps": [create]}};
+            let mut followed = Followed::default();
+            followed.look(stream::iter([Ok(entry)]), &selection, end).await.expect("readable");
+            assert_eq!(followed.creates, creates, "{coll}");
+        }
     }
 }

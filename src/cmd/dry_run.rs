@@ -1,0 +1,207 @@
+//! `pbm restore --dry-run`: the plan that the agents would follow, made from here, with every reason why it would be refused.
+
+use super::{
+    context::Context,
+    error::{CliError, Result},
+    output::Report,
+    storage, units,
+};
+use crate::model::{backup::BackupMeta, config::StorageConf};
+use crate::mongo::connect::{Purpose, connect_elsewhere};
+use crate::oplog::build::CommitQuorum;
+use crate::restore::{
+    members::participants,
+    moment,
+    namespaces::{Wish, is_droppable},
+    plan::{PointInTime, RestorePlan},
+    slices,
+    steps::{Order, Steps},
+    target,
+};
+use crate::snapshot::load::LoadOptions;
+use bson::Timestamp;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use tokio_util::sync::CancellationToken;
+
+/// Names shown of a long list.
+const SHOWN: usize = 20;
+
+/// What a restore would do.
+#[derive(Debug, Serialize)]
+struct DryRun {
+    backup: String,
+    #[serde(rename = "restoreTo")]
+    restore_to: String,
+    replsets: Vec<Part>,
+}
+
+/// Of one replica set.
+#[derive(Debug, Serialize)]
+struct Part {
+    rs: String,
+    /// Of the target, dropped first.
+    drops: Vec<String>,
+    creates: Vec<Created>,
+    views: Vec<String>,
+    users: bool,
+    roles: bool,
+    /// Uncompressed bytes of all documents.
+    bytes: u64,
+    oplog: Vec<Replayed>,
+    /// Of the target, not in the backup (or not selected) and not touched.
+    stays: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Created {
+    ns: String,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    object: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct Replayed {
+    object: String,
+    size: u64,
+}
+
+/// What is asked for.
+pub(super) struct Question<'a> {
+    pub uri: &'a str,
+    pub place: &'a StorageConf,
+    pub backup: &'a BackupMeta,
+    pub wish: &'a Wish,
+    pub map: &'a BTreeMap<String, String>,
+    pub target: Option<Timestamp>,
+}
+
+/// Looks at the storage and at every replica set, and changes nothing.
+///
+/// # Errors
+/// The restore would be refused, with every reason; or the storage or a replica set can't be reached from here.
+pub(super) async fn run(cx: &Context, asked: &Question<'_>) -> Result<()> {
+    let store = storage::open_here(asked.place).await?;
+    let cluster = cx.cluster().await?;
+    let of =
+        participants(asked.backup, &cluster, asked.map).map_err(|reasons| CliError::refused(reasons.join("; ")))?;
+    let chunks = if asked.target.is_some() { cx.control.chunks.all().await? } else { Vec::new() };
+    let mut reasons = match asked.target {
+        Some(target) => moment::obstacles(asked.backup, &chunks, target),
+        None => Vec::new(),
+    };
+    let cancel = CancellationToken::new();
+    let mut replsets = Vec::new();
+    for (rs, from) in &of.parts {
+        let member = &cluster.members[rs];
+        let client = if cluster.sharded && !member.config {
+            connect_elsewhere(asked.uri, &member.hosts.join(","), Purpose::Leader { app: "pbm-ctl" }).await?
+        } else {
+            cx.control.client().clone()
+        };
+        let point = asked.target.map(|target| PointInTime {
+            target,
+            chunks: chunks.iter().filter(|chunk| chunk.rs == *from).cloned().collect(),
+        });
+        let order = Order {
+            backup: asked.backup.clone(),
+            rs: from.clone(),
+            wish: Wish { config_server: member.config, ..asked.wish.clone() },
+            load: LoadOptions::default(),
+            quorum: CommitQuorum::default(),
+            point,
+        };
+        match Steps::prepare(store.clone(), client.clone(), order).await {
+            Ok(steps) => {
+                if let Err(error) = steps.check_oplog(&cancel).await {
+                    reasons.push(format!("{rs}: {error:#}"));
+                }
+                let there = target::read(&client).await?.namespaces;
+                let there = there.into_iter().map(|ns| (ns.db, ns.coll));
+                replsets.push(part(rs, steps.plan(), there));
+            }
+            Err(error) => reasons.push(format!("{rs}: {error:#}")),
+        }
+    }
+    if !reasons.is_empty() {
+        let mut all = CliError::refused(format!("this restore would be refused: {}", reasons.join("; ")));
+        all = all.hint("nothing was changed; `pbm list` shows what can be restored");
+        return Err(all);
+    }
+    let restore_to = match asked.target {
+        Some(target) => slices::moment(target),
+        None => units::rfc3339(i64::from(asked.backup.last_write_ts.time)),
+    };
+    cx.out.print(&DryRun { backup: asked.backup.name.clone(), restore_to, replsets });
+    Ok(())
+}
+
+/// The plan in names. `there` is what the target has.
+fn part(rs: &str, plan: &RestorePlan, there: impl Iterator<Item = (String, String)>) -> Part {
+    let drops: Vec<String> = plan.drops.iter().map(|drop| format!("{}.{}", drop.db, drop.coll)).collect();
+    let stays = there
+        .filter(|(db, coll)| db != "admin" && is_droppable(db, coll))
+        .map(|(db, coll)| format!("{db}.{coll}"))
+        .filter(|ns| !drops.contains(ns));
+    Part {
+        rs: rs.to_owned(),
+        stays: stays.collect(),
+        creates: plan
+            .collections
+            .iter()
+            .chain(&plan.remains)
+            .map(|planned| Created {
+                ns: format!("{}.{}", planned.meta.db, planned.meta.coll),
+                bytes: planned.data.as_ref().map_or(0, |data| data.size),
+                object: planned.data.as_ref().map(|data| data.object.clone()),
+            })
+            .collect(),
+        views: plan.views.iter().map(|planned| format!("{}.{}", planned.meta.db, planned.meta.coll)).collect(),
+        users: plan.users.users.is_some(),
+        roles: plan.users.roles.is_some(),
+        bytes: plan.bytes(),
+        oplog: plan.oplog.iter().map(|it| Replayed { object: it.name.clone(), size: it.size }).collect(),
+        warnings: plan.warnings.clone(),
+        drops,
+    }
+}
+
+impl Report for DryRun {
+    fn text(&self) -> String {
+        let mut lines = vec![format!("Restore of backup {} to {}; nothing was changed", self.backup, self.restore_to)];
+        for part in &self.replsets {
+            let bytes = |bytes: u64| units::size(i64::try_from(bytes).unwrap_or(i64::MAX));
+            lines.push(format!("{}:", part.rs));
+            list(&mut lines, "drops", &part.drops);
+            let created: Vec<String> =
+                part.creates.iter().map(|it| format!("{} ({})", it.ns, bytes(it.bytes))).collect();
+            list(&mut lines, "creates", &created);
+            list(&mut lines, "views", &part.views);
+            lines.push(format!("  loads     {}", bytes(part.bytes)));
+            let swapped = match (part.users, part.roles) {
+                (true, true) => "users and roles",
+                (true, false) => "users",
+                (false, true) => "roles",
+                (false, false) => "neither users nor roles",
+            };
+            lines.push(format!("  replaces  {swapped}"));
+            let size = part.oplog.iter().map(|it| it.size).sum();
+            lines.push(format!("  replays   {} oplog objects, {} as stored", part.oplog.len(), bytes(size)));
+            list(&mut lines, "stays", &part.stays);
+            lines.extend(part.warnings.iter().map(|warning| format!("  note      {warning}")));
+        }
+        lines.join("\n")
+    }
+}
+
+fn list(lines: &mut Vec<String>, what: &str, names: &[String]) {
+    lines
+        .push(format!("  {what:<9} {}", if names.is_empty() { "nothing".to_owned() } else { names.len().to_string() }));
+    lines.extend(names.iter().take(SHOWN).map(|name| format!("            {name}")));
+    if names.len() > SHOWN {
+        lines.push(format!("            and {} more (all of them with -o json)", names.len() - SHOWN));
+    }
+}
