@@ -88,6 +88,11 @@ async fn restore_cluster(config: &str, shards: &[(&str, &str)], mapping: Option<
     let name = source["backup"]["name"].as_str().expect("a name");
     let mut restore = vec!["restore", name, "--wait", "-y"];
     restore.extend(mapping.iter().flat_map(|mapping| ["--replset-remapping", mapping]));
+    let dry: Vec<&str> = restore.iter().filter(|word| !["--wait", "-y"].contains(word)).copied().collect();
+    let told = sandbox.pbm(&[&dry[..], &["--dry-run", "-o", "json"]].concat()).ok().json();
+    let parts = told["replsets"].as_array().expect("replica sets");
+    let loads = |part: &Value| part["bytes"].as_u64().is_some_and(|bytes| bytes > 0);
+    assert!(parts.len() == 1 + shards.len() && parts.iter().all(loads), "{told}");
     sandbox.pbm(&restore).ok();
     assert_eq!(sandbox.set.balancer_mode().await, "full", "as it was before");
 

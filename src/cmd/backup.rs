@@ -3,13 +3,14 @@
 use super::{
     checks::{self, Need},
     context::Context,
+    ending::Waiting,
     error::{CliError, Result},
     output::Report,
     profile, selection, storage, units,
     wait::{self, Goal},
 };
 use crate::compress::check_level;
-use crate::config::{duration, places};
+use crate::config::places;
 use crate::control::LogQuery;
 use crate::model::{
     backup::{BackupMeta, BackupType},
@@ -57,12 +58,8 @@ pub struct Backup {
     /// Also the users and roles of the databases that --ns selects as a whole (db.*)
     #[arg(long, requires = "ns")]
     with_users_and_roles: bool,
-    /// Wait for the end
-    #[arg(short, long)]
-    wait: bool,
-    /// Wait no longer than this, such as 30m or 1h30m
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
-    wait_time: Option<Duration>,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
 fn parse_type(text: &str) -> Result<BackupType, String> {
@@ -138,8 +135,8 @@ impl Backup {
         cx.out.note(&format!("Starting backup {name}{to}"));
         let opid = cx.control.commands.send_backup(command).await?.to_hex();
         wait::appears::<BackupMeta>(cx, &name, TAKEN_WITHIN).await?;
-        let goal = if self.wait { Goal::Ended } else { Goal::Started };
-        let meta = wait::follow::<BackupMeta>(cx, &name, goal, self.wait_time).await?;
+        let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
+        let meta = wait::follow::<BackupMeta>(cx, &name, goal, self.waiting.wait_time).await?;
         cx.out.print(&Made {
             warnings: warnings(cx, &opid).await,
             name,
@@ -202,8 +199,7 @@ mod tests {
             limit_upload: None,
             ns: Vec::new(),
             with_users_and_roles: false,
-            wait: false,
-            wait_time: None,
+            waiting: Waiting { wait: false, wait_time: None },
         }
     }
 

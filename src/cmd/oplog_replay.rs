@@ -4,6 +4,7 @@ use super::{
     ask,
     checks::{self, Need},
     context::Context,
+    ending::Waiting,
     error::{CliError, Result},
     moment,
     output::Report,
@@ -11,13 +12,12 @@ use super::{
     units,
     wait::{self, Goal},
 };
-use crate::config::duration;
 use crate::model::{command::ReplayCmd, restore::RestoreMeta, status::Status};
 use crate::restore::{replay, slices};
 use bson::Timestamp;
 use clap::Args;
 use serde::Serialize;
-use std::{io::IsTerminal, time::Duration};
+use std::io::IsTerminal;
 
 /// Apply saved oplog to the data that is there
 ///
@@ -38,12 +38,8 @@ pub struct OplogReplay {
     /// Where the oplog of other replica sets goes in this cluster: CLUSTER=SAVED,...
     #[arg(long, value_name = "MAP", env = "PBM_REPLSET_REMAPPING", value_parser = parse_remapping)]
     replset_remapping: Option<Remapping>,
-    /// Wait for the end
-    #[arg(short, long)]
-    wait: bool,
-    /// Wait no longer than this, such as 30m or 1h30m
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
-    wait_time: Option<Duration>,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Don't ask (nobody is asked without a terminal)
     #[arg(short, long)]
     yes: bool,
@@ -99,8 +95,8 @@ impl OplogReplay {
         let command = ReplayCmd { name: name.clone(), start: self.start, end: self.end, rs_map };
         cx.control.commands.send_replay(command).await?;
         wait::appears::<RestoreMeta>(cx, &name, TAKEN_WITHIN).await?;
-        let goal = if self.wait { Goal::Ended } else { Goal::Started };
-        let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.wait_time).await?;
+        let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
+        let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.waiting.wait_time).await?;
         cx.out.print(&Replayed { name, status: meta.status, sharded: cluster.sharded });
         Ok(())
     }

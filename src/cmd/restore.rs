@@ -5,13 +5,14 @@ use super::{
     checks::{self, Need},
     context::Context,
     dry_run::{self, Question},
+    ending::Waiting,
     error::{CliError, Result},
     moment as times,
     output::Report,
     selection, storage, units,
     wait::{self, Goal},
 };
-use crate::config::{self, duration, places};
+use crate::config::{self, places};
 use crate::model::{
     backup::BackupMeta, command::RestoreCmd, config::StorageConf, restore::RestoreMeta, selection::Selection,
     serde_help::zero_ts, status::Status,
@@ -82,12 +83,8 @@ pub struct Restore {
     /// The storage is read from here. A restore that would be refused is an error, with all reasons.
     #[arg(long, conflicts_with_all = ["wait", "yes"])]
     dry_run: bool,
-    /// Wait for the end
-    #[arg(short, long)]
-    wait: bool,
-    /// Wait no longer than this, such as 30m or 1h30m
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
-    wait_time: Option<Duration>,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Don't ask
     #[arg(short, long)]
     yes: bool,
@@ -203,8 +200,8 @@ impl Restore {
         cx.out.note(&format!("Starting restore {name} of {what}"));
         cx.control.commands.send_restore(self.command(&name, &backup, target)).await?;
         wait::appears::<RestoreMeta>(cx, &name, TAKEN_WITHIN).await?;
-        let goal = if self.wait { Goal::Ended } else { Goal::Started };
-        let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.wait_time).await?;
+        let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
+        let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.waiting.wait_time).await?;
         let snapshot = target.is_none().then_some(backup.name);
         let sliced = cx.config().await?.pitr.is_some_and(|pitr| pitr.enabled);
         cx.out.print(&Restored { name, snapshot, what, status: meta.status, sharded, sliced });
