@@ -36,6 +36,17 @@ async fn prepare(client: &Client, orders: bool) {
     run("crm", doc! { "createRole": "oldrole", "privileges": [], "roles": on("crm") }).await;
 }
 
+/// A server with these collections, and the original's backups.
+async fn stage(orders: bool) -> (Sandbox, Client) {
+    let sandbox = Sandbox::unconfigured(Options::default()).await;
+    copy(&fixtures().join("rs-selective/store"), &sandbox.store());
+    sandbox.configure(&[]).await;
+    sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
+    let client = sandbox.set.client().await;
+    prepare(&client, orders).await;
+    (sandbox, client)
+}
+
 fn selection(case: &Value) -> Selection {
     let words: Vec<&str> = case["restore_args"].as_str().expect("arguments").split_whitespace().collect();
     let asked = words.iter().position(|word| *word == "--ns").map(|at| words[at + 1].split(',').collect::<Vec<_>>());
@@ -73,12 +84,7 @@ fn is_of_the_server(line: &str, selection: &Selection) -> bool {
 async fn selections_of_the_original() {
     let mut wrong = Vec::new();
     for (label, case) in cases().iter().filter(|(_, case)| case["clone_of"].is_null()) {
-        let sandbox = Sandbox::unconfigured(Options::default()).await;
-        copy(&fixtures().join("rs-selective/store"), &sandbox.store());
-        sandbox.configure(&[]).await;
-        sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
-        let client = sandbox.set.client().await;
-        prepare(&client, true).await;
+        let (sandbox, client) = stage(true).await;
         let mut restore = vec!["restore", case["backup"].as_str().expect("a name"), "--wait", "-y"];
         restore.extend(case["restore_args"].as_str().expect("arguments").split_whitespace());
         sandbox.pbm(&restore).ok();
@@ -98,12 +104,7 @@ async fn selections_of_the_original() {
 /// What a restore would do is told before, and refused for the same reasons.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dry_run_tells_and_changes_nothing() {
-    let sandbox = Sandbox::unconfigured(Options::default()).await;
-    copy(&fixtures().join("rs-selective/store"), &sandbox.store());
-    sandbox.configure(&[]).await;
-    sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
-    let client = sandbox.set.client().await;
-    prepare(&client, true).await;
+    let (sandbox, client) = stage(true).await;
     let before = state::read(&client).await;
     let backup = cases()["full backup, restore --ns shop.orders"]["backup"].as_str().expect("a name").to_owned();
     let dry = |more: &[&str]| sandbox.pbm(&[&["restore", &backup, "--dry-run"], more].concat());
@@ -138,12 +139,7 @@ async fn a_dry_run_tells_and_changes_nothing() {
 async fn clones_of_the_original() {
     let mut wrong = Vec::new();
     for (label, case) in cases().iter().filter(|(_, case)| !case["clone_of"].is_null()) {
-        let sandbox = Sandbox::unconfigured(Options::default()).await;
-        copy(&fixtures().join("rs-selective/store"), &sandbox.store());
-        sandbox.configure(&[]).await;
-        sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
-        let client = sandbox.set.client().await;
-        prepare(&client, false).await;
+        let (sandbox, client) = stage(false).await;
         let before = state::read(&client).await;
         let arguments: Vec<&str> = case["restore_args"].as_str().expect("arguments").split_whitespace().collect();
         let (db, coll) = arguments[3].split_once('.').expect("a namespace");

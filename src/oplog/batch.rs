@@ -41,8 +41,8 @@ impl Replayer {
         }
         let key = self.key(db, coll, entry.ui);
         if coll.starts_with("system.buckets.") && !self.catalog.knows(&key) && !self.tolerant(entry.ts) {
-            // Neither the dump nor the oplog had a series of that name: the server writes so into what a failed creation or
-            // a half dropped series left, and a backup has no part of that.
+            // Neither the dump nor the oplog had buckets of that name: the server writes so into what a failed creation or
+            // a half dropped series left, and a backup that the original made has no part of that.
             if self.stats.missing_collections == 0 {
                 tracing::warn!("{}.{coll} belongs to no time series of the backup: writes to it are left out", db);
             }
