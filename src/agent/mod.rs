@@ -2,8 +2,8 @@
 //!
 //! # Overview
 //! [`run`] connects to its own node and to the leader replica set, makes sure that the control collections exist, and
-//! then supervises a handful of tasks: the heartbeat ([`beat`]), the reaper of lost operations ([`reap`]), the bell,
-//! the log writer, the slicer of the oplog ([`slicer`]), and the command stream that [`dispatch`] turns into operations.
+//! then supervises a handful of tasks: the heartbeat (`beat`), the reaper of lost operations (`reap`), the bell,
+//! the log writer, the slicer of the oplog (`slicer`), and the command stream that `dispatch` turns into operations.
 //!
 //! # Cancellation
 //! SIGTERM and SIGINT cancel running operations. Each of them marks itself as failed with that reason, removes what
@@ -11,7 +11,7 @@
 //!
 //! # Crash
 //! After a kill nothing of that happens. Other agents (or a waiting command line) find the silent lock after 30 s; an
-//! agent that starts again on the same node finds its own old locks sooner ([`reap`]).
+//! agent that starts again on the same node finds its own old locks sooner (`reap`).
 
 mod beat;
 mod cli;

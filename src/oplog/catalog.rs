@@ -4,7 +4,7 @@
 //! # Overview
 //!
 //! The catalogue begins with the dump's metadata ([`Catalog::add`]), or with what is on the server for a replay onto
-//! collections in use ([`Catalog::adopt`]), follows the DDL of the oplog, and is carried out at
+//! collections in use (`Catalog::adopt`), follows the DDL of the oplog, and is carried out at
 //! the end ([`super::build`]). Collections are kept by UUID, so a rename changes nothing and a collection that was dropped
 //! and made again under the same name is another one. What has no lasting UUID (bucket collections, `system.*`, dumps
 //! without UUIDs) is kept by name.

@@ -1,4 +1,4 @@
-//! Carries out what [`retention`] has planned.
+//! Carries out what [`super::retention`] has planned.
 //!
 //! # Crash
 //!

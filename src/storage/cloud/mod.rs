@@ -2,8 +2,8 @@
 //!
 //! # Overview
 //!
-//! The crate knows the two protocols and their credentials; [`transport`] carries its requests and compares checksums;
-//! [`azure`] and [`gcs`] turn settings into it. This file is the storage: parts up, ranges down, errors sorted.
+//! The crate knows the two protocols and their credentials; `transport` carries its requests and compares checksums;
+//! `azure` and `gcs` turn settings into it. This file is the storage: parts up, ranges down, errors sorted.
 //!
 //! # Consistency
 //!

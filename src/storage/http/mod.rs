@@ -6,7 +6,7 @@
 //!   progress may take as long as it needs.
 //! - Certificates are checked against the system's store (`SSL_CERT_FILE`, `SSL_CERT_DIR` replace it), or against Mozilla's
 //!   list where the system has none.
-//! - `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured ([`connect`]); link-local addresses (metadata
+//! - `HTTP_PROXY`, `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY` are honoured (`connect`); link-local addresses (metadata
 //!   services) are never asked through a proxy.
 //! - Nothing is repeated here, and no redirect is followed: callers know what may be sent twice.
 //!

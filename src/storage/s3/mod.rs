@@ -3,7 +3,7 @@
 //! # Overview
 //!
 //! The types of requests and answers and the signature are `rusoto_s3`'s; everything that touches the network is ours
-//! ([`dispatch`]). [`auth`] finds credentials, [`error`] sorts answers, [`upload`] stores objects of unknown length. No
+//! (`dispatch`). `auth` finds credentials, `error` sorts answers, `upload` stores objects of unknown length. No
 //! type of rusoto leaves this folder, so another client can take its place.
 //!
 //! # Consistency

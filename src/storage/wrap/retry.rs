@@ -2,7 +2,7 @@
 //!
 //! # Bodies
 //!
-//! A body can be read only once. The wrapper keeps its beginning (up to [`REPLAY`] bytes), so a `put` is
+//! A body can be read only once. The wrapper keeps its beginning (up to `REPLAY` bytes), so a `put` is
 //! repeated if the object is small or if the failed attempt did not get beyond that beginning. A `get` is repeated
 //! until it has given its stream; an error inside the stream is the reader's.
 
