@@ -250,6 +250,24 @@ fn test_commands() -> Vec<String> {
     ["--setParameter", "enableTestCommands=1"].map(str::to_owned).to_vec()
 }
 
+/// What the server says when a name went to a series between two steps of its lookup (seen on 6.0.5, and too rare to wait
+/// for).
+#[tokio::test]
+async fn a_name_that_goes_to_a_series_does_not_end_a_listing() {
+    let set = ReplicaSet::start(Options { args: test_commands(), ..Options::default() }).await;
+    let client = set.client_of(0).await;
+    insert(&client, "shop", "x", numbered(1, 10)).await;
+    let fail = async |mode: Document| {
+        let data = doc! { "failCommands": ["listIndexes"], "errorCode": 166 };
+        run(&client, "admin", doc! { "configureFailPoint": "failCommand", "mode": mode, "data": data }).await;
+    };
+    fail(doc! { "times": 3 }).await;
+    assert!(namespace(&client, "x").await.indexes.is_some(), "it was asked for again by its UUID");
+    fail(doc! { "times": 100_000 }).await;
+    catalog::list(&client, &Selection::default()).await.expect_err("a collection that can't be described");
+    run(&client, "admin", doc! { "configureFailPoint": "failCommand", "mode": "off" }).await;
+}
+
 async fn oplog(client: &Client, from: Timestamp, to: Timestamp) -> Vec<Document> {
     let entries = client.database("local").collection::<Document>("oplog.rs");
     entries.find(doc! { "ts": { "$gte": from, "$lte": to } }).await.unwrap().try_collect().await.unwrap()

@@ -47,6 +47,9 @@ impl Namespace {
 /// Collections of the `config` database that describe the cluster; the rest is caches and state.
 const CONFIG: [&str; 7] = ["chunks", "collections", "databases", "settings", "shards", "tags", "version"];
 const NAMESPACE_NOT_FOUND: i32 = 26;
+const COMMAND_NOT_SUPPORTED_ON_VIEW: i32 = 166;
+/// How often indexes are asked for by UUID, while the name goes from one collection to the next.
+const LOOKUPS: usize = 50;
 /// Two short commands per collection: with thousands of collections the round trips would add up.
 const DESCRIBED_AT_ONCE: usize = 8;
 
@@ -205,10 +208,21 @@ async fn describe(db: &Database, described: &Document, selection: &Selection) ->
 /// them; if not, they are not part of the state that the backup restores.
 async fn list_indexes(db: &Database, coll: &str, by: Bson) -> Result<Option<Vec<Document>>> {
     let what = || format!("list the indexes of {}.{coll}", db.name());
-    let cursor = match db.run_cursor_command(doc! { "listIndexes": by, "includeBuildUUIDs": true }).await {
-        Ok(cursor) => cursor,
-        Err(error) if admin::code(&error) == Some(NAMESPACE_NOT_FOUND) => return Ok(None),
-        Err(error) => return Err(error).with_context(what),
+    let mut lookups = 0;
+    let cursor = loop {
+        lookups += 1;
+        let error = match db.run_cursor_command(doc! { "listIndexes": by.clone(), "includeBuildUUIDs": true }).await {
+            Ok(cursor) => break cursor,
+            Err(error) => error,
+        };
+        match admin::code(&error) {
+            Some(NAMESPACE_NOT_FOUND) => return Ok(None),
+            // The server turns a UUID into a name first and then looks at what has the name. If that is a view or a series
+            // by now, the collection was dropped or has another name.
+            Some(COMMAND_NOT_SUPPORTED_ON_VIEW) if by.as_str().is_some() => return Ok(None),
+            Some(COMMAND_NOT_SUPPORTED_ON_VIEW) if lookups < LOOKUPS => {}
+            _ => return Err(error).with_context(what),
+        }
     };
     let mut indexes: Vec<Document> = cursor.try_collect().await.with_context(what)?;
     indexes.retain(|index| !index.contains_key("buildUUID"));
