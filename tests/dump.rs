@@ -46,6 +46,7 @@ async fn dump_all(client: &Client, storage: &Arc<dyn Storage>, compression: Comp
         in_flight: 4 << 20,
         selection: Selection::default(),
         users: false,
+        routing: false,
     };
     dump::dump(client, storage, &plan, &Arc::default()).await.expect("dump")
 }
@@ -443,6 +444,7 @@ async fn dropping_a_dump_leaves_nothing_half_done() {
         in_flight: 4 << 20,
         selection: Selection::default(),
         users: false,
+        routing: false,
     };
     tokio::select! {
         dumped = dump::dump(&client, &storage, &plan, &progress) => panic!("too fast to be stopped: {dumped:?}"),

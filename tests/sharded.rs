@@ -4,6 +4,7 @@ mod faults;
 mod moments;
 mod money;
 mod router;
+mod selective;
 
 use crate::logical::truth;
 use crate::support::cluster::{Options, ReplicaSet};

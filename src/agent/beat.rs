@@ -96,6 +96,7 @@ async fn beat(node: &Node, storage: &mut StorageWatch) -> Result<Timestamp> {
 async fn describe(node: &Node) -> AgentStat {
     let mut stat = AgentStat {
         v: PBM_VERSION.into(),
+        own: env!("CARGO_PKG_VERSION").into(),
         mv: node.version.server.clone(),
         nodes: SubsysStatus::usable(),
         ..AgentStat::unknown(&node.rs, &node.me)

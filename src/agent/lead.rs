@@ -42,7 +42,7 @@ pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Op
     let cluster = node.cluster().await?;
     let reject = match &place {
         Err(why) => Some(why.clone()),
-        Ok(_) => refusal(node, &cluster, opid, backup).await?,
+        Ok(_) => refusal(node, opid, backup).await?,
     };
     let mut meta = first_document(node, &cluster, opid, backup, place.unwrap_or_default()).await?;
     if let Some(reason) = &reject {
@@ -102,20 +102,15 @@ async fn place(node: &Node, backup: &BackupCmd, config: Option<&Config>) -> Resu
 }
 
 /// Why this backup must not start, if so.
-async fn refusal(node: &Node, cluster: &Cluster, opid: &str, backup: &BackupCmd) -> Result<Option<String>> {
+async fn refusal(node: &Node, opid: &str, backup: &BackupCmd) -> Result<Option<String>> {
     if backup.kind != BackupType::Logical {
         return Ok(Some(format!(
             "{} backups need Percona Server for MongoDB and are not supported by this agent; use --type logical",
             backup.kind
         )));
     }
-    match Selection::parse(&backup.nss) {
+    match Selection::of(&backup.nss, backup.narrowed.as_ref()) {
         Err(error) => return Ok(Some(format!("the selection can't be used: {error}"))),
-        Ok(selection) if !selection.is_everything() && cluster.sharded => {
-            return Ok(Some(
-                "selective backups of sharded clusters are not supported by this agent; repeat without --ns".into(),
-            ));
-        }
         Ok(selection) if backup.users_and_roles && selection.databases().is_empty() => {
             return Ok(Some("users and roles belong to databases: select at least one as a whole (db.*)".into()));
         }
@@ -132,7 +127,7 @@ async fn refusal(node: &Node, cluster: &Cluster, opid: &str, backup: &BackupCmd)
 }
 
 fn is_selective(backup: &BackupCmd) -> bool {
-    Selection::parse(&backup.nss).is_ok_and(|selection| !selection.is_everything())
+    Selection::of(&backup.nss, backup.narrowed.as_ref()).is_ok_and(|selection| !selection.is_everything())
 }
 
 async fn first_document(
@@ -153,6 +148,7 @@ async fn first_document(
         shard_remap: cluster.remap(),
         // Of a full backup it has to be absent.
         nss: if is_selective(backup) { backup.nss.clone() } else { Vec::new() },
+        nss_narrowed: backup.narrowed.clone(),
         sel_users_and_roles: backup.users_and_roles,
         replsets: Vec::new(),
         compression: backup.compression,

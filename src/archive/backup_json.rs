@@ -13,13 +13,14 @@ const SECRET_KEYS: [&str; 1] = ["sseCustomerKey"];
 /// Keys within `credentials` whose text is no secret.
 const OPEN_KEYS: [&str; 3] = ["type", "signature-ver", "server"];
 
-const BACKUP: [&str; 25] = [
+const BACKUP: [&str; 26] = [
     "type",
     "opid",
     "name",
     "src_backup",
     "shardRemap",
     "nss",
+    "nss_narrowed",
     "sel_users_and_roles",
     "replsets",
     "compression",

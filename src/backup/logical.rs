@@ -33,7 +33,7 @@ const STARTING: Duration = Duration::from_secs(33);
 const SPAN_MIN: f64 = 10.0;
 
 pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()> {
-    let selection = Selection::parse(&cx.backup.nss)?;
+    let selection = Selection::of(&cx.backup.nss, cx.backup.narrowed.as_ref())?;
     open::initialise(cx.storage.as_ref()).await.context("prepare the storage")?;
     let layout = ReplsetLayout::new(&cx.name, &cx.rs, cx.backup.compression);
     if cx.cluster.sharded {
@@ -55,6 +55,7 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
             in_flight: IN_FLIGHT,
             selection: selection.clone(),
             users: cx.backup.users_and_roles,
+            routing: is_config_server(cx),
         };
         tokio::select! {
             dumped = dump::dump(&cx.client, &cx.storage, &plan, &progress) => dumped?,
@@ -99,7 +100,7 @@ fn first_part(cx: &Cx, layout: &ReplsetLayout, first: Timestamp) -> BackupReplse
         status: Status::Running,
         size: 0,
         size_uncompressed: 0,
-        iscs: cx.cluster.members.get(&cx.rs).is_some_and(|member| member.config),
+        iscs: is_config_server(cx),
         configshard: false,
         last_transition_ts: now,
         first_write_ts: first,
@@ -112,6 +113,10 @@ fn first_part(cx: &Cx, layout: &ReplsetLayout, first: Timestamp) -> BackupReplse
         dump_end: None,
         progress: None,
     }
+}
+
+fn is_config_server(cx: &Cx) -> bool {
+    cx.cluster.members.get(&cx.rs).is_some_and(|member| member.config)
 }
 
 fn starting_limit(cx: &Cx) -> Duration {

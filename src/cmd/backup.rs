@@ -52,9 +52,8 @@ pub struct Backup {
     /// configuration's backup.limitUpload, or none]
     #[arg(long, value_name = "RATE")]
     limit_upload: Option<Rate>,
-    /// Only these namespaces: db.collection or db.*, separated by commas
-    #[arg(long, value_name = "NAMESPACES", value_delimiter = ',', value_parser = selection::parse)]
-    ns: Vec<String>,
+    #[command(flatten)]
+    ns: selection::Namespaces,
     /// Also the users and roles of the databases that --ns selects as a whole (db.*)
     #[arg(long, requires = "ns")]
     with_users_and_roles: bool,
@@ -112,7 +111,7 @@ impl Backup {
     pub async fn run(self, cx: &Context) -> Result<()> {
         let config = cx.config().await?;
         let (compression, level) = self.codec(&config)?;
-        selection::check(&self.ns, self.with_users_and_roles)?;
+        let (nss, narrowed) = self.ns.check(cx, self.with_users_and_roles).await?;
         let place = profile::place(cx, &config.storage, &self.profile).await?;
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
@@ -123,7 +122,8 @@ impl Backup {
             kind: self.kind,
             base: false,
             name: name.clone(),
-            nss: self.ns.clone(),
+            nss,
+            narrowed,
             compression,
             level,
             num_parallel_colls: self.num_parallel_collections,
@@ -197,7 +197,7 @@ mod tests {
             num_parallel_collections: None,
             profile: places::MAIN.to_owned(),
             limit_upload: None,
-            ns: Vec::new(),
+            ns: selection::Namespaces::default(),
             with_users_and_roles: false,
             waiting: Waiting { wait: false, wait_time: None },
         }

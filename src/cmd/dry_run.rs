@@ -113,6 +113,8 @@ pub(super) async fn run(cx: &Context, asked: &Question<'_>) -> Result<()> {
             load: LoadOptions::default(),
             quorum: CommitQuorum::default(),
             point,
+            sharded: cluster.sharded,
+            ids: of.ids.clone(),
         };
         match Steps::prepare(store.clone(), client.clone(), order).await {
             Ok(steps) => {

@@ -63,17 +63,13 @@ pub struct Restore {
     /// Other names of the backup's replica sets in this cluster: CLUSTER=BACKUP,...
     #[arg(long, value_name = "MAP", env = "PBM_REPLSET_REMAPPING", value_parser = parse_remapping)]
     replset_remapping: Option<Remapping>,
-    /// Only these namespaces: db.collection or db.*, separated by commas
-    ///
-    /// Everything else in the cluster stays as it is. Collections that got a selected name while the oplog was written come
-    /// with all they held.
-    #[arg(long, value_name = "NAMESPACES", value_delimiter = ',', value_parser = selection::parse)]
-    ns: Vec<String>,
+    #[command(flatten)]
+    ns: selection::Namespaces,
     /// Also the users and roles of the databases that --ns selects as a whole (db.*)
     #[arg(long, requires = "ns")]
     with_users_and_roles: bool,
     /// Restore this collection only, and under another name: the original stays as it is
-    #[arg(long, value_name = "DB.COLLECTION", requires = "ns_to", conflicts_with = "ns")]
+    #[arg(long, value_name = "DB.COLLECTION", requires = "ns_to", conflicts_with_all = ["ns", "ns_exclude"])]
     ns_from: Option<String>,
     /// The other name; nothing may have it
     #[arg(long, value_name = "DB.COLLECTION", requires = "ns_from")]
@@ -167,7 +163,7 @@ impl Restore {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
         let config = cx.config().await?;
-        selection::check(&self.ns, self.with_users_and_roles)?;
+        let (nss, narrowed) = self.ns.check(cx, self.with_users_and_roles).await?;
         if let (Some(from), Some(to)) = (&self.ns_from, &self.ns_to) {
             Wish::cloning(from, to).map_err(CliError::usage)?;
         }
@@ -198,7 +194,8 @@ impl Restore {
             None => format!("backup {}", backup.name),
         };
         cx.out.note(&format!("Starting restore {name} of {what}"));
-        cx.control.commands.send_restore(self.command(&name, &backup, target)).await?;
+        let command = RestoreCmd { nss, narrowed, ..self.command(&name, &backup, target) };
+        cx.control.commands.send_restore(command).await?;
         wait::appears::<RestoreMeta>(cx, &name, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
         let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.waiting.wait_time).await?;
@@ -229,14 +226,16 @@ impl Restore {
         if let (Some(from), Some(to)) = (&self.ns_from, &self.ns_to) {
             return Wish::cloning(from, to).map_err(CliError::usage);
         }
-        Wish::of(&self.ns, self.with_users_and_roles, backup).map_err(|error| CliError::usage(error.to_string()))
+        let asked = self.ns.selection()?;
+        Wish::of(asked, self.with_users_and_roles, backup).map_err(|error| CliError::usage(error.to_string()))
     }
 
     fn command(&self, name: &str, backup: &BackupMeta, target: Option<Timestamp>) -> RestoreCmd {
         RestoreCmd {
             name: name.to_owned(),
             backup_name: backup.name.clone(),
-            nss: self.ns.clone(),
+            nss: Vec::new(),
+            narrowed: None,
             ns_from: self.ns_from.clone().unwrap_or_default(),
             ns_to: self.ns_to.clone().unwrap_or_default(),
             users_and_roles: self.with_users_and_roles,

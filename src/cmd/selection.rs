@@ -1,20 +1,61 @@
 //! Namespaces on the command line.
 
+use super::context::Context;
 use super::error::{CliError, Result};
-use crate::model::selection::Selection;
+use crate::model::selection::{Narrowed, Selection};
+use clap::Args;
 
-/// Parses one namespace of `--ns`.
-pub(super) fn parse(text: &str) -> std::result::Result<String, String> {
+/// A part of the databases.
+#[derive(Debug, Default, Args)]
+pub(super) struct Namespaces {
+    /// Only these namespaces: db.collection or db.*, separated by commas; * stands for any characters
+    ///
+    /// Everything else is left alone. Collections that got a selected name while the oplog was written come with all they
+    /// held. The server's own databases can't be selected.
+    #[arg(long, value_name = "NAMESPACES", value_delimiter = ',', value_parser = parse)]
+    ns: Vec<String>,
+    /// Without these namespaces, written in the same way
+    #[arg(long, value_name = "NAMESPACES", value_delimiter = ',', value_parser = parse)]
+    ns_exclude: Vec<String>,
+}
+
+/// Parses one namespace.
+fn parse(text: &str) -> std::result::Result<String, String> {
     let text = text.trim();
     Selection::parse(&[text]).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
-/// Namespaces and users together.
-pub(super) fn check(namespaces: &[String], users: bool) -> Result<()> {
-    let selection = Selection::parse(namespaces).map_err(|error| CliError::usage(error.to_string()))?;
-    if users && !selection.is_everything() && selection.databases().is_empty() {
-        return Err(CliError::usage("users and roles belong to databases, and --ns selects none as a whole")
-            .hint("add db.* to --ns, or leave --with-users-and-roles out"));
+impl Namespaces {
+    /// What is selected.
+    pub(super) fn selection(&self) -> Result<Selection> {
+        Selection::new(&self.ns, &self.ns_exclude).map_err(|error| CliError::usage(error.to_string()))
     }
-    Ok(())
+
+    /// For a command, if it can be carried out: the fields of its document.
+    pub(super) async fn check(&self, cx: &Context, users: bool) -> Result<(Vec<String>, Option<Narrowed>)> {
+        let selection = self.selection()?;
+        if users && !selection.is_everything() && selection.databases().is_empty() {
+            return Err(CliError::usage(
+                "users and roles belong to databases, and --ns selects none as a whole and by its name",
+            )
+            .hint("add db.* to --ns, or leave --with-users-and-roles out"));
+        }
+        let (nss, narrowed) = selection.to_fields();
+        if narrowed.is_some() {
+            understood(cx, &selection).await?;
+        }
+        Ok((nss, narrowed))
+    }
+}
+
+/// The original's agents know neither patterns nor exclusions and would take more than is wanted.
+async fn understood(cx: &Context, selection: &Selection) -> Result<()> {
+    let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
+    let others: Vec<String> =
+        alive.iter().filter(|agent| agent.own.is_empty()).map(|it| format!("{}/{}", it.rs, it.n)).collect();
+    if others.is_empty() {
+        return Ok(());
+    }
+    let what = format!("the agents on {} don't understand the selection {selection}", others.join(", "));
+    Err(CliError::refused(what).hint("give single collections (db.collection) and whole databases (db.*) only"))
 }

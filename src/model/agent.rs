@@ -39,6 +39,9 @@ pub struct AgentStat {
     pub hb: Timestamp,
     #[serde(default, deserialize_with = "null_default")]
     pub e: String,
+    /// *Added by us*: the version of this program; the original has none.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub own: String,
     /// *Added by us*: other clusters that make backups on the main storage.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub shared: Vec<Tenant>,
@@ -94,6 +97,7 @@ impl AgentStat {
             arb: false,
             delay: 0,
             repl_lag: 0,
+            own: String::new(),
             shared: Vec::new(),
             v: String::new(),
             mv: String::new(),

@@ -1,6 +1,7 @@
 //! `admin.pbmBackups`, and with few other names `<backup>.pbm.json` (spec/format.md A.2, C.7).
 
 use super::config::StorageConf;
+use super::selection::Narrowed;
 use super::serde_help::{is_default, null_default, null_ts, zero_ts};
 use super::status::{Condition, Status};
 use bson::Timestamp;
@@ -58,6 +59,9 @@ pub struct BackupMeta {
     /// Selected namespaces. Must be absent, not empty, for a full backup.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub nss: Vec<String>,
+    /// *Added by us*: what of `nss` it holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nss_narrowed: Option<Narrowed>,
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub sel_users_and_roles: bool,
     #[serde(default, deserialize_with = "null_default")]

@@ -4,6 +4,7 @@ use super::backup::BackupType;
 use super::compression::Compression;
 use super::config::StorageConf;
 use super::rate::Rate;
+use super::selection::Narrowed;
 use super::serde_help::{is_default, is_zero_ts, null_default, null_ts, zero_ts};
 use bson::{Document, Timestamp, oid::ObjectId};
 use serde::{Deserialize, Serialize};
@@ -59,6 +60,9 @@ pub struct BackupCmd {
     pub name: String,
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub nss: Vec<String>,
+    /// *Added by us*: what of `nss` is wanted.
+    #[serde(rename = "nsNarrowed", default, skip_serializing_if = "Option::is_none")]
+    pub narrowed: Option<Narrowed>,
     #[serde(default)]
     pub compression: Compression,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +85,9 @@ pub struct RestoreCmd {
     pub backup_name: String,
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub nss: Vec<String>,
+    /// *Added by us*: what of `nss` is wanted.
+    #[serde(rename = "nsNarrowed", default, skip_serializing_if = "Option::is_none")]
+    pub narrowed: Option<Narrowed>,
     #[serde(rename = "nsFrom", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub ns_from: String,
     #[serde(rename = "nsTo", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]

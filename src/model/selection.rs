@@ -1,17 +1,36 @@
 //! Which namespaces a selective backup or restore is about (spec/format.md A.3.7).
 
+use super::serde_help::null_default;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// The prefix of the collections that hold the measurements of time series.
 const BUCKETS: &str = "system.buckets.";
 
-/// Namespaces by name: whole databases (`db.*`) and single collections, views or time series (`db.coll`).
+/// Namespaces by name: whole databases (`db.*`) and single collections, views or time series (`db.coll`), without some.
 ///
-/// Without any it is everything. The buckets of a time series go with it, and `system.js` with its whole database.
+/// A `*` in a name stands for any characters, none included. Without any it is everything. The buckets of a time series go
+/// with it, and `system.js` with all collections of its database. Nothing but everything has the server's own databases.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
-    /// Database and collection; `None` for all collections of the database.
-    wanted: Vec<(String, Option<String>)>,
+    wanted: Vec<Pattern>,
+    excluded: Vec<Pattern>,
+}
+
+/// Database and collection, each a name or a pattern.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Pattern {
+    db: String,
+    coll: String,
+}
+
+/// *Added by us* beside `nss`: a selection that the original has no words for. `nss` then has more than is wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Narrowed {
+    #[serde(default, deserialize_with = "null_default")]
+    pub include: Vec<String>,
+    #[serde(default, deserialize_with = "null_default")]
+    pub exclude: Vec<String>,
 }
 
 /// Why a text names no namespace that can be selected.
@@ -19,12 +38,74 @@ pub struct Selection {
 pub enum NotSelectable {
     #[error("'{0}' is no namespace; use db.collection, or db.* for a whole database")]
     NoNamespace(String),
-    #[error("'{0}': a collection needs the name of its database")]
-    NoDatabase(String),
     #[error("'{0}': the server's own databases can't be selected")]
     OwnDatabase(String),
     #[error("'{0}': system collections can't be selected")]
     System(String),
+    #[error("everything can't be excluded")]
+    Nothing,
+}
+
+impl Pattern {
+    fn parse(text: &str) -> Result<Self, NotSelectable> {
+        let text = text.trim();
+        match text.split_once('.') {
+            Some((db, coll)) if !db.is_empty() && !coll.is_empty() && !text.contains('\0') => {
+                if is_own(db) {
+                    Err(NotSelectable::OwnDatabase(text.to_owned()))
+                } else if coll.starts_with("system.") {
+                    Err(NotSelectable::System(text.to_owned()))
+                } else {
+                    Ok(Self { db: db.to_owned(), coll: coll.to_owned() })
+                }
+            }
+            _ => Err(NotSelectable::NoNamespace(text.to_owned())),
+        }
+    }
+
+    fn has_database(&self, db: &str) -> bool {
+        !is_own(db) && matches(&self.db, db)
+    }
+
+    fn has(&self, db: &str, coll: &str) -> bool {
+        // A pattern that only happens to fit is not meant for them.
+        let may = self.coll == "*" || !coll.starts_with("system.");
+        may && self.has_database(db) && matches(&self.coll, coll)
+    }
+
+    fn is_plain(&self) -> bool {
+        !self.db.contains('*') && (self.coll == "*" || !self.coll.contains('*'))
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.db, self.coll)
+    }
+}
+
+fn is_own(db: &str) -> bool {
+    matches!(db, "admin" | "config" | "local")
+}
+
+/// Every `*` of the pattern stands for any characters.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|first| name.strip_prefix(first)) else { return false };
+    let mut parts = parts.peekable();
+    if parts.peek().is_none() {
+        return rest.is_empty();
+    }
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.find(part) {
+            Some(at) => rest = &rest[at + part.len()..],
+            None => return false,
+        }
+    }
+    true
 }
 
 impl Selection {
@@ -33,24 +114,64 @@ impl Selection {
     /// # Errors
     /// Something else, or a namespace that a selection can't have.
     pub fn parse<T: AsRef<str>>(namespaces: &[T]) -> Result<Self, NotSelectable> {
-        let mut wanted = Vec::new();
-        for text in namespaces.iter().map(|text| text.as_ref().trim()) {
-            let bad = || text.to_owned();
-            let Some((db, coll)) = text.split_once('.').filter(|(db, coll)| !db.is_empty() && !coll.is_empty()) else {
-                return Err(NotSelectable::NoNamespace(bad()));
-            };
-            match (db, coll) {
-                ("*", "*") => return Ok(Self::default()),
-                ("*", _) => return Err(NotSelectable::NoDatabase(bad())),
-                ("admin" | "config" | "local", _) => return Err(NotSelectable::OwnDatabase(bad())),
-                (_, "*") => wanted.push((db.to_owned(), None)),
-                _ if coll.starts_with("system.") => return Err(NotSelectable::System(bad())),
-                _ => wanted.push((db.to_owned(), Some(coll.to_owned()))),
-            }
+        Self::new(namespaces, &[])
+    }
+
+    /// `wanted` without `excluded`. Nothing wanted means everything, and if then something is excluded: all databases but
+    /// the server's own.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn new<T: AsRef<str>>(wanted: &[T], excluded: &[T]) -> Result<Self, NotSelectable> {
+        let patterns = |texts: &[T]| -> Result<Vec<Pattern>, NotSelectable> {
+            let mut found = texts.iter().map(|text| Pattern::parse(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
+            found.sort();
+            found.dedup();
+            Ok(found)
+        };
+        let (mut wanted, excluded) = (patterns(wanted)?, patterns(excluded)?);
+        if excluded.iter().any(|pattern| pattern.db == "*" && pattern.coll == "*") {
+            return Err(NotSelectable::Nothing);
         }
-        wanted.sort();
-        wanted.dedup();
-        Ok(Self { wanted })
+        let all = Pattern { db: "*".to_owned(), coll: "*".to_owned() };
+        match (wanted.is_empty() || wanted.contains(&all), excluded.is_empty()) {
+            (true, true) => wanted.clear(),
+            (true, false) => wanted = vec![all],
+            (false, _) => {}
+        }
+        Ok(Self { wanted, excluded })
+    }
+
+    /// As documents of the control collections have it.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn of(nss: &[String], narrowed: Option<&Narrowed>) -> Result<Self, NotSelectable> {
+        match narrowed {
+            Some(narrowed) => Self::new(&narrowed.include, &narrowed.exclude),
+            None => Self::parse(nss),
+        }
+    }
+
+    /// For documents of the control collections: as the original says it, and what we have to add to it.
+    #[must_use]
+    pub fn to_fields(&self) -> (Vec<String>, Option<Narrowed>) {
+        if self.excluded.is_empty() && self.wanted.iter().all(Pattern::is_plain) {
+            return (self.to_namespaces(), None);
+        }
+        let mut nss: Vec<String> = self
+            .wanted
+            .iter()
+            .map(|pattern| match pattern {
+                plain if plain.is_plain() => plain.to_string(),
+                Pattern { db, .. } if db.contains('*') => "*.*".to_owned(),
+                Pattern { db, .. } => format!("{db}.*"),
+            })
+            .collect();
+        nss.sort();
+        nss.dedup();
+        let exclude = self.excluded.iter().map(ToString::to_string).collect();
+        (nss, Some(Narrowed { include: self.to_namespaces(), exclude }))
     }
 
     #[must_use]
@@ -62,37 +183,57 @@ impl Selection {
     #[must_use]
     pub fn wants(&self, db: &str, coll: &str) -> bool {
         let coll = coll.strip_prefix(BUCKETS).unwrap_or(coll);
-        self.is_everything() || self.wanted.iter().any(|(d, c)| d == db && c.as_ref().is_none_or(|c| c == coll))
+        let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.has(db, coll));
+        self.is_everything() || any(&self.wanted) && !any(&self.excluded)
+    }
+
+    /// As [`Self::wants`], of `db.coll`.
+    #[must_use]
+    pub fn wants_namespace(&self, ns: &str) -> bool {
+        ns.split_once('.').is_some_and(|(db, coll)| self.wants(db, coll))
     }
 
     /// All collections of the database.
     #[must_use]
     pub fn wants_database(&self, db: &str) -> bool {
-        self.is_everything() || self.wanted.iter().any(|(d, c)| d == db && c.is_none())
+        self.is_everything()
+            || self.wanted.iter().any(|pattern| pattern.coll == "*" && pattern.has_database(db))
+                && !self.excluded.iter().any(|pattern| pattern.has_database(db))
     }
 
-    /// At least one collection of the database.
+    /// Collections of the database, if it has some.
     #[must_use]
     pub fn touches(&self, db: &str) -> bool {
-        self.is_everything() || self.wanted.iter().any(|(d, _)| d == db)
+        self.is_everything()
+            || self.wanted.iter().any(|pattern| pattern.has_database(db))
+                && !self.excluded.iter().any(|pattern| pattern.coll == "*" && pattern.has_database(db))
     }
 
-    /// The databases of which everything is wanted, sorted; empty for everything at all.
+    /// The databases that are named and of which everything is wanted, sorted; empty for everything at all.
     #[must_use]
     pub fn databases(&self) -> Vec<&str> {
-        self.wanted.iter().filter(|(_, coll)| coll.is_none()).map(|(db, _)| db.as_str()).collect()
+        let whole = self.wanted.iter().filter(|pattern| pattern.coll == "*" && pattern.is_plain());
+        whole.map(|pattern| pattern.db.as_str()).filter(|db| self.wants_database(db)).collect()
     }
 
-    /// As the control collections have it; empty for everything.
+    /// What is wanted, in words of the command line, without what is excluded; empty for everything.
     #[must_use]
     pub fn to_namespaces(&self) -> Vec<String> {
-        self.wanted.iter().map(|(db, coll)| format!("{db}.{}", coll.as_deref().unwrap_or("*"))).collect()
+        self.wanted.iter().map(ToString::to_string).collect()
     }
 }
 
 impl fmt::Display for Selection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.is_everything() { f.write_str("everything") } else { f.write_str(&self.to_namespaces().join(", ")) }
+        if self.is_everything() {
+            return f.write_str("everything");
+        }
+        f.write_str(&self.to_namespaces().join(", "))?;
+        if self.excluded.is_empty() {
+            return Ok(());
+        }
+        let excluded: Vec<String> = self.excluded.iter().map(ToString::to_string).collect();
+        write!(f, " without {}", excluded.join(", "))
     }
 }
 
@@ -121,7 +262,54 @@ mod tests {
         assert_eq!((some.touches("crm"), some.touches("shopping")), (true, false));
         assert_eq!((some.databases(), all.databases()), (vec!["shop"], vec![]));
         assert_eq!((some.to_string(), all.to_string()), ("crm.a.b, shop.*".into(), "everything".into()));
-        assert_eq!(Selection::parse(&some.to_namespaces()), Ok(some));
+        assert_eq!(Selection::of(&some.to_fields().0, None), Ok(some));
+    }
+
+    #[test]
+    fn patterns_and_exclusions() {
+        for (pattern, name, fits) in [
+            ("a", "a", true),
+            ("a", "ab", false),
+            ("a*", "a", true),
+            ("a*c", "abc", true),
+            ("a*c", "ac", true),
+            ("a*c", "abcd", false),
+            ("*b*", "abc", true),
+            ("a*b*b", "ab", false),
+            ("a*ba", "aba", true),
+            ("*", "", true),
+            ("aa*aa", "aaa", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
+        let some = Selection::new(&["shop.*", "log*.a*", "crm.x"], &["shop.tmp*", "logs.abc"]).expect("a selection");
+        for (db, coll, selected) in [
+            ("shop", "orders", true),
+            ("shop", "system.js", true),
+            ("shop", "tmp1", false),
+            ("shop", "system.buckets.tmp1", false),
+            ("logs", "a", true),
+            ("logs", "abc", false),
+            ("log", "abc", true),
+            ("log", "b", false),
+            ("crm", "x", true),
+            ("config", "x", false),
+        ] {
+            assert_eq!(some.wants(db, coll), selected, "{db}.{coll}");
+        }
+        assert!(!some.wants_database("shop") && some.touches("shop") && some.databases().is_empty());
+        let (nss, narrowed) = some.to_fields();
+        assert_eq!(nss, ["*.*", "crm.x", "shop.*"]);
+        assert_eq!(Selection::of(&nss, narrowed.as_ref()), Ok(some));
+
+        let most = Selection::new(&[], &["logs.*"]).expect("a selection");
+        assert!(!most.is_everything() && most.wants("shop", "a") && most.wants_database("shop"));
+        for (db, coll) in [("logs", "a"), ("admin", "a"), ("config", "settings"), ("local", "x")] {
+            assert!(!most.wants(db, coll) && !most.touches(db), "{db}.{coll}");
+        }
+        assert_eq!(most.to_fields().0, ["*.*"]);
+        assert_eq!(most.to_string(), "*.* without logs.*");
+        assert_eq!(Selection::new(&["s*.x"], &["*.*"]), Err(NotSelectable::Nothing));
     }
 
     #[test]
@@ -131,7 +319,7 @@ mod tests {
             ("shop", "no namespace"),
             ("shop.", "no namespace"),
             (".x", "no namespace"),
-            ("*.x", "name of its database"),
+            ("*", "no namespace"),
             ("admin.x", "own databases"),
             ("config.*", "own databases"),
             ("local.oplog.rs", "own databases"),

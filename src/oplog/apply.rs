@@ -284,6 +284,10 @@ impl Replayer {
             self.stats.skipped += 1;
             return Ok(());
         }
+        if command.is_none() && self.options.scope.is_routing(entry) && !self.owns_routing(entry).await? {
+            self.stats.skipped += 1;
+            return Ok(());
+        }
         match command {
             Some(Command::ApplyOps(ops)) => return self.inner(ops, entry.ts).await,
             Some(command) => self.command(entry, &command).await.with_context(|| {
@@ -347,6 +351,7 @@ impl Replayer {
         self.flush().await?;
         self.nothing_left_aside()?;
         self.drop_unselected().await?;
+        self.forget_lost_chunks().await?;
         let open = self.txns.take_all();
         Ok(Replayed { catalog: self.catalog, stats: self.stats, last: self.last, open })
     }

@@ -10,6 +10,7 @@ use bson::RawBsonRef;
 
 use crate::model::{names, selection::Selection};
 use crate::oplog::entry::{Command, Entry, Kind};
+use crate::oplog::routing::OwnRouting;
 
 /// What is replayed.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +24,8 @@ pub struct Scope {
     pub users: bool,
     /// Collections (by UUID) that got a selected name only later: they are followed from their beginning.
     pub followed: HashSet<[u8; 16]>,
+    /// Of a selection and a config server.
+    pub routing: OwnRouting,
 }
 
 impl Scope {
@@ -39,6 +42,8 @@ impl Scope {
                         || named.is_some_and(|(db, view)| self.selection.wants(db, view)))
             }
             None if db == "admin" && matches!(coll, "system.users" | "system.roles") => self.wants_user(entry),
+            // Of a selection the replay looks whose they are.
+            None if self.is_routing(entry) => !self.is_foreign_routing(entry),
             None => {
                 self.wants_collection(db, coll, mine) && !self.is_foreign_routing(entry) && !is_balancer_switch(entry)
             }
@@ -56,6 +61,12 @@ impl Scope {
                 _ => self.wants_collection(db, coll, mine),
             }),
         }
+    }
+
+    /// A document of the tables that say where everything is.
+    pub fn is_routing(&self, entry: &Entry<'_>) -> bool {
+        let tables = ["config.databases", "config.collections", "config.chunks", "config.tags"];
+        self.config_server && tables.contains(&entry.ns)
     }
 
     fn wants_user(&self, entry: &Entry<'_>) -> bool {

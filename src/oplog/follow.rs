@@ -1,22 +1,28 @@
 //! Which collections a selective replay has to follow although their names are not selected: those that get a selected name
 //! later, as the result of `$out`, of `convertToCapped` or of a rename does.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context, Result};
 use bson::{RawDocumentBuf, Timestamp};
 use futures::{Stream, StreamExt};
 
+use crate::layout::BUCKETS;
 use crate::model::selection::Selection;
 use crate::oplog::entry::{Command, Entry, Kind, operations};
+use crate::oplog::routing;
 
 /// What an oplog does to the names of a selection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Followed {
     /// Collections, by UUID, that are renamed into the selection.
     pub uuids: HashSet<[u8; 16]>,
-    /// Something of the selection is created.
-    pub creates: bool,
+    /// Names of the selection, `db.coll`, that something is created under or renamed to.
+    pub creates: BTreeSet<String>,
+    /// Sharded collections, by UUID, that have or get a selected name according to a config server's oplog.
+    pub sharded: HashSet<[u8; 16]>,
+    /// Databases, selected in part or as a whole, that go to another primary shard.
+    pub moved: BTreeSet<String>,
 }
 
 impl Followed {
@@ -43,19 +49,32 @@ impl Followed {
     }
 
     fn see(&mut self, entry: &Entry<'_>, selection: &Selection) -> Result<()> {
-        let wants = |ns: &str| ns.split_once('.').is_some_and(|(db, coll)| selection.wants(db, coll));
+        let wants = |ns: &str| selection.wants_namespace(ns);
         if entry.kind == Kind::Insert && entry.ns.ends_with(".system.views") {
-            self.creates |= entry.o.get_str("_id").is_ok_and(wants);
+            self.creates.extend(entry.o.get_str("_id").ok().filter(|ns| wants(ns)).map(str::to_owned));
+        }
+        let id = routing::id(entry).and_then(bson::RawBsonRef::as_str);
+        match entry.ns {
+            "config.collections" if id.is_some_and(wants) => self.sharded.extend(routing::uuid(entry.o)),
+            "config.databases" if entry.kind == Kind::Update => {
+                self.moved.extend(id.filter(|db| selection.touches(db)).map(str::to_owned));
+            }
+            _ => {}
         }
         if entry.kind != Kind::Command {
             return Ok(());
         }
         match entry.command()? {
             Command::Rename { from, to, .. } if wants(to) => {
-                self.creates = true;
+                self.creates.insert(to.to_owned());
                 self.uuids.extend(entry.ui.filter(|_| !wants(from)).map(|uuid| uuid.bytes()));
             }
-            Command::Create { coll } => self.creates |= selection.wants(entry.split_ns().0, coll),
+            Command::Create { coll } => {
+                let db = entry.split_ns().0;
+                // By the name of its series.
+                let coll = coll.strip_prefix(BUCKETS).unwrap_or(coll);
+                self.creates.extend(selection.wants(db, coll).then(|| format!("{db}.{coll}")));
+            }
             // A transaction can create collections.
             Command::ApplyOps(ops) => {
                 for op in operations(ops, entry.ts) {
@@ -92,15 +111,16 @@ mod tests {
         let mut followed = Followed::default();
         let end = Timestamp { time: 5, increment: 0 };
         followed.look(stream::iter(entries.map(Ok)), &selection, end).await.expect("readable");
-        assert_eq!(followed, Followed { uuids: HashSet::from([new.bytes()]), creates: true });
+        let creates = BTreeSet::from(["shop.orders".to_owned()]);
+        assert_eq!(followed, Followed { uuids: HashSet::from([new.bytes()]), creates, ..Followed::default() });
 
-        for (coll, creates) in [("orders", true), ("other", false)] {
+        for (coll, creates) in [("orders", true), ("system.buckets.orders", true), ("other", false)] {
             let create = rawdoc! {"op": "c", "ns": "shop.$cmd", "ui": Binary::from(new), "o": {"create": coll}};
             let ts = Timestamp { time: 1, increment: 1 };
             let entry = rawdoc! {"ts": ts, "op": "c", "ns": "admin.$cmd", "o": {"applyOps": [create]}};
             let mut followed = Followed::default();
             followed.look(stream::iter([Ok(entry)]), &selection, end).await.expect("readable");
-            assert_eq!(followed.creates, creates, "{coll}");
+            assert_eq!(!followed.creates.is_empty(), creates, "{coll}");
         }
     }
 }

@@ -222,7 +222,11 @@ async fn first_document(control: &Control, opid: &str, restore: &RestoreCmd) -> 
     Ok(RestoreMeta {
         backup: restore.backup_name.clone(),
         // As in the original a clone is a restore of what is cloned.
-        nss: if restore.ns_from.is_empty() { restore.nss.clone() } else { vec![restore.ns_from.clone()] },
+        nss: if restore.ns_from.is_empty() {
+            restore.narrowed.as_ref().map_or_else(|| restore.nss.clone(), |narrowed| narrowed.include.clone())
+        } else {
+            vec![restore.ns_from.clone()]
+        },
         pitr: restore.oplog_ts.map_or(0, |ts| i64::from(ts.time)),
         ..empty_document(control, opid, &restore.name).await?
     })

@@ -4,12 +4,15 @@ use super::{
     conduct::{Cx, Parts, first_part},
     moment,
     namespaces::Wish,
+    part,
     plan::PointInTime,
     router, sampler, settle, slicers,
     steps::{Order, Steps, until},
 };
 use crate::control::ControlBoard;
-use crate::model::{backup::BackupMeta, command::RestoreCmd, restore::RestoreMeta, status::Status};
+use crate::model::{
+    backup::BackupMeta, command::RestoreCmd, restore::RestoreMeta, selection::Selection, status::Status,
+};
 use crate::oplog::txn::Committed;
 use crate::rendezvous::{Role, gather, reach};
 use crate::snapshot::load::LoadOptions;
@@ -34,7 +37,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     slicers::wait_for_their_end(cx).await?;
 
     sampler::phase(cx, "check").await;
-    let mut steps = until(&cx.cancel, prepare(cx, restore, parts, me.config)).await?;
+    let mut steps = until(&cx.cancel, Box::pin(prepare(cx, restore, parts, me.config))).await?;
     for warning in &steps.plan().warnings {
         tracing::warn!("{warning}");
     }
@@ -43,11 +46,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
 
     tracing::info!("dropping {} collections that the backup replaces", steps.plan().drops.len());
     if cx.cluster.sharded && !me.config {
-        let databases = router::databases(steps.storage(), &parts.backup).await?;
-        let dropped = router::drop_databases(cx.control.client(), &cx.client, &me.id, &databases).await?;
-        tracing::info!("dropped {dropped} databases whose primary shard this is");
-        let forgotten = router::forget_range_deletions(&cx.client).await?;
-        tracing::info!("removed {forgotten} planned deletions of chunks that had moved away");
+        Box::pin(clear_routing(cx, &steps, parts, &me.id)).await?;
     }
     steps.drop(&cx.cancel).await?;
     reach(board, cx.role, Status::Running, None, &cx.cancel, async || Ok(())).await?;
@@ -61,7 +60,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     let swapped = steps.put_users_back(&cx.cancel).await?;
     tracing::info!("put back {} users and {} roles", swapped.users, swapped.roles);
     if me.config {
-        steps.put_routing_back(&parts.of.ids, &cx.cancel).await?;
+        steps.put_routing_back(&cx.cancel).await?;
     }
     reach(board, cx.role, Status::DumpDone, None, &cx.cancel, async || Ok(())).await?;
 
@@ -79,7 +78,8 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     tracing::info!("built {} indexes on {} collections", built.indexes, built.collections);
 
     if cx.cluster.sharded {
-        usable(cx, parts, me.config).await?;
+        // The restored collections must be usable at once: nobody may go on with routing from before.
+        router::forget(&cx.client).await?;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
         cx.give_back(parts.sliced).await;
@@ -100,12 +100,25 @@ async fn end_timeline(cx: &Cx) -> Result<()> {
     cx.control.restores.set(&cx.name, doc! { "changed_from": now.max(last) }).await.map(drop)
 }
 
-/// The restored collections must be usable at once: nobody may go on with routing from before.
-async fn usable(cx: &Cx, parts: &Parts, config: bool) -> Result<()> {
-    if config && !parts.of.ids.is_empty() {
-        router::translate_all(&cx.client, &parts.of.ids).await?;
-    }
-    router::forget(&cx.client).await
+/// Drops what is sharded on all shards, where this one is the primary of its database.
+async fn clear_routing(cx: &Cx, steps: &Steps, parts: &Parts, id: &str) -> Result<()> {
+    let selection = steps.selection();
+    let config = cx.control.client();
+    let mut databases = router::databases(steps.storage(), &parts.backup).await?;
+    databases.retain(|db| selection.wants_database(db));
+    let dropped = router::drop_databases(config, &cx.client, id, &databases).await?;
+    tracing::info!("dropped {dropped} databases whose primary shard this is");
+    let forgotten = if selection.is_everything() {
+        router::forget_range_deletions(&cx.client).await?
+    } else {
+        let mut names = part::names(steps.storage(), &parts.backup, selection).await?;
+        names.extend(steps.created().iter().cloned());
+        let dropped = part::drop_collections(config, &cx.client, id, &names).await?;
+        tracing::info!("dropped {dropped} sharded collections whose primary shard this is");
+        part::forget_range_deletions(&cx.client, selection).await?
+    };
+    tracing::info!("removed {forgotten} planned deletions of chunks that had moved away");
+    Ok(())
 }
 
 /// How long the end of the balancer's round is waited for.
@@ -119,10 +132,8 @@ async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bo
     let storage = cx.storage.clone().map_err(|e| anyhow!(e))?;
     let rs = parts.of.parts.get(&cx.rs).context("this replica set takes no part")?.clone();
     let wish = Wish { config_server, ..wish(restore, &parts.backup)? };
-    if cx.cluster.sharded && !wish.selection.is_everything() {
-        bail!(
-            "restores of selected namespaces into sharded clusters are not supported by this agent; nothing was changed"
-        );
+    if cx.cluster.sharded && wish.clone.is_some() {
+        bail!("clones in sharded clusters are not supported; nothing was changed");
     }
     let point = match restore.oplog_ts {
         Some(target) => {
@@ -136,13 +147,15 @@ async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bo
         None => None,
     };
     let (load, quorum) = (options(cx, restore), quorum(cx, restore).parse()?);
-    let order = Order { backup: parts.backup.clone(), rs, wish, load, quorum, point };
+    let (sharded, ids) = (cx.cluster.sharded, parts.of.ids.clone());
+    let order = Order { backup: parts.backup.clone(), rs, wish, load, quorum, point, sharded, ids };
     Steps::prepare(storage, cx.client.clone(), order).await
 }
 
 fn wish(restore: &RestoreCmd, backup: &BackupMeta) -> Result<Wish> {
     if restore.ns_from.is_empty() && restore.ns_to.is_empty() {
-        return Ok(Wish::of(&restore.nss, restore.users_and_roles, backup)?);
+        let asked = Selection::of(&restore.nss, restore.narrowed.as_ref())?;
+        return Ok(Wish::of(asked, restore.users_and_roles, backup)?);
     }
     Wish::cloning(&restore.ns_from, &restore.ns_to).map_err(|why| anyhow!("{why}; nothing was changed"))
 }

@@ -8,6 +8,7 @@ pub mod moment;
 pub mod namespaces;
 pub mod options;
 pub mod packed;
+pub mod part;
 pub mod plan;
 pub mod replay;
 pub mod router;

@@ -30,16 +30,15 @@ impl Default for Wish {
 }
 
 impl Wish {
-    /// What is asked for, of this backup. Without namespaces it is all that the backup was made of.
+    /// What is asked for, of this backup. Everything is all that the backup was made of.
     ///
     /// # Errors
-    /// A text is no namespace that can be selected.
-    pub fn of(namespaces: &[String], users: bool, backup: &BackupMeta) -> Result<Self, NotSelectable> {
-        let asked = Selection::parse(namespaces)?;
+    /// The backup's own selection can't be read.
+    pub fn of(asked: Selection, users: bool, backup: &BackupMeta) -> Result<Self, NotSelectable> {
         if !asked.is_everything() {
             return Ok(Self { selection: asked, users, ..Self::default() });
         }
-        let selection = Selection::parse(&backup.nss)?;
+        let selection = Selection::of(&backup.nss, backup.nss_narrowed.as_ref())?;
         let users = selection.is_everything() || backup.sel_users_and_roles;
         Ok(Self { selection, users, ..Self::default() })
     }
@@ -100,7 +99,8 @@ pub fn fate(db: &str, coll: &str, wish: &Wish) -> Fate {
         _ => in_user_database(coll),
     };
     match fate {
-        Fate::Restore | Fate::Routing if !wish.selection.wants(db, coll) => Fate::Leave("not selected"),
+        // Of the routing tables the selection takes its own documents.
+        Fate::Restore if !wish.selection.wants(db, coll) => Fate::Leave("not selected"),
         Fate::Users | Fate::Roles if !wish.users => Fate::Leave("users and roles are not wanted"),
         fate => fate,
     }
@@ -131,6 +131,7 @@ fn in_config(coll: &str, wish: &Wish) -> Fate {
     match coll {
         "version" | "shards" => Fate::Leave("describes the cluster that made the backup"),
         "databases" | "collections" | "chunks" if wish.config_server => Fate::Routing,
+        "tags" if wish.config_server && !wish.selection.is_everything() => Fate::Routing,
         "databases" | "collections" | "chunks" | "settings" | "tags" => Fate::Restore,
         _ => Fate::Leave("kept by the server itself"),
     }

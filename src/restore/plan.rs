@@ -156,6 +156,8 @@ pub struct Facts<'a> {
     pub followed: Option<&'a Followed>,
     /// `None` for the moment at which the backup ends.
     pub point: Option<&'a PointInTime>,
+    /// The target is one of several replica sets.
+    pub sharded: bool,
 }
 
 /// The replica set's part of a backup that this program can restore: finished, logical, of a known layout.
@@ -459,8 +461,9 @@ impl<'a> Draft<'a> {
                     .push(format!("'{}' exists on the target; choose another name for the clone", mapping.target()));
             }
         }
-        let created = self.facts.followed.is_none_or(|followed| followed.creates);
-        if self.taken.is_empty() && !created {
+        let created = self.facts.followed.is_none_or(|followed| !followed.creates.is_empty());
+        // The other shards may hold all of it.
+        if self.taken.is_empty() && !created && !self.facts.sharded {
             self.reasons.push(format!("it holds nothing of {selection}"));
         }
     }
@@ -600,6 +603,7 @@ mod tests {
                 wish: &self.wish,
                 followed: self.followed.as_ref(),
                 point: self.point.as_ref(),
+                sharded: false,
             })
         }
 
@@ -818,13 +822,14 @@ mod tests {
             vec![collection("admin", "pbmRUsers", 5), collection("shop", "a", 0), collection("crm", "b", 0)];
         let mut world = World::new(namespaces, vec![object("admin.pbmRUsers.s2", 5)]);
         world.backup.nss = vec!["shop.*".to_owned()];
-        world.wish = Wish::of(&[], false, &world.backup).expect("a wish");
+        world.wish = Wish::of(Selection::default(), false, &world.backup).expect("a wish");
         let plan = world.plan().expect("a plan");
         assert_eq!((plan.users, names(&plan.collections)), (UsersSource::default(), vec!["shop.a".into()]));
         world.backup.sel_users_and_roles = true;
-        world.wish = Wish::of(&[], false, &world.backup).expect("a wish");
+        world.wish = Wish::of(Selection::default(), false, &world.backup).expect("a wish");
         assert!(world.plan().expect("a plan").users.users.is_some());
-        world.wish = Wish::of(&["crm.*".into()], false, &world.backup).expect("a wish");
+        world.wish =
+            Wish::of(Selection::parse(&["crm.*"]).expect("a selection"), false, &world.backup).expect("a wish");
         let plan = world.plan().expect("a plan");
         assert_eq!((plan.users.users, names(&plan.collections)), (None, vec!["crm.b".into()]));
     }
@@ -839,10 +844,11 @@ mod tests {
         world.wish.selection = Selection::parse(&["shop.orders"]).expect("a selection");
         world.followed = Some(Followed::default());
         world.refused("it holds nothing of shop.orders");
-        world.followed = Some(Followed { uuids: HashSet::from([V4]), creates: true });
+        let creates = BTreeSet::from(["shop.orders".to_owned()]);
+        world.followed = Some(Followed { uuids: HashSet::from([V4]), creates: creates.clone(), ..Followed::default() });
         assert_eq!(names(&world.plan().expect("a plan").collections), ["shop.tmp6291c5a7.pbm"]);
         // Created by the oplog.
-        world.followed = Some(Followed { creates: true, ..Followed::default() });
+        world.followed = Some(Followed { creates, ..Followed::default() });
         assert!(world.plan().expect("a plan").collections.is_empty());
         // On the target it has a name that is not selected.
         world.namespaces.push(with_uuid("orders", other));

@@ -12,7 +12,7 @@ use super::{
     moment, router, sampler, settle,
     slices::{OplogObject, at},
     sound,
-    steps::{replay_all, until},
+    steps::{Rewrite, replay_all, until},
     target,
 };
 use crate::control::{Control, ControlBoard};
@@ -81,7 +81,10 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
     options.scope.config_server = me.config;
     options.scope.sessions = if me.config { sessions(cx).await? } else { None };
     let mut replayer = Replayer::new(cx.client.clone(), live::read(&cx.client, major).await?, options);
-    replay_all(storage.as_ref(), &mut replayer, &objects, None, &cx.cancel).await?;
+    // The window does not tell shard ids; a renamed replica set's id is taken to be its old name.
+    let ids = router::ids(map.iter().map(|(from, to)| (from.clone(), cx.cluster.members[to].id.clone())));
+    let rewrite = Rewrite { ids: Some(&ids).filter(|_| me.config), ..Rewrite::default() };
+    replay_all(storage.as_ref(), &mut replayer, &objects, rewrite, &cx.cancel).await?;
     let members = cx.cluster.names();
     let exchange = async |mine: &[Committed]| settle::exchange(cx, &members, mine).await;
     let committed = until(&cx.cancel, exchange(&replayer.committed())).await?;
@@ -103,13 +106,6 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
     let built = until(&cx.cancel, replayed.catalog.build(&cx.client, &quorum)).await.context("build indexes")?;
     tracing::info!("built {} indexes on {} collections", built.indexes, built.collections);
     if cx.cluster.sharded {
-        if me.config {
-            // The window does not tell shard ids; a renamed replica set's id is taken to be its old name.
-            let ids = router::ids(map.iter().map(|(from, to)| (from.clone(), cx.cluster.members[to].id.clone())));
-            if !ids.is_empty() {
-                router::translate_all(&cx.client, &ids).await?;
-            }
-        }
         router::forget(&cx.client).await?;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {

@@ -1,21 +1,21 @@
 //! The routing of a sharded cluster: what is dropped before the data, and the config servers' tables (spec/format.md
 //! E.4, E.10).
 //!
-//! The shards of the target may have other ids than those of the backup; [`Ids`] translates. The routing of
+//! The shards of the target may have other ids than those of the backup; [`Ids`] translates, here and in the oplog. The routing of
 //! `config.system.sessions` is the target's own and stays.
 
 use super::packed;
 use crate::layout::Generation;
 use crate::model::backup::BackupMeta;
+use crate::oplog::shard_ids::translate;
 use crate::snapshot::stored::StoredDocuments;
 use crate::storage::Storage;
 use anyhow::{Context as _, Result, bail};
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use mongodb::{Client, Database};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-/// Shard id in the backup → in the target, only where they differ.
-pub type Ids = BTreeMap<String, String>;
+pub use crate::oplog::shard_ids::Ids;
 
 const SESSIONS: &str = "config.system.sessions";
 /// Documents and bytes in one command.
@@ -28,6 +28,8 @@ pub struct RoutingSource {
     pub databases: Option<StoredDocuments>,
     pub collections: Option<StoredDocuments>,
     pub chunks: Option<StoredDocuments>,
+    /// Zones; only of a selection, a full restore has them as a collection.
+    pub tags: Option<StoredDocuments>,
 }
 
 impl RoutingSource {
@@ -37,6 +39,7 @@ impl RoutingSource {
             "databases" => Some(&mut self.databases),
             "collections" => Some(&mut self.collections),
             "chunks" => Some(&mut self.chunks),
+            "tags" => Some(&mut self.tags),
             _ => None,
         }
     }
@@ -45,20 +48,27 @@ impl RoutingSource {
 /// Drops those of `databases` whose primary is the shard `id`, with all their sharded collections on every shard, so
 /// that no shard remembers an older life of them. `shard` leads to that shard's primary.
 pub async fn drop_databases(config: &Client, shard: &Client, id: &str, databases: &BTreeSet<String>) -> Result<usize> {
-    let table = config.database("config").collection::<Document>("databases");
     let mut dropped = 0;
     for db in databases {
-        // The shard's id, not the name of its replica set: they may differ.
-        let found = table.find_one(doc! { "_id": db, "primary": id }).await.context("read config.databases")?;
-        let Some(found) = found else { continue };
-        let version = found.get_document("version").with_context(|| format!("read the version of database '{db}'"))?;
+        let Some(version) = database_version(config, db, id).await? else { continue };
         let command = doc! {
-            "_shardsvrDropDatabase": 1, "databaseVersion": version.clone(), "writeConcern": { "w": "majority" },
+            "_shardsvrDropDatabase": 1, "databaseVersion": version, "writeConcern": { "w": "majority" },
         };
         shard.database(db).run_command(command).await.with_context(|| format!("drop the sharded database '{db}'"))?;
         dropped += 1;
     }
     Ok(dropped)
+}
+
+/// The version of a database whose primary is the shard `id` (its id, not the name of its replica set: they may differ).
+pub(super) async fn database_version(config: &Client, db: &str, id: &str) -> Result<Option<Document>> {
+    let table = config.database("config").collection::<Document>("databases");
+    let found = table.find_one(doc! { "_id": db, "primary": id }).await.context("read config.databases")?;
+    let version = |found: Document| {
+        let version = found.get_document("version").with_context(|| format!("read the version of database '{db}'"));
+        version.cloned()
+    };
+    found.map(version).transpose()
 }
 
 /// Removes the planned deletions of what chunks that moved away left behind. They belong to the routing before the restore:
@@ -85,7 +95,7 @@ pub async fn put_back(
     if let Some(data) = &source.databases {
         clear(&db, "databases", doc! {}).await?;
         fill(storage, &db, "databases", data, |database| {
-            translate(database, "primary", ids);
+            translate(database, ids);
             true
         })
         .await?;
@@ -108,43 +118,12 @@ pub async fn put_back(
         fill(storage, &db, "chunks", data, |chunk| {
             let sessions = chunk.get_str("ns").is_ok_and(|ns| ns == SESSIONS)
                 || (theirs.is_some() && chunk.get("uuid") == theirs.as_ref());
-            translate_chunk(chunk, ids);
+            translate(chunk, ids);
             !sessions
         })
         .await?;
     }
     Ok(theirs.and_then(|uuid| bson::deserialize_from_bson(uuid).ok()))
-}
-
-/// Translates what the replay has written with the backup's shard ids.
-pub async fn translate_all(config: &Client, ids: &Ids) -> Result<()> {
-    let db = config.database("config");
-    // One update for all ids: two of them may be exchanged.
-    let branches = |value: &str| {
-        let branches: Vec<Document> = ids
-            .iter()
-            .map(|(from, to)| doc! { "case": { "$eq": [value, { "$literal": from }] }, "then": { "$literal": to } })
-            .collect();
-        doc! { "$switch": { "branches": branches, "default": value } }
-    };
-    let history = doc! { "$map": {
-        "input": "$history", "as": "h", "in": { "$mergeObjects": ["$$h", { "shard": branches("$$h.shard") }] },
-    } };
-    let from: Vec<&String> = ids.keys().collect();
-    for (coll, filter, set) in [
-        ("databases", doc! { "primary": { "$in": &from } }, doc! { "primary": branches("$primary") }),
-        (
-            "chunks",
-            doc! { "$or": [{ "shard": { "$in": &from } }, { "history.shard": { "$in": &from } }] },
-            doc! { "shard": branches("$shard"), "history": history },
-        ),
-    ] {
-        db.collection::<Document>(coll)
-            .update_many(filter, vec![doc! { "$set": set }])
-            .await
-            .with_context(|| format!("translate the shard ids in config.{coll}"))?;
-    }
-    Ok(())
 }
 
 /// Makes a node forget the routing that it has cached.
@@ -153,28 +132,13 @@ pub async fn forget(node: &Client) -> Result<()> {
     Ok(())
 }
 
-fn translate(document: &mut Document, key: &str, ids: &Ids) {
-    if let Some(Bson::String(id)) = document.get_mut(key)
-        && let Some(to) = ids.get(id)
-    {
-        id.clone_from(to);
-    }
-}
-
-fn translate_chunk(chunk: &mut Document, ids: &Ids) {
-    translate(chunk, "shard", ids);
-    if let Ok(history) = chunk.get_array_mut("history") {
-        history.iter_mut().filter_map(Bson::as_document_mut).for_each(|entry| translate(entry, "shard", ids));
-    }
-}
-
-async fn clear(db: &Database, coll: &str, filter: Document) -> Result<()> {
+pub(super) async fn clear(db: &Database, coll: &str, filter: Document) -> Result<()> {
     db.collection::<Document>(coll).delete_many(filter).await.with_context(|| format!("empty config.{coll}"))?;
     Ok(())
 }
 
 /// Inserts every document of `data` that `keep` keeps, after it has changed it.
-async fn fill(
+pub(super) async fn fill(
     storage: &dyn Storage,
     db: &Database,
     coll: &str,
@@ -232,11 +196,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_are_translated_once() {
+    fn only_ids_that_differ_are_translated() {
         let ids = ids([("a", "b"), ("b", "a"), ("c", "c")].map(|(from, to)| (from.to_owned(), to.to_owned())));
         assert_eq!(ids.len(), 2);
-        let mut chunk = doc! { "shard": "a", "history": [{ "shard": "b" }, { "shard": "c" }] };
-        translate_chunk(&mut chunk, &ids);
-        assert_eq!(chunk, doc! { "shard": "b", "history": [{ "shard": "a" }, { "shard": "c" }] });
     }
 }

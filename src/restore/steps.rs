@@ -18,7 +18,8 @@ use super::{
     create,
     namespaces::Wish,
     packed::{Contents, inspect},
-    plan::{Facts, Planned, PointInTime, RestorePlan, plan as decide, restorable},
+    part,
+    plan::{Facts, Planned, PointInTime, Refusal, RestorePlan, plan as decide, restorable},
     router::{self, Ids},
     slices::{OplogObject, at, moment},
     sound, target, users,
@@ -26,7 +27,7 @@ use super::{
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta, read_metadata_json},
     layout::{BUCKETS, Generation, ReplsetLayout},
-    model::backup::BackupMeta,
+    model::{backup::BackupMeta, selection::Selection},
     oplog::{
         apply::{Flow, ReplayOptions, Replayed, Replayer, Settled},
         build::{Built, CommitQuorum},
@@ -34,6 +35,8 @@ use crate::{
         follow::Followed,
         mapping::Mapping,
         read,
+        routing::OwnRouting,
+        shard_ids::translated,
         txn::Committed,
     },
     snapshot::{
@@ -47,7 +50,12 @@ use anyhow::{Context as _, Result, bail};
 use bson::{RawDocumentBuf, Timestamp};
 use futures::{Stream, StreamExt as _, TryStreamExt as _, stream::BoxStream};
 use mongodb::Client;
-use std::{collections::HashSet, io, pin::pin, sync::Arc};
+use std::{
+    collections::{BTreeSet, HashSet},
+    io,
+    pin::pin,
+    sync::Arc,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The largest `metadata.json` that is read.
@@ -64,6 +72,10 @@ pub struct Order {
     pub quorum: CommitQuorum,
     /// `None` for the moment at which the backup ends.
     pub point: Option<PointInTime>,
+    /// The target is one of several replica sets.
+    pub sharded: bool,
+    /// Shard ids that differ.
+    pub ids: Ids,
 }
 
 /// A restore that is under way. The steps are methods, to be called in their order.
@@ -82,6 +94,8 @@ pub struct Steps {
     /// The UUID of `config.system.sessions` in the backup.
     sessions: Option<bson::Uuid>,
     followed: Followed,
+    /// Of a selection and a config server: see [`OwnRouting`].
+    routing: OwnRouting,
 }
 
 impl Steps {
@@ -129,6 +143,7 @@ impl Steps {
             wish: &order.wish,
             followed: None,
             point: order.point.as_ref(),
+            sharded: order.sharded,
         };
         let mut plan = decide(&facts)?;
         let followed = follow(storage.as_ref(), &plan, &order.wish).await?;
@@ -136,14 +151,32 @@ impl Steps {
             facts.followed = Some(&followed);
             plan = decide(&facts)?;
         }
+        let mut routing = OwnRouting::default();
+        if order.wish.config_server && !order.wish.selection.is_everything() {
+            let selection = &order.wish.selection;
+            let nothing = order.point.is_none() && followed.sharded.is_empty() && followed.creates.is_empty();
+            if nothing && part::names(aside.as_ref(), &order.backup, selection).await?.is_empty() {
+                let reasons = vec![format!("it holds nothing of {selection}")];
+                return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
+            }
+            let kept = part::kept(aside.as_ref(), &client, &plan.routing, &order.ids, selection, &followed);
+            let kept = Box::pin(kept).await?;
+            routing.kept = kept.map_err(|reasons| Refusal { backup: order.backup.name.clone(), reasons })?;
+        }
         let catalog = Catalog::new(i32::try_from(target.server.major).context("read the server's version")?);
         let progress = Arc::default();
-        Ok(Self { storage, aside, archive, client, order, plan, catalog, progress, sessions: None, followed })
+        Ok(Self { storage, aside, archive, client, order, plan, catalog, progress, sessions: None, followed, routing })
     }
 
     #[must_use]
     pub fn plan(&self) -> &RestorePlan {
         &self.plan
+    }
+
+    /// What is restored.
+    #[must_use]
+    pub fn selection(&self) -> &Selection {
+        &self.order.wish.selection
     }
 
     /// Where the backup is.
@@ -240,10 +273,24 @@ impl Steps {
     }
 
     /// Puts the routing tables of a config server back, with the shards' new ids.
-    pub async fn put_routing_back(&mut self, ids: &Ids, cancel: &CancellationToken) -> Result<()> {
-        let work = router::put_back(self.aside.as_ref(), &self.client, &self.plan.routing, ids);
-        self.sessions = until(cancel, work).await.context("put the routing tables back")?;
+    pub async fn put_routing_back(&mut self, cancel: &CancellationToken) -> Result<()> {
+        let (aside, client, source, ids) = (self.aside.as_ref(), &self.client, &self.plan.routing, &self.order.ids);
+        let selection = &self.order.wish.selection;
+        if selection.is_everything() {
+            let work = router::put_back(aside, client, source, ids);
+            self.sessions = until(cancel, work).await.context("put the routing tables back")?;
+        } else {
+            let own = (&self.routing.kept, &self.followed);
+            let work = part::put_back(aside, client, source, ids, selection, own);
+            self.routing = until(cancel, Box::pin(work)).await.context("put the selection's routing back")?;
+        }
         Ok(())
+    }
+
+    /// Names of the selection that the oplog creates or gives, `db.coll`.
+    #[must_use]
+    pub fn created(&self) -> &BTreeSet<String> {
+        &self.followed.creates
     }
 
     /// Replays the oplog up to the end of the backup, or to the moment that is wanted.
@@ -261,9 +308,10 @@ impl Steps {
         options.scope.selection = self.order.wish.selection.clone();
         options.scope.users = self.order.wish.users;
         options.scope.followed = self.followed.uuids.clone();
+        options.scope.routing = self.routing.clone();
         let mut replayer = Replayer::new(self.client.clone(), self.catalog.clone(), options);
-        let clone = self.order.wish.clone.as_ref();
-        replay_all(self.storage.as_ref(), &mut replayer, &self.plan.oplog, clone, cancel).await?;
+        let rewrite = Rewrite { clone: self.order.wish.clone.as_ref(), ids: Some(&self.order.ids) };
+        replay_all(self.storage.as_ref(), &mut replayer, &self.plan.oplog, rewrite, cancel).await?;
         let committed = until(cancel, exchange(&replayer.committed())).await?;
         let settled = until(cancel, replayer.settle(&committed)).await.context("finish transactions")?;
         Ok((replayer.finish().await?, settled))
@@ -282,7 +330,8 @@ async fn follow(storage: &dyn Storage, plan: &RestorePlan, wish: &Wish) -> Resul
         for object in &plan.oplog {
             let look = async {
                 let entries = read::entries(storage, &object.name, object.compression).await?;
-                followed.look(mapped(entries, wish.clone.as_ref()), &wish.selection, plan.end).await
+                let rewrite = Rewrite { clone: wish.clone.as_ref(), ids: None };
+                followed.look(rewrite.entries(entries), &wish.selection, plan.end).await
             };
             look.await.with_context(|| format!("read '{}'", object.name))?;
         }
@@ -290,14 +339,25 @@ async fn follow(storage: &dyn Storage, plan: &RestorePlan, wish: &Wish) -> Resul
     Ok(followed)
 }
 
-/// The entries as a clone has them.
-fn mapped<'a>(
-    entries: impl Stream<Item = io::Result<RawDocumentBuf>> + Send + 'a,
-    clone: Option<&'a Mapping>,
-) -> BoxStream<'a, io::Result<RawDocumentBuf>> {
-    match clone {
-        None => entries.boxed(),
-        Some(mapping) => entries.map(|entry| mapping.entry(entry?).map_err(io::Error::other)).boxed(),
+/// How entries are changed on their way.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Rewrite<'a> {
+    /// As a clone has them.
+    pub clone: Option<&'a Mapping>,
+    /// With the target's shard ids.
+    pub ids: Option<&'a Ids>,
+}
+
+impl<'a> Rewrite<'a> {
+    fn entries(
+        self,
+        entries: impl Stream<Item = io::Result<RawDocumentBuf>> + Send + 'a,
+    ) -> BoxStream<'a, io::Result<RawDocumentBuf>> {
+        match (self.clone, self.ids.filter(|ids| !ids.is_empty())) {
+            (None, None) => entries.boxed(),
+            (Some(mapping), _) => entries.map(|entry| mapping.entry(entry?).map_err(io::Error::other)).boxed(),
+            (None, Some(ids)) => entries.map(|entry| translated(entry?, ids).map_err(io::Error::other)).boxed(),
+        }
     }
 }
 
@@ -306,11 +366,11 @@ pub(super) async fn replay_all(
     storage: &dyn Storage,
     replayer: &mut Replayer,
     objects: &[OplogObject],
-    clone: Option<&Mapping>,
+    rewrite: Rewrite<'_>,
     cancel: &CancellationToken,
 ) -> Result<()> {
     for slice in objects {
-        let entries = mapped(read::entries(storage, &slice.name, slice.compression).await?, clone);
+        let entries = rewrite.entries(read::entries(storage, &slice.name, slice.compression).await?);
         let applied = until(cancel, replayer.apply(entries)).await;
         match applied.with_context(|| format!("replay '{}'", slice.name))? {
             // An object can lose its tail at the border of two entries, where nothing else shows it.

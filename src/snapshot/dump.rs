@@ -10,6 +10,7 @@
 use super::{
     budget::Budget,
     catalog::{self, Listing, Namespace},
+    routing,
     source::{self, DumpProgress, lock},
 };
 use crate::archive::meta::{NamespaceKind, NamespaceMeta};
@@ -39,6 +40,8 @@ pub struct DumpPlan {
     pub selection: Selection,
     /// Of a selective backup: the users and roles of the databases that are selected as a whole, too.
     pub users: bool,
+    /// The node is one of a config server: of a selection its routing is dumped.
+    pub routing: bool,
 }
 
 /// What was dumped.
@@ -69,6 +72,9 @@ pub async fn dump(
     progress: &Arc<DumpProgress>,
 ) -> Result<Dumped> {
     let Listing { mut namespaces, remains } = catalog::list(client, &plan.selection).await?;
+    if plan.routing && !plan.selection.is_everything() {
+        namespaces.extend(routing::list(client, &plan.selection).await.context("list the routing of the selection")?);
+    }
     progress.bytes_total.store(namespaces.iter().map(|n| n.bytes).sum(), Relaxed);
     progress.docs_total.store(namespaces.iter().map(|n| n.count).sum(), Relaxed);
     // The largest first: the last collection to end should not be one that began last and takes longest.

@@ -8,6 +8,7 @@ pub mod fill;
 pub mod insert;
 pub mod load;
 pub mod reply;
+pub mod routing;
 pub mod source;
 pub mod stored;
 pub mod unpack;

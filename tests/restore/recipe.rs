@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -29,6 +30,8 @@ async fn prepare(server: &Server, store: &Store, backup: &BackupMeta) -> anyhow:
         load: LoadOptions::default(),
         quorum: CommitQuorum::default(),
         point: None,
+        sharded: false,
+        ids: BTreeMap::new(),
     };
     Steps::prepare(store.storage.clone(), server.client.clone(), order).await
 }

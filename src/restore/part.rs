@@ -1,0 +1,217 @@
+//! A selection in a sharded cluster: which of the target's routing is dropped, what is put back, and what stands against it
+//! (spec/format.md E.4, E.10).
+//!
+//! # Consistency
+//!
+//! The routing of everything that is not selected is in use and is not touched. A database of which only a part is restored
+//! keeps its primary shard if the target has it, so the backup must have it on the same one: its unsharded collections are
+//! where the backup's shards put them. Chunks and zones are found by the collections that have a selected name, in the backup
+//! or at some time of the oplog that is replayed.
+
+use super::router::{Ids, RoutingSource, clear, database_version, fill};
+use super::steps::METADATA_LIMIT;
+use crate::archive::meta::read_metadata_json;
+use crate::layout::BUCKETS;
+use crate::model::{backup::BackupMeta, selection::Selection};
+use crate::oplog::{follow::Followed, routing::OwnRouting, shard_ids::translate};
+use crate::snapshot::stored::StoredDocuments;
+use crate::storage::{self, Storage};
+use anyhow::{Context as _, Result};
+use bson::{Bson, Document, Uuid, doc};
+use futures::TryStreamExt as _;
+use mongodb::Client;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What the backup's replica sets together hold of the selection, `db.coll`, by the names of time series.
+pub async fn names(storage: &dyn Storage, backup: &BackupMeta, selection: &Selection) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    for part in &backup.replsets {
+        let name = &part.dump_name;
+        let bytes = storage::read_all(storage, name, METADATA_LIMIT).await?;
+        let meta = read_metadata_json(&bytes).with_context(|| format!("read '{name}'"))?;
+        let selected = meta.namespaces.into_iter().filter(|ns| selection.wants(&ns.db, &ns.coll));
+        found.extend(selected.map(|ns| format!("{}.{}", ns.db, plain(&ns.coll))));
+    }
+    Ok(found)
+}
+
+fn plain(coll: &str) -> &str {
+    coll.strip_prefix(BUCKETS).unwrap_or(coll)
+}
+
+/// The name by which people know a sharded collection.
+fn known_as(ns: &str) -> String {
+    ns.split_once('.').map_or_else(|| ns.to_owned(), |(db, coll)| format!("{db}.{}", plain(coll)))
+}
+
+/// On a config server: databases of the target that keep their primary shard, or all reasons why the selection can't be
+/// restored. Changes nothing.
+pub async fn kept(
+    storage: &dyn Storage,
+    config: &Client,
+    source: &RoutingSource,
+    ids: &Ids,
+    selection: &Selection,
+    followed: &Followed,
+) -> Result<Result<BTreeSet<String>, Vec<String>>> {
+    let mut there: BTreeMap<String, String> = BTreeMap::new();
+    let table = config.database("config").collection::<Document>("databases");
+    let mut databases = table.find(doc! {}).await.context("read config.databases")?;
+    while let Some(database) = databases.try_next().await.context("read config.databases")? {
+        let (id, primary) = (database.get_str("_id"), database.get_str("primary"));
+        if let (Ok(id), Ok(primary)) = (id, primary)
+            && selection.touches(id)
+            && !selection.wants_database(id)
+        {
+            there.insert(id.to_owned(), primary.to_owned());
+        }
+    }
+    let mut reasons = Vec::new();
+    for db in followed.moved.iter().filter(|db| there.contains_key(*db)) {
+        reasons.push(format!(
+            "database '{db}' went to another primary shard in the oplog that is replayed; select it as a whole ({db}.*)"
+        ));
+    }
+    each(storage, source.databases.as_ref(), |database| {
+        let mut database = database.clone();
+        translate(&mut database, ids);
+        let (Ok(id), Ok(primary)) = (database.get_str("_id"), database.get_str("primary")) else { return };
+        if let Some(here) = there.get(id).filter(|here| *here != primary) {
+            reasons.push(format!(
+                "the primary shard of database '{id}' is '{here}', but '{primary}' in the backup, and its other collections have \
+                 to stay where they are; move it there with movePrimary, or select it as a whole ({id}.*)"
+            ));
+        }
+    })
+    .await?;
+    Ok(if reasons.is_empty() { Ok(there.into_keys().collect()) } else { Err(reasons) })
+}
+
+/// Calls `see` with every document of a table.
+async fn each(storage: &dyn Storage, data: Option<&StoredDocuments>, mut see: impl FnMut(&Document)) -> Result<()> {
+    let Some(data) = data else { return Ok(()) };
+    let mut reading = data.open(storage).await?;
+    while let Some(document) = reading.next_document().await? {
+        see(&Document::try_from(document.as_ref()).context("read a routing document of the backup")?);
+    }
+    Ok(())
+}
+
+/// Drops those of the sharded collections `names` whose database has the shard `id` as its primary, on all shards. `shard`
+/// leads to that shard's primary.
+pub async fn drop_collections(config: &Client, shard: &Client, id: &str, names: &BTreeSet<String>) -> Result<usize> {
+    let table = config.database("config").collection::<Document>("collections");
+    let mut listed = table.find(doc! {}).projection(doc! { "_id": 1 }).await.context("read config.collections")?;
+    let mut sharded = Vec::new();
+    while let Some(collection) = listed.try_next().await.context("read config.collections")? {
+        sharded.extend(collection.get_str("_id").ok().filter(|ns| names.contains(&known_as(ns))).map(str::to_owned));
+    }
+    let mut dropped = 0;
+    for ns in sharded {
+        let Some((db, coll)) = ns.split_once('.') else { continue };
+        // The server takes a series by its own name only.
+        let coll = plain(coll);
+        let Some(version) = database_version(config, db, id).await? else { continue };
+        let command = doc! {
+            "_shardsvrDropCollection": coll, "databaseVersion": version, "writeConcern": { "w": "majority" },
+        };
+        shard.database(db).run_command(command).await.with_context(|| format!("drop the sharded collection '{ns}'"))?;
+        dropped += 1;
+    }
+    Ok(dropped)
+}
+
+/// Removes the planned deletions of what chunks of the selection left behind when they moved away; see
+/// [`super::router::forget_range_deletions`].
+pub async fn forget_range_deletions(shard: &Client, selection: &Selection) -> Result<u64> {
+    let table = shard.database("config").collection::<Document>("rangeDeletions");
+    let mut tasks = table.find(doc! {}).await.context("read config.rangeDeletions")?;
+    let mut removed = 0;
+    while let Some(task) = tasks.try_next().await.context("read config.rangeDeletions")? {
+        if task.get_str("nss").is_ok_and(|ns| selection.wants_namespace(ns)) {
+            let done = table.delete_one(doc! { "_id": task.get("_id").cloned() }).await;
+            removed += done.context("remove a planned deletion from config.rangeDeletions")?.deleted_count;
+        }
+    }
+    Ok(removed)
+}
+
+/// Replaces the selection's routing by the backup's. Gives what a replay may change of the tables.
+pub async fn put_back(
+    storage: &dyn Storage,
+    config: &Client,
+    source: &RoutingSource,
+    ids: &Ids,
+    selection: &Selection,
+    (kept, followed): (&BTreeSet<String>, &Followed),
+) -> Result<OwnRouting> {
+    let db = config.database("config");
+    for data in [&source.databases, &source.collections, &source.chunks, &source.tags].into_iter().flatten() {
+        data.verify(storage).await?;
+    }
+    let mut own = OwnRouting { uuids: followed.sharded.clone(), kept: kept.clone() };
+    let mut names: Vec<String> = Vec::new();
+    each(storage, source.collections.as_ref(), |collection| {
+        if let Ok(ns) = collection.get_str("_id")
+            && selection.wants_namespace(ns)
+        {
+            names.push(ns.to_owned());
+            let uuid = collection.get("uuid").cloned().and_then(|uuid| bson::deserialize_from_bson::<Uuid>(uuid).ok());
+            own.uuids.extend(uuid.map(|uuid| uuid.bytes()));
+        }
+    })
+    .await?;
+
+    let wants_database =
+        |database: &Document| database.get_str("_id").is_ok_and(|id| selection.touches(id) && !kept.contains(id));
+    if let Some(data) = &source.databases {
+        let mut replaced: Vec<Bson> = Vec::new();
+        each(storage, Some(data), |it| replaced.extend(it.get("_id").filter(|_| wants_database(it)).cloned())).await?;
+        clear(&db, "databases", doc! { "_id": { "$in": replaced } }).await?;
+        fill(storage, &db, "databases", data, |database| {
+            translate(database, ids);
+            wants_database(database)
+        })
+        .await?;
+    }
+    // Also those that the target has under these names, if their drop has left something.
+    let mut uuids: Vec<Bson> = own.uuids.iter().map(|uuid| Uuid::from_bytes(*uuid).into()).collect();
+    let table = db.collection::<Document>("collections");
+    let mut there = table.find(doc! { "_id": { "$in": &names } }).await.context("read config.collections")?;
+    while let Some(collection) = there.try_next().await.context("read config.collections")? {
+        uuids.extend(collection.get("uuid").cloned());
+    }
+    clear(&db, "chunks", doc! { "$or": [{ "uuid": { "$in": &uuids } }, { "ns": { "$in": &names } }] }).await?;
+    clear(&db, "collections", doc! { "_id": { "$in": &names } }).await?;
+    clear(&db, "tags", doc! { "ns": { "$in": &names } }).await?;
+
+    let of_selection =
+        |key: &str, document: &Document| document.get_str(key).is_ok_and(|ns| selection.wants_namespace(ns));
+    if let Some(data) = &source.collections {
+        fill(storage, &db, "collections", data, |collection| of_selection("_id", collection)).await?;
+    }
+    if let Some(data) = &source.chunks {
+        fill(storage, &db, "chunks", data, |chunk| {
+            translate(chunk, ids);
+            let uuid = chunk.get("uuid").cloned().and_then(|uuid| bson::deserialize_from_bson::<Uuid>(uuid).ok());
+            uuid.is_some_and(|uuid| own.uuids.contains(&uuid.bytes())) || of_selection("ns", chunk)
+        })
+        .await?;
+    }
+    if let Some(data) = &source.tags {
+        fill(storage, &db, "tags", data, |zone| of_selection("ns", zone)).await?;
+    }
+    Ok(own)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_are_known_by_their_series() {
+        for (ns, known) in [("a.b", "a.b"), ("a.system.buckets.b.c", "a.b.c"), ("a", "a")] {
+            assert_eq!(known_as(ns), known);
+        }
+    }
+}

@@ -1,0 +1,173 @@
+//! A part of a sharded cluster is backed up or restored; the rest of it is in use and stays as it is.
+
+use super::*;
+
+const ORDERS: &str = "shop.orders";
+const VISITS: &str = "crm.visits";
+
+/// Everything that the tests look at.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    orders: Vec<i64>,
+    visits: Vec<i64>,
+    people: u64,
+    items: u64,
+    /// A bucket each.
+    measurements: u64,
+    zones: u64,
+}
+
+fn keys(owned: &Owned) -> Vec<i64> {
+    sorted(owned).iter().map(|document| document.get_i64("_id").expect("a key")).collect()
+}
+
+async fn unsharded(cluster: &ShardedCluster, shard: &str, ns: &str) -> mongodb::Collection<Document> {
+    let (db, coll) = ns.split_once('.').expect("database and collection");
+    cluster.shard(shard).set.client().await.database(db).collection(coll)
+}
+
+impl Seen {
+    async fn of(cluster: &ShardedCluster) -> Self {
+        let mut router = cluster.router().await;
+        let mut spread = async |ns: &str| keys(&router.find(ns, doc! {}).await);
+        let (orders, visits) = (spread(ORDERS).await, spread(VISITS).await);
+        let count =
+            async |shard, ns| unsharded(cluster, shard, ns).await.count_documents(doc! {}).await.expect("count");
+        let zones = cluster.config.client().await.database("config").collection::<Document>("tags");
+        Self {
+            orders,
+            visits,
+            people: count("shardB", "crm.people").await,
+            items: count("rs1", "shop.items").await,
+            measurements: count("rs1", "shop.system.buckets.ts").await,
+            zones: zones.count_documents(doc! { "ns": ORDERS }).await.expect("count"),
+        }
+    }
+}
+
+/// Beside what [`fill`] makes: an unsharded collection and a sharded time series of the first shard, and a zone.
+async fn fill_more(cluster: &ShardedCluster) {
+    fill(cluster).await;
+    let items = unsharded(cluster, "rs1", "shop.items").await;
+    items.insert_many((0..5).map(|n| doc! { "_id": n })).await.expect("insert");
+    let databases = cluster.config.client().await.database("config").collection::<Document>("databases");
+    let shop = databases.find_one(doc! { "_id": "shop" }).await.expect("read").expect("the database");
+    let create = doc! {
+        "_shardsvrCreateCollection": "ts", "shardKey": { "t": 1 },
+        "timeseries": { "timeField": "t", "metaField": "m" },
+        "databaseVersion": shop.get("version").cloned(), "writeConcern": { "w": "majority" },
+    };
+    let first = cluster.shard("rs1").set.client().await;
+    first.database("shop").run_command(create).await.expect("shard a time series");
+    let now = mongodb::bson::DateTime::now();
+    let measured = (0..7).map(|n| doc! { "t": now, "m": n, "value": n });
+    unsharded(cluster, "rs1", "shop.ts").await.insert_many(measured).await.expect("insert");
+    let zones = cluster.config.client().await.database("config").collection::<Document>("tags");
+    let (min, max) = (doc! { "_id": 0_i64 }, doc! { "_id": mongodb::bson::Bson::MaxKey });
+    zones.insert_one(doc! { "ns": ORDERS, "min": min, "max": max, "tag": "east" }).await.expect("insert");
+}
+
+/// Everything is changed, and chunks move.
+async fn change(cluster: &ShardedCluster) {
+    let zones = cluster.config.client().await.database("config").collection::<Document>("tags");
+    zones.delete_many(doc! {}).await.expect("delete");
+    let mut router = cluster.router().await;
+    for Spread { ns, other, outer, between, .. } in &SPREAD {
+        router.delete(ns, -3).await;
+        router.insert(ns, doc! { "_id": 100_i64 }).await;
+        cluster.split(ns, *between).await;
+        cluster.move_chunk(ns, *outer, other).await.expect("move a chunk");
+        router.find(ns, doc! {}).await;
+    }
+    for (shard, ns) in [("shardB", "crm.people"), ("rs1", "shop.items")] {
+        unsharded(cluster, shard, ns).await.delete_one(doc! { "_id": 1 }).await.expect("delete");
+    }
+    let more = doc! { "t": mongodb::bson::DateTime::now(), "m": 99, "value": 0 };
+    unsharded(cluster, "rs1", "shop.ts").await.insert_one(more).await.expect("insert");
+}
+
+async fn all_sliced(cluster: &ShardedCluster, until: Timestamp) {
+    let chunks = cluster.config.client().await.database("admin").collection::<Document>("pbmPITRChunks");
+    wait::until("all replica sets to be sliced", Duration::from_secs(60), async || {
+        for rs in ["cfgrs", "rs1", "rs2"] {
+            let later = doc! { "rs": rs, "end_ts": { "$gte": until } };
+            chunks.find_one(later).await.expect("read the chunks")?;
+        }
+        Some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_a_sharded_cluster_comes_back() {
+    let source = ShardedSandbox::sharded(orphans_go_after(1, Options::default()), TWO_SHARDS).await;
+    let cluster = &source.set;
+    fill_more(cluster).await;
+    let first = Seen::of(cluster).await;
+    assert_eq!((first.measurements, first.zones, first.items), (7, 1, 5));
+    let full = source.backup(&[]);
+    let part = source.backup(&["--ns", "shop.*,crm.people", "--ns-exclude", "shop.it*"]);
+    source.pbm(&["config", "--set", "pitr.enabled=true", "--set", "pitr.oplogSpanMin=0.03"]).ok();
+    change(cluster).await;
+    let second = Seen::of(cluster).await;
+    let moment = last_write(cluster).await;
+    all_sliced(cluster, moment).await;
+    source.pbm(&["config", "--set", "pitr.enabled=false"]).ok();
+    let mut router = cluster.router().await;
+    router.delete(ORDERS, 5).await;
+    router.delete(VISITS, 5).await;
+    let third = Seen::of(cluster).await;
+
+    // One collection of the full backup.
+    source.pbm(&["restore", &full, "--ns", ORDERS, "--wait", "-y"]).ok();
+    let got = Seen::of(cluster).await;
+    assert_eq!(got, Seen { orders: first.orders.clone(), zones: 1, ..third });
+    let before = cluster.router().await.find(ORDERS, doc! {}).await;
+    assert_routable(cluster, ORDERS, &before, SPREAD[0].inner, SPREAD[0].other).await;
+    // As it was later, with the chunks that had moved by then.
+    let time = format!("{},{}", moment.time, moment.increment);
+    source.pbm(&["restore", "--time", &time, "--ns", ORDERS, "--wait", "-y"]).ok();
+    assert_eq!(Seen::of(cluster).await, Seen { orders: second.orders.clone(), zones: 0, ..got });
+    let before = cluster.router().await.find(ORDERS, doc! {}).await;
+    assert_routable(cluster, ORDERS, &before, SPREAD[0].inner, SPREAD[0].other).await;
+    // A whole database.
+    source.pbm(&["restore", &full, "--ns", "crm.*", "--wait", "-y"]).ok();
+    let got = Seen::of(cluster).await;
+    assert_eq!((&got.orders, &got.visits, got.people), (&second.orders, &first.visits, 10));
+    assert_eq!(got.items, 4);
+    // A time series and what the selective backup has.
+    source.pbm(&["restore", &part, "--ns", "shop.t*", "--wait", "-y"]).ok();
+    let got = Seen::of(cluster).await;
+    assert_eq!((got.measurements, got.items, &got.orders), (7, 4, &second.orders));
+    for (args, why) in [
+        (["restore", &part, "--ns", VISITS, "--wait", "-y"], "it holds nothing of crm.visits"),
+        (["restore", &part, "--ns", "shop.items", "--wait", "-y"], "it holds nothing of shop.items"),
+    ] {
+        let refused = source.pbm(&args).failed();
+        assert!(refused.stderr.contains(why), "{refused:?}");
+    }
+
+    let options = Options::default();
+    let target = ShardedSandbox::around(ShardedCluster::start(options, TWO_SHARDS).await).await;
+    target.configure_at(&source.store(), &[]).await;
+    target.pbm(&["config", "--force-resync", "--wait"]).ok();
+    // The database is elsewhere, with somebody's data in it.
+    target.set.create_database("crm", "rs1").await;
+    unsharded(&target.set, "rs1", "crm.mine").await.insert_one(doc! { "_id": 1 }).await.expect("insert");
+    let refused = target.pbm(&["restore", &part, "--wait", "-y"]).failed();
+    assert!(refused.stderr.contains("movePrimary"), "{refused:?}");
+    target.pbm(&["restore", &part, "--ns", "shop.*", "--wait", "-y"]).ok();
+    let mut router = target.set.router().await;
+    assert_eq!(keys(&router.find(ORDERS, doc! {}).await), first.orders);
+    let count =
+        async |shard, ns| unsharded(&target.set, shard, ns).await.count_documents(doc! {}).await.expect("count");
+    assert_eq!((count("rs1", "shop.system.buckets.ts").await, count("rs1", "shop.items").await), (7, 0));
+    assert_eq!((count("rs1", "crm.mine").await, count("shardB", "crm.people").await), (1, 0));
+
+    // Two shards can change places.
+    let swapped = ["restore", &full, "--replset-remapping", "rs1=rs2,rs2=rs1", "--wait", "-y"];
+    target.pbm(&swapped).ok();
+    let mut router = target.set.router().await;
+    assert_eq!(keys(&router.find(ORDERS, doc! {}).await), first.orders);
+    assert_eq!(count("rs1", "crm.people").await, 10);
+}
