@@ -9,6 +9,7 @@ use mongodb::Client;
 use mongodb::bson::{Document, doc};
 use pbmbox::model::selection::Selection;
 use serde_json::{Map, Value, json};
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::Duration;
 
@@ -261,4 +262,54 @@ async fn a_part_of_a_later_moment() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_backup_of_a_part() {
     under_load(&["--ns", SELECTED, "--compression", "zstd"], &[], false).await;
+}
+
+/// Several collections and whole databases under other names, while the old ones stay.
+#[tokio::test(flavor = "multi_thread")]
+async fn several_clones_and_whole_databases() {
+    let sandbox = Sandbox::start(Options::default()).await;
+    let client = sandbox.set.client().await;
+    let shop = client.database("shop");
+    let run = async |command: Document| shop.run_command(command).await.expect("run");
+    insert(&client, "shop", "a", (0..10).map(|id| doc! { "_id": id, "x": id }).collect()).await;
+    insert(&client, "shop", "b", vec![doc! { "_id": "b" }]).await;
+    run(doc! { "createIndexes": "a", "indexes": [{ "key": { "x": 1 }, "name": "x_1" }] }).await;
+    run(doc! { "create": "v", "viewOn": "a", "pipeline": [{ "$match": { "x": 3 } }] }).await;
+    run(doc! { "create": "ts", "timeseries": { "timeField": "t" } }).await;
+    insert(&client, "shop", "ts", vec![doc! { "t": mongodb::bson::DateTime::now(), "n": 1 }]).await;
+    let name = sandbox.backup(&[]);
+    let before = state::read(&client).await;
+    insert(&client, "shop", "b", vec![doc! { "_id": "later" }]).await;
+
+    let clone =
+        |from: &str, to: &str| sandbox.pbm(&["restore", &name, "--ns-from", from, "--ns-to", to, "--wait", "-y"]);
+    // Names may cross.
+    clone("shop.a,shop.b", "other.b,other.a").ok();
+    clone("shop.*", "copy.*").ok();
+    let content = async |db: &str, coll: &str| {
+        client.database(db).collection::<Document>(coll).count_documents(doc! {}).await.expect("count")
+    };
+    assert_eq!((content("other", "b").await, content("other", "a").await), (10, 1));
+    assert_eq!((content("copy", "a").await, content("copy", "b").await, content("copy", "v").await), (10, 1, 1));
+    assert_eq!((content("copy", "ts").await, content("shop", "b").await), (1, 2));
+    let after = state::read(&client).await;
+    let mut kinds = Vec::new();
+    for kind in ["collections", "views", "timeseries"] {
+        let names = |state: &Value, db: &str| -> BTreeSet<String> {
+            let there = state["databases"][db][kind].as_object();
+            there.into_iter().flatten().map(|(name, _)| name.clone()).collect()
+        };
+        kinds.push((names(&before, "shop"), names(&after, "copy")));
+        let indexes = |state: &Value, db: &str| state["databases"][db]["collections"]["a"]["indexes"].clone();
+        assert_eq!(indexes(&before, "shop"), indexes(&after, "copy"));
+    }
+    assert!(kinds.iter().all(|(shop, copy)| shop == copy), "{kinds:?}");
+    for (from, to, why) in [
+        ("shop.*", "copy.*", "exists on the target"),
+        ("shop.a,shop.b", "new.a,other.x", "both 'new' and 'other'"),
+        ("shop.a,shop.b", "new.a", "each one needs its own"),
+    ] {
+        let refused = clone(from, to).failed();
+        assert!(refused.stderr.contains(why), "{refused:?}");
+    }
 }

@@ -68,12 +68,19 @@ pub struct Restore {
     /// Also the users and roles of the databases that --ns selects as a whole (db.*)
     #[arg(long, requires = "ns")]
     with_users_and_roles: bool,
-    /// Restore this collection only, and under another name: the original stays as it is
-    #[arg(long, value_name = "DB.COLLECTION", requires = "ns_to", conflicts_with_all = ["ns", "ns_exclude"])]
+    /// Restore this only, and under another name: db.collection or db.*, several separated by commas
+    ///
+    /// What has the old names in the cluster stays as it is. All clones of one database go to one database.
+    #[arg(long, value_name = "NAMESPACES", requires = "ns_to", conflicts_with_all = ["ns", "ns_exclude"])]
     ns_from: Option<String>,
-    /// The other name; nothing may have it
-    #[arg(long, value_name = "DB.COLLECTION", requires = "ns_from")]
+    /// The other name of each, in the same order; nothing may have it
+    #[arg(long, value_name = "NAMESPACES", requires = "ns_from")]
     ns_to: Option<String>,
+    /// Also drop collections that the cluster has and the backup lacks, of --ns if it is given
+    ///
+    /// Without it they stay, with what they have by then.
+    #[arg(long, conflicts_with = "ns_from")]
+    drop_extra: bool,
     /// Show what would be dropped, created and replayed, and what stays, and do nothing
     ///
     /// The storage is read from here. A restore that would be refused is an error, with all reasons.
@@ -165,7 +172,13 @@ impl Restore {
         let config = cx.config().await?;
         let (nss, narrowed) = self.ns.check(cx, self.with_users_and_roles).await?;
         if let (Some(from), Some(to)) = (&self.ns_from, &self.ns_to) {
-            Wish::cloning(from, to).map_err(CliError::usage)?;
+            let wish = Wish::cloning(from, to).map_err(CliError::usage)?;
+            if from.contains([',', '*']) {
+                selection::understood(cx, &format!("the clone of {}", wish.selection)).await?;
+            }
+        }
+        if self.drop_extra {
+            selection::understood(cx, "--drop-extra").await?;
         }
         let map = self.replset_remapping.clone().unwrap_or_default();
         let (name, target) = self.way(cx).await?;
@@ -227,7 +240,9 @@ impl Restore {
             return Wish::cloning(from, to).map_err(CliError::usage);
         }
         let asked = self.ns.selection()?;
-        Wish::of(asked, self.with_users_and_roles, backup).map_err(|error| CliError::usage(error.to_string()))
+        let wish = Wish::of(asked, self.with_users_and_roles, backup);
+        let wish = wish.map_err(|error| CliError::usage(error.to_string()))?;
+        Ok(Wish { drop_extra: self.drop_extra, ..wish })
     }
 
     fn command(&self, name: &str, backup: &BackupMeta, target: Option<Timestamp>) -> RestoreCmd {
@@ -236,6 +251,7 @@ impl Restore {
             backup_name: backup.name.clone(),
             nss: Vec::new(),
             narrowed: None,
+            drop_extra: self.drop_extra,
             ns_from: self.ns_from.clone().unwrap_or_default(),
             ns_to: self.ns_to.clone().unwrap_or_default(),
             users_and_roles: self.with_users_and_roles,
@@ -308,7 +324,8 @@ async fn plan(place: &StorageConf, backup: &BackupMeta, wish: &Wish, target: Opt
         }
     }
     let which = if wish.selection.is_everything() { "Collections" } else { "Selected collections" };
-    lines.push(format!("{which} that the backup holds are dropped and loaded anew; others stay as they are."));
+    let others = if wish.drop_extra { "others are dropped, too" } else { "others stay as they are" };
+    lines.push(format!("{which} that the backup holds are dropped and loaded anew; {others}."));
     lines.join("\n")
 }
 
@@ -316,7 +333,7 @@ async fn plan(place: &StorageConf, backup: &BackupMeta, wish: &Wish, target: Opt
 fn clone_plan(backup: &BackupMeta, from: &str, to: &str, target: Option<Timestamp>) -> String {
     let time = target.map_or_else(|| units::rfc3339(i64::from(backup.last_write_ts.time)), slices::moment);
     format!(
-        "Restore of backup {}:\n  clones:       {from} as {to}\n  restore time: {time}\nEverything in the cluster stays as it is; nothing may be named {to}.",
+        "Restore of backup {}:\n  clones:       {from} as {to}\n  restore time: {time}\nEverything in the cluster stays as it is; nothing may have the new names.",
         backup.name
     )
 }

@@ -42,20 +42,22 @@ impl Namespaces {
         }
         let (nss, narrowed) = selection.to_fields();
         if narrowed.is_some() {
-            understood(cx, &selection).await?;
+            understood(cx, &format!("the selection {selection}")).await?;
         }
         Ok((nss, narrowed))
     }
 }
 
-/// The original's agents know neither patterns nor exclusions and would take more than is wanted.
-async fn understood(cx: &Context, selection: &Selection) -> Result<()> {
+/// The original's agents know neither patterns nor exclusions nor several clones, and would do something else.
+pub(super) async fn understood(cx: &Context, wanted: &str) -> Result<()> {
     let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
     let others: Vec<String> =
         alive.iter().filter(|agent| agent.own.is_empty()).map(|it| format!("{}/{}", it.rs, it.n)).collect();
     if others.is_empty() {
         return Ok(());
     }
-    let what = format!("the agents on {} don't understand the selection {selection}", others.join(", "));
-    Err(CliError::refused(what).hint("give single collections (db.collection) and whole databases (db.*) only"))
+    let what = format!("the agents on {} don't understand {wanted}", others.join(", "));
+    Err(CliError::refused(what).hint(
+        "give single collections (db.collection) and whole databases (db.*) to select, or one collection to clone",
+    ))
 }

@@ -88,6 +88,9 @@ pub struct RestoreCmd {
     /// *Added by us*: what of `nss` is wanted.
     #[serde(rename = "nsNarrowed", default, skip_serializing_if = "Option::is_none")]
     pub narrowed: Option<Narrowed>,
+    /// *Added by us*: drop what the backup lacks.
+    #[serde(rename = "dropExtra", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub drop_extra: bool,
     #[serde(rename = "nsFrom", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub ns_from: String,
     #[serde(rename = "nsTo", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]

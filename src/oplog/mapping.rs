@@ -1,18 +1,20 @@
-//! One collection under another name: what a clone makes of the namespaces and UUIDs of a backup and its oplog.
+//! Collections under other names: what a clone makes of the namespaces and UUIDs of a backup and its oplog.
 //!
-//! Everything behind it knows the new names only, so a clone is a restore of the selection that consists of the new name.
+//! Everything behind it knows the new names only, so a clone is a restore of the selection that consists of the new names.
 //!
 //! # Names
 //!
-//! The mapping is one to one, so that nothing of the source can be mistaken for the clone: the two collection names change
-//! places, and so do the two databases. All of the source's database goes to the new one, because a collection that gets
-//! the cloned name only later, by a rename, has to be in the database in which it gets it.
+//! The mapping is one to one, so that nothing else can be mistaken for a clone: a name that a clone takes goes to where the
+//! source's name came from, for databases and, within each source database, for collections. All of a source database goes
+//! to one other, because a collection that gets a cloned name only later, by a rename, has to be in the database in which it
+//! gets it.
 //!
 //! # UUIDs
 //!
 //! Each becomes another one, because the source may still be there. Which one is a matter of chance, and the same within
 //! one mapping.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anyhow::{Context, Result};
@@ -20,45 +22,75 @@ use bson::{Binary, Bson, Document, RawDocumentBuf, Uuid, spec::BinarySubtype};
 
 use crate::layout::BUCKETS;
 
-/// From one name to another.
+/// What is cloned, or what it becomes: a collection, or with `None` all of a database.
+pub type Place = (String, Option<String>);
+
+/// From names to others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
-    from: (String, String),
-    to: (String, String),
+    databases: Names,
+    /// Of each source database.
+    collections: BTreeMap<String, Names>,
     salt: [u8; 16],
 }
 
-impl Mapping {
-    /// `from` and `to` are database and collection.
-    #[must_use]
-    pub fn new(from: (String, String), to: (String, String)) -> Self {
-        Self { from, to, salt: Uuid::new().bytes() }
-    }
+/// Old name → new name; what is not in it keeps its name.
+type Names = BTreeMap<String, String>;
 
-    /// The new name, `db.coll`.
-    #[must_use]
-    pub fn target(&self) -> String {
-        format!("{}.{}", self.to.0, self.to.1)
+impl Mapping {
+    /// Each first place becomes the second one.
+    ///
+    /// # Errors
+    /// Two of the pairs can't both be carried out.
+    pub fn new(pairs: &[(Place, Place)]) -> Result<Self, String> {
+        let (mut databases, mut collections) = (Names::new(), BTreeMap::<String, Names>::new());
+        let mut whole = BTreeSet::new();
+        for ((from_db, from), (to_db, to)) in pairs {
+            match databases.insert(from_db.clone(), to_db.clone()) {
+                Some(other) if other != *to_db => {
+                    return Err(format!(
+                        "'{from_db}' can't be cloned to both '{other}' and '{to_db}'; make two restores"
+                    ));
+                }
+                _ => {}
+            }
+            let names = collections.entry(from_db.clone()).or_default();
+            match (from, to) {
+                (Some(from), Some(to)) => {
+                    if names.values().any(|other| other == to) || names.insert(from.clone(), to.clone()).is_some() {
+                        return Err(format!("'{from_db}.{from}' or '{to_db}.{to}' stands twice"));
+                    }
+                }
+                (None, None) => {
+                    whole.insert(from_db);
+                }
+                _ => return Err("a whole database (db.*) can only be cloned to a whole database".to_owned()),
+            }
+        }
+        if let Some(db) = whole.into_iter().find(|db| collections.get(*db).is_some_and(|names| !names.is_empty())) {
+            return Err(format!("'{db}.*' has the other collections of '{db}' in it"));
+        }
+        close(&mut databases)?;
+        collections.values_mut().try_for_each(close)?;
+        Ok(Self { databases, collections, salt: Uuid::new().bytes() })
     }
 
     fn touches(&self, db: &str) -> bool {
-        db == self.from.0 || db == self.to.0
+        self.databases.contains_key(db)
     }
 
     /// The new name of a database.
     #[must_use]
     pub fn database<'a>(&'a self, db: &'a str) -> &'a str {
-        swap(db, &self.from.0, &self.to.0)
+        self.databases.get(db).map_or(db, String::as_str)
     }
 
     /// The new name of a collection of `db`; buckets follow their time series.
     #[must_use]
     pub fn collection(&self, db: &str, coll: &str) -> String {
-        if !self.touches(db) {
-            return coll.to_owned();
-        }
+        let Some(names) = self.collections.get(db) else { return coll.to_owned() };
         let (prefix, name) = coll.strip_prefix(BUCKETS).map_or(("", coll), |name| (BUCKETS, name));
-        format!("{prefix}{}", swap(name, &self.from.1, &self.to.1))
+        format!("{prefix}{}", names.get(name).map_or(name, String::as_str))
     }
 
     fn namespace(&self, ns: &str) -> String {
@@ -162,12 +194,23 @@ impl Mapping {
     }
 }
 
-fn swap<'a>(name: &'a str, a: &'a str, b: &'a str) -> &'a str {
-    match name {
-        _ if name == a => b,
-        _ if name == b => a,
-        _ => name,
+/// Makes the mapping one to one: a new name that is no old one goes to where its chain of names began.
+fn close(names: &mut Names) -> Result<(), String> {
+    let mut origin: BTreeMap<String, String> = BTreeMap::new();
+    for (from, to) in &*names {
+        if let Some(other) = origin.insert(to.clone(), from.clone()) {
+            return Err(format!("'{other}' and '{from}' can't both become '{to}'; make two restores"));
+        }
     }
+    let ends: Vec<String> = names.values().filter(|to| !names.contains_key(*to)).cloned().collect();
+    for end in ends {
+        let mut begin = &end;
+        while let Some(before) = origin.get(begin) {
+            begin = before;
+        }
+        names.insert(end.clone(), begin.clone());
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -175,10 +218,49 @@ mod tests {
     use super::*;
     use bson::{doc, rawdoc};
 
+    fn made(pairs: &[(&str, &str)]) -> Result<Mapping, String> {
+        let place = |ns: &str| {
+            let (db, coll) = ns.split_once('.').expect("a namespace");
+            (db.to_owned(), (coll != "*").then(|| coll.to_owned()))
+        };
+        Mapping::new(&pairs.iter().map(|(from, to)| (place(from), place(to))).collect::<Vec<_>>())
+    }
+
     fn mapping(from: &str, to: &str) -> Mapping {
-        let split =
-            |ns: &str| ns.split_once('.').map(|(db, coll)| (db.to_owned(), coll.to_owned())).expect("a namespace");
-        Mapping::new(split(from), split(to))
+        made(&[(from, to)]).expect("a mapping")
+    }
+
+    #[test]
+    fn several_pairs_and_whole_databases() {
+        let several = made(&[("shop.a", "shop.b"), ("shop.b", "shop.c"), ("crm.x", "new.x"), ("crm.y", "new.z")]);
+        let several = several.expect("a mapping");
+        let whole = made(&[("shop.*", "crm.*"), ("crm.*", "old.*")]).expect("a mapping");
+        for (ns, in_several, in_whole) in [
+            ("shop.a", "shop.b", "crm.a"),
+            ("shop.b", "shop.c", "crm.b"),
+            ("shop.c", "shop.a", "crm.c"),
+            ("crm.x", "new.x", "old.x"),
+            ("crm.y", "new.z", "old.y"),
+            ("crm.z", "new.y", "old.z"),
+            ("new.x", "crm.x", "new.x"),
+            ("old.x", "old.x", "shop.x"),
+        ] {
+            assert_eq!(
+                (several.namespace(ns), whole.namespace(ns)),
+                (in_several.to_owned(), in_whole.to_owned()),
+                "{ns}"
+            );
+        }
+        for (pairs, why) in [
+            (vec![("a.x", "b.x"), ("a.y", "c.y")], "both 'b' and 'c'"),
+            (vec![("a.x", "c.x"), ("b.x", "c.y")], "'a' and 'b' can't both"),
+            (vec![("a.x", "a.y"), ("a.z", "a.y")], "stands twice"),
+            (vec![("a.*", "b.*"), ("a.x", "b.y")], "has the other collections"),
+            (vec![("a.*", "b.x")], "whole database"),
+        ] {
+            let error = made(&pairs).expect_err(why);
+            assert!(error.contains(why), "{error}");
+        }
     }
 
     #[test]
@@ -191,13 +273,12 @@ mod tests {
             ("shop.system.buckets.a", "shop.system.buckets.b", "crm.system.buckets.b"),
             ("shop.system.views", "shop.system.views", "crm.system.views"),
             ("shop.$cmd", "shop.$cmd", "crm.$cmd"),
-            ("crm.b", "crm.b", "shop.a"),
+            ("crm.b", "crm.b", "shop.b"),
             ("crm.c", "crm.c", "shop.c"),
             ("other.a", "other.a", "other.a"),
         ] {
             assert_eq!((within.namespace(ns), across.namespace(ns)), (in_one.to_owned(), in_two.to_owned()), "{ns}");
         }
-        assert_eq!(across.target(), "crm.b");
     }
 
     #[test]

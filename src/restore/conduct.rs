@@ -225,7 +225,7 @@ async fn first_document(control: &Control, opid: &str, restore: &RestoreCmd) -> 
         nss: if restore.ns_from.is_empty() {
             restore.narrowed.as_ref().map_or_else(|| restore.nss.clone(), |narrowed| narrowed.include.clone())
         } else {
-            vec![restore.ns_from.clone()]
+            restore.ns_from.split(',').map(|ns| ns.trim().to_owned()).collect()
         },
         pitr: restore.oplog_ts.map_or(0, |ts| i64::from(ts.time)),
         ..empty_document(control, opid, &restore.name).await?

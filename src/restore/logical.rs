@@ -113,7 +113,9 @@ async fn clear_routing(cx: &Cx, steps: &Steps, parts: &Parts, id: &str) -> Resul
     } else {
         let mut names = part::names(steps.storage(), &parts.backup, selection).await?;
         names.extend(steps.created().iter().cloned());
-        let dropped = part::drop_collections(config, &cx.client, id, &names).await?;
+        let extra = steps.drops_extra();
+        let go = |ns: &str| names.contains(ns) || extra && selection.wants_namespace(ns);
+        let dropped = part::drop_collections(config, &cx.client, id, go).await?;
         tracing::info!("dropped {dropped} sharded collections whose primary shard this is");
         part::forget_range_deletions(&cx.client, selection).await?
     };
@@ -155,7 +157,7 @@ async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bo
 fn wish(restore: &RestoreCmd, backup: &BackupMeta) -> Result<Wish> {
     if restore.ns_from.is_empty() && restore.ns_to.is_empty() {
         let asked = Selection::of(&restore.nss, restore.narrowed.as_ref())?;
-        return Ok(Wish::of(asked, restore.users_and_roles, backup)?);
+        return Ok(Wish { drop_extra: restore.drop_extra, ..Wish::of(asked, restore.users_and_roles, backup)? });
     }
     Wish::cloning(&restore.ns_from, &restore.ns_to).map_err(|why| anyhow!("{why}; nothing was changed"))
 }

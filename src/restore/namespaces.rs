@@ -8,7 +8,7 @@ use crate::{
         names::{TMP_ROLES, TMP_USERS, is_control_namespace},
         selection::{NotSelectable, Selection},
     },
-    oplog::mapping::Mapping,
+    oplog::mapping::{Mapping, Place},
 };
 
 /// What the restore of one replica set is asked to put back.
@@ -19,13 +19,15 @@ pub struct Wish {
     pub selection: Selection,
     /// Users and roles; of a selection those of the databases that are selected as a whole.
     pub users: bool,
-    /// The one collection that is restored gets another name, which `selection` has.
+    /// What is restored gets other names, which `selection` has.
     pub clone: Option<Mapping>,
+    /// Collections of the selection that the target has and the backup lacks are dropped, too.
+    pub drop_extra: bool,
 }
 
 impl Default for Wish {
     fn default() -> Self {
-        Self { config_server: false, selection: Selection::default(), users: true, clone: None }
+        Self { config_server: false, selection: Selection::default(), users: true, clone: None, drop_extra: false }
     }
 }
 
@@ -43,23 +45,24 @@ impl Wish {
         Ok(Self { selection, users, ..Self::default() })
     }
 
-    /// The collection `from` under the name `to`, with the data and the oplog of a backup. Both are `db.coll`.
+    /// Collections under other names, with the data and the oplog of a backup. Both texts are lists with commas, of
+    /// `db.coll` or `db.*`, and each of the first becomes that of the second list in its place.
     ///
     /// # Errors
-    /// One of them can't be selected, is more than one collection, or they are the same.
+    /// One of them can't be selected, the lists are of different length, or the pairs don't fit together.
     pub fn cloning(from: &str, to: &str) -> Result<Self, String> {
-        let one = |text: &str| -> Result<(Selection, (String, String)), String> {
-            let selection = Selection::parse(&[text]).map_err(|error| error.to_string())?;
-            match text.trim().split_once('.') {
-                Some((db, coll)) if !text.contains('*') => Ok((selection, (db.to_owned(), coll.to_owned()))),
-                _ => Err(format!("'{text}': a clone is of one collection, db.collection")),
-            }
-        };
-        let ((_, from), (selection, to)) = (one(from)?, one(to)?);
-        if from == to {
-            return Err(format!("'{}.{}' can't be cloned to itself", from.0, from.1));
+        let texts = |list: &str| -> Vec<String> { list.split(',').map(|text| text.trim().to_owned()).collect() };
+        let (from, to) = (texts(from), texts(to));
+        if from.len() != to.len() {
+            return Err(format!("{} to clone, but {} new names; each one needs its own", from.len(), to.len()));
         }
-        Ok(Self { config_server: false, selection, users: false, clone: Some(Mapping::new(from, to)) })
+        if let Some(same) = from.iter().zip(&to).find(|(from, to)| from == to) {
+            return Err(format!("'{}' can't be cloned to itself", same.0));
+        }
+        let places = |texts: &[String]| texts.iter().map(|text| place(text)).collect::<Result<Vec<_>, _>>();
+        let pairs: Vec<(Place, Place)> = places(&from)?.into_iter().zip(places(&to)?).collect();
+        let selection = Selection::parse(&to).map_err(|error| error.to_string())?;
+        Ok(Self { selection, users: false, clone: Some(Mapping::new(&pairs)?), ..Self::default() })
     }
 
     /// A namespace of the backup as it is restored.
@@ -72,6 +75,16 @@ impl Wish {
             (meta.db, meta.coll) = (mapping.database(&meta.db).to_owned(), coll);
         }
         meta
+    }
+}
+
+/// A collection, or a whole database.
+fn place(text: &str) -> Result<Place, String> {
+    Selection::parse(&[text]).map_err(|error| error.to_string())?;
+    match text.split_once('.') {
+        Some((db, "*")) if !db.contains('*') => Ok((db.to_owned(), None)),
+        Some((db, coll)) if !text.contains('*') => Ok((db.to_owned(), Some(coll.to_owned()))),
+        _ => Err(format!("'{text}': clones are of single collections (db.collection) or whole databases (db.*)")),
     }
 }
 
@@ -224,9 +237,15 @@ mod tests {
     fn clones_are_of_one_collection() {
         let wish = Wish::cloning("shop.a", "crm.b").expect("a wish");
         assert!(wish.selection.wants("crm", "b") && !wish.selection.wants("shop", "a") && !wish.users);
-        for (from, to) in
-            [("a.b", "a.b"), ("a.*", "a.b"), ("a.b", "c"), ("a.b", "admin.c"), ("a.system.js", "a.b"), ("a.b", "c.x*")]
-        {
+        for (from, to) in [
+            ("a.b", "a.b"),
+            ("a.*", "a.b"),
+            ("a.b", "c"),
+            ("a.b", "admin.c"),
+            ("a.system.js", "a.b"),
+            ("a.b", "c.x*"),
+            ("a.b,a.c", "a.d"),
+        ] {
             assert!(Wish::cloning(from, to).is_err(), "{from} {to}");
         }
     }

@@ -97,14 +97,14 @@ async fn each(storage: &dyn Storage, data: Option<&StoredDocuments>, mut see: im
     Ok(())
 }
 
-/// Drops those of the sharded collections `names` whose database has the shard `id` as its primary, on all shards. `shard`
-/// leads to that shard's primary.
-pub async fn drop_collections(config: &Client, shard: &Client, id: &str, names: &BTreeSet<String>) -> Result<usize> {
+/// Drops those sharded collections that are to `go`, by the names of time series, and whose database has the shard `id` as
+/// its primary, on all shards. `shard` leads to that shard's primary.
+pub async fn drop_collections(config: &Client, shard: &Client, id: &str, go: impl Fn(&str) -> bool) -> Result<usize> {
     let table = config.database("config").collection::<Document>("collections");
     let mut listed = table.find(doc! {}).projection(doc! { "_id": 1 }).await.context("read config.collections")?;
     let mut sharded = Vec::new();
     while let Some(collection) = listed.try_next().await.context("read config.collections")? {
-        sharded.extend(collection.get_str("_id").ok().filter(|ns| names.contains(&known_as(ns))).map(str::to_owned));
+        sharded.extend(collection.get_str("_id").ok().filter(|ns| go(&known_as(ns))).map(str::to_owned));
     }
     let mut dropped = 0;
     for ns in sharded {

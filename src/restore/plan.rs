@@ -362,15 +362,22 @@ impl<'a> Draft<'a> {
     fn plan_drops(&mut self) {
         let by_uuid: HashMap<_, _> =
             self.taken.values().filter_map(|planned| Some((planned.meta.uuid?.bytes(), &planned.meta))).collect();
-        for there in &self.facts.target.namespaces {
+        let facts = self.facts;
+        let mut extra = Vec::new();
+        for there in &facts.target.namespaces {
             let name = there.coll.strip_prefix(BUCKETS).unwrap_or(&there.coll);
             if self.taken.contains_key(&(there.db.clone(), name.to_owned())) {
                 self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
                 continue;
             }
-            let Some(meta) = there.uuid.and_then(|uuid| by_uuid.get(&uuid.bytes())) else { continue };
+            let Some(meta) = there.uuid.and_then(|uuid| by_uuid.get(&uuid.bytes())) else {
+                extra.push(there);
+                continue;
+            };
             let (old, now) = (format!("{}.{}", meta.db, meta.coll), format!("{}.{}", there.db, there.coll));
-            if !self.facts.wish.selection.is_everything() {
+            if is_parked(&there.coll) {
+                self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
+            } else if !self.facts.wish.selection.is_everything() {
                 self.reasons.push(format!(
                     "'{now}' on the target is '{old}' of the backup, renamed since then, and is not selected: it would be lost; \
                      copy it to another collection and drop it, or select it too"
@@ -381,6 +388,23 @@ impl<'a> Draft<'a> {
             } else {
                 self.reasons.push(format!("'{now}' on the target has the UUID of '{old}' and cannot be dropped"));
             }
+        }
+        extra.into_iter().for_each(|there| self.look_at_extra(there));
+    }
+
+    /// What the target has and the backup lacks.
+    fn look_at_extra(&mut self, there: &TargetNamespace) {
+        let wish = self.facts.wish;
+        if is_parked(&there.coll) {
+            self.warnings.push(format!(
+                "'{}.{}' is left from a restore that was interrupted; drop it when this one is done",
+                there.db, there.coll
+            ));
+        } else if wish.drop_extra
+            && is_droppable(&there.db, &there.coll)
+            && wish.selection.wants(&there.db, &there.coll)
+        {
+            self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
         }
     }
 
@@ -454,12 +478,13 @@ impl<'a> Draft<'a> {
         if self.facts.archive.is_some() {
             self.reasons.push("of a backup made before 2.0 everything is restored, or nothing".to_owned());
         }
-        if let Some(mapping) = &self.facts.wish.clone {
-            let mut there = self.facts.target.namespaces.iter().map(|there| format!("{}.{}", there.db, there.coll));
-            if there.any(|there| there == mapping.target()) {
-                self.reasons
-                    .push(format!("'{}' exists on the target; choose another name for the clone", mapping.target()));
-            }
+        if self.facts.wish.clone.is_some() {
+            let there = self.facts.target.namespaces.iter();
+            let there = there.filter(|it| !it.coll.starts_with("system.") && selection.wants(&it.db, &it.coll));
+            let exists = |it: &TargetNamespace| {
+                format!("'{}.{}' exists on the target; choose another name for the clone", it.db, it.coll)
+            };
+            self.reasons.extend(there.map(exists));
         }
         let created = self.facts.followed.is_none_or(|followed| !followed.creates.is_empty());
         // The other shards may hold all of it.
@@ -507,6 +532,12 @@ impl<'a> Draft<'a> {
             warnings: self.warnings,
         })
     }
+}
+
+/// A name that only a replay gives, and takes away again ([`crate::oplog`]): `tmp`, eight digits, `.pbm`.
+fn is_parked(coll: &str) -> bool {
+    let digits = coll.strip_prefix("tmp").and_then(|rest| rest.strip_suffix(".pbm"));
+    digits.is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
 /// RFC 4122, version 4: what `create` accepts.
@@ -854,6 +885,28 @@ mod tests {
         world.namespaces.push(with_uuid("orders", other));
         world.target.namespaces = vec![there("shop", "before", Some(other))];
         world.refused("'shop.before' on the target is 'shop.orders' of the backup");
+        // A restore that was killed has left it.
+        world.target.namespaces =
+            vec![there("shop", "tmp0a1b2c3d.pbm", Some(other)), there("shop", "tmp99999999.pbm", None)];
+        let plan = world.plan().expect("a plan");
+        assert_eq!(plan.drops.iter().map(|drop| drop.coll.as_str()).collect::<Vec<_>>(), ["tmp0a1b2c3d.pbm"]);
+        assert!(plan.warnings.iter().any(|warning| warning.contains("tmp99999999.pbm")), "{:?}", plan.warnings);
+    }
+
+    #[test]
+    fn what_the_backup_lacks_stays_unless_it_is_to_go() {
+        let mut world = World::new(vec![collection("shop", "orders", 0)], vec![]);
+        let names =
+            [("shop", "extra"), ("crm", "other"), ("admin", "pbmLog"), ("admin", "system.users"), ("config", "x")];
+        world.target.namespaces = names.iter().map(|(db, coll)| there(db, coll, None)).collect();
+        let dropped = |world: &World| -> Vec<String> {
+            world.plan().expect("a plan").drops.iter().map(|drop| format!("{}.{}", drop.db, drop.coll)).collect()
+        };
+        assert!(dropped(&world).is_empty());
+        world.wish.drop_extra = true;
+        assert_eq!(dropped(&world), ["crm.other", "shop.extra"]);
+        world.wish.selection = Selection::parse(&["shop.*"]).expect("a selection");
+        assert_eq!(dropped(&world), ["shop.extra"]);
     }
 
     fn chunk(from: u32, to: u32) -> Chunk {

@@ -179,6 +179,12 @@ impl Steps {
         &self.order.wish.selection
     }
 
+    /// What the backup lacks is dropped, too.
+    #[must_use]
+    pub fn drops_extra(&self) -> bool {
+        self.order.wish.drop_extra
+    }
+
     /// Where the backup is.
     #[must_use]
     pub fn storage(&self) -> &dyn Storage {

@@ -3,6 +3,7 @@
 use super::rig::{Hold, Rig, SETTLED, USUAL};
 use crate::support::state;
 use crate::support::wait;
+use mongodb::bson::{Document, doc};
 use std::time::Instant;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,4 +190,42 @@ async fn the_primary_is_killed_in_mid_restore() {
     rig.agent_is_up(primary).await;
     rig.pbm(&["restore", &name, "--wait", "-y"]).ok();
     assert_eq!(state::differences(&before, &state::read(&rig.client).await), Vec::<String>::new());
+}
+
+/// What a restore of a selection has set aside under names of its own goes when it is repeated.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_is_killed_in_mid_restore_of_a_selection() {
+    let mut rig = Rig::start(1).await;
+    let shop = rig.client.database("shop");
+    shop.collection::<Document>("next").insert_one(doc! { "_id": "next" }).await.expect("insert");
+    let name = rig.next_backup_works();
+    rig.pbm(&["config", "--set", "pitr.enabled=true", "--set", "pitr.oplogSpanMin=0.03"]).ok();
+    let rename = doc! { "renameCollection": "shop.next", "to": "shop.orders", "dropTarget": true };
+    rig.admin().run_command(rename).await.expect("rename");
+    shop.collection::<Document>("orders").insert_one(doc! { "_id": "more" }).await.expect("insert");
+    let hello = rig.admin().run_command(doc! { "hello": 1 }).await.expect("hello");
+    let end = hello.get_document("lastWrite").and_then(|last| last.get_document("opTime"));
+    let end = end.and_then(|last| last.get_timestamp("ts")).expect("the last write");
+    let chunks = rig.admin().collection::<Document>("pbmPITRChunks");
+    wait::until("slices", USUAL, async || {
+        chunks.find_one(doc! { "end_ts": { "$gte": end } }).await.expect("read the chunks")
+    })
+    .await;
+    rig.pbm(&["config", "--set", "pitr.enabled=false"]).ok();
+    let time = format!("{},{}", end.time, end.increment);
+    let before = state::read(&rig.client).await;
+    let args = ["restore", "--time", &time, "--base-snapshot", &name, "--ns", "shop.orders", "--wait", "-y"];
+
+    let hold = Hold::delaying(&rig, "insert", "shop.orders", 5000).await;
+    let child = rig.sandbox.pbm_spawn(&args);
+    hold.entered().await;
+    let since = Instant::now();
+    rig.sandbox.agents[0].kill();
+    let parked = shop.list_collection_names().await.expect("list");
+    assert!(parked.iter().any(|coll| coll.starts_with("tmp") && coll.ends_with(".pbm")), "{parked:?}");
+    rig.ended(child, since, SETTLED).await.failed();
+    hold.release().await;
+    rig.restart_agent(0).await;
+    rig.pbm(&args).ok();
+    assert_eq!(state::differences(&before, &state::read(&rig.client).await), [""; 0]);
 }
