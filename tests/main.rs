@@ -9,6 +9,7 @@ mod faults;
 mod format;
 mod legacy;
 mod logical;
+mod looking;
 mod pitr;
 mod profiles;
 mod replay;

@@ -6,16 +6,12 @@ use super::{
     error::Result,
     output::{Message, Report},
     profile::Filter,
+    restore::{Remapping, parse_remapping},
     saved::{Saved, gaps_text},
+    snapshots::{Judge, Snapshot},
     units,
 };
-use crate::model::{
-    backup::{BackupMeta, BackupType},
-    command::name,
-    config::Config,
-    restore::RestoreMeta,
-    status::Status,
-};
+use crate::model::{backup::BackupMeta, command::name, config::Config, restore::RestoreMeta, status::Status};
 use crate::pitr::timeline::{self, Gap, Line, Range, Span};
 use clap::Args;
 use serde::Serialize;
@@ -39,64 +35,16 @@ pub struct List {
     /// Only backups on the storage of this profile; `main` is the main storage, `*` all of them
     #[arg(long, value_name = "NAME", default_value = "*")]
     profile: Option<String>,
+    /// Other names of the backups' replica sets in this cluster: CLUSTER=BACKUP,...
+    #[arg(long, value_name = "MAP", env = "PBM_REPLSET_REMAPPING", value_parser = parse_remapping, hide_env_values = true)]
+    replset_remapping: Option<Remapping>,
 }
 
-/// One backup, for `list` and `status`.
-#[derive(Debug, Serialize)]
-pub struct Snapshot {
-    pub name: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub profile: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub storage: Option<String>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub nss: Vec<String>,
-    #[serde(skip_serializing_if = "is_zero")]
-    pub size: i64,
-    pub status: Status,
-    #[serde(rename = "printStatus")]
-    pub print_status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-    #[serde(rename = "restoreTo")]
-    pub restore_to: i64,
-    #[serde(rename = "pbmVersion")]
-    pub pbm_version: String,
-    #[serde(rename = "type")]
-    pub kind: BackupType,
-    pub src: String,
-}
-
+/// For keys that are left out then.
+#[must_use]
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-fn is_zero(size: &i64) -> bool {
+pub fn is_zero(size: &i64) -> bool {
     *size == 0
-}
-
-impl Snapshot {
-    /// From its document.
-    #[must_use]
-    pub fn of(backup: &BackupMeta) -> Self {
-        let done = backup.status == Status::Done;
-        let profile = backup.store.name.clone().filter(|_| backup.store.profile == Some(true));
-        Self {
-            name: backup.name.clone(),
-            storage: profile.clone(),
-            profile,
-            nss: backup.nss.clone(),
-            size: backup.size,
-            status: backup.status,
-            print_status: match backup.status {
-                Status::Done => "success",
-                Status::Error | Status::Canceled => "failed",
-                _ => "ongoing",
-            },
-            error: backup.error.clone().filter(|error| !error.is_empty()),
-            restore_to: if done { i64::from(backup.last_write_ts.time) } else { backup.last_transition_ts },
-            pbm_version: backup.pbm_version.clone(),
-            kind: backup.kind,
-            src: backup.src_backup.clone().unwrap_or_default(),
-        }
-    }
 }
 
 #[derive(Debug, Serialize)]
@@ -133,6 +81,7 @@ impl Report for Listing {
                 if it.nss.is_empty() { "no" } else { "yes" }.to_owned(),
                 units::size(it.size),
                 units::table_time(it.restore_to),
+                it.error.clone().unwrap_or_default(),
             ]);
         }
         let mut out = String::from("Backups:\n");
@@ -255,8 +204,9 @@ impl List {
         }
         let filter = Filter::read(cx, self.profile.as_deref().unwrap_or("*")).await?;
         let backups = cx.control.backups.all().await?;
+        let judge = Judge::read(cx, self.replset_remapping.clone()).await?;
         let shown = backups.iter().filter(|b| b.status == Status::Done && filter.shows(&b.store));
-        let done = shown.map(Snapshot::of).collect();
+        let done = shown.map(|backup| Snapshot::of(backup, &judge)).collect();
         let mut snapshots: Vec<Snapshot> = newest(done, self.size);
         // The sizes are in `status`; the original's list has none.
         if !cx.out.is_text() {
@@ -268,17 +218,17 @@ impl List {
         cx.out.print(&Listing {
             snapshots: (!snapshots.is_empty()).then_some(snapshots),
             pitr: match filter.shows_oplog() {
-                true => Some(self.pitr(cx, config, &backups).await?),
+                true => Some(self.pitr(cx, config, &backups, &judge).await?),
                 false => None,
             },
         });
         Ok(())
     }
 
-    async fn pitr(&self, cx: &Context, config: Config, backups: &[BackupMeta]) -> Result<Pitr> {
-        let saved = Saved::read(cx).await?;
+    async fn pitr(&self, cx: &Context, config: Config, backups: &[BackupMeta], judge: &Judge) -> Result<Pitr> {
+        let saved = Saved::read(cx, judge).await?;
         let gaps = saved.gaps();
-        let mut ranges = saved.ranges(backups);
+        let mut ranges = saved.ranges(&judge.fitting(backups));
         ranges.retain(|range| self.unbacked || !range.no_base);
         let rs_ranges = if self.full { saved.lines } else { BTreeMap::new() };
         let whole = |lines: &[Line]| {
@@ -297,6 +247,7 @@ impl List {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::backup::BackupType;
 
     #[test]
     fn shapes_are_the_originals() {

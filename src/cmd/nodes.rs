@@ -30,6 +30,14 @@ struct Node {
     ok: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     errors: Vec<String>,
+    /// *Added by us*: seconds behind the primary, as the agent says.
+    #[serde(skip_serializing_if = "is_none")]
+    lag: i32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
+fn is_none(lag: &i32) -> bool {
+    *lag <= 0
 }
 
 /// Reads the nodes of the cluster: whom the cluster names, and whoever has an agent (arbiters and hidden members of shards
@@ -101,6 +109,7 @@ fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> N
         prio_backup: String::new(),
         ok: false,
         errors: Vec::new(),
+        lag: 0,
     };
     let Some(agent) = agent.filter(|_| state != ARBITER) else { return node };
     node.agent = if agent.v.is_empty() { "?".to_owned() } else { format!("v{}", agent.v.trim_start_matches('v')) };
@@ -110,6 +119,7 @@ fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> N
         return node;
     }
     node.ok = agent.is_ok();
+    node.lag = agent.repl_lag;
     node.errors.extend(agent.faults().map(|(what, why)| format!("{what}: {why}")));
     if !agent.e.is_empty() {
         node.ok = false;
@@ -146,6 +156,9 @@ pub fn text(replsets: &[Replset]) -> String {
                 (_, "") => ": no agent".to_owned(),
                 (_, agent) => format!(": pbm-agent {agent}{}", if node.ok { " ok" } else { "" }),
             });
+            if node.lag > 0 && node.errors.is_empty() {
+                line.push_str(&format!(", {} s behind the primary", node.lag));
+            }
             lines.push(line);
             lines.extend(node.errors.iter().map(|error| format!("      error: {error}")));
         }

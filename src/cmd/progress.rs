@@ -3,6 +3,7 @@
 use super::output::Format;
 use crate::model::{backup::Progress, status::Status};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
 use std::io::IsTerminal;
 use std::time::Duration;
 
@@ -91,18 +92,22 @@ fn waiting() -> ProgressStyle {
 }
 
 /// All replica sets together.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Sum {
-    phase: String,
-    bytes: u64,
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Sum {
+    pub phase: String,
+    pub bytes: u64,
     /// 0 when one of them does not know.
-    bytes_total: u64,
-    docs: u64,
-    docs_total: u64,
+    #[serde(rename = "bytesTotal")]
+    pub bytes_total: u64,
+    pub docs: u64,
+    #[serde(rename = "docsTotal")]
+    pub docs_total: u64,
 }
 
 impl Sum {
-    fn of(progress: &[&Progress]) -> Self {
+    /// Adds them up.
+    #[must_use]
+    pub fn of(progress: &[&Progress]) -> Self {
         let add = |of: fn(&Progress) -> i64| progress.iter().map(|p| u64::try_from(of(p)).unwrap_or_default()).sum();
         let total = |of: fn(&Progress) -> i64| if progress.iter().all(|p| of(p) > 0) { add(of) } else { 0 };
         Self {

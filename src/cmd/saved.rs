@@ -1,6 +1,6 @@
 //! The oplog that is saved: what can be restored from it, and where it has gaps.
 
-use super::{context::Context, error::Result, units};
+use super::{context::Context, error::Result, snapshots::Judge, units};
 use crate::model::backup::BackupMeta;
 use crate::pitr::timeline::{self, Gap, Line, Lines, Range};
 use bson::Timestamp;
@@ -19,11 +19,16 @@ pub struct Saved {
 }
 
 impl Saved {
-    pub async fn read(cx: &Context) -> Result<Self> {
-        let mut out = Self { members: cx.members().await?, ..Self::default() };
+    /// Under the names that replica sets have in this cluster.
+    pub async fn read(cx: &Context, judge: &Judge) -> Result<Self> {
+        let mut out = Self { members: judge.cluster.names(), ..Self::default() };
         let mut spans = std::pin::pin!(cx.control.chunks.spans().await?);
         while let Some(chunk) = spans.try_next().await? {
-            timeline::extend(&mut out.lines, &chunk.rs, Line { start: chunk.start_ts, end: chunk.end_ts });
+            timeline::extend(
+                &mut out.lines,
+                judge.renamed(&chunk.rs),
+                Line { start: chunk.start_ts, end: chunk.end_ts },
+            );
             out.size = out.size.saturating_add(chunk.size);
         }
         Ok(out)

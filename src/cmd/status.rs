@@ -1,20 +1,20 @@
 //! `pbm status`: cluster, point-in-time recovery, what runs, and what is stored. Reads only.
 
 use super::{
-    checks,
     context::Context,
     error::{CliError, Kind, Result},
-    list::{Snapshot, range_text},
+    list::{is_zero, range_text},
     nodes::{self, Replset},
     output::Report,
     profile::Filter,
+    restore::{Remapping, parse_remapping},
+    running::{self, Running},
     saved::{Saved, gap_text, gaps_text},
     slicing::{self, Pitr},
+    snapshots::{Judge, Snapshot},
     storage, units,
 };
-use crate::model::{
-    agent::Tenant, backup::BackupMeta, command::name, config::Config, lock::LockHeader, status::Status,
-};
+use crate::model::{agent::Tenant, config::Config, lock::is_stale};
 use crate::pitr::timeline::{Gap, Range};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -31,6 +31,9 @@ pub struct StatusArgs {
     /// Only backups on the storage of this profile; `main` is the main storage, `*` all of them
     #[arg(long, value_name = "NAME", default_value = "*")]
     profile: String,
+    /// Other names of the backups' replica sets in this cluster: CLUSTER=BACKUP,...
+    #[arg(long, value_name = "MAP", env = "PBM_REPLSET_REMAPPING", value_parser = parse_remapping, hide_env_values = true)]
+    replset_remapping: Option<Remapping>,
     /// Also exit with 2 when something needs a person: a node without a working agent, oplog that is not sliced or can't
     /// be saved, a gap after the newest backup, another cluster on the same storage
     #[arg(long)]
@@ -72,6 +75,9 @@ struct Backups {
     /// Not with a profile: the oplog is on the main storage.
     #[serde(rename = "pitrChunks", skip_serializing_if = "Option::is_none")]
     chunks: Option<Chunks>,
+    /// *Added by us*: bytes of all that is shown.
+    #[serde(skip_serializing_if = "is_zero")]
+    used: i64,
     /// *Added by us*: other clusters that make backups on the main storage.
     #[serde(rename = "sharedWith", skip_serializing_if = "Vec::is_empty")]
     shared: Vec<Tenant>,
@@ -85,21 +91,6 @@ struct Chunks {
     /// *Added by us*.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gaps: Vec<Gap>,
-}
-
-/// Empty when nothing runs.
-#[derive(Debug, Default, Serialize)]
-struct Running {
-    #[serde(rename = "type", skip_serializing_if = "String::is_empty")]
-    kind: String,
-    #[serde(rename = "opID", skip_serializing_if = "String::is_empty")]
-    opid: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    name: String,
-    #[serde(rename = "startTS", skip_serializing_if = "Option::is_none")]
-    start: Option<i64>,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    status: String,
 }
 
 impl StatusArgs {
@@ -121,16 +112,23 @@ impl StatusArgs {
             view.pitr = wanted(Section::Pitr).then_some(pitr);
         }
         if wanted(Section::Running) {
-            view.running = Some(running(cx).await?);
+            view.running = Some(running::read(cx).await?);
         }
         if self.check || wanted(Section::Backups) {
+            let judge = Judge::read(cx, self.replset_remapping.clone()).await?;
             let all = cx.control.backups.all().await?;
-            let saved = Saved::read(cx).await?;
+            let saved = Saved::read(cx, &judge).await?;
             let gaps = saved.gaps_after_the_newest_base(&all);
             problems.extend(gaps.iter().map(|gap| format!("later times can't be restored: {}", gap_text(gap))));
             let shared = shared(cx).await?;
             problems.extend(shared.iter().map(shared_text));
-            view.backups = wanted(Section::Backups).then(|| backups(&config, &all, &saved, &filter, shared));
+            view.backups = wanted(Section::Backups).then(|| {
+                let shown = all.iter().rev().filter(|it| filter.shows(&it.store));
+                let snapshots: Vec<Snapshot> = shown.map(|backup| Snapshot::of(backup, &judge)).collect();
+                let ranges = || saved.ranges(&judge.fitting(&all));
+                let chunks = || Chunks { ranges: ranges(), size: saved.size, gaps: saved.gaps() };
+                Backups::of(&config, snapshots, filter.shows_oplog().then(chunks), shared)
+            });
         }
         if self.check {
             view.problems = Some(problems.clone());
@@ -145,45 +143,11 @@ impl StatusArgs {
     }
 }
 
-async fn running(cx: &Context) -> Result<Running> {
-    let mut locks = checks::living_locks(&cx.control).await?;
-    locks.sort_by(|a, b| a.header.replset.cmp(&b.header.replset));
-    let Some(lock) = locks.into_iter().next() else { return Ok(Running::default()) };
-    let LockHeader { kind, opid, .. } = lock.header;
-    let mut out = Running { kind, opid, ..Running::default() };
-    match out.kind.as_str() {
-        name::BACKUP => {
-            if let Some(backup) = cx.control.backups.by_opid(&out.opid).await? {
-                out.name = backup.name;
-                out.start = Some(backup.start_ts);
-                out.status = stage(backup.status, "snapshot backup", "oplog backup");
-            }
-        }
-        name::RESTORE | name::REPLAY => {
-            if let Some(restore) = cx.control.restores.by_opid(&out.opid).await? {
-                out.name = restore.name;
-                out.start = Some(restore.start_ts);
-                out.status = stage(restore.status, "snapshot restore", "oplog restore");
-            }
-        }
-        _ => {}
-    }
-    Ok(out)
-}
-
-/// The original's words for the two long steps.
-fn stage(status: Status, data: &str, oplog: &str) -> String {
-    match status {
-        Status::Running => data.to_owned(),
-        Status::DumpDone => oplog.to_owned(),
-        other => other.to_string(),
-    }
-}
-
 /// Other clusters on the main storage, as the living agents have seen them.
 async fn shared(cx: &Context) -> Result<Vec<Tenant>> {
-    let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
-    let mut seen: Vec<Tenant> = alive.into_iter().flat_map(|agent| agent.shared).collect();
+    let now = cx.control.cluster_time().await?;
+    let alive = cx.control.agents.all().await?.into_iter().filter(|agent| !is_stale(agent.hb, now));
+    let mut seen: Vec<Tenant> = alive.flat_map(|agent| agent.shared).collect();
     seen.sort();
     seen.dedup_by(|a, b| a.id == b.id);
     Ok(seen)
@@ -191,25 +155,12 @@ async fn shared(cx: &Context) -> Result<Vec<Tenant>> {
 
 fn shared_text(other: &Tenant) -> String {
     format!(
-        "the main storage is shared: cluster {} (id {}, agent on {}) makes backups there too, last seen at {}; give each          cluster a folder or prefix of its own, or, if that one is gone, run `pbm config --force-resync`",
+        "the main storage is shared: cluster {} (id {}, agent on {}) makes backups there too, last seen at {}; give each cluster a folder or prefix of its own, or, if that one is gone, run `pbm config --force-resync`",
         other.name,
         other.id,
         other.node,
         units::rfc3339(other.last)
     )
-}
-
-fn backups(config: &Config, all: &[BackupMeta], saved: &Saved, filter: &Filter, shared: Vec<Tenant>) -> Backups {
-    let snapshots: Vec<Snapshot> = all.iter().rev().filter(|it| filter.shows(&it.store)).map(Snapshot::of).collect();
-    let chunks = || Chunks { ranges: saved.ranges(all), size: saved.size, gaps: saved.gaps() };
-    Backups {
-        kind: storage::type_name(&config.storage),
-        path: storage::path(&config.storage),
-        region: storage::region(&config.storage),
-        snapshot: (!snapshots.is_empty()).then_some(snapshots),
-        chunks: filter.shows_oplog().then(chunks),
-        shared,
-    }
 }
 
 impl Report for View {
@@ -229,27 +180,27 @@ impl Report for View {
     }
 }
 
-impl Running {
-    fn text(&self) -> String {
-        if self.opid.is_empty() {
-            return "  (nothing)".to_owned();
-        }
-        let mut out = format!("  {} {}", self.kind, self.name).trim_end().to_owned();
-        if let Some(start) = self.start {
-            out.push_str(&format!(", started at {}", units::rfc3339(start)));
-        }
-        if !self.status.is_empty() {
-            out.push_str(&format!(", status: {}", self.status));
-        }
-        format!("{out} [opid {}]", self.opid)
-    }
-}
-
 impl Backups {
+    fn of(config: &Config, snapshots: Vec<Snapshot>, chunks: Option<Chunks>, shared: Vec<Tenant>) -> Self {
+        let sizes = snapshots.iter().map(|it| it.size).chain(chunks.iter().map(|it| it.size));
+        Self {
+            kind: storage::type_name(&config.storage),
+            path: storage::path(&config.storage),
+            region: storage::region(&config.storage),
+            used: sizes.fold(0, i64::saturating_add),
+            snapshot: (!snapshots.is_empty()).then_some(snapshots),
+            chunks,
+            shared,
+        }
+    }
+
     fn text(&self) -> String {
         let mut out = format!("  {} {}", self.kind, self.path);
         if let Some(region) = &self.region {
             out.push_str(&format!(" ({region})"));
+        }
+        if self.used > 0 {
+            out.push_str(&format!(", {} used", units::size(self.used)));
         }
         for other in &self.shared {
             out.push_str(&format!("\n  WARNING: {}", shared_text(other)));
@@ -265,10 +216,7 @@ impl Backups {
                 it.profile.clone().unwrap_or_default(),
                 if it.nss.is_empty() { "no" } else { "yes" }.to_owned(),
                 units::table_time(it.restore_to),
-                match &it.error {
-                    Some(error) => format!("{}: {error}", it.status),
-                    None => it.status.to_string(),
-                },
+                it.outcome(),
             ]);
         }
         out.push('\n');
@@ -297,6 +245,7 @@ mod tests {
                 region: None,
                 snapshot: None,
                 chunks: Some(Chunks { ranges: Vec::new(), size: 0, gaps: Vec::new() }),
+                used: 0,
                 shared: Vec::new(),
             }),
             cluster: Some(Vec::new()),
@@ -310,12 +259,5 @@ mod tests {
         );
         let only = View { running: Some(Running::default()), ..View::default() };
         assert_eq!(serde_json::to_string(&only).expect("json"), r#"{"running":{}}"#);
-    }
-
-    #[test]
-    fn stages_have_the_originals_words() {
-        assert_eq!(stage(Status::Running, "a", "b"), "a");
-        assert_eq!(stage(Status::DumpDone, "a", "b"), "b");
-        assert_eq!(stage(Status::Starting, "a", "b"), "starting");
     }
 }

@@ -52,6 +52,17 @@ pub fn size(bytes: i64) -> String {
     format!("{amount:.1} {}", UNITS[unit])
 }
 
+/// Seconds as `1h2m3s`, without what is 0 in front.
+#[must_use]
+pub fn span(seconds: i64) -> String {
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    match (hours, minutes) {
+        (0, 0) => format!("{seconds}s"),
+        (0, _) => format!("{minutes}m{seconds}s"),
+        _ => format!("{hours}h{minutes}m{seconds}s"),
+    }
+}
+
 /// Columns, left-aligned, two spaces between them, indented by two. The first row is the heading.
 #[must_use]
 pub fn table(rows: &[Vec<String>]) -> String {
@@ -92,6 +103,13 @@ mod tests {
             ((1 << 20) - 1, "1.0 MiB"),
         ] {
             assert_eq!(size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn spans_begin_with_their_largest_part() {
+        for (seconds, text) in [(0, "0s"), (59, "59s"), (90, "1m30s"), (3600, "1h0m0s"), (93_784, "26h3m4s")] {
+            assert_eq!(span(seconds), text);
         }
     }
 
