@@ -34,6 +34,14 @@ pub fn backup_meta(backup: &str) -> String {
     format!("{backup}{BACKUP_META_SUFFIX}")
 }
 
+/// When the backup of this name began, unix seconds, if it is a backup's name as every program of this kind makes them:
+/// `2026-11-21T00:44:27Z`.
+#[must_use]
+pub fn backup_start(name: &str) -> Option<i64> {
+    let at = civil::DateTime::strptime("%Y-%m-%dT%H:%M:%SZ", name).ok()?.to_zoned(TimeZone::UTC).ok()?;
+    (at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string() == name).then(|| at.timestamp().as_second())
+}
+
 /// `.pbm.clusters/<cluster>`.
 #[must_use]
 pub fn cluster_mark(cluster: &str) -> String {
@@ -217,6 +225,18 @@ mod tests {
         assert_eq!(parse_ts("20261121004648"), Some(ts(1_795_222_008, 0)));
         for bad in ["", "2026112100464-1", "20261321004648-1", "20261121004648-x", "20261121004648-"] {
             assert_eq!(parse_ts(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn only_a_backups_name_has_a_start() {
+        assert_eq!(backup_start("2026-11-21T00:44:27Z"), Some(1_795_221_867));
+        let others =
+            ["", "2026-11-21", "2026-11-21T00:44:27", "2026-1-21T00:44:27Z", "2026-11-21T00:44:27Zx", "pbmPitr"];
+        for other in
+            others.into_iter().chain([" 2026-11-21T00:44:27Z", "2026-13-21T00:44:27Z", "2026-11-21T00:44:27.5Z"])
+        {
+            assert_eq!(backup_start(other), None, "{other}");
         }
     }
 

@@ -12,6 +12,7 @@ mod logical;
 mod looking;
 mod pitr;
 mod profiles;
+mod remains;
 mod replay;
 mod restore;
 mod retention;

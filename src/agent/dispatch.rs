@@ -95,6 +95,7 @@ impl Dispatcher {
                     name::DELETE => ops::delete::backups(task, command.delete).await,
                     name::DELETE_PITR => ops::delete::chunks(task, command.delete_pitr).await,
                     name::CLEANUP => ops::delete::cleanup(task, command.cleanup).await,
+                    name::CLEANUP_FAILED => ops::remains::handle(task, command.cleanup_failed).await,
                     name::REPLAY => ops::replay::handle(task, command.replay).await,
                     name::ADD_PROFILE => ops::profile::add(task, command.profile).await,
                     name::REMOVE_PROFILE => ops::profile::remove(task, command.profile).await,

@@ -3,6 +3,7 @@
 use super::{
     ask,
     checks::{self, Need},
+    cleanup_failed,
     context::Context,
     ending::{self, Waiting},
     error::{CliError, Result},
@@ -60,12 +61,15 @@ pub struct DeletePitr {
     waiting: Waiting,
 }
 
-/// Delete backups and saved oplog that restores to a time and later don't need
+/// Delete backups and saved oplog that restores to a time and later don't need, or what failed backups left
 #[derive(Debug, Args)]
 pub struct Cleanup {
     /// Keep restorable what is from here on: 2026-03-01, 2026-03-01T10:20:30 (UTC), 30d or 12h
-    #[arg(long, value_name = "TIME", required = true)]
-    older_than: Moment,
+    #[arg(long, value_name = "TIME", required_unless_present = "failed", conflicts_with = "failed")]
+    older_than: Option<Moment>,
+    /// Delete failed, cancelled and stuck backups of any age, and folders that have a backup's name and belong to none
+    #[arg(long)]
+    failed: bool,
     #[command(flatten)]
     profile: Profile,
     #[command(flatten)]
@@ -82,13 +86,13 @@ struct Profile {
 }
 
 #[derive(Debug, Args)]
-struct Consent {
+pub(super) struct Consent {
     /// Show what would go and why, and delete nothing
     #[arg(long)]
-    dry_run: bool,
+    pub dry_run: bool,
     /// Don't ask
     #[arg(short, long)]
-    yes: bool,
+    pub yes: bool,
 }
 
 impl Profile {
@@ -191,7 +195,10 @@ impl Cleanup {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
         let profile = self.profile.read(cx).await?;
-        let before = past(cx, self.older_than).await?;
+        let Some(moment) = self.older_than else {
+            return cleanup_failed::run(cx, profile, &self.consent, &self.waiting).await;
+        };
+        let before = past(cx, moment).await?;
         let command = Wish::Cleanup(CleanupCmd { older_than: before, profile: profile.clone().unwrap_or_default() });
         carry_out(cx, &Ask::Everything { before, profile }, command, &self.consent, false, &self.waiting).await
     }

@@ -8,6 +8,7 @@ mod ask;
 mod backup;
 mod cancel;
 mod checks;
+mod cleanup_failed;
 mod config;
 mod context;
 mod delete;
@@ -270,6 +271,7 @@ mod tests {
             "pbm delete-pitr --all --older-than 1d",
             "pbm cleanup",
             "pbm cleanup --older-than 1d --wait-time 5s",
+            "pbm cleanup --older-than 1d --failed",
             "pbm export",
             "pbm export b --config a --dir b",
             "pbm export b --ns a.b --with-users-and-roles",
@@ -299,6 +301,7 @@ mod tests {
             "pbm delete-pitr --older-than 30d --force --wait --wait-time 1m",
             "pbm delete-pitr -a --dry-run",
             "pbm cleanup --older-than=1772360430,3 --profile=main -y -w",
+            "pbm cleanup --failed --profile p --dry-run",
             "pbm profile",
             "pbm profile list -o json",
             "pbm profile add p - --sync --wait --wait-time 1m",

@@ -3,7 +3,8 @@
 use super::{Bell, unix_now};
 use crate::model::{
     command::{
-        BackupCmd, CleanupCmd, Command, DeleteCmd, DeletePitrCmd, ProfileCmd, ReplayCmd, RestoreCmd, ResyncCmd, name,
+        BackupCmd, CleanupCmd, CleanupFailedCmd, Command, DeleteCmd, DeletePitrCmd, ProfileCmd, ReplayCmd, RestoreCmd,
+        ResyncCmd, name,
     },
     config::StorageConf,
     names,
@@ -58,6 +59,7 @@ impl Commands {
             delete: None,
             delete_pitr: None,
             cleanup: None,
+            cleanup_failed: None,
             profile: None,
             ts: unix_now(),
         }
@@ -91,6 +93,11 @@ impl Commands {
     /// Asks to delete old backups and chunks; returns the OPID.
     pub async fn send_cleanup(&self, cleanup: CleanupCmd) -> Result<ObjectId> {
         self.send(Command { cleanup: Some(cleanup), ..Self::empty(name::CLEANUP) }).await
+    }
+
+    /// Asks to look for what failed backups left, or to delete it; returns the OPID.
+    pub async fn send_cleanup_failed(&self, cleanup: CleanupFailedCmd) -> Result<ObjectId> {
+        self.send(Command { cleanup_failed: Some(cleanup), ..Self::empty(name::CLEANUP_FAILED) }).await
     }
 
     /// Asks to cancel the running backup; returns the OPID.

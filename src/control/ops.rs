@@ -251,6 +251,11 @@ impl<T: OpDocument> OpDocs<T> {
         Ok(self.names(doc! { "name": name, "status": not_final() }).await?.is_empty())
     }
 
+    /// The names of all.
+    pub async fn known_names(&self) -> Result<Vec<String>> {
+        self.names(doc! {}).await
+    }
+
     async fn names(&self, filter: Document) -> Result<Vec<String>> {
         let failed = || format!("read admin.{}", T::COLLECTION);
         let found = self.coll.find(filter).projection(doc! { "name": 1 }).await.with_context(failed)?;

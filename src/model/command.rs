@@ -29,6 +29,8 @@ pub struct Command {
     pub delete_pitr: Option<DeletePitrCmd>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cleanup: Option<CleanupCmd>,
+    #[serde(rename = "cleanupFailed", default, skip_serializing_if = "Option::is_none")]
+    pub cleanup_failed: Option<CleanupFailedCmd>,
     /// Of the commands that add and remove a storage profile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub profile: Option<ProfileCmd>,
@@ -46,6 +48,8 @@ pub mod name {
     pub const DELETE: &str = "delete";
     pub const DELETE_PITR: &str = "deletePitr";
     pub const CLEANUP: &str = "cleanup";
+    /// *Added by us*: a command of its own, because the original's agents do nothing at all for a name that they don't know.
+    pub const CLEANUP_FAILED: &str = "cleanupFailed";
     pub const ADD_PROFILE: &str = "addConfigProfile";
     pub const REMOVE_PROFILE: &str = "removeConfigProfile";
     pub const PITR: &str = "pitr";
@@ -159,6 +163,31 @@ pub struct CleanupCmd {
     pub older_than: Timestamp,
     #[serde(default, deserialize_with = "null_default")]
     pub profile: String,
+}
+
+/// *Added by us*: look for objects that belong to no backup, or delete what somebody agreed to, by name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct CleanupFailedCmd {
+    #[serde(default)]
+    pub profile: String,
+    /// Only look, and say in the log what was found.
+    #[serde(default)]
+    pub look: bool,
+    /// Failed backups to delete.
+    #[serde(default)]
+    pub backups: Vec<String>,
+    /// Orphans to delete, if they are still as they were.
+    #[serde(default)]
+    pub orphans: Vec<Orphan>,
+}
+
+/// *Added by us*: a folder that has the form of a backup's and belongs to none.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Orphan {
+    pub name: String,
+    pub objects: i64,
+    /// Bytes.
+    pub size: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]

@@ -7,6 +7,7 @@ pub mod coverage;
 pub mod delete;
 pub mod prune;
 pub mod reap;
+pub mod remains;
 pub mod resync;
 pub mod retention;
 pub mod tenants;

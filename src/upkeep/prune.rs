@@ -26,6 +26,9 @@ const AT_ONCE: usize = 8;
 /// Chunks that leave the index with one write.
 const BATCH: usize = 1000;
 
+/// The error of a backup whose deletion did not come to its end.
+pub(super) const DELETION_BEGUN: &str = "its deletion has begun and did not end; delete it again";
+
 /// Reads what a plan is made from.
 pub async fn facts(control: &Control, config: &Config) -> Result<Facts> {
     let mut lines = Lines::new();
@@ -89,8 +92,7 @@ pub async fn run(control: &Control, store: &dyn Storage, plan: &Plan) -> Result<
 
 async fn backup(control: &Control, store: &dyn Storage, name: &str) -> Result<()> {
     let work = async {
-        let mark = "its deletion has begun and did not end; delete it again";
-        control.backups.set(name, doc! { "status": Status::Error.as_str(), "error": mark }).await?;
+        control.backups.set(name, doc! { "status": Status::Error.as_str(), "error": DELETION_BEGUN }).await?;
         delete::backup(store, name).await?;
         control.backups.remove(name).await
     };

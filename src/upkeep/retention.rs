@@ -165,6 +165,10 @@ pub enum Goes {
     Older,
     /// It did not succeed, so nothing can be restored from it.
     Failed,
+    /// It ended like this, whatever its age.
+    Ended(Status),
+    /// It gives no sign of life, whatever its age.
+    Stuck,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -175,6 +179,8 @@ pub enum Stays {
     /// Its time is the very time asked for.
     AtBorder,
     Runs(Status),
+    /// It was made, and its files were found incomplete later.
+    Incomplete,
     /// Of this profile, or the main one.
     OtherStorage(Option<String>),
     OtherKind,
@@ -418,7 +424,7 @@ impl Older<'_> {
 }
 
 /// What each increment is built on.
-fn sources<'a>(backups: &[&'a BackupMeta]) -> HashMap<&'a str, &'a str> {
+pub(super) fn sources<'a>(backups: &[&'a BackupMeta]) -> HashMap<&'a str, &'a str> {
     let of = |backup: &&'a BackupMeta| {
         let source = backup.src_backup.as_deref().filter(|source| !source.is_empty())?;
         Some((backup.name.as_str(), source))
@@ -427,7 +433,7 @@ fn sources<'a>(backups: &[&'a BackupMeta]) -> HashMap<&'a str, &'a str> {
 }
 
 /// What a backup is built on, up to the first; without itself.
-fn chain<'a>(sources: &HashMap<&'a str, &'a str>, name: &str) -> Vec<&'a str> {
+pub(super) fn chain<'a>(sources: &HashMap<&'a str, &'a str>, name: &str) -> Vec<&'a str> {
     let mut out: Vec<&str> = Vec::new();
     let mut seen = BTreeSet::new();
     let mut at = sources.get(name);
@@ -446,6 +452,8 @@ impl fmt::Display for Goes {
             Self::BuiltOn(base) => write!(f, "an increment of {base}"),
             Self::Older => f.write_str("older"),
             Self::Failed => f.write_str("older, and it did not succeed"),
+            Self::Ended(status) => write!(f, "it did not succeed: {status}"),
+            Self::Stuck => f.write_str("stuck: no sign of life"),
         }
     }
 }
@@ -457,6 +465,9 @@ impl fmt::Display for Stays {
             Self::NotOlder => f.write_str("not older"),
             Self::AtBorder => f.write_str("its time is the very second asked for"),
             Self::Runs(status) => write!(f, "it is not finished: {status}"),
+            Self::Incomplete => {
+                f.write_str("it was finished, and its files were found incomplete later; `pbm delete-backup` takes it")
+            }
             Self::OtherStorage(Some(profile)) => write!(f, "it is on the storage of profile {profile}"),
             Self::OtherStorage(None) => f.write_str("it is on the main storage"),
             Self::OtherKind => f.write_str("of another type"),

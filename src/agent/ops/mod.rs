@@ -4,6 +4,7 @@ mod alone;
 pub(super) mod backup;
 pub(super) mod delete;
 pub(super) mod profile;
+pub(super) mod remains;
 pub(super) mod replay;
 pub(super) mod restore;
 pub(super) mod resync;

@@ -1,0 +1,101 @@
+//! `cleanupFailed` (ours): one agent of the leader replica set looks for what failed backups left, or deletes what
+//! somebody agreed to.
+
+use super::{Task, alone};
+use crate::config::places;
+use crate::control::unix_now;
+use crate::model::command::{CleanupFailedCmd, name};
+use crate::storage::Storage;
+use crate::upkeep::{
+    prune, reap, remains,
+    retention::{Fate, Stays},
+    tenants,
+};
+use anyhow::{Context, Result, bail};
+use std::collections::HashSet;
+
+pub(in crate::agent) async fn handle(task: Task, command: Option<CleanupFailedCmd>) -> Result<()> {
+    let command = command.context("the cleanupFailed command has no details");
+    // The lock has a name that the original knows too.
+    alone::run(task, name::CLEANUP, async |task| work(task, &command?).await).await
+}
+
+async fn work(task: &Task, command: &CleanupFailedCmd) -> Result<()> {
+    let control = &task.node.control;
+    let config = control.config.main().await?.context("there is no configuration; run `pbm config --file`")?;
+    let settings = places::storage(control, &config.storage, &command.profile).await?;
+    let store = task.node.open_place(&settings).await?;
+    if command.look {
+        return look(task, store.as_ref()).await;
+    }
+    prune::nothing_else_runs(control, &task.opid).await?;
+    for said in reap::end_all_lost(control).await? {
+        tracing::warn!("{said}");
+    }
+    let profile = places::profile_of(&settings);
+    let backups = control.backups.all().await?;
+    let now = control.advanced_cluster_time().await?;
+    let mut plan = remains::plan(&backups, &control.locks.all().await?, profile, now);
+    let agreed: HashSet<&String> = command.backups.iter().collect();
+    for item in plan.backups.iter_mut().filter(|item| matches!(item.fate, Fate::Goes(_))) {
+        if !agreed.contains(&item.name) {
+            item.fate = Fate::Stays(Stays::NotAsked);
+            continue;
+        }
+        let Some(backup) = backups.iter().find(|backup| backup.name == item.name) else { continue };
+        if remains::is_finished_there(store.as_ref(), backup).await? {
+            tracing::warn!("backup {} stays: its metadata file says that it was finished", item.name);
+            item.fate = Fate::Stays(Stays::Incomplete);
+        }
+    }
+    let done = prune::run(control, store.as_ref(), &plan).await?;
+    let folders = orphans(task, store.as_ref(), command).await?;
+    tracing::info!("deleted {} failed backups and {folders} folders that belonged to no backup", done.backups);
+    Ok(())
+}
+
+async fn look(task: &Task, store: &dyn Storage) -> Result<()> {
+    if let Some(why) = shared(task, store).await? {
+        tracing::warn!("objects that belong to no backup are not looked for: {why}");
+        return Ok(());
+    }
+    for orphan in remains::orphans(store, &known(task).await?, unix_now()).await? {
+        tracing::info!("{}", remains::line(&orphan));
+    }
+    Ok(())
+}
+
+/// Deletes the folders that were agreed to; gives how many.
+async fn orphans(task: &Task, store: &dyn Storage, command: &CleanupFailedCmd) -> Result<usize> {
+    if command.orphans.is_empty() {
+        return Ok(0);
+    }
+    if let Some(why) = shared(task, store).await? {
+        bail!("the objects that belong to no backup stay: {why}");
+    }
+    for orphan in &command.orphans {
+        remains::remove(store, orphan, &known(task).await?, unix_now()).await?;
+        tracing::info!("deleted the objects below '{}'", orphan.name);
+    }
+    Ok(command.orphans.len())
+}
+
+/// Backups of the database, on any storage.
+async fn known(task: &Task) -> Result<HashSet<String>> {
+    Ok(task.node.control.backups.known_names().await?.into_iter().collect())
+}
+
+/// Another cluster makes backups on this storage: what no record of ours names may be its own.
+async fn shared(task: &Task, store: &dyn Storage) -> Result<Option<String>> {
+    let all = tenants::all(store).await?;
+    let others = match task.node.identity().await? {
+        Some(me) => tenants::others(all, &me),
+        None => all,
+    };
+    Ok(others.first().map(|other| {
+        format!(
+            "another cluster, {} (id {}), makes backups on this storage and they may be its own",
+            other.name, other.id
+        )
+    }))
+}

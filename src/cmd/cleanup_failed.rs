@@ -1,0 +1,118 @@
+//! `pbm cleanup --failed`: what failed backups left. An agent looks at the storage first, so that what is agreed to is what
+//! was shown, by name and size.
+
+use super::{
+    ask,
+    checks::{self, Need},
+    context::Context,
+    delete::Consent,
+    ending::{self, Waiting},
+    error::Result,
+    list::List,
+    output::{Message, Report},
+    prune_plan::Shown,
+    units,
+};
+use crate::control::LogQuery;
+use crate::model::{
+    command::{CleanupFailedCmd, Orphan, name},
+    log::Severity,
+};
+use crate::upkeep::{
+    remains::{self, MOST},
+    retention::{Facts, Fate, Plan},
+};
+use serde::Serialize;
+
+/// Records and their objects, and folders of no backup.
+#[derive(Debug, Serialize)]
+struct Found {
+    #[serde(flatten)]
+    records: Shown,
+    orphans: Vec<Orphan>,
+    /// What the agent remarked.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    remarks: Vec<String>,
+}
+
+impl Found {
+    fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.orphans.is_empty()
+    }
+}
+
+impl Report for Found {
+    fn text(&self) -> String {
+        let mut parts = vec![self.records.plan()];
+        if !self.orphans.is_empty() {
+            let row = |it: &Orphan| vec![it.name.clone(), format!("{} objects", it.objects), units::size(it.size)];
+            let rows: Vec<Vec<String>> = self.orphans.iter().map(row).collect();
+            parts.push(format!("Folders that belong to no backup, to delete:\n{}", units::table(&rows)));
+        }
+        parts.extend(self.remarks.iter().map(|remark| format!("Note: {remark}")));
+        parts.join("\n")
+    }
+}
+
+/// Runs the subcommand for the storage of a profile, or the main one.
+pub async fn run(cx: &Context, profile: Option<String>, consent: &Consent, waiting: &Waiting) -> Result<()> {
+    cx.config().await?;
+    cx.ready_to_write().await?;
+    checks::nothing_runs(&cx.control).await?;
+    checks::agents(cx, Need::Any).await?;
+    let command = CleanupFailedCmd { profile: profile.clone().unwrap_or_default(), ..CleanupFailedCmd::default() };
+    let (orphans, remarks) = look(cx, &command).await?;
+    let facts = Facts { backups: cx.control.backups.all().await?, ..Facts::default() };
+    let now = cx.control.advanced_cluster_time().await?;
+    let plan = remains::plan(&facts.backups, &cx.control.locks.all().await?, profile.as_deref(), now);
+    let found = Found { records: Shown::read(cx, &facts, &plan, false).await?, orphans, remarks };
+    if consent.dry_run {
+        cx.out.print(&found);
+        return Ok(());
+    }
+    if found.is_empty() {
+        cx.out.note(&found.text());
+        cx.out.print(&Message::new("nothing to delete"));
+        return Ok(());
+    }
+    if consent.yes {
+        cx.out.note(&found.text());
+    } else {
+        eprintln!("{}", found.text());
+        ask::confirm("Delete this?", "nothing was deleted").await?;
+    }
+    let command = CleanupFailedCmd { backups: going(&plan), orphans: found.orphans, ..command };
+    let opid = cx.control.commands.send_cleanup_failed(command).await?.to_hex();
+    if !waiting.wait {
+        cx.out.print(&Message::new(format!(
+            "The agents delete it; `pbm logs -e {} -i {opid}` shows when it is done",
+            name::CLEANUP_FAILED
+        )));
+        return Ok(());
+    }
+    ending::follow(cx, name::CLEANUP_FAILED, &opid, waiting.wait_time).await?;
+    List::default().run(cx).await
+}
+
+/// An increment before what it is built on; as many as a command holds.
+fn going(plan: &Plan) -> Vec<String> {
+    let going = plan.backups.iter().rev().filter(|item| matches!(item.fate, Fate::Goes(_)));
+    going.take(MOST).map(|item| item.name.clone()).collect()
+}
+
+/// Has an agent look at the storage; gives what it found and what it remarked.
+async fn look(cx: &Context, command: &CleanupFailedCmd) -> Result<(Vec<Orphan>, Vec<String>)> {
+    let event = name::CLEANUP_FAILED;
+    let command = CleanupFailedCmd { look: true, ..command.clone() };
+    let opid = cx.control.commands.send_cleanup_failed(command).await?.to_hex();
+    ending::follow(cx, event, &opid, None).await?;
+    let query = LogQuery {
+        opid: Some(opid),
+        event: Some(event.to_owned()),
+        severity: Some(Severity::Info as i32),
+        ..LogQuery::default()
+    };
+    let lines = cx.control.logs.newest(&query, 0).await?;
+    let remarks = lines.iter().filter(|line| line.s == Severity::Warning as i32).map(|line| line.msg.clone()).collect();
+    Ok((lines.iter().filter_map(|line| remains::parse(&line.msg)).collect(), remarks))
+}
