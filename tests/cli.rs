@@ -1,5 +1,6 @@
 //! The command line as its callers see it: JSON shapes, exit codes, refusals before anything is queued, waiting.
 
+use crate::looking::shapes;
 use crate::support::cluster::{Options, ReplicaSet};
 use crate::support::programs::{Output, Programs, Sandbox, signal};
 use crate::support::wait::until;
@@ -121,6 +122,8 @@ async fn results_have_the_originals_shapes() {
     assert_eq!(only, json!({ "running": {} }));
 
     let described = sandbox.pbm(&["describe-backup", name, "--with-collections", "-o", "json"]).ok().json();
+    assert_eq!(shapes::check(&shapes::backup(), &described), [""; 0]);
+    assert_eq!(shapes::check(&shapes::status(), &status), [""; 0]);
     assert_eq!((&described["storage_type"], &described["status"]), (&json!("filesystem"), &json!("done")));
     let collections = described["replsets"][0]["collections"].as_array().expect("collections");
     assert!(collections.contains(&json!("shop.users")), "{described}");
@@ -136,6 +139,7 @@ async fn results_have_the_originals_shapes() {
     let item = json!({ "start": start, "status": "done", "type": "snapshot", "snapshot": name, "name": restore });
     assert_eq!(history, json!([item]));
     let described = sandbox.pbm(&["describe-restore", restore, "-o", "json"]).ok().json();
+    assert_eq!(shapes::check(&shapes::restore(), &described), [""; 0]);
     assert_eq!((&described["backup"], &described["type"]), (&json!(name), &json!("logical")));
     assert!(described["finish"].is_string(), "{described}");
 
@@ -144,9 +148,7 @@ async fn results_have_the_originals_shapes() {
         lines.as_array().is_some_and(|lines| !lines.is_empty()).then_some(lines)
     })
     .await;
-    for key in ["ts", "s", "rs", "node", "e", "eobj", "ep", "msg"] {
-        assert!(!said[0][key].is_null(), "{key}: {said}");
-    }
+    assert_eq!(shapes::check(&shapes::logs(), &said), [""; 0]);
     let text = sandbox.pbm(&["list"]).ok();
     assert!(text.stdout.contains(name) && text.stderr.is_empty(), "{text:?}");
 }

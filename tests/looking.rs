@@ -2,7 +2,7 @@
 //!
 //! The states are written into the control collections, so no agent and no operation is needed.
 
-mod shapes;
+pub mod shapes;
 mod states;
 
 use crate::support::cluster::{Options, ReplicaSet};

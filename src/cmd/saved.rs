@@ -22,15 +22,16 @@ impl Saved {
     /// Under the names that replica sets have in this cluster.
     pub async fn read(cx: &Context, judge: &Judge) -> Result<Self> {
         let mut out = Self { members: judge.cluster.names(), ..Self::default() };
-        let mut spans = std::pin::pin!(cx.control.chunks.spans().await?);
-        while let Some(chunk) = spans.try_next().await? {
-            timeline::extend(
-                &mut out.lines,
-                judge.renamed(&chunk.rs),
-                Line { start: chunk.start_ts, end: chunk.end_ts },
-            );
-            out.size = out.size.saturating_add(chunk.size);
-        }
+        let lines = async {
+            let mut times = std::pin::pin!(cx.control.chunks.times().await?);
+            while let Some(it) = times.try_next().await? {
+                let line = Line { start: it.start_ts, end: it.end_ts };
+                timeline::extend(&mut out.lines, judge.renamed(&it.rs), line);
+            }
+            anyhow::Ok(())
+        };
+        let ((), size) = futures::try_join!(lines, cx.control.chunks.bytes())?;
+        out.size = size;
         Ok(out)
     }
 

@@ -116,8 +116,8 @@ impl StatusArgs {
         }
         if self.check || wanted(Section::Backups) {
             let judge = Judge::read(cx, self.replset_remapping.clone()).await?;
-            let all = cx.control.backups.all().await?;
-            let saved = Saved::read(cx, &judge).await?;
+            let backups = async { Ok::<_, CliError>(cx.control.backups.all().await?) };
+            let (all, saved) = futures::try_join!(backups, Saved::read(cx, &judge))?;
             let gaps = saved.gaps_after_the_newest_base(&all);
             problems.extend(gaps.iter().map(|gap| format!("later times can't be restored: {}", gap_text(gap))));
             let shared = shared(cx).await?;

@@ -25,6 +25,14 @@ pub struct ChunkSpan {
     pub size: i64,
 }
 
+/// From when to when a chunk is.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct ChunkTimes {
+    pub rs: String,
+    pub start_ts: Timestamp,
+    pub end_ts: Timestamp,
+}
+
 /// A chunk and its place in the index.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Indexed {
@@ -115,6 +123,25 @@ impl Chunks {
         let order = doc! { "rs": 1, "start_ts": 1, "end_ts": 1 };
         let found = spans.find(doc! {}).sort(order).projection(fields).batch_size(BATCH).await.context(READ)?;
         Ok(found.map_err(|error| anyhow::Error::new(error).context(READ)))
+    }
+
+    /// Times of all chunks, in the order of [`Chunks::spans`]. The server reads the keys of one index and neither documents
+    /// nor sorts; being sparse, that index needs a filter to be used.
+    pub async fn times(&self) -> Result<impl Stream<Item = Result<ChunkTimes>> + use<>> {
+        let fields = doc! { "_id": 0, "rs": 1, "start_ts": 1, "end_ts": 1 };
+        let times = self.coll.clone_with_type::<ChunkTimes>();
+        let order = doc! { "rs": 1, "start_ts": 1, "end_ts": 1 };
+        let every = doc! { "rs": { "$gte": "" } };
+        let found = times.find(every).sort(order).projection(fields).batch_size(BATCH).await.context(READ)?;
+        Ok(found.map_err(|error| anyhow::Error::new(error).context(READ)))
+    }
+
+    /// The sizes of all chunks together.
+    pub async fn bytes(&self) -> Result<i64> {
+        let sum = doc! { "$group": { "_id": null, "bytes": { "$sum": { "$toLong": "$size" } } } };
+        let mut found = self.coll.aggregate([sum]).await.context(READ)?;
+        let sum = found.try_next().await.context(READ)?;
+        Ok(sum.and_then(|sum| sum.get_i64("bytes").ok()).unwrap_or(0))
     }
 
     /// The chunks that end at or before `until`, by start, as a stream.

@@ -29,7 +29,7 @@ pub use bell::{Bell, Waiter};
 pub use board::{ControlBoard, Plane};
 pub use catalogue::{Entry, Shelf};
 pub use chunk_table::ChunkTable;
-pub use chunks::{ChunkSpan, Chunks, Indexed};
+pub use chunks::{ChunkSpan, ChunkTimes, Chunks, Indexed};
 pub use commands::{Commands, Place};
 pub use configs::Configs;
 pub use locks::{Locks, TakeLock};
