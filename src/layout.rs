@@ -3,6 +3,7 @@
 //! ```text
 //! .pbm.init                                          proves that the storage is initialised
 //! .pbm.clusters/<cluster>                            ours: a cluster that makes backups here
+//! .pbm.probe.<node>/<run of its agent>               ours: written, read, listed and deleted to see that it works
 //! <backup>.pbm.json                                  metadata of a backup, written last
 //! <backup>/<rs>/metadata.json                        namespaces, options, indexes, sizes and checksums
 //! <backup>/<rs>/meta.pbm                             the same as one BSON document
@@ -19,6 +20,8 @@ use jiff::{civil, tz::TimeZone};
 pub const INIT: &str = ".pbm.init";
 /// Folder of the clusters that make backups on a storage; the original neither writes nor reads it.
 pub const CLUSTERS: &str = ".pbm.clusters";
+/// Prefix of the folders in which agents try a storage; the original neither writes nor reads them.
+pub const PROBE: &str = ".pbm.probe.";
 /// Suffix of backup metadata files.
 pub const BACKUP_META_SUFFIX: &str = ".pbm.json";
 /// Folder of PITR chunks.
@@ -46,6 +49,12 @@ pub fn backup_start(name: &str) -> Option<i64> {
 #[must_use]
 pub fn cluster_mark(cluster: &str) -> String {
     format!("{CLUSTERS}/{cluster}")
+}
+
+/// `.pbm.probe.<node>`: nobody else changes anything in this folder, so it can come and go.
+#[must_use]
+pub fn probe_folder(node: &str) -> String {
+    format!("{PROBE}{node}")
 }
 
 /// The list of data files in a replica set's part of a physical or incremental backup.

@@ -8,7 +8,7 @@
 //! | layer | modules | what lives there |
 //! |---|---|---|
 //! | L5 programs | [`cmd`], [`agent`] | `pbm` talks to people, `pbm-agent` to the command stream; never to each other |
-//! | L4 recipes | [`backup`], [`restore`], [`export`], [`pitr`], [`upkeep`] | straight lines that call engines and return values |
+//! | L4 recipes | [`backup`], [`restore`], [`export`], [`pitr`], [`upkeep`], [`preflight`] | straight lines that call engines and return values |
 //! | L3 engines | [`snapshot`], [`oplog`] | move data; know nothing of commands or statuses |
 //! | L2 facts | [`mongo`], [`topo`], [`control`], [`config`] | the cluster and what it remembers |
 //! | L1 bytes and protocol | [`rendezvous`], [`layout`], [`archive`], [`compress`], [`storage`] | formats, objects, who waits for whom |
@@ -41,6 +41,7 @@ pub mod model;
 pub mod mongo;
 pub mod oplog;
 pub mod pitr;
+pub mod preflight;
 pub mod rendezvous;
 pub mod restore;
 pub mod snapshot;

@@ -1,56 +1,58 @@
 //! This node's line in `pbmAgents`: every 5 s, and at once when its storage becomes usable.
 
-use super::{node::Node, sharing};
-use crate::config;
+use super::{node::Node, storage::StorageWatch};
 use crate::control::HEARTBEAT;
 use crate::model::{
     agent::{AgentStat, SubsysStatus},
-    config::{Config, StorageConf},
     names::PBM_VERSION,
 };
-use crate::mongo::admin;
-use crate::storage::{self, Storage};
+use crate::mongo::{admin, login};
+use crate::preflight::grants;
 use anyhow::Result;
-use bson::Timestamp;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often a storage that works is looked at.
-const STORAGE_CHECK: Duration = Duration::from_secs(15);
-/// How long such a look may take: a storage that hangs must not stop the heartbeat.
-const LOOK: Duration = Duration::from_secs(5);
-/// How often other clusters' marks on the storage are looked for.
-const SHARING_CHECK: Duration = Duration::from_secs(60);
-/// How often a line is compared with what is stored, to find a second agent on the same mongod.
-const PARALLEL_CHECK: Duration = Duration::from_secs(60);
+/// How often it is said that a second agent writes the line.
+const REPEAT: Duration = Duration::from_secs(60);
+/// How long a second agent counts as there after it was seen.
+const TWIN: Duration = Duration::from_secs(15);
+/// How often it is asked what the user may do.
+const LOGIN_CHECK: Duration = Duration::from_secs(60);
 /// The shortest pause between two beats when the bell rings a lot.
 const BREATH: Duration = Duration::from_millis(250);
 
+/// What is remembered from beat to beat.
+struct Line {
+    /// Tells this run from others.
+    instance: String,
+    written: bool,
+    storage: StorageWatch,
+    /// When somebody else's line was found in place of ours, and when that was said.
+    twin: Option<Instant>,
+    warned: Option<Instant>,
+    /// What the user may not do, and when that was asked.
+    lacks: Vec<String>,
+    asked: Option<Instant>,
+}
+
 /// Writes the line until `stop`.
 pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
-    let mut storage = StorageWatch { conf: None, checked: None, shared: None, status: SubsysStatus::default() };
-    let mut written: Option<Timestamp> = None;
-    let mut compared = Instant::now();
+    let instance = format!("{:016x}", rand::random::<u64>());
+    let storage = StorageWatch::new(&instance);
+    let mut line = Line { instance, written: false, storage, twin: None, warned: None, lacks: Vec::new(), asked: None };
     loop {
         let mut waiter = node.control.bell.waiter();
         let started = Instant::now();
-        if compared.elapsed() >= PARALLEL_CHECK {
-            compared = Instant::now();
-            warn_if_not_alone(&node, written).await;
-        }
-        let was_ok = storage.status.ok;
-        match beat(&node, &mut storage).await {
-            Ok(hb) => {
-                // Somebody may wait for this agent to be fit.
-                if written.is_none() || storage.status.ok != was_ok {
-                    node.control.bell.ring().await;
-                }
-                written = Some(hb);
-            }
+        let was_ok = line.storage.status.ok;
+        let first = !line.written;
+        match line.beat(&node).await {
+            // Somebody may wait for this agent to be fit.
+            Ok(()) if first || line.storage.status.ok != was_ok => node.control.bell.ring().await,
+            Ok(()) => {}
             Err(error) => tracing::warn!("heartbeat: {error:#}"),
         }
-        let was_ok = storage.status.ok;
+        let was_ok = line.storage.status.ok;
         loop {
             let left = HEARTBEAT.saturating_sub(started.elapsed());
             tokio::select! {
@@ -64,7 +66,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
             // bell may ring only once for it, so it is looked for after the breath, not instead.
             if !was_ok {
                 tokio::time::sleep(BREATH.saturating_sub(started.elapsed())).await;
-                if storage.changed(&node).await {
+                if line.storage.changed(&node).await {
                     break;
                 }
             }
@@ -72,24 +74,45 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     }
 }
 
-async fn warn_if_not_alone(node: &Node, written: Option<Timestamp>) {
-    if let (Some(written), Ok(Some(stored))) = (written, node.control.agents.heartbeat(&node.rs, &node.me).await)
-        && stored != written
-    {
-        tracing::warn!("another pbm-agent writes the line of {}: stop one of them", node.me);
+impl Line {
+    async fn beat(&mut self, node: &Node) -> Result<()> {
+        let mut stat = describe(node).await;
+        self.storage.check(node).await;
+        self.look_at_login(node).await;
+        stat.stors = self.storage.status.clone();
+        stat.probe = self.storage.trial();
+        stat.space = self.storage.space;
+        stat.lacks.clone_from(&self.lacks);
+        stat.shared.clone_from(&node.shared.borrow());
+        stat.instance.clone_from(&self.instance);
+        stat.doubled = self.twin.is_some_and(|seen| seen.elapsed() < TWIN);
+        // The configuration was just read.
+        stat.hb = node.control.time_of_last_call().await?;
+        stat.pbms = SubsysStatus::usable();
+        let before = node.control.agents.put(&stat).await?;
+        // Until the first line is written, the one of an earlier run is there.
+        if self.written && before.is_some_and(|instance| instance != self.instance) {
+            self.twin = Some(Instant::now());
+            if self.warned.is_none_or(|at| at.elapsed() >= REPEAT) {
+                self.warned = self.twin;
+                tracing::warn!("another pbm-agent writes the line of {}: stop one of them", node.me);
+            }
+        }
+        self.written = true;
+        Ok(())
     }
-}
 
-async fn beat(node: &Node, storage: &mut StorageWatch) -> Result<Timestamp> {
-    let mut stat = describe(node).await;
-    storage.check(node).await;
-    stat.stors = storage.status.clone();
-    stat.shared.clone_from(&node.shared.borrow());
-    // The configuration was just read.
-    stat.hb = node.control.time_of_last_call().await?;
-    stat.pbms = SubsysStatus::usable();
-    node.control.agents.put(&stat).await?;
-    Ok(stat.hb)
+    /// What the user of this agent may not do here.
+    async fn look_at_login(&mut self, node: &Node) {
+        if self.asked.is_some_and(|at| at.elapsed() < LOGIN_CHECK) {
+            return;
+        }
+        self.asked = Some(Instant::now());
+        // Everybody may ask this; a node that does not answer is told by its status.
+        if let Ok(login) = login::login(&node.client).await {
+            self.lacks = grants::lacking(&login).into_iter().map(|grant| grant.title().to_owned()).collect();
+        }
+    }
 }
 
 /// The node as it is now; problems are part of the description.
@@ -121,69 +144,4 @@ async fn describe(node: &Node) -> AgentStat {
         Err(error) => stat.nodes = SubsysStatus::broken(format!("{error:#}")),
     }
     stat
-}
-
-/// Is the configured storage usable from here?
-struct StorageWatch {
-    conf: Option<StorageConf>,
-    checked: Option<Instant>,
-    /// When other clusters' marks were looked for.
-    shared: Option<Instant>,
-    status: SubsysStatus,
-}
-
-impl StorageWatch {
-    /// Another storage is configured than the one that was checked.
-    async fn changed(&self, node: &Node) -> bool {
-        node.control.config.main().await.is_ok_and(|now| now.map(|c| c.storage) != self.conf)
-    }
-
-    async fn check(&mut self, node: &Node) {
-        let config = match node.read_config().await {
-            Ok(Some(config)) => config,
-            Ok(None) => {
-                self.conf = None;
-                self.status = SubsysStatus::broken("no configuration yet; run `pbm config --file`");
-                return;
-            }
-            Err(error) => {
-                self.status = SubsysStatus::broken(format!("{error:#}"));
-                return;
-            }
-        };
-        let recent = self.checked.is_some_and(|at| at.elapsed() < STORAGE_CHECK);
-        if self.status.ok && recent && self.conf.as_ref() == Some(&config.storage) {
-            return;
-        }
-        let moved = self.conf.as_ref() != Some(&config.storage);
-        self.status = match look(node, &config).await {
-            Ok(store) => {
-                let due = moved || self.shared.is_none_or(|at| at.elapsed() >= SHARING_CHECK);
-                // A failure shows at the next backup; the storage itself is usable.
-                let looking = sharing::look(node, store.as_ref(), &config.storage);
-                if due && node.in_leader_rs && matches!(tokio::time::timeout(LOOK, looking).await, Ok(Ok(()))) {
-                    self.shared = Some(Instant::now());
-                }
-                SubsysStatus::usable()
-            }
-            Err(error) => SubsysStatus::broken(format!("{error:#}")),
-        };
-        self.conf = Some(config.storage);
-        self.checked = Some(Instant::now());
-    }
-}
-
-/// A storage without the mark is usable too: the first backup writes it.
-async fn look(node: &Node, config: &Config) -> Result<Arc<dyn Storage>> {
-    let looking = async {
-        let store = config::open::open_briefly(&config.storage, &node.me).await?;
-        match store.stat(crate::layout::INIT).await {
-            Ok(_) | Err(storage::Error::NotFound { .. }) => Ok(store),
-            Err(error) => Err(error.into()),
-        }
-    };
-    match tokio::time::timeout(LOOK, looking).await {
-        Ok(seen) => seen,
-        Err(_) => anyhow::bail!("the storage did not answer within {} s", LOOK.as_secs()),
-    }
 }

@@ -25,5 +25,6 @@ mod ops;
 mod reap;
 mod sharing;
 mod slicer;
+mod storage;
 
 pub use cli::{command, run};

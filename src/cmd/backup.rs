@@ -1,7 +1,7 @@
 //! `pbm backup`: checks, queues the command, follows it.
 
 use super::{
-    checks::{self, Need},
+    checks,
     context::Context,
     ending::Waiting,
     error::{CliError, Result},
@@ -21,6 +21,7 @@ use crate::model::{
     rate::Rate,
     status::Status,
 };
+use crate::preflight::Operation;
 use clap::Args;
 use serde::Serialize;
 use std::time::Duration;
@@ -115,7 +116,7 @@ impl Backup {
         let place = profile::place(cx, &config.storage, &self.profile).await?;
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
-        checks::agents(cx, Need::Fit).await?;
+        checks::before(cx, Operation::Backup).await?;
 
         let name = free_name(cx).await?;
         let command = BackupCmd {

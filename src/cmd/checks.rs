@@ -10,6 +10,7 @@ use crate::model::{
     command::name,
     lock::{Lock, is_stale},
 };
+use crate::preflight::{self, Operation, gather::Depth};
 use crate::topo::suits::unfit;
 use crate::upkeep::reap;
 use std::time::Duration;
@@ -17,6 +18,9 @@ use tokio::time::Instant;
 
 /// Agents write their lines every five seconds; a change of the configuration needs that long to show.
 const AGENTS_CATCH_UP: Duration = Duration::from_secs(10);
+
+/// How long a member has to answer us before an operation begins. The agents do the work, not we.
+const MEMBER_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Which agents an operation needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +85,36 @@ pub async fn agents(cx: &Context, need: Need) -> Result<()> {
             Err(_) => waiter.next().await,
         }
     }
+}
+
+/// Before an operation is queued: the agents that it needs, and what else would make it fail. Such a thing is refused; what
+/// only deserves attention is told.
+pub async fn before(cx: &Context, operation: Operation) -> Result<()> {
+    let need = match operation {
+        Operation::Backup => Need::Fit,
+        Operation::Restore => Need::Primary,
+    };
+    // Agents may have to catch up with the configuration: what they tell is read afterwards.
+    agents(cx, need).await?;
+    let facts = cx.asker(MEMBER_ANSWERS, Depth::Operation).everything().await;
+    let mut findings = preflight::judge_before(&facts);
+    let obstacles = preflight::obstacles(&facts, &findings, operation);
+    findings.retain(|finding| !obstacles.contains(finding));
+    for finding in &findings {
+        cx.out.note(&format!("Warning: {}", finding.sentence()));
+    }
+    if !findings.is_empty() {
+        cx.out.note("`pbm doctor` tells what to do about it");
+    }
+    if obstacles.is_empty() {
+        return Ok(());
+    }
+    let reasons: Vec<String> = obstacles.iter().map(preflight::Finding::sentence).collect();
+    let what = if operation == Operation::Backup { "backup" } else { "restore" };
+    let mut error = CliError::refused(format!("this {what} would fail: {}", reasons.join("; ")));
+    error.hints = obstacles.into_iter().filter_map(|finding| finding.next).collect();
+    error.hints.dedup();
+    Err(error.hint("nothing was started; `pbm doctor` checks everything"))
 }
 
 /// The reason why not, and whether waiting may help.

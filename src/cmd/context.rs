@@ -6,7 +6,11 @@ use super::{
 };
 use crate::control::Control;
 use crate::model::config::Config;
+use crate::mongo::{self, Purpose};
+use crate::preflight::gather::{Asker, Depth};
 use crate::topo::cluster::{self, Cluster};
+use mongodb::Client;
+use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// The name of our connections in the server's log.
@@ -34,7 +38,27 @@ impl Context {
                 .hint("give --mongodb-uri or set PBM_MONGODB_URI to the address of a member of the replica set, such as mongodb://user:password@host:27017")
         })?;
         let (client, _) = cluster::connect_leader(uri, APP).await?;
-        Ok(Self { control: Control::new(client), out, uri: uri.to_owned(), stop: CancellationToken::new() })
+        Ok(Self::around(client, uri, out))
+    }
+
+    /// As [`Self::connect`], also for a user who may not ask who the leader is: then the given replica set counts as it.
+    pub async fn connect_anyhow(uri: Option<&str>, out: Format) -> Result<Self> {
+        match (Self::connect(uri, out).await, uri) {
+            (Err(error), Some(uri)) if error.is_denied() => {
+                let client = mongo::connect(uri, Purpose::Leader { app: APP }).await?;
+                Ok(Self::around(client, uri, out))
+            }
+            (result, _) => result,
+        }
+    }
+
+    fn around(client: Client, uri: &str, out: Format) -> Self {
+        Self { control: Control::new(client), out, uri: uri.to_owned(), stop: CancellationToken::new() }
+    }
+
+    /// Asks every member directly, and the control collections.
+    pub fn asker(&self, patience: Duration, depth: Depth) -> Asker<'_> {
+        Asker { control: &self.control, uri: &self.uri, app: APP, patience, depth }
     }
 
     /// Prepares for sending commands and waiting: the control collections exist, the bell is heard.

@@ -1,7 +1,10 @@
 //! What the command line says when something can't be done: the only place that prints an error.
 
 use super::output::Format;
+use crate::mongo::admin;
 use std::process::ExitCode;
+
+const UNAUTHORIZED: i32 = 13;
 
 /// What kind of end it is; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +61,12 @@ impl CliError {
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hints.push(hint.into());
         self
+    }
+
+    /// The user may not do what was tried.
+    pub fn is_denied(&self) -> bool {
+        let driver = self.source.chain().find_map(|cause| cause.downcast_ref());
+        driver.and_then(admin::code) == Some(UNAUTHORIZED)
     }
 
     /// Prints the error: on stderr for people; with a JSON format as the one value on stdout.
@@ -129,8 +138,9 @@ fn advice(error: &mongodb::error::Error) -> Option<String> {
         ErrorKind::Authentication { .. } => {
             Some("check user, password and authSource in --mongodb-uri or PBM_MONGODB_URI".to_owned())
         }
-        ErrorKind::Command(command) if command.code == 13 => Some(
-            "the user needs the roles readWrite (on admin), backup, clusterMonitor, restore and anyAction on anyResource"
+        ErrorKind::Command(command) if command.code == UNAUTHORIZED => Some(
+            "the user needs the roles readWrite (on admin), backup, clusterMonitor, restore and anyAction on anyResource; \
+             `pbm doctor` tells which of them are missing"
                 .to_owned(),
         ),
         _ => None,

@@ -13,6 +13,7 @@ mod config;
 mod context;
 mod delete;
 mod describe;
+mod doctor;
 mod dry_run;
 mod ending;
 mod error;
@@ -78,6 +79,7 @@ enum Command {
     List(list::List),
     #[command(alias = "s")]
     Status(status::StatusArgs),
+    Doctor(doctor::Doctor),
     DescribeBackup(describe::DescribeBackup),
     Restore(restore::Restore),
     OplogReplay(oplog_replay::OplogReplay),
@@ -142,6 +144,9 @@ fn start(cli: Cli) -> Result<()> {
         if let Command::Export(it) = cli.command {
             return it.run(uri, format).await;
         }
+        if let Command::Doctor(it) = cli.command {
+            return it.run(&Context::connect_anyhow(uri, format).await?).await;
+        }
         let cx = Context::connect(uri, format).await?;
         match cli.command {
             Command::Config(it) => it.run(&cx).await,
@@ -158,7 +163,7 @@ fn start(cli: Cli) -> Result<()> {
             Command::DeletePitr(it) => it.run(&cx).await,
             Command::Cleanup(it) => it.run(&cx).await,
             Command::Logs(it) => it.run(&cx).await,
-            Command::Export(_) | Command::Version(_) | Command::Completion { .. } => Ok(()),
+            Command::Doctor(_) | Command::Export(_) | Command::Version(_) | Command::Completion { .. } => Ok(()),
         }
     });
     // Neither waited for nor dropped: a question that nobody answers must not keep the process, and the driver's tasks
@@ -263,6 +268,7 @@ mod tests {
             "pbm logs -s X",
             "pbm logs --timezone No/Where",
             "pbm status -s everything",
+            "pbm doctor --fix",
             "pbm delete-backup",
             "pbm delete-backup b --older-than 1d",
             "pbm delete-backup b --type logical",
@@ -314,6 +320,7 @@ mod tests {
             "pbm status --profile=main",
             "pbm delete-backup b --profile p -y",
             "pbm version -s",
+            "pbm doctor -o json",
             "pbm export b --ns a.*,b.c --out - --dir /srv --replset rs0 --gzip --no-oplog",
             "pbm export b -o file -c pbm.yaml --with-users-and-roles",
         ] {

@@ -1,8 +1,7 @@
 //! `pbm restore`: finds the way to what is wanted, shows the plan, asks, queues the command, follows it.
 
 use super::{
-    ask,
-    checks::{self, Need},
+    ask, checks,
     context::Context,
     dry_run::{self, Question},
     ending::Waiting,
@@ -17,6 +16,7 @@ use crate::model::{
     backup::BackupMeta, command::RestoreCmd, config::StorageConf, restore::RestoreMeta, selection::Selection,
     serde_help::zero_ts, status::Status,
 };
+use crate::preflight::Operation;
 use crate::restore::{
     members::participants,
     moment::{self, Moment, Unreachable},
@@ -191,7 +191,7 @@ impl Restore {
         }
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
-        checks::agents(cx, Need::Primary).await?;
+        checks::before(cx, Operation::Restore).await?;
         if !self.yes {
             let place = places::of_backup(&cx.control, &backup, &config.storage).await?;
             match (&self.ns_from, &self.ns_to) {

@@ -8,6 +8,7 @@ pub mod edit;
 pub mod mask;
 pub mod open;
 pub mod places;
+pub mod probe;
 pub mod schema;
 pub mod stores;
 

@@ -6,7 +6,7 @@ use crate::model::{
     names,
 };
 use anyhow::{Context, Result};
-use bson::{Timestamp, doc};
+use bson::{Document, Timestamp, doc};
 use futures::TryStreamExt;
 use mongodb::{Collection, Database};
 
@@ -21,14 +21,18 @@ impl Agents {
         Self { coll: db.collection(names::AGENTS) }
     }
 
-    /// Replaces this agent's line.
-    pub async fn put(&self, stat: &AgentStat) -> Result<()> {
-        self.coll
-            .replace_one(doc! { "n": &stat.n, "rs": &stat.rs }, stat)
+    /// Replaces this agent's line. Gives the [`AgentStat::instance`] of the line that was there; an agent that tells none
+    /// has an empty one.
+    pub async fn put(&self, stat: &AgentStat) -> Result<Option<String>> {
+        let line = bson::serialize_to_document(stat).context("encode this agent's line")?;
+        let before = self
+            .coll
+            .clone_with_type::<Document>()
+            .find_one_and_replace(doc! { "n": &stat.n, "rs": &stat.rs }, line)
             .upsert(true)
             .await
             .context("write this agent's line in admin.pbmAgents")?;
-        Ok(())
+        Ok(before.map(|line| line.get_str("instance").unwrap_or_default().to_owned()))
     }
 
     /// Removes an agent's line.
@@ -38,12 +42,6 @@ impl Agents {
             .await
             .context("remove the agent's line from admin.pbmAgents")?;
         Ok(())
-    }
-
-    /// The stored heartbeat of an agent.
-    pub async fn heartbeat(&self, rs: &str, node: &str) -> Result<Option<Timestamp>> {
-        let found = self.coll.find_one(doc! { "n": node, "rs": rs }).await.context("read admin.pbmAgents")?;
-        Ok(found.map(|a| a.hb))
     }
 
     /// Every line, stale ones included, sorted by replica set and node.

@@ -4,7 +4,7 @@
 //! only then do the documents go whose backups were not found.
 
 use super::{OpDocs, ops::CLEANUP_DUE};
-use crate::model::backup::BackupMeta;
+use crate::model::{backup::BackupMeta, status::Status};
 use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, doc};
 use futures::{Stream, TryStreamExt};
@@ -49,6 +49,15 @@ impl OpDocs<BackupMeta> {
         Ok(found
             .map_err(|error| anyhow::Error::new(error).context(READ))
             .try_filter_map(async |d| Ok(d.get_str("name").ok().map(str::to_owned))))
+    }
+
+    /// The newest complete backup of everything on the main storage.
+    pub async fn newest_full(&self) -> Result<Option<BackupMeta>> {
+        let mut filter = Shelf::Main.filter();
+        filter
+            .extend(doc! { "status": Status::Done.as_str(), "nss": { "$in": [Bson::Null, Bson::Array(Vec::new())] } });
+        let found = self.coll.find_one(filter).sort(doc! { "start_ts": -1 }).await.context("read admin.pbmBackups")?;
+        found.map(Self::decode).transpose()
     }
 
     /// How many backups are known on a storage.

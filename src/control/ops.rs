@@ -73,7 +73,7 @@ impl<T: OpDocument> OpDocs<T> {
         Self { coll: db.collection(name), bell: bell.clone(), kind: PhantomData }
     }
 
-    fn decode(document: Document) -> Result<T> {
+    pub(super) fn decode(document: Document) -> Result<T> {
         let name = document.get_str("name").unwrap_or("?").to_owned();
         bson::deserialize_from_document(document).with_context(|| format!("{} {name} can't be read", T::COLLECTION))
     }

@@ -1,6 +1,6 @@
 //! `admin.pbmAgents` (spec/format.md C.2).
 
-use super::serde_help::{null_default, null_ts, zero_ts};
+use super::serde_help::{is_default, null_default, null_ts, zero_ts};
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,40 @@ pub struct AgentStat {
     /// *Added by us*: other clusters that make backups on the main storage.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub shared: Vec<Tenant>,
+    /// *Added by us*: tells this run of the agent from every other process that writes the line.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub instance: String,
+    /// *Added by us*: another process writes the line of this node too.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub doubled: bool,
+    /// *Added by us*: what the agent's user may not do and would have to, in words.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    pub lacks: Vec<String>,
+    /// *Added by us*: the newest trial of the storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<Trial>,
+    /// *Added by us*: room on the storage, where that is a folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub space: Option<Space>,
+}
+
+/// *Added by us*: an object was written to the storage, read, listed and deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Trial {
+    pub ok: bool,
+    /// What did not work.
+    #[serde(default, deserialize_with = "null_default")]
+    pub e: String,
+    /// Seconds between the trial and the line's heartbeat.
+    #[serde(default, deserialize_with = "null_default")]
+    pub age: i64,
+}
+
+/// *Added by us*: the file system of a folder. Bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Space {
+    pub free: i64,
+    pub total: i64,
 }
 
 /// *Added by us*: a cluster that makes backups on a storage, as it says itself on that storage.
@@ -99,6 +133,11 @@ impl AgentStat {
             repl_lag: 0,
             own: String::new(),
             shared: Vec::new(),
+            instance: String::new(),
+            doubled: false,
+            lacks: Vec::new(),
+            probe: None,
+            space: None,
             v: String::new(),
             mv: String::new(),
             pbms: SubsysStatus::default(),

@@ -41,6 +41,20 @@ pub async fn connect_elsewhere(uri: &str, hosts: &str, purpose: Purpose) -> Resu
     Client::with_options(options).context("set up the MongoDB client")
 }
 
+/// Opens a client to exactly one member (`host:port`), with the user and TLS settings of `uri`. What is not answered
+/// within `patience` fails.
+pub async fn connect_member(uri: &str, host: &str, app: &'static str, patience: Duration) -> Result<Client> {
+    let mut options = options(uri, Purpose::Leader { app }).await?;
+    options.hosts = vec![mongodb::options::ServerAddress::parse(host).with_context(|| format!("parse '{host}'"))?];
+    options.repl_set_name = None;
+    options.direct_connection = Some(true);
+    options.selection_criteria =
+        Some(SelectionCriteria::ReadPreference(ReadPreference::PrimaryPreferred { options: Option::default() }));
+    options.server_selection_timeout = Some(patience);
+    options.connect_timeout = Some(patience);
+    Client::with_options(options).context("set up the MongoDB client")
+}
+
 /// Adds the scheme when it is missing.
 fn with_scheme(uri: &str) -> Result<String> {
     let uri = uri.trim();

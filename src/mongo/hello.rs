@@ -37,6 +37,9 @@ pub struct Hello {
     pub configsvr: i32,
     #[serde(default)]
     pub secondary_delay_secs: i64,
+    /// Its wall clock.
+    #[serde(default)]
+    pub local_time: Option<bson::DateTime>,
     #[serde(default)]
     last_write: LastWrite,
     #[serde(rename = "$clusterTime", default)]

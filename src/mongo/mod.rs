@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod connect;
 pub mod hello;
+pub mod login;
 
 pub use connect::{Purpose, connect};
 pub use hello::{Hello, hello};

@@ -104,15 +104,21 @@ pub async fn first_after(client: &Client, time: Timestamp) -> Result<Option<Time
 
 /// Bytes of all entries that this node's oplog holds.
 pub async fn size(client: &Client) -> Result<u64> {
+    room(client).await.map(|(size, _)| size)
+}
+
+/// Bytes of all entries that this node's oplog holds, and how many it may hold.
+pub async fn room(client: &Client) -> Result<(u64, u64)> {
     let stats =
         client.database("local").run_command(doc! { "collStats": "oplog.rs" }).await.context("size of the oplog")?;
-    let size = stats.get("size").and_then(|size| match size {
+    let number = |name: &str| match stats.get(name)? {
         bson::Bson::Int32(n) => u64::try_from(*n).ok(),
         bson::Bson::Int64(n) => u64::try_from(*n).ok(),
         bson::Bson::Double(n) => Some(*n as u64),
         _ => None,
-    });
-    size.context("collStats tells no size of the oplog")
+    };
+    let size = number("size").context("collStats tells no size of the oplog")?;
+    Ok((size, number("maxSize").context("collStats tells no limit of the oplog")?))
 }
 
 /// The newest entry that is not newer than `until`.

@@ -1,0 +1,111 @@
+//! Pure: the configuration, the slicing of the oplog, and operations that don't come to an end.
+
+use super::{
+    facts::Facts,
+    finding::{CLUSTER, Check, Finding, member},
+};
+use crate::model::{
+    command::name,
+    lock::{Lock, is_stale},
+    pitr::state,
+};
+use bson::Timestamp;
+
+/// Is there one?
+pub(super) fn configuration(facts: &Facts) -> Vec<Finding> {
+    if !facts.unanswered.is_empty() && facts.control.config.is_none() {
+        return Vec::new();
+    }
+    let finding = match &facts.control.config {
+        None => Finding::failure(Check::Configuration, CLUSTER, "there is none, so no storage is known")
+            .next("write the storage settings into a file and run `pbm config --file FILE`"),
+        Some(config) => Finding::ok(Check::Configuration, CLUSTER, format!("storage of type {}", config.storage.kind)),
+    };
+    vec![finding]
+}
+
+/// If point-in-time recovery is on: is the oplog of every replica set saved?
+pub(super) fn slicing(facts: &Facts) -> Vec<Finding> {
+    let control = &facts.control;
+    let (Some(config), Some(now)) = (&control.config, control.now) else { return Vec::new() };
+    if !config.pitr.as_ref().is_some_and(|pitr| pitr.enabled) {
+        return vec![Finding::ok(Check::Slicing, CLUSTER, "point-in-time recovery is off")];
+    }
+    let restoring = alive(&control.locks, now)
+        .any(|lock| matches!(lock.header.kind.as_str(), name::RESTORE | name::REPLAY | name::RESYNC));
+    facts.replsets.iter().map(|set| sliced(facts, &set.name, now, restoring)).collect()
+}
+
+fn sliced(facts: &Facts, rs: &str, now: Timestamp, restoring: bool) -> Finding {
+    let control = &facts.control;
+    let pitr = control.pitr.as_ref();
+    let reports = pitr.map(|pitr| pitr.replsets.as_slice()).unwrap_or_default();
+    let reported = reports.iter().find(|it| it.name == rs && it.status == state::ERROR);
+    let reported = reported.map(|it| it.error.clone().unwrap_or_else(|| "no reason is given".to_owned()));
+    let logged = control.slicing_errors.iter().find(|(set, _)| set == rs).map(|(_, said)| said.clone());
+    let Some(lock) = alive(&control.slicers, now).find(|lock| lock.header.replset == rs) else {
+        if restoring {
+            return Finding::ok(Check::Slicing, rs, "it pauses for a restore");
+        }
+        let why = reported.or(logged).map(|why| format!(": {why}")).unwrap_or_default();
+        return Finding::failure(Check::Slicing, rs, format!("nobody saves its oplog{why}"))
+            .next("see that an agent of it works and that there is a full backup (`pbm backup`); `pbm logs -e pitr` tells more");
+    };
+    let slicers = pitr.map(|pitr| pitr.slicers.as_slice()).unwrap_or_default();
+    let slicer = slicers.iter().find(|it| it.rs == rs);
+    let error = slicer.map(|it| it.error.clone()).filter(|error| !error.is_empty()).or(reported);
+    let node = &lock.header.node;
+    if let Some(error) = error {
+        return Finding::failure(Check::Slicing, rs, format!("{node} can't save its oplog: {error}"))
+            .next("remove the cause; it is tried again by itself, until the oplog has lost what was not saved");
+    }
+    if let Some(it) = slicer.filter(|it| it.is_nearly_overtaken()) {
+        let detail = format!("writes that are not saved yet are lost in {} s", it.window_left_secs());
+        return Finding::failure(Check::Slicing, rs, detail)
+            .next("enlarge the oplog (replSetResizeOplog) or make the storage faster");
+    }
+    if let Some(logged) = logged {
+        return Finding::warning(Check::Slicing, rs, format!("{node} saves its oplog; it failed before: {logged}"))
+            .next("`pbm list` shows whether that left a gap");
+    }
+    let lag = slicer.map(|it| format!(", {} s are not saved yet", it.lag_secs())).unwrap_or_default();
+    Finding::ok(Check::Slicing, rs, format!("{node} saves its oplog{lag}"))
+}
+
+/// Is anything stuck?
+pub(super) fn operations(facts: &Facts) -> Vec<Finding> {
+    let control = &facts.control;
+    let Some(now) = control.now else { return Vec::new() };
+    let mut out = Vec::new();
+    for lock in control.locks.iter().chain(&control.slicers).filter(|lock| is_stale(lock.hb, now)) {
+        let it = &lock.header;
+        let silent = now.time.saturating_sub(lock.hb.time);
+        let detail = format!("the lock of a {} has had no sign of life for {silent} s", it.kind);
+        out.push(
+            Finding::failure(Check::Operations, member(&it.replset, &it.node), detail)
+                .next("a working agent of the leader replica set ends it; see that one runs"),
+        );
+    }
+    for it in &control.unfinished {
+        let held = alive(&control.locks, now).any(|lock| lock.header.opid == it.opid);
+        let subject = format!("{} {}", it.kind, it.name);
+        if held || !is_stale(it.hb, now) {
+            out.push(Finding::ok(Check::Operations, subject, "it is running"));
+        } else {
+            let silent = now.time.saturating_sub(it.hb.time);
+            let detail = format!("it has not ended, and nobody has worked on it for {silent} s");
+            out.push(
+                Finding::failure(Check::Operations, subject, detail)
+                    .next("a working agent of the leader replica set gives it its end; see that one runs"),
+            );
+        }
+    }
+    if out.is_empty() {
+        out.push(Finding::ok(Check::Operations, CLUSTER, "nothing runs, nothing is stuck"));
+    }
+    out
+}
+
+fn alive(locks: &[Lock], now: Timestamp) -> impl Iterator<Item = &Lock> {
+    locks.iter().filter(move |lock| !is_stale(lock.hb, now))
+}
