@@ -3,6 +3,7 @@
 mod architecture;
 mod cli;
 mod compat;
+mod doctor;
 mod dump;
 mod export;
 mod faults;

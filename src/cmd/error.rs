@@ -4,8 +4,6 @@ use super::output::Format;
 use crate::mongo::admin;
 use std::process::ExitCode;
 
-const UNAUTHORIZED: i32 = 13;
-
 /// What kind of end it is; decides the exit code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -66,7 +64,7 @@ impl CliError {
     /// The user may not do what was tried.
     pub fn is_denied(&self) -> bool {
         let driver = self.source.chain().find_map(|cause| cause.downcast_ref());
-        driver.and_then(admin::code) == Some(UNAUTHORIZED)
+        driver.and_then(admin::code) == Some(admin::UNAUTHORIZED)
     }
 
     /// Prints the error: on stderr for people; with a JSON format as the one value on stdout.
@@ -138,7 +136,7 @@ fn advice(error: &mongodb::error::Error) -> Option<String> {
         ErrorKind::Authentication { .. } => {
             Some("check user, password and authSource in --mongodb-uri or PBM_MONGODB_URI".to_owned())
         }
-        ErrorKind::Command(command) if command.code == UNAUTHORIZED => Some(
+        ErrorKind::Command(command) if command.code == admin::UNAUTHORIZED => Some(
             "the user needs the roles readWrite (on admin), backup, clusterMonitor, restore and anyAction on anyResource; \
              `pbm doctor` tells which of them are missing"
                 .to_owned(),

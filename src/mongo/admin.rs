@@ -116,6 +116,9 @@ pub async fn replica_set_id(client: &Client) -> Result<Option<ObjectId>> {
     Ok(settings.and_then(|settings| settings.get_object_id("replicaSetId")).ok())
 }
 
+/// The code of a denial.
+pub const UNAUTHORIZED: i32 = 13;
+
 /// The code of a server's error answer, if the error is one.
 #[must_use]
 pub fn code(error: &MongoError) -> Option<i32> {

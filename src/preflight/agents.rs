@@ -24,6 +24,10 @@ fn alive(facts: &Facts) -> impl Iterator<Item = &AgentStat> {
 
 /// Has every member with data one agent that lives and can work?
 pub(super) fn presence(facts: &Facts) -> Vec<Finding> {
+    // Their lines can't be read, so nothing is known of them.
+    if facts.control.now.is_none() {
+        return Vec::new();
+    }
     let mut out = Vec::new();
     for (rs, node) in facts.nodes().filter(|(_, node)| node.has_data()) {
         let subject = member(rs, &node.host);

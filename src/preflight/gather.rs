@@ -48,9 +48,7 @@ impl Asker<'_> {
     async fn replsets(&self) -> (Vec<ReplsetFacts>, Vec<String>) {
         let (cluster, failed) = match cluster::read(self.control.client()).await {
             Ok(cluster) => (cluster, None),
-            Err(error) => {
-                (self.only_leader().await, Some(format!("find the replica sets: {}", admin::explain(&error))))
-            }
+            Err(error) => (self.only_leader().await, Some(format!("find the replica sets: {}", explain(&error)))),
         };
         let sets = cluster.members.iter().map(|(rs, member)| self.replset(rs, &member.hosts));
         (join_all(sets).await, failed.into_iter().collect())
@@ -100,7 +98,7 @@ impl Asker<'_> {
 
     async fn ask_all(&self, hosts: Vec<String>) -> Vec<(String, Result<Asked, String>)> {
         join_all(hosts.into_iter().map(|host| async {
-            let asked = self.ask(&host).await.map_err(|error| admin::explain(&error));
+            let asked = self.ask(&host).await.map_err(|error| explain(&error));
             (host, asked)
         }))
         .await
@@ -192,12 +190,19 @@ fn unix_ms() -> i64 {
     jiff::Timestamp::now().as_millisecond()
 }
 
+/// What the server says of a denial repeats the whole command.
+fn explain(error: &anyhow::Error) -> String {
+    let denied =
+        error.chain().find_map(|cause| cause.downcast_ref()).and_then(admin::code) == Some(admin::UNAUTHORIZED);
+    if denied { format!("{error}: the user may not do this") } else { admin::explain(error) }
+}
+
 fn told<T>(result: Result<T>) -> Result<T, String> {
-    result.map_err(|error| admin::explain(&error))
+    result.map_err(|error| explain(&error))
 }
 
 fn keep<T>(failed: &mut Vec<String>, result: Result<T>) -> Option<T> {
-    result.map_err(|error| failed.push(admin::explain(&error))).ok()
+    result.map_err(|error| failed.push(explain(&error))).ok()
 }
 
 async fn oplog(client: &Client) -> Result<Oplog> {

@@ -28,9 +28,10 @@ fn is_vouched_for(control: &ControlFacts, rs: &str, host: &str) -> bool {
 /// Can everybody be reached, and has every replica set a primary?
 pub(super) fn connections(facts: &Facts) -> Vec<Finding> {
     let mut out = Vec::new();
-    for question in &facts.unanswered {
-        let finding = Finding::failure(Check::Connection, CLUSTER, format!("no answer to a question: {question}"));
-        out.push(finding.next("see what the user may not do, below; else look at the log of the primary"));
+    if !facts.unanswered.is_empty() {
+        let detail = format!("questions without an answer: {}", facts.unanswered.join("; "));
+        let finding = Finding::failure(Check::Connection, CLUSTER, detail);
+        out.push(finding.next("see below what the user may not do; else look at the log of the primary"));
     }
     for set in &facts.replsets {
         out.extend(set.nodes.iter().map(|node| connection(facts, &set.name, node)));
@@ -120,7 +121,10 @@ pub(super) fn versions(facts: &Facts) -> Vec<Finding> {
             }
             Some(Err(why)) => {
                 let detail = format!("it does not tell its version: {why}");
-                out.push(Finding::warning(Check::ServerVersion, member(rs, &node.host), detail));
+                out.push(
+                    Finding::warning(Check::ServerVersion, member(rs, &node.host), detail)
+                        .next("grant the role clusterMonitor"),
+                );
             }
             None => {}
         }

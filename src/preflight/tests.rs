@@ -90,7 +90,7 @@ fn each_fault_is_found_where_it_is() {
             "Failure connection a/h:2: refused",
         ),
         (|it| it.replsets[1].nodes[0].state = Some(SECONDARY), "Failure connection b: it has no primary"),
-        (|it| it.unanswered.push("denied".into()), "Failure connection cluster: no answer to a question: denied"),
+        (|it| it.unanswered.push("denied".into()), "Failure connection cluster: questions without an answer: denied"),
         (
             |it| it.replsets[0].nodes[0].answer.as_mut().expect("one").login = Ok(Login::default()),
             "Warning authorization a: nobody has to log in",
