@@ -116,7 +116,8 @@ impl Backup {
         let place = profile::place(cx, &config.storage, &self.profile).await?;
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
-        checks::before(cx, Operation::Backup).await?;
+        let operation = if place.name.is_some() { Operation::ProfileBackup } else { Operation::Backup };
+        checks::before(cx, operation).await?;
 
         let name = free_name(cx).await?;
         let command = BackupCmd {

@@ -91,13 +91,13 @@ pub async fn agents(cx: &Context, need: Need) -> Result<()> {
 /// only deserves attention is told.
 pub async fn before(cx: &Context, operation: Operation) -> Result<()> {
     let need = match operation {
-        Operation::Backup => Need::Fit,
+        Operation::Backup | Operation::ProfileBackup => Need::Fit,
         Operation::Restore => Need::Primary,
     };
     // Agents may have to catch up with the configuration: what they tell is read afterwards.
     agents(cx, need).await?;
     let facts = cx.asker(MEMBER_ANSWERS, Depth::Operation).everything().await;
-    let mut findings = preflight::judge_before(&facts);
+    let mut findings = preflight::judge_before(&facts, operation);
     let obstacles = preflight::obstacles(&facts, &findings, operation);
     findings.retain(|finding| !obstacles.contains(finding));
     for finding in &findings {
@@ -110,7 +110,7 @@ pub async fn before(cx: &Context, operation: Operation) -> Result<()> {
         return Ok(());
     }
     let reasons: Vec<String> = obstacles.iter().map(preflight::Finding::sentence).collect();
-    let what = if operation == Operation::Backup { "backup" } else { "restore" };
+    let what = if need == Need::Fit { "backup" } else { "restore" };
     let mut error = CliError::refused(format!("this {what} would fail: {}", reasons.join("; ")));
     error.hints = obstacles.into_iter().filter_map(|finding| finding.next).collect();
     error.hints.dedup();

@@ -1,5 +1,6 @@
 //! Pure: what the user of `pbm` and of the agents must be allowed to do, and what of it is missing (spec/features.md 21.8).
 
+use super::Operation;
 use crate::mongo::login::{Login, User};
 
 /// What the user needs on every replica set.
@@ -69,6 +70,15 @@ pub fn missing(login: &Login) -> Vec<Grant> {
 #[must_use]
 pub fn lacking(login: &Login) -> Vec<Grant> {
     if may_do_anything(login) { Vec::new() } else { missing(login) }
+}
+
+/// Without what of it an operation fails for certain.
+#[must_use]
+pub const fn needed(operation: Operation) -> &'static [Grant] {
+    match operation {
+        Operation::Backup | Operation::ProfileBackup => &[Grant::ReadWrite, Grant::Backup, Grant::ClusterMonitor],
+        Operation::Restore => &Grant::ALL,
+    }
 }
 
 /// The command that grants it, for a shell.

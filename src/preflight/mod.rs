@@ -24,8 +24,17 @@ use facts::{Facts, PRIMARY};
 /// What is about to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
+    /// To the main storage.
     Backup,
+    /// To the storage of a profile, which no agent looks at before.
+    ProfileBackup,
     Restore,
+}
+
+impl Operation {
+    const fn is_backup(self) -> bool {
+        matches!(self, Self::Backup | Self::ProfileBackup)
+    }
 }
 
 /// Everything that can be said of the facts, check by check.
@@ -48,13 +57,17 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
 
 /// What concerns an operation that is about to begin.
 #[must_use]
-pub fn judge_before(facts: &Facts) -> Vec<Finding> {
+pub fn judge_before(facts: &Facts, operation: Operation) -> Vec<Finding> {
     let mut findings = nodes::connections(facts);
     findings.extend(agents::presence(facts));
     findings.extend(agents::storage(facts));
-    findings.extend(agents::space(facts));
     findings.extend(nodes::clocks(facts));
-    findings.extend(oplog::windows(facts));
+    if operation == Operation::Backup {
+        findings.extend(agents::space(facts));
+    }
+    if operation.is_backup() {
+        findings.extend(oplog::windows(facts));
+    }
     findings.retain(|finding| finding.verdict > Verdict::Ok);
     findings
 }
@@ -64,22 +77,25 @@ pub fn judge_before(facts: &Facts) -> Vec<Finding> {
 #[must_use]
 pub fn obstacles(facts: &Facts, findings: &[Finding], operation: Operation) -> Vec<Finding> {
     let Some(now) = facts.control.now else { return Vec::new() };
-    let decisive: &[Check] = match operation {
-        Operation::Backup => &[Check::Privileges, Check::FreeSpace],
-        Operation::Restore => &[Check::Privileges],
-    };
+    let needed = grants::needed(operation);
     let able = |agent: &AgentStat| match operation {
-        Operation::Backup => unfit(agent).is_none(),
         Operation::Restore => agent.s == PRIMARY,
+        Operation::Backup | Operation::ProfileBackup => unfit(agent).is_none(),
     };
     let mut obstacles = Vec::new();
     for set in &facts.replsets {
         let doers = facts.control.agents.iter().filter(|it| it.rs == set.name && able(it) && !is_stale(it.hb, now));
-        let stops = |subject: &str| {
-            let fatal = |it: &&Finding| it.verdict == Verdict::Failure && decisive.contains(&it.check);
-            findings.iter().filter(fatal).find(|it| it.subject == subject)
+        let stops = |agent: &AgentStat| {
+            let lacks = agent.lacks.iter().any(|lack| needed.iter().any(|grant| grant.title() == lack));
+            let fatal = |it: &&Finding| match it.check {
+                Check::Privileges => lacks,
+                Check::FreeSpace => it.verdict == Verdict::Failure,
+                _ => false,
+            };
+            let subject = member(&agent.rs, &agent.n);
+            findings.iter().filter(|it| it.subject == subject).find(fatal)
         };
-        let stopped: Vec<_> = doers.map(|agent| stops(&member(&agent.rs, &agent.n))).collect();
+        let stopped: Vec<_> = doers.map(stops).collect();
         if stopped.iter().all(Option::is_some) {
             obstacles.extend(stopped.into_iter().flatten().cloned());
         }

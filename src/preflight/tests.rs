@@ -70,7 +70,7 @@ fn a_healthy_cluster_has_only_good_findings() {
     assert!(findings.iter().all(|it| it.verdict == Verdict::Ok && it.next.is_none()), "{findings:#?}");
     let checks: std::collections::HashSet<Check> = findings.iter().map(|it| it.check).collect();
     assert_eq!(checks.len(), 11, "no users to complain of, no room that is known: {checks:?}");
-    assert_eq!(judge_before(&healthy()), []);
+    assert_eq!(judge_before(&healthy(), Operation::Backup), []);
 }
 
 #[test]
@@ -250,15 +250,21 @@ fn slicing_is_looked_at_when_it_is_on() {
 #[test]
 fn only_what_stops_every_agent_is_an_obstacle() {
     let stopped = |facts: &Facts, operation| {
-        let all = obstacles(facts, &judge_before(facts), operation);
+        let all = obstacles(facts, &judge_before(facts, operation), operation);
         all.into_iter().map(|it| it.subject).collect::<Vec<_>>()
     };
     let mut facts = healthy();
     facts.control.agents[0].lacks = vec!["role restore".into()];
-    assert_eq!(stopped(&facts, Operation::Backup), [""; 0], "the secondary can");
+    facts.control.agents[1].lacks = vec!["role backup".into()];
+    assert_eq!(stopped(&facts, Operation::Backup), [""; 0], "a backup restores nothing");
     assert_eq!(stopped(&facts, Operation::Restore), ["a/h:1"]);
+    facts.control.agents[0].lacks = vec!["role clusterMonitor".into()];
+    assert_eq!(stopped(&facts, Operation::Backup), ["a/h:1", "a/h:2"]);
+    facts.control.agents[1].lacks.clear();
+    assert_eq!(stopped(&facts, Operation::Backup), [""; 0], "the secondary can");
     facts.control.agents[1].space = Some(Space { free: 0, total: 1 });
     assert_eq!(stopped(&facts, Operation::Backup), ["a/h:1", "a/h:2"]);
+    assert_eq!(stopped(&facts, Operation::ProfileBackup), [""; 0], "it goes elsewhere");
     facts.control.agents[1].space = None;
     facts.control.agents[1].stors = SubsysStatus::broken("denied");
     assert_eq!(stopped(&facts, Operation::Backup), ["a/h:1"], "the other one is not fit");
@@ -269,5 +275,6 @@ fn only_what_stops_every_agent_is_an_obstacle() {
     for operation in [Operation::Backup, Operation::Restore] {
         assert_eq!(stopped(&facts, operation), [""; 0], "agents work, not this host");
     }
-    assert!(judge_before(&facts).iter().any(|it| it.check == Check::Connection && it.verdict == Verdict::Warning));
+    let told = judge_before(&facts, Operation::Restore);
+    assert!(told.iter().any(|it| it.check == Check::Connection && it.verdict == Verdict::Warning), "{told:?}");
 }
