@@ -12,7 +12,7 @@
 //! | L3 engines | [`snapshot`], [`oplog`] | move data; know nothing of commands or statuses |
 //! | L2 facts | [`mongo`], [`topo`], [`control`], [`config`] | the cluster and what it remembers |
 //! | L1 bytes and protocol | [`rendezvous`], [`layout`], [`archive`], [`compress`], [`storage`] | formats, objects, who waits for whom |
-//! | L0 words | [`model`], [`log`] | documents, statuses, names, byte for byte; no behaviour |
+//! | L0 words | [`model`], [`log`], [`pages`] | documents, statuses, names, byte for byte; no behaviour. Manual pages and completion scripts |
 //!
 //! # The two flows
 //!
@@ -40,6 +40,7 @@ pub mod log;
 pub mod model;
 pub mod mongo;
 pub mod oplog;
+pub mod pages;
 pub mod pitr;
 pub mod preflight;
 pub mod rendezvous;

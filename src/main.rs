@@ -1,5 +1,6 @@
-//! The name we were started under chooses the program; nothing else happens here.
+//! The name we were started under chooses the program; under its own name the executable writes the programs' pages.
 
+use pbmbox::{agent, cmd, pages};
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 #[global_allocator]
@@ -9,13 +10,13 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 struct Program {
     name: &'static str,
     run: fn(Vec<OsString>) -> ExitCode,
-    /// The command line as data, for its one-line description.
+    /// The command line as data, for its one-line description, manual pages and completion.
     cli: fn() -> clap::Command,
 }
 
 const PROGRAMS: &[Program] = &[
-    Program { name: "pbm", run: pbmbox::cmd::run, cli: pbmbox::cmd::command },
-    Program { name: "pbm-agent", run: pbmbox::agent::run, cli: pbmbox::agent::command },
+    Program { name: "pbm", run: cmd::run, cli: cmd::command },
+    Program { name: "pbm-agent", run: agent::run, cli: agent::command },
 ];
 
 /// The file name we were started under chooses; under any other name the first argument does. With the place of the
@@ -31,15 +32,42 @@ fn programs() -> String {
     let mut out = "Programs, to be started by a link of that name or as the first argument:\n".to_owned();
     for program in PROGRAMS {
         let about = (program.cli)().get_about().map(ToString::to_string).unwrap_or_default();
-        out.push_str(&format!("  {:<10} {about}\n", program.name));
+        out.push_str(&format!("  {:<14} {about}\n", program.name));
     }
-    out
+    out + "For packages:\n  man DIR         write the manual pages of all programs\n  \
+           completions DIR write their completion scripts for bash, zsh and fish\n"
+}
+
+/// `man DIR` and `completions DIR`.
+fn write(what: &str, folder: &Path) -> Option<ExitCode> {
+    let all = PROGRAMS.iter().map(|program| (program.cli)());
+    let written = match what {
+        "man" => pages::write_manual(folder, all),
+        "completions" => pages::write_completions(folder, all),
+        _ => return None,
+    };
+    Some(match written {
+        Ok(files) => {
+            println!("{files} files are in {}", folder.display());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            eprintln!("Error: {error}\nHint: give a directory that can be written to");
+            ExitCode::FAILURE
+        }
+    })
 }
 
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
     if let Some((program, at)) = choose(&args) {
         return (program.run)(args.split_off(at));
+    }
+    let texts: Vec<&str> = args.iter().skip(1).filter_map(|arg| arg.to_str()).collect();
+    if let [what, folder] = texts[..]
+        && let Some(code) = write(what, Path::new(folder))
+    {
+        return code;
     }
     match args.get(1) {
         None => {

@@ -4,10 +4,11 @@ use super::{beat, dispatch::Dispatcher, logbook, node::Node, reap, slicer};
 use crate::control::Place;
 use crate::log::{self, DbSink, Level, LogOptions};
 use crate::model::names::PBM_VERSION;
+use crate::pages;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
-use std::{ffi::OsString, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -45,6 +46,11 @@ enum Sub {
         #[arg(short, long)]
         short: bool,
     },
+    /// Write a completion script for a shell.
+    Completion {
+        #[arg(value_parser = pages::SHELLS)]
+        shell: String,
+    },
 }
 
 /// The command line as data, for completion and help.
@@ -64,18 +70,26 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
-    if let Some(Sub::Version { short }) = args.command {
-        println!(
-            "{}",
-            if short {
-                PBM_VERSION.to_owned()
-            } else {
-                format!("pbm-agent {} (format {PBM_VERSION})", env!("CARGO_PKG_VERSION"))
-            }
-        );
-        return ExitCode::SUCCESS;
-    }
-    match start(args) {
+    let done = match &args.command {
+        Some(Sub::Version { short }) => {
+            println!(
+                "{}",
+                if *short {
+                    PBM_VERSION.to_owned()
+                } else {
+                    format!("pbm-agent {} (format {PBM_VERSION})", env!("CARGO_PKG_VERSION"))
+                }
+            );
+            Ok(())
+        }
+        Some(Sub::Completion { shell }) => {
+            // A reader that has gone away needs no script.
+            let script = pages::completion(shell, command()).map_err(anyhow::Error::msg);
+            script.map(|script| drop(std::io::stdout().write_all(&script)))
+        }
+        None => start(args),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("Error: {error:#}");

@@ -18,6 +18,7 @@ mod dry_run;
 mod ending;
 mod error;
 mod export;
+mod launch;
 mod list;
 mod logs;
 mod moment;
@@ -40,16 +41,14 @@ mod units;
 mod version;
 mod wait;
 
-use anyhow::Context as _;
 use clap::{
     CommandFactory, Parser, Subcommand,
     builder::{EnumValueParser, TypedValueParser as _, ValueParser},
 };
-use clap_complete::Shell;
 use context::Context;
 use error::{CliError, Result};
 use output::{Format, Outlet};
-use std::{ffi::OsString, io::Write, process::ExitCode};
+use std::{ffi::OsString, process::ExitCode};
 
 fn format_parser() -> ValueParser {
     ValueParser::new(EnumValueParser::<Format>::new().map(Outlet::Format))
@@ -92,7 +91,7 @@ enum Command {
     Version(version::VersionArgs),
     /// Write a completion script for a shell
     Completion {
-        #[arg(value_parser = ["bash", "zsh", "fish"])]
+        #[arg(value_parser = crate::pages::SHELLS)]
         shell: String,
     },
 }
@@ -106,79 +105,51 @@ pub fn command() -> clap::Command {
 /// Runs one subcommand; returns the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    let wished = format_of(&args);
-    if args.len() == 1 {
-        output::line(command().render_help().to_string().trim_end());
-        return ExitCode::SUCCESS;
-    }
-    let cli = match Cli::try_parse_from(args) {
-        Ok(cli) => cli,
-        Err(error) if !error.use_stderr() => {
-            // Help. Nothing can be done about a closed stdout.
-            let _ = error.print();
-            return ExitCode::SUCCESS;
-        }
-        Err(error) => return misused(&error).report(wished),
-    };
-    let format = cli.out.format();
-    match start(cli) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => error.report(format),
-    }
+    launch::parsed(args, |cli: Cli| (cli.out.format(), start(cli)))
 }
 
 fn start(cli: Cli) -> Result<()> {
     let format = cli.out.format();
+    let uri = cli.mongodb_uri.as_deref();
     match cli.command {
         Command::Version(it) => {
             it.run(format);
-            return Ok(());
+            Ok(())
         }
-        Command::Completion { shell } => return completion(&shell),
-        _ => {}
+        Command::Completion { shell } => launch::completion(&shell, command()),
+        Command::Export(it) => launch::on_runtime(it.run(uri, format)),
+        Command::Doctor(it) => launch::on_runtime(async {
+            let cx = Context::connect_anyhow(uri, format).await?;
+            it.run(&cx).await
+        }),
+        command => launch::on_runtime(async {
+            let cx = Context::connect(uri, format).await?;
+            command.run(&cx).await
+        }),
     }
-    let runtime =
-        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the async runtime")?;
-    let result = runtime.block_on(async {
-        let uri = cli.mongodb_uri.as_deref();
-        if let Command::Export(it) = cli.command {
-            return it.run(uri, format).await;
-        }
-        if let Command::Doctor(it) = cli.command {
-            return it.run(&Context::connect_anyhow(uri, format).await?).await;
-        }
-        let cx = Context::connect(uri, format).await?;
-        match cli.command {
-            Command::Config(it) => it.run(&cx).await,
-            Command::Profile(it) => it.run(&cx).await,
-            Command::Backup(it) => it.run(&cx).await,
-            Command::CancelBackup => cancel::run(&cx).await,
-            Command::List(it) => it.run(&cx).await,
-            Command::Status(it) => it.run(&cx).await,
-            Command::DescribeBackup(it) => it.run(&cx).await,
-            Command::Restore(it) => it.run(&cx).await,
-            Command::OplogReplay(it) => it.run(&cx).await,
-            Command::DescribeRestore(it) => it.run(&cx).await,
-            Command::DeleteBackup(it) => it.run(&cx).await,
-            Command::DeletePitr(it) => it.run(&cx).await,
-            Command::Cleanup(it) => it.run(&cx).await,
-            Command::Logs(it) => it.run(&cx).await,
-            Command::Doctor(_) | Command::Export(_) | Command::Version(_) | Command::Completion { .. } => Ok(()),
-        }
-    });
-    // Neither waited for nor dropped: a question that nobody answers must not keep the process, and the driver's tasks
-    // panic when their runtime goes away below them. The process ends now anyway.
-    std::mem::forget(runtime);
-    result
 }
 
-fn completion(shell: &str) -> Result<()> {
-    let shell: Shell = shell.parse().map_err(CliError::usage)?;
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command(), "pbm", &mut script);
-    // A reader that has gone away needs no script.
-    let _ = std::io::stdout().write_all(&script);
-    Ok(())
+impl Command {
+    /// Runs a subcommand that needs a connection.
+    async fn run(self, cx: &Context) -> Result<()> {
+        match self {
+            Self::Config(it) => it.run(cx).await,
+            Self::Profile(it) => it.run(cx).await,
+            Self::Backup(it) => it.run(cx).await,
+            Self::CancelBackup => cancel::run(cx).await,
+            Self::List(it) => it.run(cx).await,
+            Self::Status(it) => it.run(cx).await,
+            Self::DescribeBackup(it) => it.run(cx).await,
+            Self::Restore(it) => it.run(cx).await,
+            Self::OplogReplay(it) => it.run(cx).await,
+            Self::DescribeRestore(it) => it.run(cx).await,
+            Self::DeleteBackup(it) => it.run(cx).await,
+            Self::DeletePitr(it) => it.run(cx).await,
+            Self::Cleanup(it) => it.run(cx).await,
+            Self::Logs(it) => it.run(cx).await,
+            Self::Doctor(_) | Self::Export(_) | Self::Version(_) | Self::Completion { .. } => Ok(()),
+        }
+    }
 }
 
 /// The format that was asked for, for errors in the arguments themselves.
@@ -196,7 +167,7 @@ fn format_of(args: &[OsString]) -> Format {
 }
 
 /// An error in the arguments, without the usage text that would hide it.
-fn misused(error: &clap::Error) -> CliError {
+fn misused(error: &clap::Error, program: &str) -> CliError {
     let text = error.render().to_string();
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let end = text.find("\n\nUsage:").or_else(|| text.find("\n\nFor more information")).unwrap_or(text.len());
@@ -204,7 +175,7 @@ fn misused(error: &clap::Error) -> CliError {
         text[..end].lines().map(str::trim).filter(|line| !line.is_empty()).partition(|line| line.starts_with("tip: "));
     let mut out = CliError::usage(said.join(" "));
     out.hints.extend(tips.iter().map(|tip| tip.trim_start_matches("tip: ").to_owned()));
-    out.hint("`pbm help` and `pbm SUBCOMMAND --help` show what can be given")
+    out.hint(format!("`{program} help` and `{program} SUBCOMMAND --help` show what can be given"))
 }
 
 #[cfg(test)]
@@ -284,7 +255,7 @@ mod tests {
             "pbm nosuch",
         ] {
             let error = Cli::try_parse_from(args(text)).expect_err(text);
-            assert!(!misused(&error).source.to_string().is_empty(), "{text}");
+            assert!(!misused(&error, "pbm").source.to_string().is_empty(), "{text}");
         }
     }
 

@@ -1,0 +1,52 @@
+//! The beginning and end that all command lines have in common.
+
+use super::{
+    error::{CliError, Result},
+    format_of, misused,
+    output::{self, Format},
+};
+use crate::pages;
+use anyhow::Context as _;
+use clap::Parser;
+use std::{ffi::OsString, io::Write, process::ExitCode};
+
+/// Parses the arguments and starts; help and mistakes end here.
+pub fn parsed<P: Parser>(args: Vec<OsString>, start: impl FnOnce(P) -> (Format, Result<()>)) -> ExitCode {
+    let wished = format_of(&args);
+    if args.len() == 1 {
+        output::line(P::command().render_help().to_string().trim_end());
+        return ExitCode::SUCCESS;
+    }
+    let cli = match P::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) if !error.use_stderr() => {
+            // Help. Nothing can be done about a closed stdout.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => return misused(&error, P::command().get_name()).report(wished),
+    };
+    match start(cli) {
+        (_, Ok(())) => ExitCode::SUCCESS,
+        (format, Err(error)) => error.report(format),
+    }
+}
+
+/// Runs the rest of a command line.
+pub fn on_runtime(work: impl Future<Output = Result<()>>) -> Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the async runtime")?;
+    let result = runtime.block_on(work);
+    // Neither waited for nor dropped: a question that nobody answers must not keep the process, and the driver's tasks
+    // panic when their runtime goes away below them. The process ends now anyway.
+    std::mem::forget(runtime);
+    result
+}
+
+/// Prints a completion script.
+pub fn completion(shell: &str, command: clap::Command) -> Result<()> {
+    let script = pages::completion(shell, command).map_err(CliError::usage)?;
+    // A reader that has gone away needs no script.
+    let _ = std::io::stdout().write_all(&script);
+    Ok(())
+}
