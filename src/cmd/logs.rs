@@ -55,7 +55,7 @@ fn parse_zone(text: &str) -> Result<TimeZone, String> {
 
 /// A line in the original's JSON.
 #[derive(Debug, Serialize)]
-struct Line {
+pub(super) struct Line {
     ts: i64,
     s: i32,
     rs: String,
@@ -96,7 +96,7 @@ impl From<&LogEntry> for Line {
 
 /// How a line is written for people.
 #[derive(Debug)]
-struct Style {
+pub(super) struct Style {
     zone: TimeZone,
     extra: bool,
     /// Left out when only one node is asked for.
@@ -104,7 +104,12 @@ struct Style {
 }
 
 impl Style {
-    fn line(&self, it: &LogEntry) -> String {
+    /// With all that a line has.
+    pub(super) fn full() -> Self {
+        Self { zone: TimeZone::UTC, extra: true, node: true }
+    }
+
+    pub(super) fn line(&self, it: &LogEntry) -> String {
         let zoned = jiff::Timestamp::from_second(it.ts).map(|at| at.to_zoned(self.zone.clone()));
         let at = match zoned {
             Ok(at) if self.zone == TimeZone::UTC => at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),

@@ -13,6 +13,7 @@ mod config;
 mod context;
 mod delete;
 mod describe;
+mod diagnostic;
 mod doctor;
 mod dry_run;
 mod ending;
@@ -88,6 +89,7 @@ enum Command {
     DeletePitr(delete::DeletePitr),
     Cleanup(delete::Cleanup),
     Logs(logs::Logs),
+    Diagnostic(diagnostic::Diagnostic),
     Version(version::VersionArgs),
     /// Write a completion script for a shell
     Completion {
@@ -147,6 +149,7 @@ impl Command {
             Self::DeletePitr(it) => it.run(cx).await,
             Self::Cleanup(it) => it.run(cx).await,
             Self::Logs(it) => it.run(cx).await,
+            Self::Diagnostic(it) => it.run(cx).await,
             Self::Doctor(_) | Self::Export(_) | Self::Version(_) | Self::Completion { .. } => Ok(()),
         }
     }
@@ -252,6 +255,8 @@ mod tests {
             "pbm export",
             "pbm export b --config a --dir b",
             "pbm export b --ns a.b --with-users-and-roles",
+            "pbm diagnostic --name b",
+            "pbm diagnostic --path d",
             "pbm nosuch",
         ] {
             let error = Cli::try_parse_from(args(text)).expect_err(text);
@@ -292,6 +297,8 @@ mod tests {
             "pbm delete-backup b --profile p -y",
             "pbm version -s",
             "pbm doctor -o json",
+            "pbm diagnostic --path d --name b --archive",
+            "pbm diagnostic --path=d --opid 6b00e96ba335c6b2a98b25e5 -o json",
             "pbm export b --ns a.*,b.c --out - --dir /srv --replset rs0 --gzip --no-oplog",
             "pbm export b -o file -c pbm.yaml --with-users-and-roles",
         ] {

@@ -9,6 +9,7 @@ pub mod mask;
 pub mod open;
 pub mod places;
 pub mod probe;
+pub mod redact;
 pub mod schema;
 pub mod stores;
 

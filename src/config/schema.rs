@@ -190,6 +190,18 @@ pub fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
+/// Is this the last part of a secret key's path?
+#[must_use]
+pub fn is_secret_name(name: &str) -> bool {
+    KEYS.iter().filter(|key| key.secret).any(|key| key.path.rsplit('.').next() == Some(name))
+}
+
+/// Is this the last part of the path of a key that is no secret?
+#[must_use]
+pub fn is_open_name(name: &str) -> bool {
+    KEYS.iter().filter(|key| !key.secret).any(|key| key.path.rsplit('.').next() == Some(name))
+}
+
 /// The map key that `path` is an entry of, with the entry's name: `backup.priority.127.0.0.1:27017`.
 #[must_use]
 pub fn find_entry(path: &str) -> Option<(&'static Key, &str)> {

@@ -122,6 +122,18 @@ impl Commands {
         self.send(Command { profile: Some(profile), ..Self::empty(name::REMOVE_PROFILE) }).await
     }
 
+    /// The command with this OPID as stored, as long as the capped collection keeps it.
+    pub async fn raw(&self, opid: &str) -> Result<Option<Document>> {
+        let Ok(id) = ObjectId::parse_str(opid) else { return Ok(None) };
+        self.coll.find_one(doc! { "_id": id }).await.context("read admin.pbmCmd")
+    }
+
+    /// The newest command that makes a backup or a restore of this name, as stored.
+    pub async fn raw_by_name(&self, name: &str) -> Result<Option<Document>> {
+        let filter = doc! { "$or": [{ "backup.name": name }, { "restore.name": name }, { "replay.name": name }] };
+        self.coll.find_one(filter).sort(doc! { "ts": -1 }).await.context("read admin.pbmCmd")
+    }
+
     /// The end of the queue: what is in it now. Commands sent later can be followed from here.
     ///
     /// A place in the queue and not a moment: `ts` and `_id` are by the sender's clock, which may be minutes away from

@@ -44,6 +44,13 @@ impl Configs {
         self.coll.find_one(main()).await.context("read admin.pbmConfig")
     }
 
+    /// The main configuration and all profiles as stored, the main one first: also those that can't be read otherwise.
+    pub async fn documents(&self) -> Result<Vec<Document>> {
+        let found = self.coll.find(doc! {}).sort(doc! { "profile": 1, "name": 1 });
+        let failed = "read admin.pbmConfig";
+        found.await.context(failed)?.try_collect().await.context(failed)
+    }
+
     /// Replaces the main configuration. Its epoch becomes `epoch`.
     pub async fn replace_main(&self, config: &Config, epoch: Timestamp) -> Result<()> {
         let mut document = bson::serialize_to_document(config).context("encode the configuration")?;

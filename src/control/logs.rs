@@ -87,6 +87,13 @@ impl Logs {
         Ok(lines)
     }
 
+    /// All matching lines by time, oldest first, one after another: the log may be larger than what we want in memory.
+    pub async fn all(&self, query: &LogQuery) -> Result<impl Stream<Item = Result<LogEntry>> + use<>> {
+        let lines = self.coll.find(query.filter()).sort(doc! { "ts": 1, "ns": 1 }).allow_disk_use(true);
+        let cursor = lines.await.context("read admin.pbmLog")?;
+        Ok(cursor.map_err(|e| anyhow::Error::new(e).context("read admin.pbmLog")))
+    }
+
     /// The newest error of a replica set's slicing since the configuration of `epoch`, unless slicing has begun anew after
     /// it (spec/format.md C.11.1). As in the original the seconds of the `_id`s are compared.
     pub async fn pitr_error(&self, rs: &str, epoch: Timestamp) -> Result<Option<LogEntry>> {

@@ -113,6 +113,11 @@ impl<T: OpDocument> OpDocs<T> {
         self.coll.find_one(doc! { "name": name }).await.with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
+    /// By the OPID of its command, as stored.
+    pub async fn raw_by_opid(&self, opid: &str) -> Result<Option<Document>> {
+        self.coll.find_one(doc! { "opid": opid }).await.with_context(|| format!("read admin.{}", T::COLLECTION))
+    }
+
     /// Status, error and heartbeat only.
     pub async fn state(&self, name: &str) -> Result<Option<Document>> {
         self.coll

@@ -83,6 +83,14 @@ impl ReplStatus {
     }
 }
 
+/// `replSetGetStatus` as the node answers it, without what it signs its answers with.
+pub async fn raw_repl_status(client: &Client) -> Result<Document> {
+    let command = doc! { "replSetGetStatus": 1 };
+    let mut answer = client.database("admin").run_command(command).await.context("run replSetGetStatus")?;
+    answer.remove("$clusterTime");
+    Ok(answer)
+}
+
 /// Asks the node that `client` leads to.
 pub async fn repl_status(client: &Client) -> Result<ReplStatus> {
     let answer =
