@@ -4,6 +4,7 @@
 //! .pbm.init                                          proves that the storage is initialised
 //! .pbm.clusters/<cluster>                            ours: a cluster that makes backups here
 //! .pbm.probe.<node>/<run of its agent>               ours: written, read, listed and deleted to see that it works
+//! .pbm.speed-test/<run>/data<sfx>                    ours: of a running speed test
 //! <backup>.pbm.json                                  metadata of a backup, written last
 //! <backup>/<rs>/metadata.json                        namespaces, options, indexes, sizes and checksums
 //! <backup>/<rs>/meta.pbm                             the same as one BSON document
@@ -22,6 +23,8 @@ pub const INIT: &str = ".pbm.init";
 pub const CLUSTERS: &str = ".pbm.clusters";
 /// Prefix of the folders in which agents try a storage; the original neither writes nor reads them.
 pub const PROBE: &str = ".pbm.probe.";
+/// Folder of what `pbm-speed-test` writes and removes again; the original neither writes nor reads it.
+pub const SPEED_TEST: &str = ".pbm.speed-test";
 /// Suffix of backup metadata files.
 pub const BACKUP_META_SUFFIX: &str = ".pbm.json";
 /// Folder of PITR chunks.
@@ -55,6 +58,18 @@ pub fn cluster_mark(cluster: &str) -> String {
 #[must_use]
 pub fn probe_folder(node: &str) -> String {
     format!("{PROBE}{node}")
+}
+
+/// `.pbm.speed-test/<run>`: the folder of one run.
+#[must_use]
+pub fn speed_test(run: &str) -> String {
+    format!("{SPEED_TEST}/{run}")
+}
+
+/// `.pbm.speed-test/<run>/data<sfx>`.
+#[must_use]
+pub fn speed_test_object(run: &str, compression: Compression) -> String {
+    format!("{}/data{}", speed_test(run), compression.suffix())
 }
 
 /// The list of data files in a replica set's part of a physical or incremental backup.

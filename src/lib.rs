@@ -7,8 +7,8 @@
 //!
 //! | layer | modules | what lives there |
 //! |---|---|---|
-//! | L5 programs | [`cmd`], [`agent`] | `pbm` talks to people, `pbm-agent` to the command stream; never to each other |
-//! | L4 recipes | [`backup`], [`restore`], [`export`], [`pitr`], [`upkeep`], [`preflight`] | straight lines that call engines and return values |
+//! | L5 programs | [`cmd`], [`agent`] | `pbm` and `pbm-speed-test` talk to people, `pbm-agent` to the command stream; never to each other |
+//! | L4 recipes | [`backup`], [`restore`], [`export`], [`pitr`], [`upkeep`], [`preflight`], [`speed`] | straight lines that call engines and return values |
 //! | L3 engines | [`snapshot`], [`oplog`] | move data; know nothing of commands or statuses |
 //! | L2 facts | [`mongo`], [`topo`], [`control`], [`config`] | the cluster and what it remembers |
 //! | L1 bytes and protocol | [`rendezvous`], [`layout`], [`archive`], [`compress`], [`storage`] | formats, objects, who waits for whom |
@@ -46,6 +46,7 @@ pub mod preflight;
 pub mod rendezvous;
 pub mod restore;
 pub mod snapshot;
+pub mod speed;
 pub mod storage;
 pub mod topo;
 pub mod upkeep;

@@ -17,6 +17,7 @@ struct Program {
 const PROGRAMS: &[Program] = &[
     Program { name: "pbm", run: cmd::run, cli: cmd::command },
     Program { name: "pbm-agent", run: agent::run, cli: agent::command },
+    Program { name: "pbm-speed-test", run: cmd::speed_test::run, cli: cmd::speed_test::command },
 ];
 
 /// The file name we were started under chooses; under any other name the first argument does. With the place of the

@@ -9,7 +9,7 @@ const LAYERS: [&[&str]; 6] = [
     &["rendezvous", "layout", "archive", "compress", "storage"],
     &["mongo", "topo", "control", "config"],
     &["snapshot", "oplog"],
-    &["backup", "restore", "export", "pitr", "upkeep", "preflight"],
+    &["backup", "restore", "export", "pitr", "upkeep", "preflight", "speed"],
     &["cmd", "agent"],
 ];
 

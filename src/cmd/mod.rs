@@ -36,6 +36,7 @@ mod saved;
 mod selection;
 mod slicing;
 mod snapshots;
+pub mod speed_test;
 mod status;
 mod storage;
 mod units;

@@ -19,12 +19,12 @@ pub struct VersionArgs {
 /// With the original's keys. `Version` is the release whose formats we keep: that is what programs compare.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
-struct Version {
-    version: &'static str,
+pub struct Version {
+    pub version: &'static str,
     platform: String,
-    git_commit: &'static str,
-    git_branch: &'static str,
-    build_time: &'static str,
+    pub git_commit: &'static str,
+    pub git_branch: &'static str,
+    pub build_time: &'static str,
     go_version: &'static str,
 }
 
@@ -54,21 +54,15 @@ impl Report for Word {
 }
 
 impl VersionArgs {
+    /// As another command line's options say.
+    #[must_use]
+    pub fn new(short: bool, commit: bool) -> Self {
+        Self { short, commit }
+    }
+
     /// Runs the subcommand.
     pub fn run(self, out: Format) {
-        let arch = match std::env::consts::ARCH {
-            "x86_64" => "amd64",
-            "aarch64" => "arm64",
-            other => other,
-        };
-        let version = Version {
-            version: PBM_VERSION,
-            platform: format!("{}/{arch}", std::env::consts::OS),
-            git_commit: option_env!("PBMBOX_GIT_COMMIT").unwrap_or_default(),
-            git_branch: option_env!("PBMBOX_GIT_BRANCH").unwrap_or_default(),
-            build_time: option_env!("PBMBOX_BUILD_TIME").unwrap_or_default(),
-            go_version: "",
-        };
+        let version = current();
         if self.short {
             out.print(&Word(version.version));
         } else if self.commit {
@@ -76,5 +70,22 @@ impl VersionArgs {
         } else {
             out.print(&version);
         }
+    }
+}
+
+/// This program's.
+pub fn current() -> Version {
+    let arch = match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    };
+    Version {
+        version: PBM_VERSION,
+        platform: format!("{}/{arch}", std::env::consts::OS),
+        git_commit: option_env!("PBMBOX_GIT_COMMIT").unwrap_or_default(),
+        git_branch: option_env!("PBMBOX_GIT_BRANCH").unwrap_or_default(),
+        build_time: option_env!("PBMBOX_BUILD_TIME").unwrap_or_default(),
+        go_version: "",
     }
 }
