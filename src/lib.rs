@@ -7,7 +7,7 @@
 //!
 //! | layer | modules | what lives there |
 //! |---|---|---|
-//! | L5 programs | [`cmd`], [`agent`] | `pbm` and `pbm-speed-test` talk to people, `pbm-agent` to the command stream; never to each other |
+//! | L5 programs | [`cmd`], [`agent`] | `pbm`, `pbm-speed-test` and `pbmctl` talk to people, `pbm-agent` to the command stream; never to each other |
 //! | L4 recipes | [`backup`], [`restore`], [`export`], [`pitr`], [`upkeep`], [`preflight`], [`speed`] | straight lines that call engines and return values |
 //! | L3 engines | [`snapshot`], [`oplog`] | move data; know nothing of commands or statuses |
 //! | L2 facts | [`mongo`], [`topo`], [`control`], [`config`] | the cluster and what it remembers |

@@ -18,6 +18,7 @@ const PROGRAMS: &[Program] = &[
     Program { name: "pbm", run: cmd::run, cli: cmd::command },
     Program { name: "pbm-agent", run: agent::run, cli: agent::command },
     Program { name: "pbm-speed-test", run: cmd::speed_test::run, cli: cmd::speed_test::command },
+    Program { name: "pbmctl", run: cmd::ctl::run, cli: cmd::ctl::command },
 ];
 
 /// The file name we were started under chooses; under any other name the first argument does. With the place of the

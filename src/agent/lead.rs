@@ -168,6 +168,7 @@ async fn first_document(
         error: None,
         pbm_version: PBM_VERSION.into(),
         balancer: if balanced { "full" } else { "off" }.into(),
+        description: backup.description.clone(),
     })
 }
 

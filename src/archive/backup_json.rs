@@ -40,6 +40,8 @@ const BACKUP: [&str; 26] = [
     "error",
     "pbm_version",
     "balancer",
+    // Ours.
+    "description",
 ];
 const REPLSET: [&str; 17] = [
     "name",

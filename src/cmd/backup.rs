@@ -58,8 +58,21 @@ pub struct Backup {
     /// Also the users and roles of the databases that --ns selects as a whole (db.*)
     #[arg(long, requires = "ns")]
     with_users_and_roles: bool,
+    /// A few words about it, which `pbm describe-backup` shows
+    #[arg(long, value_name = "TEXT", value_parser = parse_description)]
+    description: Option<String>,
     #[command(flatten)]
     waiting: Waiting,
+}
+
+/// The longest description, in bytes: it is read with every list of backups.
+const DESCRIPTION: usize = 1000;
+
+fn parse_description(text: &str) -> Result<String, String> {
+    if text.len() > DESCRIPTION {
+        return Err(format!("it has {} bytes; {DESCRIPTION} are allowed", text.len()));
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_type(text: &str) -> Result<BackupType, String> {
@@ -132,6 +145,7 @@ impl Backup {
             profile: place.name.clone().unwrap_or_default(),
             users_and_roles: self.with_users_and_roles,
             limit_upload: self.limit_upload,
+            description: self.description.clone().filter(|text| !text.is_empty()),
         };
         let to = place.name.as_ref().map(|profile| format!(" to the storage of profile {profile}")).unwrap_or_default();
         cx.out.note(&format!("Starting backup {name}{to}"));
@@ -201,6 +215,7 @@ mod tests {
             limit_upload: None,
             ns: selection::Namespaces::default(),
             with_users_and_roles: false,
+            description: None,
             waiting: Waiting { wait: false, wait_time: None },
         }
     }

@@ -36,6 +36,9 @@ pub struct DescribeRestore {
 #[derive(Debug, Serialize)]
 struct BackupView {
     name: String,
+    /// *Added by us*.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     profile: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -94,6 +97,7 @@ impl BackupView {
         let last_write = i64::from(backup.last_write_ts.time);
         Self {
             name: backup.name.clone(),
+            description: backup.description.clone(),
             storage_name: profile.clone(),
             profile,
             storage_type: backup.store.kind.clone(),

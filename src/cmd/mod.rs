@@ -1,4 +1,5 @@
-//! `pbm`: what people and their scripts use. It asks and shows; the agents do the work.
+//! `pbm`: what people and their scripts use. It asks and shows; the agents do the work. Also two command lines beside it:
+//! `pbm-speed-test` ([`speed_test`]) and `pbmctl` ([`ctl`]).
 //!
 //! A subcommand's file holds its arguments (their comments are the help), and one function that checks, acts and
 //! returns what is printed. Results go to stdout, everything else to stderr; with a JSON format stdout holds exactly
@@ -11,6 +12,7 @@ mod checks;
 mod cleanup_failed;
 mod config;
 mod context;
+pub mod ctl;
 mod delete;
 mod describe;
 mod diagnostic;

@@ -100,6 +100,9 @@ pub struct BackupMeta {
     pub pbm_version: String,
     #[serde(default, deserialize_with = "null_default")]
     pub balancer: String,
+    /// *Added by us*: a person's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
 }
 
 /// The part of one replica set.

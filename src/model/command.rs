@@ -80,6 +80,9 @@ pub struct BackupCmd {
     /// *Added by us*: in place of the configuration's.
     #[serde(rename = "limitUpload", default, skip_serializing_if = "Option::is_none")]
     pub limit_upload: Option<Rate>,
+    /// *Added by us*: a person's words, kept with the backup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
