@@ -15,6 +15,7 @@ mod logical;
 mod looking;
 mod pitr;
 mod profiles;
+mod programs;
 mod remains;
 mod replay;
 mod restore;

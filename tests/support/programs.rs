@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-/// A folder with `pbm` and `pbm-agent`.
+/// A folder with all programs.
 #[derive(Debug)]
 pub struct Programs {
     folder: Folder,
@@ -20,7 +20,7 @@ pub struct Programs {
 impl Programs {
     pub fn new() -> Self {
         let folder = Folder::new("bin");
-        for name in ["pbm", "pbm-agent"] {
+        for name in ["pbm", "pbm-agent", "pbm-speed-test", "pbmctl"] {
             symlink(env!("CARGO_BIN_EXE_pbmbox"), folder.path().join(name)).expect("link the program");
         }
         Self { folder, environment: Vec::new() }
@@ -249,9 +249,14 @@ impl<D: Deployment> Sandbox<D> {
 
     /// Calls the command line and waits for its end.
     pub fn pbm(&self, args: &[&str]) -> Output {
+        self.call("pbm", args)
+    }
+
+    /// Calls any of the programs and waits for its end.
+    pub fn call(&self, program: &str, args: &[&str]) -> Output {
         let output = self
             .programs
-            .command("pbm")
+            .command(program)
             .env("PBM_MONGODB_URI", self.set.leader().uri())
             .args(args)
             .output()
