@@ -13,7 +13,7 @@ const SECRET_KEYS: [&str; 1] = ["sseCustomerKey"];
 /// Keys within `credentials` whose text is no secret.
 const OPEN_KEYS: [&str; 3] = ["type", "signature-ver", "server"];
 
-const BACKUP: [&str; 26] = [
+const BACKUP: [&str; 27] = [
     "type",
     "opid",
     "name",
