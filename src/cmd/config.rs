@@ -7,19 +7,26 @@ use super::{
     output::{Message, Report, Shown},
     resync,
 };
-use crate::config::{self, duration, edit, mask};
+use crate::config::{self, duration, edit, effective, mask};
 use crate::model::{command::ResyncCmd, config::Config};
-use anyhow::Context as _;
 use bson::Document;
 use clap::Args;
 use serde::Serialize;
-use std::{io::Read, path::PathBuf, time::Duration};
+use serde_json::Value;
+use std::{
+    io::Read,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// Bytes; no configuration is as large.
+const LARGEST: u64 = 1 << 20;
 
 /// Show or change the configuration, or read the storage again
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// Key to show, such as storage.type
-    #[arg(conflicts_with_all = ["file", "set", "list", "force_resync"])]
+    #[arg(conflicts_with_all = ["file", "set", "list", "force_resync", "effective"])]
     key: Option<String>,
     /// Replace the configuration by this YAML file; `-` reads stdin
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["set", "list", "force_resync"])]
@@ -30,6 +37,9 @@ pub struct ConfigArgs {
     /// Show the whole configuration (also without any option)
     #[arg(long, conflicts_with = "force_resync")]
     list: bool,
+    /// Show the whole configuration with every default: what takes effect
+    #[arg(long, conflicts_with_all = ["file", "set", "force_resync"])]
+    effective: bool,
     /// Read the storage again: backups, oplog chunks, restores
     #[arg(long)]
     force_resync: bool,
@@ -75,6 +85,21 @@ impl Report for Pairs {
     }
 }
 
+/// All of it, defaults included.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+struct Everything {
+    value: Value,
+    #[serde(skip)]
+    text: String,
+}
+
+impl Report for Everything {
+    fn text(&self) -> String {
+        self.text.clone()
+    }
+}
+
 /// The end of a resync.
 #[derive(Debug, Serialize)]
 struct Resynced {
@@ -106,7 +131,13 @@ impl ConfigArgs {
         if self.force_resync {
             return self.resync(cx).await;
         }
-        let config = config::with_defaults(cx.config().await?);
+        let config = cx.config().await?;
+        if self.effective {
+            let effective = effective::effective(&config)?;
+            cx.out.print(&Everything { text: effective.yaml(), value: effective.value });
+            return Ok(());
+        }
+        let config = config::with_defaults(config);
         match self.key {
             Some(key) => {
                 let value = edit::get(&config, &key)?;
@@ -118,7 +149,7 @@ impl ConfigArgs {
     }
 
     /// Replaces the main document.
-    async fn apply(&self, cx: &Context, file: &PathBuf) -> Result<()> {
+    async fn apply(&self, cx: &Context, file: &Path) -> Result<()> {
         let config = config::load(&read(file)?)?;
         cx.ready_to_write().await?;
         // One that can't be read is a reason to replace it.
@@ -141,8 +172,7 @@ impl ConfigArgs {
         let before = config.clone();
         let mut keys = Document::new();
         let mut pairs = Vec::new();
-        for (key, value) in &self.set {
-            let change = edit::set(&mut config, key, value)?;
+        for change in edit::set(&mut config, self.set.iter().map(|(key, value)| (key.as_str(), value.as_str())))? {
             keys.insert(change.path, change.set);
             pairs.push(Pair { key: change.key, value: change.value });
         }
@@ -213,13 +243,25 @@ impl ConfigArgs {
 }
 
 /// The text of a file; `-` is stdin.
-pub(super) fn read(file: &PathBuf) -> Result<String> {
-    if file.as_os_str() == "-" {
-        let mut text = String::new();
-        std::io::stdin().read_to_string(&mut text).context("read the configuration from stdin")?;
-        return Ok(text);
+pub(super) fn read(file: &Path) -> Result<String> {
+    let stdin = file.as_os_str() == "-";
+    let name = if stdin { "from stdin".to_owned() } else { format!("file {}", file.display()) };
+    let text = match stdin {
+        true => text_of(std::io::stdin()),
+        false => std::fs::File::open(file).and_then(text_of),
+    };
+    text.map_err(|error| {
+        CliError::usage(format!("the configuration {name} can't be read: {error}"))
+            .hint("give a YAML file, such as `pbm config` shows")
+    })
+}
+
+fn text_of(from: impl Read) -> std::io::Result<String> {
+    let mut text = String::new();
+    if from.take(LARGEST + 1).read_to_string(&mut text)? as u64 > LARGEST {
+        return Err(std::io::Error::other(format!("it is larger than {LARGEST} bytes")));
     }
-    Ok(std::fs::read_to_string(file).with_context(|| format!("read the configuration file {}", file.display()))?)
+    Ok(text)
 }
 
 #[cfg(test)]
@@ -232,6 +274,20 @@ mod tests {
         assert_eq!(serde_json::to_string(&pair()).expect("json"), r#"{"key":"a","value":"1"}"#);
         assert_eq!(serde_json::to_string(&Pairs(vec![pair()])).expect("json"), r#"[{"key":"a","value":"1"}]"#);
         assert_eq!(pair().text(), "[a=1]");
+    }
+
+    #[test]
+    fn the_defaults_that_are_shown_are_those_that_hold() {
+        let value = |path: &str| config::schema::find(path).and_then(|key| key.default?.value).expect(path);
+        let load = crate::snapshot::load::LoadOptions::default();
+        assert_eq!(value("restore.batchSize"), load.batch_documents.to_string());
+        assert_eq!(value("restore.numInsertionWorkers"), load.workers.to_string());
+        let round = crate::upkeep::balancer::ROUND.as_secs().to_string();
+        assert_eq!([value("backup.timeouts.balancerStop"), value("restore.timeouts.balancerStop")], [&*round; 2]);
+        let patience = crate::storage::patience::Patience::default();
+        for (path, pause) in [("minRetryDelay", patience.first_pause), ("maxRetryDelay", patience.longest_pause)] {
+            assert_eq!(duration::parse(value(&format!("storage.s3.retryer.{path}"))), Ok(pause));
+        }
     }
 
     #[test]

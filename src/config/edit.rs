@@ -15,30 +15,46 @@ pub struct Change {
     pub set: Bson,
 }
 
-/// Reads `key=value` against the current configuration and checks the result as a whole.
+/// Changes several keys, one after the other, and checks the result as a whole: all or none.
 ///
-/// Changes build on each other: `config` is left with the change made.
-pub fn set(config: &mut Config, key: &str, text: &str) -> Result<Change, ConfigError> {
-    let bad = |reason: String| ConfigError::Value { key: key.to_owned(), value: text.to_owned(), reason };
+/// Changes build on each other; if one is refused, `config` is left as it was.
+///
+/// # Errors
+/// An unknown key, a value that its key can't have, or settings that don't go together.
+pub fn set<'a>(
+    config: &mut Config,
+    pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+) -> Result<Vec<Change>, ConfigError> {
     let mut doc = to_document(config).map_err(|error| ConfigError::Document(error.to_string()))?;
-    let (found, set) = if let Some(found) = schema::find(key) {
-        (found, found.kind.parse(text).map_err(bad)?)
-    } else if let Some((found, entry)) = schema::find_entry(key) {
-        let mut map = match lookup(&doc, found.path) {
-            Some(Bson::Document(map)) => map.clone(),
-            _ => Document::new(),
-        };
-        map.insert(entry, found.kind.parse_entry(text).map_err(bad)?);
-        (found, Bson::Document(map))
-    } else {
-        return Err(super::unknown(key));
-    };
-    put(&mut doc, found.path, set.clone());
+    let changes = pairs.into_iter().map(|(key, text)| one(&mut doc, key, text)).collect::<Result<_, _>>()?;
     let changed = super::from_document(doc)?;
     super::validate(&changed)?;
     *config = changed;
-    let value = if found.secret { "***".to_owned() } else { text.to_owned() };
-    Ok(Change { key: key.to_owned(), value, path: found.path, set })
+    Ok(changes)
+}
+
+fn one(doc: &mut Document, key: &str, text: &str) -> Result<Change, ConfigError> {
+    let (found, entry) = match (schema::find(key), schema::find_entry(key)) {
+        (Some(found), _) => (found, None),
+        (None, Some((found, entry))) => (found, Some(entry)),
+        (None, None) => return Err(super::unknown(key)),
+    };
+    let value = if found.secret { "***" } else { text };
+    let bad = |reason: String| ConfigError::Value { key: key.to_owned(), value: value.to_owned(), reason };
+    let set = match entry {
+        None => found.kind.parse(text).map_err(bad)?,
+        Some(entry) => {
+            let mut map = match lookup(doc, found.path) {
+                Some(Bson::Document(map)) => map.clone(),
+                _ => Document::new(),
+            };
+            map.insert(entry, found.kind.parse_entry(text).map_err(bad)?);
+            Bson::Document(map)
+        }
+    };
+    found.check(&set).map_err(bad)?;
+    put(doc, found.path, set.clone());
+    Ok(Change { key: key.to_owned(), value: value.to_owned(), path: found.path, set })
 }
 
 /// The value of a key as text, secrets hidden; empty when it is not set.
@@ -46,28 +62,26 @@ pub fn get(config: &Config, key: &str) -> Result<String, ConfigError> {
     let doc = to_document(config).map_err(|error| ConfigError::Document(error.to_string()))?;
     let value = if let Some((found, entry)) = schema::find_entry(key) {
         lookup(&doc, found.path).and_then(Bson::as_document).and_then(|map| map.get(entry))
-    } else if schema::find(key).is_some() || !schema::children(key).is_empty() {
+    } else if schema::find(key).is_some() || !(key.is_empty() || schema::children(key).is_empty()) {
         lookup(&doc, key)
     } else {
         return Err(super::unknown(key));
     };
-    let hidden = schema::find(key).is_some_and(|it| it.secret);
     Ok(match value {
-        None | Some(Bson::Null) => String::new(),
-        Some(Bson::String(text)) if hidden && !text.is_empty() => "***".to_owned(),
+        None => String::new(),
         Some(Bson::Document(inner)) => mask::masked(inner, key).to_string(),
-        Some(other) => mask::text(&mask::json(other)),
+        Some(other) => mask::text(&mask::one(other, key)),
     })
 }
 
-fn lookup<'a>(doc: &'a Document, path: &str) -> Option<&'a Bson> {
+pub(super) fn lookup<'a>(doc: &'a Document, path: &str) -> Option<&'a Bson> {
     match path.split_once('.') {
         None => doc.get(path),
         Some((head, rest)) => lookup(doc.get(head)?.as_document()?, rest),
     }
 }
 
-fn put(doc: &mut Document, path: &str, value: Bson) {
+pub(super) fn put(doc: &mut Document, path: &str, value: Bson) {
     match path.split_once('.') {
         None => {
             doc.insert(path, value);
@@ -93,6 +107,10 @@ mod tests {
             .expect("a good file")
     }
 
+    fn set_one(config: &mut Config, key: &str, text: &str) -> Result<Change, ConfigError> {
+        set(config, [(key, text)]).map(|mut changes| changes.remove(0))
+    }
+
     #[test]
     fn values_get_the_type_of_their_key() {
         for (key, text, path, value) in [
@@ -111,7 +129,7 @@ mod tests {
                 doc! {"node:1": "http://x"}.into(),
             ),
         ] {
-            let change = set(&mut config(), key, text).unwrap_or_else(|error| panic!("{key}: {error}"));
+            let change = set_one(&mut config(), key, text).unwrap_or_else(|error| panic!("{key}: {error}"));
             assert_eq!((change.path, change.set), (path, value), "{key}");
         }
     }
@@ -119,11 +137,35 @@ mod tests {
     #[test]
     fn changes_build_on_each_other() {
         let mut config = config();
-        set(&mut config, "backup.priority.a:1", "1").expect("first");
-        let second = set(&mut config, "backup.priority.b:1", "2").expect("second");
+        set_one(&mut config, "backup.priority.a:1", "1").expect("first");
+        let second = set_one(&mut config, "backup.priority.b:1", "2").expect("second");
         assert_eq!(second.set, doc! {"a:1": 1.0, "b:1": 2.0}.into());
         assert_eq!(get(&config, "backup.priority.b:1").as_deref(), Ok("2"));
         assert_eq!(get(&config, "backup.priority").as_deref(), Ok(r#"{"a:1":1,"b:1":2}"#));
+    }
+
+    #[test]
+    fn keys_that_need_each_other_come_together() {
+        let s3 = [("storage.type", "s3"), ("storage.s3.bucket", "b")];
+        assert_eq!(set(&mut config(), s3).expect("both").len(), 2);
+        let mut config = config();
+        assert!(set(&mut config, s3[..1].iter().copied()).expect_err("half").to_string().contains("storage.s3"));
+        assert!(set(&mut config, [("backup.compression", "zstd"), ("no.such", "1")]).is_err());
+        assert_eq!(get(&config, "backup.compression").as_deref(), Ok(""), "all or none");
+    }
+
+    #[test]
+    fn every_key_can_be_set_and_secrets_stay_hidden() {
+        for key in schema::KEYS {
+            let mut config = config();
+            let text = schema::tests::sample(key);
+            let change = set_one(&mut config, key.path, text).unwrap_or_else(|error| panic!("{}: {error}", key.path));
+            let shown = format!("{} {}", change.value, mask::shown(&config).expect("shown"));
+            let read = get(&config, key.path).expect(key.path);
+            assert!(!read.is_empty(), "{} was not kept", key.path);
+            assert_eq!(key.secret, read == "***", "{}", key.path);
+            assert!(!key.secret || !shown.contains("hunter2"), "{}: {shown}", key.path);
+        }
     }
 
     #[test]
@@ -137,8 +179,13 @@ mod tests {
             ("storage.filesystem.path", "backups", "absolute"),
             ("storage.type", "tape", "filesystem"),
             ("restore.indexCommitQuorum", "51", "votingMembers"),
+            ("backup.priority.host", "1", "HOST:PORT"),
+            ("backup.priority.a:1", "-1", "negative"),
+            ("backup.priority.a:1", "NaN", "number"),
+            ("restore.batchSize", "99999999999", "32 bits"),
+            ("restore.batchSize", "-1", "from 0"),
         ] {
-            let error = set(&mut config(), key, text).expect_err(key).to_string();
+            let error = set_one(&mut config(), key, text).expect_err(key).to_string();
             assert!(error.contains(part), "{key}: {error}");
         }
     }
@@ -146,7 +193,7 @@ mod tests {
     #[test]
     fn secrets_are_never_read_back() {
         let mut config = config();
-        let change = set(&mut config, "storage.s3.credentials.secret-access-key", "hunter2").expect("set");
+        let change = set_one(&mut config, "storage.s3.credentials.secret-access-key", "hunter2").expect("set");
         assert_eq!(change.value, "***");
         assert_eq!(change.set, "hunter2".into());
         assert_eq!(get(&config, "storage.s3.credentials.secret-access-key").as_deref(), Ok("***"));

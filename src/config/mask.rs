@@ -20,15 +20,26 @@ pub fn masked(doc: &Document, at: &str) -> Value {
     let mut out = Map::new();
     for (name, value) in doc {
         let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
-        let secret = schema::find(&path).is_some_and(|key| key.secret);
         let value = match value {
             Bson::Document(inner) => masked(inner, &path),
-            Bson::String(text) if secret && !text.is_empty() => HIDDEN.into(),
-            other => json(other),
+            other => one(other, &path),
         };
         out.insert(name.clone(), value);
     }
     Value::Object(out)
+}
+
+/// A single value under its dotted path, hidden if it is a secret.
+#[must_use]
+pub fn one(value: &Bson, path: &str) -> Value {
+    // What nobody knows beside credentials may be some of a newer release.
+    let secret = schema::find(path).map_or_else(|| path.contains(".credentials."), |key| key.secret);
+    match value {
+        Bson::Null => Value::Null,
+        Bson::String(text) if text.is_empty() => "".into(),
+        _ if secret => HIDDEN.into(),
+        other => json(other),
+    }
 }
 
 /// A value as JSON; a number without a fraction has no decimal point.

@@ -5,7 +5,10 @@
 
 pub mod duration;
 pub mod edit;
+pub mod effective;
+mod keys;
 pub mod mask;
+mod nearest;
 pub mod open;
 pub mod places;
 pub mod probe;
@@ -21,15 +24,13 @@ use serde_norway::Value as Yaml;
 
 /// Storage types that a configuration may name.
 pub const STORAGE_TYPES: &[&str] = &["filesystem", "s3", "minio", "gcs", "azure", "oss", "oci", "blackhole"];
-/// Bytes; limits of `backupBuffSize` and `restoreBuffSize`.
-const BUFFER: std::ops::RangeInclusive<i32> = 32 * 1024..=10 * 1024 * 1024;
 
 /// Why a configuration or a key is refused.
 #[derive(Debug, thiserror::Error, PartialEq)]
 pub enum ConfigError {
     #[error("the configuration is not valid YAML: {0}")]
     Yaml(String),
-    #[error("unknown configuration key '{key}'{known}")]
+    #[error("there is no configuration key '{key}'; {known}")]
     UnknownKey { key: String, known: String },
     #[error("{key} can't be '{value}': {reason}")]
     Value { key: String, value: String, reason: String },
@@ -98,11 +99,21 @@ fn leaf(key: &schema::Key, value: &Yaml) -> Result<Option<Bson>, ConfigError> {
             Ok(Bson::Document(map))
         }
         (Kind::MapF64 | Kind::MapText, _) => Err("expected a group of names and values".to_owned()),
+        // As the original's files have it, unlike its `--set`.
+        (Kind::Bool, Yaml::String(text)) if matches!(&*text.to_lowercase(), "yes" | "on" | "y") => {
+            Ok(Bson::Boolean(true))
+        }
+        (Kind::Bool, Yaml::String(text)) if matches!(&*text.to_lowercase(), "no" | "off" | "n") => {
+            Ok(Bson::Boolean(false))
+        }
+        // Its digits may be gone already: 12e3.
+        (Kind::Text, Yaml::Number(number)) if number.is_f64() => Err("write it in quotes".to_owned()),
         _ => match scalar(value) {
             Some(text) => key.kind.parse(&text),
             None => Err("expected a single value".to_owned()),
         },
     };
+    let parsed = parsed.and_then(|parsed| key.check(&parsed).map(|()| parsed));
     parsed.map(Some).map_err(|reason| {
         let shown = if key.secret { Yaml::from("***") } else { value.clone() };
         wrong(key.path, &shown, &reason)
@@ -134,51 +145,26 @@ fn unknown(path: &str) -> ConfigError {
         }
     };
     let at = if group.is_empty() { "the top level".to_owned() } else { format!("'{group}'") };
-    ConfigError::UnknownKey { key: path.to_owned(), known: format!("; {at} has {}", names.join(", ")) }
+    let all = format!("{at} has {}", names.join(", "));
+    let known = match nearest::key(path) {
+        Some(near) => format!("did you mean '{near}'? ({all})"),
+        None => all,
+    };
+    ConfigError::UnknownKey { key: path.to_owned(), known }
 }
 
-/// Checks what types alone can't: known storage, complete settings, sane numbers.
+/// Checks what single values can't tell: known storage, complete settings, a level that its codec has.
 pub fn validate(config: &Config) -> Result<(), ConfigError> {
-    let rule = |key: &'static str, reason: &str| Err(ConfigError::Rule { key, reason: reason.to_owned() });
     validate_storage(&config.storage)?;
     if let Some(pitr) = &config.pitr {
-        if pitr.oplog_span_min.is_some_and(|it| it <= 0.0) {
-            return rule("pitr.oplogSpanMin", "must be above 0 (minutes)");
-        }
-        if pitr.max_loss_sec.is_some_and(|it| !(5.0..=86400.0).contains(&it)) {
-            return rule("pitr.maxLossSec", "must be from 5 to 86400 (seconds)");
-        }
         level("pitr.compressionLevel", pitr.compression.unwrap_or_default(), pitr.compression_level)?;
     }
     if let Some(backup) = &config.backup {
-        if backup.oplog_span_min < 0.0 {
-            return rule("backup.oplogSpanMin", "must not be negative (minutes; 0 = as pitr.oplogSpanMin)");
-        }
         level("backup.compressionLevel", backup.compression.unwrap_or_default(), backup.compression_level)?;
-        if backup.num_parallel_collections < 0 || backup.num_parallel_files < 0 {
-            return rule("backup.numParallel…", "must not be negative (0 = the agent's default)");
-        }
-        if backup.timeouts.as_ref().is_some_and(|it| it.starting_status.is_some_and(|s| s <= 0)) {
-            return rule("backup.timeouts.startingStatus", "must be above 0 (seconds)");
-        }
     }
-    if let Some(restore) = &config.restore {
-        let numbers = [
-            restore.batch_size,
-            restore.num_insertion_workers,
-            restore.num_parallel_collections,
-            restore.num_parallel_files,
-            restore.num_download_workers,
-            restore.max_download_buffer_mb,
-            restore.download_chunk_mb,
-        ];
-        if numbers.iter().any(|it| *it < 0) {
-            return rule("restore", "batch sizes, workers and buffers must not be negative");
-        }
-        if let Some(quorum) = &restore.index_commit_quorum {
-            index_commit_quorum(quorum)
-                .map_err(|reason| ConfigError::Rule { key: "restore.indexCommitQuorum", reason })?;
-        }
+    if let Some(quorum) = config.restore.as_ref().and_then(|restore| restore.index_commit_quorum.as_ref()) {
+        const KEY: &str = "restore.indexCommitQuorum";
+        index_commit_quorum(quorum).map_err(|reason| ConfigError::Rule { key: KEY, reason })?;
     }
     Ok(())
 }
@@ -197,21 +183,13 @@ fn validate_storage(storage: &StorageConf) -> Result<(), ConfigError> {
     if storage.kind != "filesystem" {
         return stores::check(storage);
     }
-    if let Some(fs) = &storage.filesystem {
-        if !fs.path.starts_with('/') {
-            return rule("storage.filesystem.path", format!("'{}' is not an absolute path", fs.path));
+    match storage.filesystem.as_ref().map(|fs| fs.path.as_str()) {
+        None | Some("") => rule("storage.filesystem.path", "must be given for the storage type filesystem".to_owned()),
+        Some(path) if !path.starts_with('/') => {
+            rule("storage.filesystem.path", format!("'{path}' is not an absolute path"))
         }
-        if fs.max_obj_size_gb.is_some_and(|it| it <= 0.0) {
-            return rule("storage.filesystem.maxObjSizeGB", "must be above 0 (GiB)".to_owned());
-        }
-        if [fs.backup_buff_size, fs.restore_buff_size].into_iter().flatten().any(|it| it != 0 && !BUFFER.contains(&it))
-        {
-            return rule("storage.filesystem", "buffers are 0 or between 32 KiB and 10 MiB".to_owned());
-        }
-    } else {
-        return rule("storage.filesystem.path", "must be given for the storage type filesystem".to_owned());
+        Some(_) => Ok(()),
     }
-    Ok(())
 }
 
 fn level(key: &'static str, codec: Compression, level: Option<i32>) -> Result<(), ConfigError> {
@@ -296,23 +274,31 @@ mod tests {
         for (yaml, part) in [
             (
                 "storage: {type: filesystem, filesystem: {pth: /b}}",
-                "'storage.filesystem.pth'; 'storage.filesystem' has path",
+                "'storage.filesystem.pth'; did you mean 'storage.filesystem.path'? ('storage.filesystem' has path",
             ),
-            ("storag: {}", "'storag'; the top level has storage, pitr, backup, restore"),
+            ("storag: {}", "'storag'; did you mean 'storage'? (the top level has storage, pitr, backup, restore)"),
+            ("zzz: {}", "'zzz'; the top level has storage"),
             ("storage: {type: filesystem, filesystem: {path: b}}", "absolute"),
             ("storage: {type: filesystem}", "storage.filesystem.path"),
             ("storage: {type: floppy}", "storage.type"),
             ("pitr: {enabled: false}", "storage.type"),
             ("storage: {type: filesystem, filesystem: {path: /b}}\npitr: {enabled: 5}", "pitr.enabled"),
             ("storage: {type: filesystem, filesystem: {path: /b}}\npitr: {enabled: true, compression: rar}", "rar"),
-            ("storage: {type: filesystem, filesystem: {path: /b}}\nrestore: {batchSize: -1}", "negative"),
-            ("storage: {type: filesystem, filesystem: {path: /b, backupBuffSize: 5}}", "32 KiB"),
+            ("storage: {type: filesystem, filesystem: {path: /b}}\nrestore: {batchSize: -1}", "restore.batchSize"),
+            (
+                "storage: {type: filesystem, filesystem: {path: /b, backupBuffSize: 5}}",
+                "backupBuffSize can't be '5': must be 0, or from 32768",
+            ),
             (
                 "storage: {type: filesystem, filesystem: {path: /b}}\nbackup: {compression: gzip, compressionLevel: 10}",
                 "level 10",
             ),
             ("storage: {type: s3, s3: {region: b}}", "storage.s3.bucket: must be given"),
             ("storage: {type: s3}", "storage.s3: must be given"),
+            ("storage: {type: filesystem, filesystem: {path: 1e3}}", "in quotes"),
+            ("storage: {type: filesystem, filesystem: {path: /b}}\nbackup: {priority: {h: 1}}", "HOST:PORT"),
+            ("storage: {type: filesystem}\n---\npitr: {}", "more than one document"),
+            ("storage:\n\ttype: filesystem", "YAML"),
             ("storage: [1]", "group of keys"),
             ("storage: {type: a, type: b}", "duplicate"),
             ("", "empty"),
@@ -320,6 +306,32 @@ mod tests {
         ] {
             let error = load(yaml).expect_err(yaml).to_string();
             assert!(error.contains(part), "{yaml}: {error}");
+        }
+    }
+
+    #[test]
+    fn files_may_hold_every_key() {
+        for key in schema::KEYS.iter().filter(|key| key.path != "storage.type") {
+            let mut names = key.path.split('.');
+            let section = names.next().expect("a section");
+            let inner =
+                names.rev().fold(schema::tests::sample(key).to_owned(), |value, name| format!("{{{name}: {value}}}"));
+            let inner = inner.trim_start_matches('{').strip_suffix('}').unwrap_or_default();
+            let yaml = match section {
+                "storage" => format!("storage: {{type: blackhole, {inner}}}"),
+                other => format!("storage: {{type: blackhole}}\n{other}: {{{inner}}}"),
+            };
+            let config = load(&yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
+            assert_ne!(edit::get(&config, key.path), Ok(String::new()), "{yaml}");
+        }
+    }
+
+    #[test]
+    fn files_say_yes_and_no_in_all_the_ways_of_the_original() {
+        for (word, on) in [("yes", true), ("On", true), ("true", true), ("no", false), ("off", false), ("False", false)]
+        {
+            let yaml = format!("storage: {{type: filesystem, filesystem: {{path: /b}}}}\npitr: {{enabled: {word}}}");
+            assert_eq!(load(&yaml).expect(word).pitr.map(|pitr| pitr.enabled), Some(on), "{word}");
         }
     }
 

@@ -1,6 +1,7 @@
-//! Every key of the configuration with its type (spec/format.md C.3.1, C.3.2): the one table behind strict files,
-//! `--set`, reading a key and hiding secrets.
+//! What a key of the configuration is, and how its values are read and checked: the one place behind strict files, `--set`,
+//! reading a key, hiding secrets and filling in defaults. The keys themselves are in [`keys`](super::keys).
 
+pub use super::keys::KEYS;
 use crate::model::{compression::Compression, rate::Rate};
 use bson::{Bson, Document};
 use std::str::FromStr;
@@ -31,158 +32,33 @@ pub struct Key {
     pub kind: Kind,
     /// Shown as `***`.
     pub secret: bool,
+    /// What holds where it is not set; nothing at all in most cases.
+    pub default: Option<Preset>,
+    pub limits: Limits,
 }
 
-const fn key(path: &'static str, kind: Kind) -> Key {
-    Key { path, kind, secret: false }
+/// What holds where a key is not set.
+#[derive(Debug, Clone, Copy)]
+pub struct Preset {
+    /// As it would be written; absent where another key decides.
+    pub value: Option<&'static str>,
+    /// For people, if the value alone says too little.
+    pub words: &'static str,
 }
 
-const fn secret(path: &'static str) -> Key {
-    Key { path, kind: Kind::Text, secret: true }
+/// Values of the right type that make sense.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Limits {
+    Any,
+    AtLeast(f64),
+    /// Above 0, up to this.
+    AboveZero(f64),
+    Within(f64, f64),
+    ZeroOr(f64, f64),
+    OneOf(&'static [&'static str]),
+    /// `host:port` or an http(s) URL.
+    Address,
 }
-
-/// All keys, in the order in which people expect to read them.
-pub const KEYS: &[Key] = &[
-    key("storage.type", Kind::Text),
-    key("storage.filesystem.path", Kind::Text),
-    key("storage.filesystem.maxObjSizeGB", Kind::F64),
-    key("storage.filesystem.backupBuffSize", Kind::I32),
-    key("storage.filesystem.restoreBuffSize", Kind::I32),
-    key("storage.s3.region", Kind::Text),
-    key("storage.s3.endpointUrl", Kind::Text),
-    key("storage.s3.endpointUrlMap", Kind::MapText),
-    key("storage.s3.forcePathStyle", Kind::Bool),
-    key("storage.s3.bucket", Kind::Text),
-    key("storage.s3.prefix", Kind::Text),
-    secret("storage.s3.credentials.access-key-id"),
-    secret("storage.s3.credentials.secret-access-key"),
-    secret("storage.s3.credentials.session-token"),
-    key("storage.s3.credentials.vault.server", Kind::Text),
-    secret("storage.s3.credentials.vault.secret"),
-    secret("storage.s3.credentials.vault.token"),
-    key("storage.s3.serverSideEncryption.sseAlgorithm", Kind::Text),
-    key("storage.s3.serverSideEncryption.kmsKeyID", Kind::Text),
-    key("storage.s3.serverSideEncryption.sseCustomerAlgorithm", Kind::Text),
-    secret("storage.s3.serverSideEncryption.sseCustomerKey"),
-    key("storage.s3.uploadPartSize", Kind::I32),
-    key("storage.s3.maxUploadParts", Kind::I32),
-    key("storage.s3.storageClass", Kind::Text),
-    key("storage.s3.maxObjSizeGB", Kind::F64),
-    key("storage.s3.insecureSkipTLSVerify", Kind::Bool),
-    key("storage.s3.debugLogLevels", Kind::Text),
-    key("storage.s3.retryer.numMaxRetries", Kind::I32),
-    key("storage.s3.retryer.minRetryDelay", Kind::Duration),
-    key("storage.s3.retryer.maxRetryDelay", Kind::Duration),
-    key("storage.minio.region", Kind::Text),
-    key("storage.minio.endpoint", Kind::Text),
-    key("storage.minio.endpointMap", Kind::MapText),
-    key("storage.minio.bucket", Kind::Text),
-    key("storage.minio.prefix", Kind::Text),
-    key("storage.minio.credentials.signature-ver", Kind::Text),
-    secret("storage.minio.credentials.access-key-id"),
-    secret("storage.minio.credentials.secret-access-key"),
-    secret("storage.minio.credentials.session-token"),
-    key("storage.minio.secure", Kind::Bool),
-    key("storage.minio.debugTrace", Kind::Bool),
-    key("storage.minio.partSize", Kind::I64),
-    key("storage.minio.maxObjSizeGB", Kind::F64),
-    key("storage.minio.retryer.numMaxRetries", Kind::I32),
-    key("storage.minio.insecureSkipTLSVerify", Kind::Bool),
-    key("storage.minio.forcePathStyle", Kind::Bool),
-    key("storage.gcs.bucket", Kind::Text),
-    key("storage.gcs.prefix", Kind::Text),
-    key("storage.gcs.credentials.workloadIdentity", Kind::Bool),
-    secret("storage.gcs.credentials.clientEmail"),
-    secret("storage.gcs.credentials.privateKey"),
-    secret("storage.gcs.credentials.hmacAccessKey"),
-    secret("storage.gcs.credentials.hmacSecret"),
-    key("storage.gcs.chunkSize", Kind::I32),
-    key("storage.gcs.maxObjSizeGB", Kind::F64),
-    key("storage.gcs.retryer.backoffInitial", Kind::Duration),
-    key("storage.gcs.retryer.backoffMax", Kind::Duration),
-    key("storage.gcs.retryer.backoffMultiplier", Kind::F64),
-    key("storage.gcs.retryer.maxAttempts", Kind::I32),
-    key("storage.gcs.retryer.chunkRetryDeadline", Kind::Duration),
-    key("storage.azure.account", Kind::Text),
-    key("storage.azure.container", Kind::Text),
-    key("storage.azure.endpointUrl", Kind::Text),
-    key("storage.azure.endpointUrlMap", Kind::MapText),
-    key("storage.azure.prefix", Kind::Text),
-    secret("storage.azure.credentials.key"),
-    secret("storage.azure.credentials.sas"),
-    key("storage.azure.retryer.numMaxRetries", Kind::I32),
-    key("storage.azure.retryer.minRetryDelay", Kind::Duration),
-    key("storage.azure.retryer.maxRetryDelay", Kind::Duration),
-    key("storage.azure.maxObjSizeGB", Kind::F64),
-    key("storage.oss.region", Kind::Text),
-    key("storage.oss.endpointUrl", Kind::Text),
-    key("storage.oss.bucket", Kind::Text),
-    key("storage.oss.prefix", Kind::Text),
-    secret("storage.oss.credentials.accessKeyId"),
-    secret("storage.oss.credentials.accessKeySecret"),
-    secret("storage.oss.credentials.securityToken"),
-    key("storage.oss.credentials.roleArn", Kind::Text),
-    key("storage.oss.credentials.sessionName", Kind::Text),
-    key("storage.oss.retryer.maxAttempts", Kind::I32),
-    key("storage.oss.retryer.maxBackoff", Kind::Duration),
-    key("storage.oss.retryer.baseDelay", Kind::Duration),
-    key("storage.oss.connectTimeout", Kind::Duration),
-    key("storage.oss.uploadPartSize", Kind::I64),
-    key("storage.oss.maxUploadParts", Kind::I32),
-    key("storage.oss.maxObjSizeGB", Kind::F64),
-    key("storage.oss.serverSideEncryption.encryptionMethod", Kind::Text),
-    key("storage.oss.serverSideEncryption.encryptionAlgorithm", Kind::Text),
-    secret("storage.oss.serverSideEncryption.encryptionKeyId"),
-    key("storage.oci.region", Kind::Text),
-    key("storage.oci.namespace", Kind::Text),
-    key("storage.oci.bucket", Kind::Text),
-    key("storage.oci.prefix", Kind::Text),
-    key("storage.oci.credentials.type", Kind::Text),
-    secret("storage.oci.credentials.accessKeyId"),
-    secret("storage.oci.credentials.secretAccessKey"),
-    key("storage.oci.credentials.userPrincipal.tenancy", Kind::Text),
-    key("storage.oci.credentials.userPrincipal.user", Kind::Text),
-    key("storage.oci.credentials.userPrincipal.fingerprint", Kind::Text),
-    secret("storage.oci.credentials.userPrincipal.privateKey"),
-    secret("storage.oci.credentials.userPrincipal.privateKeyPassphrase"),
-    key("storage.oci.retryer.maxAttempts", Kind::I32),
-    key("storage.oci.retryer.maxBackoff", Kind::Duration),
-    key("storage.oci.serverSideEncryption.kmsKeyID", Kind::Text),
-    secret("storage.oci.serverSideEncryption.sseCustomerKey"),
-    key("storage.oci.uploadPartSize", Kind::I64),
-    key("storage.oci.maxObjSizeGB", Kind::F64),
-    key("storage.oci.uploadConcurrency", Kind::I32),
-    key("pitr.enabled", Kind::Bool),
-    key("pitr.oplogSpanMin", Kind::F64),
-    key("pitr.maxLossSec", Kind::F64),
-    key("pitr.oplogOnly", Kind::Bool),
-    key("pitr.priority", Kind::MapF64),
-    key("pitr.compression", Kind::Codec),
-    key("pitr.compressionLevel", Kind::I32),
-    key("backup.oplogSpanMin", Kind::F64),
-    key("backup.priority", Kind::MapF64),
-    key("backup.timeouts.startingStatus", Kind::I64),
-    key("backup.timeouts.balancerStop", Kind::I64),
-    key("backup.compression", Kind::Codec),
-    key("backup.compressionLevel", Kind::I32),
-    key("backup.numParallelCollections", Kind::I32),
-    key("backup.numParallelFiles", Kind::I32),
-    key("backup.limitUpload", Kind::Rate),
-    key("restore.batchSize", Kind::I32),
-    key("restore.numInsertionWorkers", Kind::I32),
-    key("restore.numParallelCollections", Kind::I32),
-    key("restore.numParallelFiles", Kind::I32),
-    key("restore.indexCommitQuorum", Kind::Text),
-    key("restore.numDownloadWorkers", Kind::I32),
-    key("restore.maxDownloadBufferMb", Kind::I32),
-    key("restore.downloadChunkMb", Kind::I32),
-    key("restore.mongodLocation", Kind::Text),
-    key("restore.mongodLocationMap", Kind::MapText),
-    key("restore.fallbackEnabled", Kind::Bool),
-    key("restore.allowPartlyDone", Kind::Bool),
-    key("restore.timeouts.startingStatus", Kind::I64),
-    key("restore.timeouts.balancerStop", Kind::I64),
-];
 
 /// The key of exactly this path.
 #[must_use]
@@ -252,13 +128,15 @@ impl Kind {
                 }
             },
             Self::MapF64 | Self::MapText => {
-                let map: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text)
-                    .map_err(|_| "expected a JSON object such as {\"host:port\": …}".to_owned())?;
+                const FORM: &str = "expected a JSON object such as {\"host:port\": …}";
+                let map: serde_json::Map<String, serde_json::Value> =
+                    serde_json::from_str(text).map_err(|_| FORM.to_owned())?;
                 let mut out = Document::new();
                 for (name, value) in map {
                     let text = match value {
                         serde_json::Value::String(text) => text,
-                        other => other.to_string(),
+                        serde_json::Value::Number(number) => number.to_string(),
+                        _ => return Err(format!("{FORM} with plain values")),
                     };
                     out.insert(name, self.parse_entry(&text)?);
                 }
@@ -276,6 +154,138 @@ impl Kind {
     }
 }
 
+impl Key {
+    /// Is a value of the right type one that makes sense?
+    ///
+    /// # Errors
+    /// What would be right.
+    pub fn check(&self, value: &Bson) -> Result<(), String> {
+        match value {
+            Bson::Document(map) => map.iter().try_for_each(|(name, value)| self.check_entry(name, value)),
+            Bson::String(text) if !self.secret && text.contains(char::is_control) => {
+                Err("control characters are not expected".to_owned())
+            }
+            Bson::String(text) => match self.limits {
+                Limits::OneOf(choices) if !text.is_empty() && !choices.contains(&text.as_str()) => {
+                    Err(format!("expected {}", choices.join(" or ")))
+                }
+                Limits::Address => address(text),
+                _ => Ok(()),
+            },
+            Bson::Int32(number) => self.check_number(f64::from(*number)),
+            #[expect(clippy::cast_precision_loss, reason = "limits are far from where that shows")]
+            Bson::Int64(number) => self.check_number(*number as f64),
+            Bson::Double(number) => self.check_number(*number),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_entry(&self, name: &str, value: &Bson) -> Result<(), String> {
+        if self.kind == Kind::MapF64 {
+            let port =
+                name.rsplit_once(':').filter(|(host, _)| !host.is_empty()).and_then(|(_, port)| port.parse().ok());
+            if port.is_none_or(|port: u16| port == 0) {
+                return Err(format!("'{name}' is no node; expected HOST:PORT, as `pbm status` shows it"));
+            }
+            if value.as_f64().is_some_and(|priority| priority < 0.0) {
+                return Err("must not be negative".to_owned());
+            }
+            return Ok(());
+        }
+        self.check(value)
+    }
+
+    fn check_number(&self, number: f64) -> Result<(), String> {
+        let (right, words) = match self.limits {
+            Limits::AtLeast(0.0) => (number >= 0.0, "must not be negative".to_owned()),
+            Limits::AtLeast(least) => (number >= least, format!("must be at least {least}")),
+            Limits::AboveZero(most) => {
+                (number > 0.0 && number <= most, format!("must be above 0 and not above {most}"))
+            }
+            Limits::Within(least, most) => {
+                ((least..=most).contains(&number), format!("must be from {least} to {most}"))
+            }
+            Limits::ZeroOr(least, most) => {
+                (number == 0.0 || (least..=most).contains(&number), format!("must be 0, or from {least} to {most}"))
+            }
+            Limits::Any | Limits::OneOf(_) | Limits::Address => (true, String::new()),
+        };
+        if right { Ok(()) } else { Err(words) }
+    }
+}
+
+fn address(text: &str) -> Result<(), String> {
+    let wrong = || "expected an address such as https://host:port".to_owned();
+    let uri: http::Uri = text.parse().map_err(|_| wrong())?;
+    let scheme = uri.scheme_str().is_none_or(|scheme| scheme == "http" || scheme == "https");
+    let port = uri.authority().is_none_or(|it| {
+        it.as_str().ends_with(']') || !it.as_str().contains(':') || it.port_u16().is_some_and(|port| port > 0)
+    });
+    if text.is_empty() || (scheme && port && uri.host().is_some_and(|host| !host.is_empty())) {
+        return Ok(());
+    }
+    Err(wrong())
+}
+
 fn number(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|it: &f64| it.is_finite()).ok_or_else(|| "expected a number".to_owned())
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A value that the key takes, and that is not kept back as the value of nothing.
+    pub fn sample(key: &Key) -> &'static str {
+        match (key.kind, key.limits, key.default.and_then(|default| default.value)) {
+            (Kind::Text, Limits::OneOf(choices), _) => choices[0],
+            (Kind::Text, Limits::Address, _) => "hunter2",
+            (Kind::Rate, ..) => "1MiB",
+            (_, Limits::ZeroOr(..), _) => "65536",
+            (Kind::Text, _, None) if key.path == "storage.type" => "blackhole",
+            (Kind::Text, _, None) => "/hunter2",
+            (_, _, Some(value)) if value != "0" => value,
+            (Kind::Codec, ..) => "zstd",
+            (Kind::MapF64 | Kind::MapText, ..) => "{}",
+            _ => "7",
+        }
+    }
+
+    #[test]
+    fn every_default_is_a_value_that_is_taken() {
+        for key in KEYS {
+            if let Some(value) = key.default.and_then(|default| default.value) {
+                let parsed = key.kind.parse(value).unwrap_or_else(|error| panic!("{}: {error}", key.path));
+                assert_eq!(key.check(&parsed), Ok(()), "{}", key.path);
+            }
+        }
+    }
+
+    #[test]
+    fn limits_are_kept() {
+        for (path, good, bad) in [
+            ("pitr.oplogSpanMin", "1440", "1441"),
+            ("pitr.oplogSpanMin", "0.01", "0"),
+            ("pitr.maxLossSec", "5", "4.9"),
+            ("backup.oplogSpanMin", "0", "-0.1"),
+            ("restore.batchSize", "100000", "100001"),
+            ("storage.filesystem.backupBuffSize", "0", "5"),
+            ("storage.filesystem.maxObjSizeGB", "1", "0.5"),
+            ("storage.s3.retryer.maxRetryDelay", "5m", "-5"),
+            ("storage.s3.serverSideEncryption.sseAlgorithm", "aws:kms", "DES"),
+            ("storage.s3.endpointUrl", "http://10.0.0.1:9000/", "ftp://h"),
+            ("storage.s3.endpointUrl", "h.example", "http://"),
+            ("storage.minio.endpoint", "h:9000", "h:99999"),
+            ("storage.minio.endpoint", "[::1]:9000", "a b"),
+            ("backup.priority", "{\"[::1]:27017\": 0}", "{\"h:1\": -1}"),
+            ("backup.priority", "{}", "{\"h\": 1}"),
+            ("storage.s3.endpointUrlMap", "{\"h:1\": \"https://x\"}", "{\"h:1\": \"ftp://x\"}"),
+            ("storage.s3.bucket", "b", "a\nb"),
+        ] {
+            let key = find(path).expect(path);
+            let check = |text: &str| key.check(&key.kind.parse(text).expect(text));
+            assert_eq!(check(good), Ok(()), "{path} {good}");
+            assert!(check(bad).is_err(), "{path} {bad}");
+        }
+    }
 }

@@ -76,6 +76,8 @@ impl StorageConf {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 pub struct FilesystemConf {
+    /// Empty beside the settings of another storage type only.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub path: String,
     /// GiB; objects above it are split.
     #[serde(rename = "maxObjSizeGB", default, skip_serializing_if = "Option::is_none")]
