@@ -1,21 +1,29 @@
 //! The command line as its callers see it: JSON shapes, exit codes, refusals before anything is queued, waiting.
 
+mod bad_inputs;
+mod quiet;
+
 use crate::looking::shapes;
 use crate::support::cluster::{Options, ReplicaSet};
 use crate::support::programs::{Output, Programs, Sandbox, signal};
 use crate::support::wait::until;
 use mongodb::bson::{Bson, Document, doc};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{
+    io::Read,
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 const SOON: Duration = Duration::from_secs(30);
 
-/// The error of a failed call with `-o json`: one value on stdout, nothing on stderr, exit code 1.
+/// The error of a failed call with `-o json`: one value on stdout, which names the exit code, and nothing on stderr.
 #[track_caller]
 fn refusal(output: Output) -> String {
-    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let output = output.failed();
     assert_eq!(output.stderr, "", "with JSON everything is on stdout");
     let value = output.json();
+    assert_eq!(value["Code"].as_i64(), output.status.code().map(i64::from), "{value}");
     assert!(value["Hints"].as_array().is_some_and(|hints| !hints.is_empty()), "no next step: {value}");
     value["Error"].as_str().expect("an Error").to_owned()
 }
@@ -203,6 +211,7 @@ async fn waiting_can_be_limited_and_interrupted_and_a_backup_cancelled() {
     let slow = ["--compression", "gzip", "--compression-level", "9", "--wait"];
 
     let limited = sandbox.pbm(&[&["backup", "--wait-time", "1s"], &slow[..]].concat()).failed();
+    assert_eq!(limited.status.code(), Some(7), "{limited:?}");
     assert!(limited.stderr.contains("--wait-time of 1 s") && limited.stderr.contains("backup: dump"), "{limited:?}");
     let running = sandbox.pbm(&["status", "-s", "running", "-o", "json"]).ok().json();
     assert_eq!(running["running"]["type"], "backup", "{running}");
@@ -263,6 +272,25 @@ async fn a_waiting_call_ends_the_backup_of_a_lost_agent() {
     assert!(value["Error"].as_str().is_some_and(|said| said.contains("was lost")), "{value}");
     let status = sandbox.pbm(&["status", "-s", "backups", "-s", "running", "-o", "json"]).ok().json();
     assert_eq!((&status["backups"]["snapshot"][0]["status"], &status["running"]), (&json!("error"), &json!({})));
+}
+
+#[test]
+fn help_and_version_come_at_once() {
+    let programs = Programs::new();
+    for args in [&["version"][..], &["--help"], &["help", "restore"], &["-o", "json", "version"]] {
+        // The best of ten: this machine has other things to do.
+        let first_output = || {
+            let begun = Instant::now();
+            let mut call = programs.command("pbm").args(args).stdout(Stdio::piped()).spawn().expect("run pbm");
+            let read = call.stdout.take().expect("its stdout").read(&mut [0; 1]).expect("read");
+            let taken = begun.elapsed();
+            call.wait().expect("wait");
+            assert_eq!(read, 1, "{args:?}");
+            taken
+        };
+        let best = (0..10).map(|_| first_output()).min().expect("ten");
+        assert!(best < Duration::from_millis(30), "{args:?}: {best:?}");
+    }
 }
 
 #[test]

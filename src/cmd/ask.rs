@@ -1,17 +1,26 @@
 //! A question before something that can't be undone.
 
-use super::error::{CliError, Result};
+use super::{
+    error::{CliError, Result},
+    output::Format,
+};
 use std::io::{IsTerminal, Write};
 
-/// Asks; goes on only after a yes. `undone` says what has not happened otherwise.
+/// Shows the plan and asks; goes on only after a yes. `undone` says what has not happened otherwise.
 ///
 /// # Errors
 /// There is no terminal, or the answer is not yes.
-pub async fn confirm(question: &str, undone: &str) -> Result<()> {
+pub async fn confirm(out: Format, plan: &str, question: &str, undone: &str) -> Result<()> {
     if !std::io::stdin().is_terminal() {
-        return Err(CliError::refused(format!("{undone}: there is no terminal to ask for a confirmation"))
-            .hint("repeat with --yes when the plan above is what you want"));
+        out.note(plan);
+        let hint = match out.is_chatty() {
+            true => "repeat with --yes when the plan above is what you want",
+            false => "look at the plan with --dry-run, and repeat with --yes when it is what you want",
+        };
+        let error = CliError::refused(format!("{undone}: there is no terminal to ask for a confirmation"));
+        return Err(error.hint(hint));
     }
+    eprintln!("{plan}");
     eprint!("{question} [y/N] ");
     // Without a working stderr there is no question either, and the answer decides.
     let _ = std::io::stderr().flush();

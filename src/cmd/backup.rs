@@ -44,7 +44,7 @@ pub struct Backup {
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     compression_level: Option<i32>,
     /// Collections dumped at once on each node
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
     num_parallel_collections: Option<i32>,
     /// Storage profile that the backup is made to
     #[arg(long, value_name = "NAME", default_value = places::MAIN)]

@@ -1,7 +1,7 @@
 //! What every subcommand receives: the connection to the leader replica set, and how to print.
 
 use super::{
-    error::{CliError, Result},
+    error::{CliError, Kind, Result},
     output::Format,
 };
 use crate::control::Control;
@@ -37,7 +37,8 @@ impl Context {
             CliError::usage("no connection string")
                 .hint("give --mongodb-uri or set PBM_MONGODB_URI to the address of a member of the replica set, such as mongodb://user:password@host:27017")
         })?;
-        let (client, _) = cluster::connect_leader(uri, APP).await?;
+        let connected = cluster::connect_leader(uri, APP).await;
+        let (client, _) = connected.map_err(|error| CliError::from(error).or(Kind::Connection))?;
         Ok(Self::around(client, uri, out))
     }
 

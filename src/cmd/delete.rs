@@ -12,6 +12,7 @@ use super::{
     output::Message,
     profile,
     prune_plan::Shown,
+    selection,
 };
 use crate::config::places;
 use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd, name};
@@ -20,16 +21,17 @@ use crate::upkeep::{
     retention::{self, Ask, Kind, Refusal, Slicing},
 };
 use bson::{Timestamp, oid::ObjectId};
-use clap::Args;
+use clap::{ArgGroup, Args};
 
 /// Delete a backup, or those older than a time
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["name", "older_than"])))]
 pub struct DeleteBackup {
     /// Name of the backup, as `pbm list` shows it; its increments go with it
-    #[arg(required_unless_present = "older_than", conflicts_with = "older_than")]
+    #[arg(value_parser = selection::name)]
     name: Option<String>,
     /// Delete backups older than this: 2026-03-01, 2026-03-01T10:20:30 (UTC), 30d or 12h
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     older_than: Option<Moment>,
     /// Only of this type: logical, physical, incremental, external or selective
     #[arg(short = 't', long = "type", value_name = "TYPE", requires = "older_than", conflicts_with = "name")]
@@ -45,9 +47,10 @@ pub struct DeleteBackup {
 
 /// Delete the oplog saved for point-in-time recovery
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["older_than", "all"])))]
 pub struct DeletePitr {
     /// Delete what restores to this time and later don't need: 2026-03-01, 2026-03-01T10:20:30 (UTC), 30d or 12h
-    #[arg(long, value_name = "TIME", required_unless_present = "all", conflicts_with = "all")]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     older_than: Option<Moment>,
     /// Delete everything: backups can be restored to their own times only
     #[arg(short, long)]
@@ -65,7 +68,7 @@ pub struct DeletePitr {
 #[derive(Debug, Args)]
 pub struct Cleanup {
     /// Keep restorable what is from here on: 2026-03-01, 2026-03-01T10:20:30 (UTC), 30d or 12h
-    #[arg(long, value_name = "TIME", required_unless_present = "failed", conflicts_with = "failed")]
+    #[arg(long, value_name = "TIME", required_unless_present = "failed", conflicts_with = "failed", allow_hyphen_values = true)]
     older_than: Option<Moment>,
     /// Delete failed, cancelled and stuck backups of any age, and folders that have a backup's name and belong to none
     #[arg(long)]
@@ -228,7 +231,9 @@ fn whole_seconds(before: Timestamp) -> Timestamp {
 fn refused(refusal: &Refusal) -> CliError {
     let error = CliError::refused(refusal.to_string());
     match refusal {
-        Refusal::NoSuch(_) => error.hint("`pbm list` and `pbm status` show the backups"),
+        Refusal::NoSuch(_) => {
+            CliError::not_found(refusal.to_string()).hint("`pbm list` and `pbm status` show the backups")
+        }
         Refusal::Runs { .. } => error.hint("wait for its end, or run `pbm cancel-backup`"),
         Refusal::IsIncrement { first, .. } => {
             error.hint(format!("`pbm delete-backup {first}` deletes the whole chain"))
@@ -266,8 +271,7 @@ async fn carry_out(
     if consent.yes || force {
         cx.out.note(&shown.plan());
     } else {
-        eprintln!("{}", shown.plan());
-        ask::confirm("Delete this?", "nothing was deleted").await?;
+        ask::confirm(cx.out, &shown.plan(), "Delete this?", "nothing was deleted").await?;
     }
     let event = wish.event();
     let opid = wish.send(cx).await?.to_hex();

@@ -4,7 +4,7 @@ use super::{
     context::Context,
     error::{CliError, Result},
     output::{Report, yaml},
-    storage, units,
+    selection, storage, units,
 };
 use crate::config::places;
 use crate::model::{
@@ -20,6 +20,7 @@ use serde_json::Value;
 #[derive(Debug, Args)]
 pub struct DescribeBackup {
     /// Name of the backup, as `pbm list` shows it
+    #[arg(value_parser = selection::name)]
     backup_name: String,
     /// Also list its collections, read from the storage
     #[arg(long)]
@@ -30,6 +31,7 @@ pub struct DescribeBackup {
 #[derive(Debug, Args)]
 pub struct DescribeRestore {
     /// Name of the restore, as `pbm list --restore` shows it
+    #[arg(value_parser = selection::name)]
     name: String,
 }
 
@@ -186,7 +188,7 @@ impl DescribeBackup {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
         let backup = cx.control.backups.get(&self.backup_name).await?.ok_or_else(|| {
-            CliError::refused(format!("there is no backup named {}", self.backup_name))
+            CliError::not_found(format!("there is no backup named {}", self.backup_name))
                 .hint("`pbm status -s backups` shows all of them, failed ones too")
         })?;
         let mut view = BackupView::of(&backup);
@@ -290,7 +292,7 @@ impl DescribeRestore {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
         let restore = cx.control.restores.get(&self.name).await?.ok_or_else(|| {
-            CliError::refused(format!("there is no restore named {}", self.name))
+            CliError::not_found(format!("there is no restore named {}", self.name))
                 .hint("`pbm list --restore` shows the restores")
         })?;
         cx.out.print(&RestoreView::of(&restore));

@@ -47,7 +47,9 @@ pub async fn follow(cx: &Context, event: &str, opid: &str, limit: Option<Duratio
     };
     tokio::select! {
         ended = watch(cx, event, opid) => ended,
-        () = limited => Err(CliError::failed("it has not ended within the --wait-time; it goes on").hint(hint)),
+        () = limited => {
+            Err(CliError::new(Kind::WaitOver, "it has not ended within the --wait-time; it goes on").hint(hint))
+        }
         _ = tokio::signal::ctrl_c() => {
             Err(CliError::new(Kind::Interrupted, "interrupted: it goes on without us").hint(hint))
         }

@@ -4,7 +4,7 @@ use super::{
     context::Context,
     error::{CliError, Result},
     output::{Format, Outlet, Report},
-    storage as place, units,
+    selection as names, storage as place, units,
 };
 use crate::{
     archive::backup_json,
@@ -53,6 +53,7 @@ const WAITING: usize = 4;
 #[derive(Debug, Args)]
 pub struct Export {
     /// Name of the backup
+    #[arg(value_parser = names::name)]
     backup_name: String,
     /// Only these namespaces: db.collection or db.*, separated by commas
     #[arg(long, value_name = "NAMESPACES", value_delimiter = ',')]
@@ -121,7 +122,7 @@ impl Export {
         let (store, backup) = self.find(uri, format).await?;
         let rs = replset(&backup, self.replset.as_deref())?;
         let export = export::prepare(store, &backup, &rs, selection, !self.no_oplog).await?;
-        let bar = bar(export.bytes);
+        let bar = bar(export.bytes, format);
         let (done, size) = carry(export, file.as_deref(), self.gzip, &bar).await?;
         bar.finish_and_clear();
         let written = Written {
@@ -142,17 +143,14 @@ impl Export {
     /// The storage and the backup on it.
     async fn find(&self, uri: Option<&str>, format: Format) -> Result<(Arc<dyn Storage>, BackupMeta)> {
         let conf = match (&self.config, &self.dir) {
-            (Some(file), _) => {
-                let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
-                config::load(&text)?.storage
-            }
+            (Some(file), _) => config::load(&super::config::read(file)?)?.storage,
             (None, Some(dir)) => directory(dir),
             (None, None) => {
                 let cx = Context::connect(uri, format).await.map_err(|error| {
                     error.hint("without a server: give the storage with --config FILE or --dir PATH")
                 })?;
                 let backup = cx.control.backups.get(&self.backup_name).await?.ok_or_else(|| {
-                    CliError::refused(format!("there is no backup named {}", self.backup_name))
+                    CliError::not_found(format!("there is no backup named {}", self.backup_name))
                         .hint("`pbm status -s backups` shows all of them")
                 })?;
                 // Where the backup is, which need not be where new ones go.
@@ -180,7 +178,7 @@ async fn read_meta(store: &dyn Storage, name: &str) -> Result<BackupMeta> {
     match storage::read_all(store, &file, META_LIMIT).await {
         Ok(bytes) => Ok(backup_json::read(&bytes).with_context(|| format!("read '{file}'"))?),
         Err(error) if error.is_not_found() => {
-            let refused = CliError::refused(format!("there is no backup named {name} on this storage"));
+            let refused = CliError::not_found(format!("there is no backup named {name} on this storage"));
             Err(match newest(store).await {
                 Some(newest) => refused.hint(format!("its newest one is {newest}")),
                 None => refused.hint("it has no backups at all; is it the right place?"),
@@ -211,8 +209,8 @@ fn replset(backup: &BackupMeta, wanted: Option<&str>) -> Result<String> {
 }
 
 /// On a terminal only.
-fn bar(bytes: u64) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
+fn bar(bytes: u64, format: Format) -> ProgressBar {
+    if !format.is_chatty() || !std::io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let bar = ProgressBar::with_draw_target((bytes > 0).then_some(bytes), ProgressDrawTarget::stderr());

@@ -9,7 +9,7 @@ use crate::control::LogQuery;
 use crate::log::Level;
 use crate::model::log::LogEntry;
 use bson::oid::ObjectId;
-use clap::Args;
+use clap::{Args, builder::NonEmptyStringValueParser};
 use futures::StreamExt;
 use jiff::tz::TimeZone;
 use serde::Serialize;
@@ -19,7 +19,7 @@ use std::{collections::HashSet, pin::pin};
 #[derive(Debug, Args)]
 pub struct Logs {
     /// Only these events: EVENT or EVENT/NAME, such as backup or backup/2026-11-21T00:44:27Z
-    #[arg(short, long, value_name = "EVENT")]
+    #[arg(short, long, value_name = "EVENT", value_parser = NonEmptyStringValueParser::new())]
     event: Option<String>,
     /// Show the operation's ID too
     #[arg(short = 'x', long)]
@@ -28,10 +28,10 @@ pub struct Logs {
     #[arg(short, long)]
     follow: bool,
     /// Only this node: RS or RS/HOST:PORT
-    #[arg(short, long, value_name = "NODE")]
+    #[arg(short, long, value_name = "NODE", value_parser = NonEmptyStringValueParser::new())]
     node: Option<String>,
     /// Only the operation with this ID
-    #[arg(short = 'i', long, value_name = "OPID")]
+    #[arg(short = 'i', long, value_name = "OPID", value_parser = parse_opid)]
     opid: Option<String>,
     /// This severity and worse: D, I, W, E or F
     #[arg(short, long, value_name = "SEVERITY", default_value = "I")]
@@ -42,6 +42,12 @@ pub struct Logs {
     /// Time zone of the lines: UTC, Local, or a name such as Europe/Paris
     #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = parse_zone)]
     timezone: TimeZone,
+}
+
+fn parse_opid(text: &str) -> Result<String, String> {
+    let hex = text.len() == 24 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    hex.then(|| text.to_ascii_lowercase())
+        .ok_or_else(|| "an ID has 24 hexadecimal digits; `pbm logs -x` shows it".to_owned())
 }
 
 fn parse_zone(text: &str) -> Result<TimeZone, String> {
@@ -166,7 +172,7 @@ impl Logs {
             return Ok(());
         }
         let show = |entry: &LogEntry| match cx.out {
-            Format::Text => output::line(&style.line(entry)),
+            Format::Text | Format::Quiet => output::line(&style.line(entry)),
             format => format.print_json(&Line::from(entry)),
         };
         entries.iter().for_each(show);

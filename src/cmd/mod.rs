@@ -3,7 +3,7 @@
 //!
 //! A subcommand's file holds its arguments (their comments are the help), and one function that checks, acts and
 //! returns what is printed. Results go to stdout, everything else to stderr; with a JSON format stdout holds exactly
-//! one JSON value, errors included. Every error exits with 1, an interrupted wait with 130.
+//! one JSON value, errors included. [`error::CODES`] says how an error exits.
 
 mod ask;
 mod backup;
@@ -60,7 +60,7 @@ fn format_parser() -> ValueParser {
 
 /// Back up and restore MongoDB clusters
 #[derive(Debug, Parser)]
-#[command(name = "pbm", disable_version_flag = true, subcommand_required = true)]
+#[command(name = "pbm", disable_version_flag = true, subcommand_required = true, after_help = error::CODES)]
 struct Cli {
     /// Connection string of a member of the config servers or of the replica set
     #[arg(long, global = true, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
@@ -68,6 +68,9 @@ struct Cli {
     /// Form of the result
     #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text", value_parser = format_parser())]
     out: Outlet,
+    /// No progress and no remarks: only the result, and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
     #[command(subcommand)]
     command: Command,
 }
@@ -110,11 +113,18 @@ pub fn command() -> clap::Command {
 /// Runs one subcommand; returns the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    launch::parsed(args, |cli: Cli| (cli.out.format(), start(cli)))
+    launch::parsed(args, |cli: Cli| (cli.format(), start(cli)))
+}
+
+impl Cli {
+    fn format(&self) -> Format {
+        let format = self.out.format();
+        if self.quiet { format.hushed() } else { format }
+    }
 }
 
 fn start(cli: Cli) -> Result<()> {
-    let format = cli.out.format();
+    let format = cli.format();
     let uri = cli.mongodb_uri.as_deref();
     match cli.command {
         Command::Version(it) => {
@@ -161,9 +171,15 @@ impl Command {
 /// The format that was asked for, for errors in the arguments themselves.
 fn format_of(args: &[OsString]) -> Format {
     let texts: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
-    let value = texts.iter().enumerate().find_map(|(at, text)| match *text {
-        "-o" | "--out" => texts.get(at + 1).copied(),
-        text => text.strip_prefix("--out=").or_else(|| text.strip_prefix("-o=")).or_else(|| text.strip_prefix("-o")),
+    let value = texts.iter().enumerate().find_map(|(at, text)| {
+        // Short ones may stand together: -qo json.
+        let short = text.strip_prefix('-').filter(|rest| !rest.starts_with('-'));
+        match short.and_then(|rest| rest.trim_start_matches('q').strip_prefix('o')) {
+            Some("") => texts.get(at + 1).copied(),
+            Some(value) => Some(value.strip_prefix('=').unwrap_or(value)),
+            None if *text == "--out" => texts.get(at + 1).copied(),
+            None => text.strip_prefix("--out="),
+        }
     });
     match value {
         Some("json") => Format::Json,
@@ -179,9 +195,20 @@ fn misused(error: &clap::Error, program: &str) -> CliError {
     let end = text.find("\n\nUsage:").or_else(|| text.find("\n\nFor more information")).unwrap_or(text.len());
     let (tips, said): (Vec<&str>, Vec<&str>) =
         text[..end].lines().map(str::trim).filter(|line| !line.is_empty()).partition(|line| line.starts_with("tip: "));
+    let said: Vec<String> = said.join(" ").split(' ').map(shortened).collect();
     let mut out = CliError::usage(said.join(" "));
     out.hints.extend(tips.iter().map(|tip| tip.trim_start_matches("tip: ").to_owned()));
     out.hint(format!("`{program} help` and `{program} SUBCOMMAND --help` show what can be given"))
+}
+
+/// What was given stands in the error, perhaps twice; nobody reads a very long word to its end.
+fn shortened(word: &str) -> String {
+    const LONGEST: usize = 200;
+    const KEPT: usize = 80;
+    match word.chars().count() {
+        0..=LONGEST => word.to_owned(),
+        count => word.chars().take(KEPT).chain(['…']).chain(word.chars().skip(count - KEPT)).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -203,6 +230,8 @@ mod tests {
             ("pbm list -o json", Format::Json),
             ("pbm --out=json-pretty list", Format::JsonPretty),
             ("pbm -ojson nosuch", Format::Json),
+            ("pbm -qo json nosuch", Format::Json),
+            ("pbm -o=json-pretty nosuch", Format::JsonPretty),
             ("pbm list", Format::Text),
             ("pbm list -o", Format::Text),
         ] {
@@ -238,6 +267,13 @@ mod tests {
             "pbm config --include-restores",
             "pbm config --file a --set b=c",
             "pbm config a.key --list",
+            "pbm config a.key --effective",
+            "pbm config --effective --set a=b",
+            "pbm describe-backup ../x",
+            "pbm describe-restore ",
+            "pbm logs -i xyz",
+            "pbm restore b --num-parallel-collections 1025",
+            "pbm backup --ns a.$cmd",
             "pbm restore b --time 2026-01-01T00:00:00",
             "pbm restore b --index-commit-quorum 51",
             "pbm restore",
@@ -278,7 +314,7 @@ mod tests {
             "pbm config storage.type",
             "pbm restore b -y -w --num-insertion-workers-per-collection 4 --index-commit-quorum majority",
             "pbm s -s cluster -s running -p",
-            "pbm logs -e backup/x -x -f -n rs0 -i 1 -s D -t 0 --timezone Local",
+            "pbm logs -e backup/x -x -f -n rs0 -i 65f000000000000000000000 -s D -t 0 --timezone Local",
             "pbm list --full --unbacked --size 3",
             "pbm describe-backup b --with-collections",
             "pbm delete-backup b -y",
@@ -302,6 +338,8 @@ mod tests {
             "pbm doctor -o json",
             "pbm diagnostic --path d --name b --archive",
             "pbm diagnostic --path=d --opid 6b00e96ba335c6b2a98b25e5 -o json",
+            "pbm -q backup --wait",
+            "pbm config --effective -q -o json",
             "pbm export b --ns a.*,b.c --out - --dir /srv --replset rs0 --gzip --no-oplog",
             "pbm export b -o file -c pbm.yaml --with-users-and-roles",
         ] {

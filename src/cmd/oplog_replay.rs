@@ -30,10 +30,10 @@ pub struct OplogReplay {
     /// 2026-03-01T10:20:30 is UTC; an offset (+02:00, Z) can follow. T,I is a cluster time in Unix seconds and increment.
     /// A time without an increment means T,0, so a start includes all operations of its second, and an end none of them.
     /// Fractions of a second are cut.
-    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    #[arg(long, value_name = "TIME", value_parser = moment::parse, allow_hyphen_values = true)]
     start: Timestamp,
     /// Apply up to this moment, itself included
-    #[arg(long, value_name = "TIME", value_parser = moment::parse)]
+    #[arg(long, value_name = "TIME", value_parser = moment::parse, allow_hyphen_values = true)]
     end: Timestamp,
     /// Where the oplog of other replica sets goes in this cluster: CLUSTER=SAVED,...
     #[arg(long, value_name = "MAP", env = "PBM_REPLSET_REMAPPING", value_parser = parse_remapping)]
@@ -85,8 +85,9 @@ impl OplogReplay {
         let window = format!("{} to {}", slices::moment(self.start), slices::moment(self.end));
         // The original never asks, so neither are scripts asked.
         if !self.yes && std::io::stdin().is_terminal() {
-            eprintln!("The saved oplog from {window} is applied to the data that is there, over whatever is newer.");
-            ask::confirm("Start the replay?", "nothing was changed").await?;
+            let plan =
+                format!("The saved oplog from {window} is applied to the data that is there, over whatever is newer.");
+            ask::confirm(cx.out, &plan, "Start the replay?", "nothing was changed").await?;
         }
 
         let name = units::restore_name(jiff::Timestamp::now());

@@ -11,6 +11,9 @@ pub enum Format {
     Text,
     Json,
     JsonPretty,
+    /// As text, without remarks on the way: `--quiet`. The JSON formats have none anyway.
+    #[value(skip)]
+    Quiet,
 }
 
 /// The value of `--out`: for most subcommands the form of the result, for `pbm export` the file to write.
@@ -41,7 +44,7 @@ impl Format {
     /// Prints a result on stdout.
     pub fn print(self, report: &impl Report) {
         match self {
-            Self::Text => line(&report.text()),
+            Self::Text | Self::Quiet => line(&report.text()),
             Self::Json | Self::JsonPretty => self.print_json(report),
         }
     }
@@ -53,15 +56,27 @@ impl Format {
         line(&text.unwrap_or_else(|error| serde_json::json!({ "Error": error.to_string() }).to_string()));
     }
 
-    /// Is there a person who reads along?
+    /// Are results and errors written for people?
     #[must_use]
     pub fn is_text(self) -> bool {
+        matches!(self, Self::Text | Self::Quiet)
+    }
+
+    /// Is there a person who reads along?
+    #[must_use]
+    pub fn is_chatty(self) -> bool {
         self == Self::Text
     }
 
-    /// A remark on the way, on stderr; nothing when a program reads.
+    /// The same without remarks on the way.
+    #[must_use]
+    pub fn hushed(self) -> Self {
+        if self == Self::Text { Self::Quiet } else { self }
+    }
+
+    /// A remark on the way, on stderr; nothing when a program reads, or nobody wants it.
     pub fn note(self, text: &str) {
-        if self.is_text() {
+        if self.is_chatty() {
             eprintln!("{text}");
         }
     }

@@ -15,7 +15,7 @@ use crate::model::{
     command::{ResyncCmd, name},
     config::{Config, StorageConf},
 };
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -46,7 +46,7 @@ enum Command {
 #[derive(Debug, Args)]
 struct Add {
     /// Name of the profile
-    #[arg(value_name = "PROFILE", value_parser = parse_name)]
+    #[arg(value_name = "PROFILE", value_parser = parse_new_name)]
     name: String,
     /// YAML file with a section `storage`, as in the configuration; `-` reads stdin
     file: PathBuf,
@@ -69,9 +69,10 @@ struct Remove {
 
 /// Read again which backups the storages of profiles hold
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("which").required(true).args(["name", "all"])))]
 struct Sync {
     /// Name of the profile
-    #[arg(value_name = "PROFILE", value_parser = parse_name, required_unless_present = "all", conflicts_with = "all")]
+    #[arg(value_name = "PROFILE", value_parser = parse_name)]
     name: Option<String>,
     /// Of all profiles
     #[arg(long)]
@@ -91,6 +92,18 @@ fn parse_name(text: &str) -> Result<String, String> {
         return Err("it can't be the name of a profile: it means all storages where one can be chosen".to_owned());
     }
     Ok(text.to_owned())
+}
+
+/// A name that people can see and type.
+fn parse_new_name(text: &str) -> Result<String, String> {
+    const LONGEST: usize = 128;
+    if text.trim() != text || text.contains(char::is_control) {
+        return Err("the name of a profile has no spaces around it and no control characters".to_owned());
+    }
+    if text.len() > LONGEST {
+        return Err(format!("the name of a profile has at most {LONGEST} bytes"));
+    }
+    parse_name(text)
 }
 
 /// All storages, where backups are filtered.
@@ -145,7 +158,7 @@ impl Filter {
 pub async fn known(cx: &Context, name: &str) -> Result<Config> {
     let profiles = cx.control.config.profiles().await?;
     places::find(&profiles, name).cloned().map_err(|unknown| {
-        CliError::refused(unknown.to_string())
+        CliError::not_found(unknown.to_string())
             .hint("`pbm profile list` shows the profiles; `pbm profile add NAME FILE` adds one")
     })
 }
@@ -341,6 +354,9 @@ mod tests {
         assert_eq!(parse_name("second"), Ok("second".to_owned()));
         for bad in ["main", "", "*"] {
             assert!(parse_name(bad).is_err(), "{bad}");
+        }
+        for bad in [" a", "a\n", &"a".repeat(129), "main"] {
+            assert!(parse_new_name(bad).is_err(), "{bad}");
         }
     }
 

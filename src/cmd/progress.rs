@@ -1,4 +1,4 @@
-//! A live bar on a terminal; a line per phase elsewhere; nothing when a program reads.
+//! A live bar on a terminal; a line per phase elsewhere; nothing when a program reads, or with `--quiet`.
 
 use super::output::Format;
 use crate::model::{backup::Progress, status::Status};
@@ -19,12 +19,12 @@ impl View {
     #[must_use]
     pub fn new(out: Format, what: &'static str) -> Self {
         let terminal = std::io::stderr().is_terminal();
-        let bar = (out.is_text() && terminal).then(|| {
+        let bar = (out.is_chatty() && terminal).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             bar.enable_steady_tick(Duration::from_millis(200));
             bar
         });
-        Self { what, lines: out.is_text() && !terminal, bar, last: String::new() }
+        Self { what, lines: out.is_chatty() && !terminal, bar, last: String::new() }
     }
 
     /// Shows the newest state.

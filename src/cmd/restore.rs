@@ -39,6 +39,7 @@ const NAMED: usize = 10;
 #[command(group(ArgGroup::new("what").required(true).args(["backup_name", "time"])))]
 pub struct Restore {
     /// Name of the backup, as `pbm list` shows it
+    #[arg(value_parser = selection::name)]
     backup_name: Option<String>,
     /// Restore to this moment: a backup, and the saved oplog behind it
     ///
@@ -49,13 +50,13 @@ pub struct Restore {
     #[arg(long, value_name = "TIME", value_parser = parse_moment, allow_hyphen_values = true)]
     time: Option<Moment>,
     /// Begin with this backup in place of the newest one before that moment
-    #[arg(long, value_name = "NAME", conflicts_with = "backup_name")]
+    #[arg(long, value_name = "NAME", conflicts_with = "backup_name", value_parser = selection::name)]
     base_snapshot: Option<String>,
     /// Collections loaded at once on each node
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
     num_parallel_collections: Option<i32>,
     /// Workers that insert into each collection
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
     num_insertion_workers_per_collection: Option<i32>,
     /// Members that must have finished an index build: majority, votingMembers, or 1 to 50
     #[arg(long, value_name = "QUORUM", value_parser = parse_quorum)]
@@ -194,11 +195,11 @@ impl Restore {
         checks::before(cx, Operation::Restore).await?;
         if !self.yes {
             let place = places::of_backup(&cx.control, &backup, &config.storage).await?;
-            match (&self.ns_from, &self.ns_to) {
-                (Some(from), Some(to)) => eprintln!("{}", clone_plan(&backup, from, to, target)),
-                _ => eprintln!("{}", plan(&place, &backup, &wish, target).await),
-            }
-            ask::confirm("Start the restore?", "nothing was restored").await?;
+            let plan = match (&self.ns_from, &self.ns_to) {
+                (Some(from), Some(to)) => clone_plan(&backup, from, to, target),
+                _ => plan(&place, &backup, &wish, target).await,
+            };
+            ask::confirm(cx.out, &plan, "Start the restore?", "nothing was restored").await?;
         }
 
         let name = units::restore_name(jiff::Timestamp::now());
@@ -228,6 +229,9 @@ impl Restore {
             return Ok((name, None));
         };
         let (backups, chunks) = (cx.control.backups.all().await?, cx.control.chunks.all().await?);
+        if let Some(base) = self.base_snapshot.as_ref().filter(|base| !backups.iter().any(|it| it.name == **base)) {
+            return Err(no_such(base));
+        }
         let way = moment::find(&backups, &chunks, wish, self.base_snapshot.as_deref()).map_err(unreachable)?;
         if wish == Moment::Latest {
             cx.out.note(&format!("The latest moment is {}", slices::moment(way.target)));
@@ -274,12 +278,14 @@ fn unreachable(error: Unreachable) -> CliError {
     error.hints.iter().fold(CliError::refused(error.to_string()), |error, hint| error.hint(hint))
 }
 
+fn no_such(name: &str) -> CliError {
+    CliError::not_found(format!("there is no backup named {name}"))
+        .hint("`pbm list` shows the backups; `pbm config --force-resync` reads the storage again")
+}
+
 /// The backup, if it can be restored here.
 async fn find(cx: &Context, name: &str, map: &Remapping) -> Result<(BackupMeta, bool)> {
-    let backup = cx.control.backups.get(name).await?.ok_or_else(|| {
-        CliError::refused(format!("there is no backup named {name}"))
-            .hint("`pbm list` shows the backups; `pbm config --force-resync` reads the storage again")
-    })?;
+    let backup = cx.control.backups.get(name).await?.ok_or_else(|| no_such(name))?;
     let refuse = |reason: String| CliError::refused(reason).hint("`pbm list` shows backups that can be restored");
     for part in &backup.replsets {
         restorable(&backup, &part.name).map_err(|refusal| refuse(refusal.to_string()))?;

@@ -37,7 +37,7 @@ pub async fn follow(cx: &Context, opid: &str, limit: Option<Duration>) -> Result
     tokio::select! {
         ended = lines(cx, opid) => ended,
         silent = life(cx, opid) => Err(silent),
-        () = limited => Err(CliError::failed("the resync has not ended within the --wait-time; it goes on")
+        () = limited => Err(CliError::new(Kind::WaitOver, "the resync has not ended within the --wait-time; it goes on")
             .hint(format!("`pbm logs -e resync -i {opid}` shows it"))),
         _ = tokio::signal::ctrl_c() => Err(CliError::new(Kind::Interrupted, "interrupted: the resync goes on without us")
             .hint(format!("`pbm logs -e resync -i {opid}` shows it"))),

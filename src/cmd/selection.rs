@@ -1,4 +1,4 @@
-//! Namespaces on the command line.
+//! Names and namespaces on the command line.
 
 use super::context::Context;
 use super::error::{CliError, Result};
@@ -23,6 +23,17 @@ pub(super) struct Namespaces {
 fn parse(text: &str) -> std::result::Result<String, String> {
     let text = text.trim();
     Selection::parse(&[text]).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
+/// Parses the name of a backup or a restore, as far as it can be one.
+pub(super) fn name(text: &str) -> std::result::Result<String, String> {
+    match text {
+        "" => Err("a name is expected, such as 2026-03-01T10:20:30Z".to_owned()),
+        _ if text.contains(|c: char| c == '/' || c == '\\' || c.is_control()) => {
+            Err("nothing has such a name; names look like 2026-03-01T10:20:30Z".to_owned())
+        }
+        _ => Ok(text.to_owned()),
+    }
 }
 
 impl Namespaces {

@@ -5,8 +5,8 @@ use crate::config::open;
 use crate::layout::{Generation, ReplsetLayout};
 use crate::model::{backup::BackupMeta, config::StorageConf};
 use crate::snapshot::unpack::Packed;
-use crate::storage::{Storage, read_all};
-use anyhow::{Context as _, Result, bail};
+use crate::storage::{Error, Storage, read_all};
+use anyhow::{Context as _, Result};
 use std::{path::Path, sync::Arc};
 
 /// Far above any real `metadata.json`.
@@ -68,7 +68,8 @@ pub async fn open_here(conf: &StorageConf) -> Result<Arc<dyn Storage>> {
         && let Some(fs) = &conf.filesystem
         && !Path::new(&fs.path).is_dir()
     {
-        bail!("the storage directory {} is not on this host; run this where an agent runs, or mount it here", fs.path);
+        let reason = "this directory is not on this host; run this where an agent runs, or mount it here".to_owned();
+        return Err(Error::Invalid { store: fs.path.clone(), reason }.into());
     }
     open::open_briefly(conf, "").await
 }

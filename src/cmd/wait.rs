@@ -127,12 +127,12 @@ pub async fn appears<T: Watched>(cx: &Context, name: &str, limit: Duration) -> R
 /// It ended badly, its agents are lost, the server is gone, `limit` is over, or SIGINT came.
 pub async fn follow<T: Watched>(cx: &Context, name: &str, goal: Goal, limit: Option<Duration>) -> Result<T> {
     let document = interruptible(T::WHAT, name, limit, watch::<T>(cx, name, goal), || {
-        CliError::failed(format!(
+        let text = format!(
             "the {} {name} has not ended within the --wait-time of {} s; it goes on",
             T::WHAT,
             limit.unwrap_or_default().as_secs()
-        ))
-        .hint("`pbm status -s running` shows it")
+        );
+        CliError::new(Kind::WaitOver, text).hint("`pbm status -s running` shows it")
     })
     .await??;
     judge(name, &document)?;
@@ -196,21 +196,10 @@ async fn watch<T: Watched>(cx: &Context, name: &str, goal: Goal) -> Result<T> {
                     .hint("somebody may have deleted it; see `pbm list`"));
             }
             Ok(Err(error)) if heard.elapsed() > SERVER_GONE => {
-                return Err(CliError::failed(format!(
-                    "the server has not answered for {} s ({}); what became of {} {name} is not known",
-                    heard.elapsed().as_secs(),
-                    error::text(&error),
-                    T::WHAT
-                ))
-                .hint("when it is back, `pbm status` and `pbm list` tell"));
+                return Err(gone::<T>(name, heard, &format!(" ({})", error::text(&error))));
             }
             Err(_) if heard.elapsed() > SERVER_GONE => {
-                return Err(CliError::failed(format!(
-                    "the server has not answered for {} s; what became of {} {name} is not known",
-                    heard.elapsed().as_secs(),
-                    T::WHAT
-                ))
-                .hint("when it is back, `pbm status` and `pbm list` tell"));
+                return Err(gone::<T>(name, heard, ""));
             }
             Ok(Err(_)) | Err(_) => {}
         }
@@ -229,6 +218,14 @@ async fn watch<T: Watched>(cx: &Context, name: &str, goal: Goal) -> Result<T> {
         }
         waiter.next().await;
     }
+}
+
+/// The server has been silent since `heard`.
+fn gone<T: Watched>(name: &str, heard: Instant, why: &str) -> CliError {
+    let silent = heard.elapsed().as_secs();
+    let what = T::WHAT;
+    let text = format!("the server has not answered for {silent} s{why}; what became of {what} {name} is not known");
+    CliError::new(Kind::Connection, text).hint("when it is back, `pbm status` and `pbm list` tell")
 }
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub enum NotSelectable {
     OwnDatabase(String),
     #[error("'{0}': system collections can't be selected")]
     System(String),
+    #[error("'{0}' can't be a namespace: {1}")]
+    Impossible(String, &'static str),
     #[error("everything can't be excluded")]
     Nothing,
 }
@@ -55,6 +57,8 @@ impl Pattern {
                     Err(NotSelectable::OwnDatabase(text.to_owned()))
                 } else if coll.starts_with("system.") {
                     Err(NotSelectable::System(text.to_owned()))
+                } else if let Some(why) = impossible(db, coll) {
+                    Err(NotSelectable::Impossible(text.to_owned(), why))
                 } else {
                     Ok(Self { db: db.to_owned(), coll: coll.to_owned() })
                 }
@@ -223,6 +227,20 @@ impl Selection {
     }
 }
 
+/// Why the server has no such database or collection.
+fn impossible(db: &str, coll: &str) -> Option<&'static str> {
+    if db.contains(['/', '\\', ' ', '"', '$']) || db.contains(char::is_control) || coll.contains('\0') {
+        return Some("the name of a database has no such character");
+    }
+    if db.len() > 63 {
+        return Some("the name of a database has at most 63 bytes");
+    }
+    if coll.starts_with(['$', '.']) {
+        return Some("the name of a collection does not begin so");
+    }
+    (db.len() + 1 + coll.len() > 255).then_some("it is longer than 255 bytes")
+}
+
 impl fmt::Display for Selection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.is_everything() {
@@ -325,6 +343,13 @@ mod tests {
             ("local.oplog.rs", "own databases"),
             ("shop.system.js", "system collections"),
             ("shop.system.buckets.ts", "system collections"),
+            ("sh op.x", "no such character"),
+            ("shop.$cmd", "does not begin so"),
+            ("shop..x", "does not begin so"),
+            ("shop.or*", "only db.*"),
+            ("s*.*", "only db.*"),
+            (&format!("{}.x", "d".repeat(64)), "63 bytes"),
+            (&format!("shop.{}", "c".repeat(251)), "255 bytes"),
         ] {
             let error = Selection::parse(&[text]).expect_err(text).to_string();
             assert!(error.contains(word) && error.contains(text), "{error}");

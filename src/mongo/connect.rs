@@ -16,6 +16,11 @@ pub enum Purpose {
     Node { app: &'static str },
 }
 
+/// A connection string that can't be used for backups.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the connection string can't be used: {0}")]
+pub struct Unusable(pub String);
+
 /// Opens a client. No server is contacted yet.
 ///
 /// Read and write concern are majority and reads go to the primary unless the string says otherwise.
@@ -56,15 +61,21 @@ pub async fn connect_member(uri: &str, host: &str, app: &'static str, patience: 
 }
 
 /// Adds the scheme when it is missing.
-fn with_scheme(uri: &str) -> Result<String> {
+fn with_scheme(uri: &str) -> Result<String, Unusable> {
     let uri = uri.trim();
     if uri.is_empty() {
-        bail!("the connection string is empty; give --mongodb-uri or set PBM_MONGODB_URI");
+        return Err(Unusable("it is empty; give --mongodb-uri or set PBM_MONGODB_URI".to_owned()));
     }
-    if uri.starts_with("mongodb+srv://") {
-        bail!("mongodb+srv:// leads to a router or a whole cluster; give the mongodb:// address of one member");
+    match uri.split_once("://") {
+        Some(("mongodb", _)) => Ok(uri.to_owned()),
+        None => Ok(format!("mongodb://{uri}")),
+        Some(("mongodb+srv", _)) => Err(Unusable(
+            "mongodb+srv:// leads to a router or a whole cluster; give the mongodb:// address of one member".to_owned(),
+        )),
+        // A password without its escapes may hold anything, `://` included.
+        Some((scheme, _)) if scheme.contains([':', '@', '/']) => Ok(format!("mongodb://{uri}")),
+        Some((scheme, _)) => Err(Unusable(format!("it begins with {scheme}:// in place of mongodb://"))),
     }
-    Ok(if uri.starts_with("mongodb://") { uri.to_owned() } else { format!("mongodb://{uri}") })
 }
 
 async fn options(uri: &str, purpose: Purpose) -> Result<ClientOptions> {
@@ -75,10 +86,10 @@ async fn options(uri: &str, purpose: Purpose) -> Result<ClientOptions> {
     let writes = options.write_concern.get_or_insert_with(WriteConcern::majority);
     match writes.w {
         Some(Acknowledgment::Nodes(0)) => {
-            bail!("w=0 in the connection string: writes of a backup must be acknowledged")
+            bail!(Unusable("w=0, but the writes of a backup must be acknowledged".to_owned()))
         }
         Some(Acknowledgment::Nodes(1)) if majority_reads => {
-            bail!("w=1 with majority reads in the connection string; add readConcernLevel=local or drop w=1")
+            bail!(Unusable("w=1 with majority reads; add readConcernLevel=local or drop w=1".to_owned()))
         }
         None => writes.w = Some(Acknowledgment::Majority),
         _ => {}

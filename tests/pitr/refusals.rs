@@ -25,7 +25,7 @@ async fn refused(sandbox: &Sandbox, args: &[&str], parts: &[&str]) {
     let mut all = vec!["restore", "-y", "--wait"];
     all.extend(args);
     let said = sandbox.pbm(&all).failed();
-    assert_eq!(said.status.code(), Some(1), "{args:?}");
+    assert!(matches!(said.status.code(), Some(1 | 2 | 4 | 5)), "by the agents, or before they were asked: {args:?}");
     for part in parts {
         assert!(said.stderr.contains(part), "{args:?}: {part}\n{}", said.stderr);
     }
