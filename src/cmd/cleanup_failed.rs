@@ -78,8 +78,7 @@ pub async fn run(cx: &Context, profile: Option<String>, consent: &Consent, waiti
     if consent.yes {
         cx.out.note(&found.text());
     } else {
-        eprintln!("{}", found.text());
-        ask::confirm("Delete this?", "nothing was deleted").await?;
+        ask::confirm(cx.out, &found.text(), "Delete this?", "nothing was deleted").await?;
     }
     let command = CleanupFailedCmd { backups: going(&plan), orphans: found.orphans, ..command };
     let opid = cx.control.commands.send_cleanup_failed(command).await?.to_hex();

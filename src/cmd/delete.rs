@@ -68,7 +68,13 @@ pub struct DeletePitr {
 #[derive(Debug, Args)]
 pub struct Cleanup {
     /// Keep restorable what is from here on: 2026-03-01, 2026-03-01T10:20:30 (UTC), 30d or 12h
-    #[arg(long, value_name = "TIME", required_unless_present = "failed", conflicts_with = "failed", allow_hyphen_values = true)]
+    #[arg(
+        long,
+        value_name = "TIME",
+        required_unless_present = "failed",
+        conflicts_with = "failed",
+        allow_hyphen_values = true
+    )]
     older_than: Option<Moment>,
     /// Delete failed, cancelled and stuck backups of any age, and folders that have a backup's name and belong to none
     #[arg(long)]
