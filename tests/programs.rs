@@ -295,7 +295,7 @@ fn what_needs_no_server_works_without_one() {
         ("pbmctl", &["nosuch"], "nosuch"),
     ] {
         let said = call(program, &[args, &["-o", "json"]].concat()).failed();
-        assert_eq!((said.status.code(), said.stderr.as_str()), (Some(1), ""), "{args:?}: {said:?}");
+        assert_eq!((said.status.code(), said.stderr.as_str()), (Some(2), ""), "{args:?}: {said:?}");
         let value = said.json();
         assert!(value["Error"].as_str().is_some_and(|text| text.contains(part)), "{args:?}: {value}");
         assert!(value["Hints"].is_array(), "{args:?}: {value}");

@@ -346,8 +346,6 @@ mod tests {
             ("sh op.x", "no such character"),
             ("shop.$cmd", "does not begin so"),
             ("shop..x", "does not begin so"),
-            ("shop.or*", "only db.*"),
-            ("s*.*", "only db.*"),
             (&format!("{}.x", "d".repeat(64)), "63 bytes"),
             (&format!("shop.{}", "c".repeat(251)), "255 bytes"),
         ] {

@@ -105,7 +105,7 @@ fn message() -> Shape {
 }
 
 pub fn error() -> Shape {
-    keys([key("Error", Text), ours("Hints", list(Text)), ours("ExitCode", Int), ours("Kind", Text)])
+    keys([key("Error", Text), ours("Hints", list(Text)), ours("Class", Text), ours("Code", Int)])
 }
 
 pub fn status() -> Shape {
