@@ -3,7 +3,7 @@
 use super::{beat, dispatch::Dispatcher, logbook, node::Node, reap, slicer};
 use crate::control::Place;
 use crate::log::{self, DbSink, Level, LogOptions};
-use crate::model::names::PBM_VERSION;
+use crate::model::{build, names::PBM_VERSION};
 use crate::pages;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
@@ -43,8 +43,14 @@ enum Sub {
     /// Print the version.
     Version {
         /// Only the number.
-        #[arg(short, long)]
+        #[arg(short, long, conflicts_with = "commit")]
         short: bool,
+        /// Only the commit.
+        #[arg(short, long)]
+        commit: bool,
+        /// json, or text.
+        #[arg(long, value_parser = ["json", "text", ""], default_value = "text", hide_possible_values = true)]
+        format: String,
     },
     /// Write a completion script for a shell.
     Completion {
@@ -71,16 +77,16 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         }
     };
     let done = match &args.command {
-        Some(Sub::Version { short }) => {
-            println!(
-                "{}",
-                if *short {
-                    PBM_VERSION.to_owned()
-                } else {
-                    format!("pbm-agent {} (format {PBM_VERSION})", env!("CARGO_PKG_VERSION"))
-                }
-            );
-            Ok(())
+        Some(Sub::Version { short, commit, format }) => {
+            let build = build::current();
+            let text = match (short, commit) {
+                (true, _) => Ok(build.version.to_owned()),
+                (_, true) => Ok(build.git_commit.to_owned()),
+                _ if format == "json" => serde_json::to_string_pretty(&build).context("write the version"),
+                _ => Ok(build::text(&build)),
+            };
+            // A reader that has gone away needs no version.
+            text.map(|text| drop(writeln!(std::io::stdout(), "{text}")))
         }
         Some(Sub::Completion { shell }) => {
             // A reader that has gone away needs no script.

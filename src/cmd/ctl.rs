@@ -12,9 +12,15 @@ use super::{
     error::{CliError, Result},
     format_parser, launch, misused,
     output::{Outlet, Report},
-    version,
 };
-use crate::{config::places, model::backup::BackupType, pages};
+use crate::{
+    config::places,
+    model::{
+        backup::BackupType,
+        build::{self, Build},
+    },
+    pages,
+};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 use std::{ffi::OsString, path::PathBuf, process::ExitCode};
@@ -150,7 +156,7 @@ fn start(cli: Cli) -> Result<()> {
     let out = cli.out.format();
     match &cli.command {
         Command::Version => {
-            out.print(&Version { version: version::current() });
+            out.print(&Version { version: build::current() });
             return Ok(());
         }
         Command::Completion { shell } => return launch::completion(shell, command()),
@@ -282,7 +288,7 @@ fn was_known(kind: BackupType) -> bool {
 #[derive(Serialize)]
 #[serde(transparent)]
 struct Version {
-    version: version::Version,
+    version: Build,
 }
 
 impl Report for Version {
@@ -394,7 +400,7 @@ mod tests {
 
     #[test]
     fn the_version_has_its_five_lines() {
-        let text = Version { version: version::current() }.text();
+        let text = Version { version: build::current() }.text();
         let labels: Vec<&str> = text.lines().filter_map(|line| line.split(':').next()).collect();
         assert_eq!(labels, ["Version   ", "Commit    ", "Build     ", "Branch    ", "Go version"]);
     }

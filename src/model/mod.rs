@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod backup;
+pub mod build;
 pub mod chunk;
 pub mod command;
 pub mod compression;

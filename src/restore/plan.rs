@@ -1,6 +1,8 @@
 //! From a backup's metadata, what is really on the storage, and the target as it is, to a plan, or to every reason
 //! why not. Nothing of the target has been touched when this decides.
 
+mod chosen;
+
 use super::{
     moment,
     namespaces::{Fate, Wish, fate, is_droppable},
@@ -17,7 +19,6 @@ use crate::{
         backup::{BackupMeta, BackupReplset, BackupType},
         chunk::Chunk,
         compression::Compression,
-        selection::Selection,
         status::Status,
     },
     oplog::follow::Followed,
@@ -25,6 +26,7 @@ use crate::{
     storage::ObjectInfo,
 };
 use bson::{Timestamp, Uuid};
+use chosen::{is_parked, parked};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What the restored replica set looks like before anything is changed.
@@ -262,11 +264,7 @@ impl<'a> Draft<'a> {
             let meta = &self.facts.wish.renamed(meta);
             match fate(&meta.db, &meta.coll, self.facts.wish) {
                 Fate::Leave(_) if self.is_followed(meta) => {
-                    // Under its own name the target may have a collection that is to stay.
-                    let hex: String =
-                        meta.uuid.iter().flat_map(|uuid| uuid.bytes()).take(4).map(|b| format!("{b:02x}")).collect();
-                    let parked = NamespaceMeta { coll: format!("tmp{hex}.pbm"), ..meta.clone() };
-                    self.take(&parked, data);
+                    self.take(&parked(meta), data);
                 }
                 Fate::Leave(_) => {}
                 Fate::Users => self.users.users = data,
@@ -289,13 +287,6 @@ impl<'a> Draft<'a> {
                 self.remains.push(Planned { meta: meta.clone(), data });
             }
         }
-    }
-
-    /// A collection that gets a selected name while the oplog is replayed.
-    fn is_followed(&self, meta: &NamespaceMeta) -> bool {
-        let everything = Wish { selection: Selection::default(), ..self.facts.wish.clone() };
-        let uuid = meta.uuid.filter(|_| fate(&meta.db, &meta.coll, &everything) == Fate::Restore);
-        uuid.is_some_and(|uuid| self.facts.followed.is_some_and(|followed| followed.uuids.contains(&uuid.bytes())))
     }
 
     fn take(&mut self, meta: &NamespaceMeta, data: Option<StoredDocuments>) {
@@ -392,22 +383,6 @@ impl<'a> Draft<'a> {
         extra.into_iter().for_each(|there| self.look_at_extra(there));
     }
 
-    /// What the target has and the backup lacks.
-    fn look_at_extra(&mut self, there: &TargetNamespace) {
-        let wish = self.facts.wish;
-        if is_parked(&there.coll) {
-            self.warnings.push(format!(
-                "'{}.{}' is left from a restore that was interrupted; drop it when this one is done",
-                there.db, there.coll
-            ));
-        } else if wish.drop_extra
-            && is_droppable(&there.db, &there.coll)
-            && wish.selection.wants(&there.db, &there.coll)
-        {
-            self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
-        }
-    }
-
     /// The server refuses databases whose names differ only in case, but only when the second one is created.
     fn check_database_names(&mut self) {
         let there: BTreeSet<_> = self.facts.target.namespaces.iter().map(|ns| ns.db.as_str()).collect();
@@ -469,30 +444,6 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// A selection that names nothing of the backup is a slip of the pen.
-    fn check_selection(&mut self) {
-        let selection = &self.facts.wish.selection;
-        if selection.is_everything() {
-            return;
-        }
-        if self.facts.archive.is_some() {
-            self.reasons.push("of a backup made before 2.0 everything is restored, or nothing".to_owned());
-        }
-        if self.facts.wish.clone.is_some() {
-            let there = self.facts.target.namespaces.iter();
-            let there = there.filter(|it| !it.coll.starts_with("system.") && selection.wants(&it.db, &it.coll));
-            let exists = |it: &TargetNamespace| {
-                format!("'{}.{}' exists on the target; choose another name for the clone", it.db, it.coll)
-            };
-            self.reasons.extend(there.map(exists));
-        }
-        let created = self.facts.followed.is_none_or(|followed| !followed.creates.is_empty());
-        // The other shards may hold all of it.
-        if self.taken.is_empty() && !created && !self.facts.sharded {
-            self.reasons.push(format!("it holds nothing of {selection}"));
-        }
-    }
-
     fn check_users(&mut self) {
         if !self.facts.wish.users {
             return;
@@ -534,12 +485,6 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// A name that only a replay gives, and takes away again ([`crate::oplog`]): `tmp`, eight digits, `.pbm`.
-fn is_parked(coll: &str) -> bool {
-    let digits = coll.strip_prefix("tmp").and_then(|rest| rest.strip_suffix(".pbm"));
-    digits.is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
-}
-
 /// RFC 4122, version 4: what `create` accepts.
 fn is_random_uuid(uuid: Uuid) -> bool {
     let bytes = uuid.bytes();
@@ -550,6 +495,7 @@ fn is_random_uuid(uuid: Uuid) -> bool {
 mod tests {
     use super::*;
     use crate::layout::format_ts;
+    use crate::model::selection::Selection;
     use bson::{Document, doc};
     use std::collections::HashSet;
 

@@ -171,3 +171,37 @@ async fn a_part_of_a_sharded_cluster_comes_back() {
     assert_eq!(keys(&router.find(ORDERS, doc! {}).await), first.orders);
     assert_eq!(count("rs1", "crm.people").await, 10);
 }
+
+/// One of the bank's collections, in which transactions with the other one go on and whose chunks move while it is backed up.
+async fn a_part_of_the_bank(backup: &[&str], restore: &[&str]) {
+    let (seed, options) = (seed(), orphans_go_after(1, Options::default()));
+    let source = ShardedSandbox::sharded(options.clone(), BANK_SHARDS).await;
+    money::open(&source.set).await;
+    let something = async |vault: &mut money::Vault<'_>| backup_of(&source, vault, backup).await;
+    let (name, end) = money::under_load(&source.set, seed, true, something).await;
+    let mut truth = Truth::at(&source.set, end).await;
+
+    let target = ShardedSandbox::around(ShardedCluster::start(options, BANK_SHARDS).await).await;
+    target.configure_at(&source.store(), &[]).await;
+    target.pbm(&["config", "--force-resync", "--wait"]).ok();
+    target.pbm(&[&["restore", &name, "--wait", "-y"], restore].concat()).ok();
+    let (db, vault) = VAULT.split_once('.').expect("a namespace");
+    for content in &mut truth.contents {
+        let there = content.get_mut(db).and_then(|db| db.get_mut("collections")).and_then(Value::as_object_mut);
+        there.map(|collections| collections.remove(vault));
+    }
+    assert_same(&target.set, &truth.contents, &contents(&target.set).await);
+    assert_eq!(target.set.table(ACCOUNTS).await.chunks, truth.tables[ACCOUNTS].chunks, "PBMBOX_SEED={seed}");
+    let owned = target.set.router().await.find(ACCOUNTS, doc! {}).await;
+    assert_routable(&target.set, ACCOUNTS, &owned, 30, "rs3").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_part_of_the_bank_comes_back() {
+    a_part_of_the_bank(&[], &["--ns", ACCOUNTS]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_of_a_part_of_the_bank_comes_back() {
+    a_part_of_the_bank(&["--ns", ACCOUNTS], &[]).await;
+}

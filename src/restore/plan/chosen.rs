@@ -1,0 +1,69 @@
+//! What a selection, or the wish to have nothing but the backup, adds to a plan.
+
+use super::{Draft, Drop, TargetNamespace};
+use crate::{
+    archive::meta::NamespaceMeta,
+    model::selection::Selection,
+    restore::namespaces::{Fate, Wish, fate, is_droppable},
+};
+
+impl Draft<'_> {
+    /// A collection that gets a selected name while the oplog is replayed.
+    pub(super) fn is_followed(&self, meta: &NamespaceMeta) -> bool {
+        let everything = Wish { selection: Selection::default(), ..self.facts.wish.clone() };
+        let uuid = meta.uuid.filter(|_| fate(&meta.db, &meta.coll, &everything) == Fate::Restore);
+        uuid.is_some_and(|uuid| self.facts.followed.is_some_and(|followed| followed.uuids.contains(&uuid.bytes())))
+    }
+
+    /// What the target has and the backup lacks.
+    pub(super) fn look_at_extra(&mut self, there: &TargetNamespace) {
+        let wish = self.facts.wish;
+        if is_parked(&there.coll) {
+            self.warnings.push(format!(
+                "'{}.{}' is left from a restore that was interrupted; drop it when this one is done",
+                there.db, there.coll
+            ));
+        } else if wish.drop_extra
+            && is_droppable(&there.db, &there.coll)
+            && wish.selection.wants(&there.db, &there.coll)
+        {
+            self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
+        }
+    }
+
+    /// A selection that names nothing of the backup is a slip of the pen.
+    pub(super) fn check_selection(&mut self) {
+        let selection = &self.facts.wish.selection;
+        if selection.is_everything() {
+            return;
+        }
+        if self.facts.archive.is_some() {
+            self.reasons.push("of a backup made before 2.0 everything is restored, or nothing".to_owned());
+        }
+        if self.facts.wish.clone.is_some() {
+            let there = self.facts.target.namespaces.iter();
+            let there = there.filter(|it| !it.coll.starts_with("system.") && selection.wants(&it.db, &it.coll));
+            let exists = |it: &TargetNamespace| {
+                format!("'{}.{}' exists on the target; choose another name for the clone", it.db, it.coll)
+            };
+            self.reasons.extend(there.map(exists));
+        }
+        let created = self.facts.followed.is_none_or(|followed| !followed.creates.is_empty());
+        // The other shards may hold all of it.
+        if self.taken.is_empty() && !created && !self.facts.sharded {
+            self.reasons.push(format!("it holds nothing of {selection}"));
+        }
+    }
+}
+
+/// A collection under a name of ours: under its own the target may have one that is to stay.
+pub(super) fn parked(meta: &NamespaceMeta) -> NamespaceMeta {
+    let hex: String = meta.uuid.iter().flat_map(|uuid| uuid.bytes()).take(4).map(|b| format!("{b:02x}")).collect();
+    NamespaceMeta { coll: format!("tmp{hex}.pbm"), ..meta.clone() }
+}
+
+/// A name that only a replay gives, and takes away again ([`crate::oplog`]): `tmp`, eight digits, `.pbm`.
+pub(super) fn is_parked(coll: &str) -> bool {
+    let digits = coll.strip_prefix("tmp").and_then(|rest| rest.strip_suffix(".pbm"));
+    digits.is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
