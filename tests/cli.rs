@@ -210,9 +210,9 @@ async fn waiting_can_be_limited_and_interrupted_and_a_backup_cancelled() {
     fill(&sandbox).await;
     let slow = ["--compression", "gzip", "--compression-level", "9", "--wait"];
 
-    let limited = sandbox.pbm(&[&["backup", "--wait-time", "1s"], &slow[..]].concat()).failed();
+    let limited = sandbox.pbm(&[&["backup", "--wait-time", "2s"], &slow[..]].concat()).failed();
     assert_eq!(limited.status.code(), Some(7), "{limited:?}");
-    assert!(limited.stderr.contains("--wait-time of 1 s") && limited.stderr.contains("backup: dump"), "{limited:?}");
+    assert!(limited.stderr.contains("--wait-time of 2 s") && limited.stderr.contains("backup: dump"), "{limited:?}");
     let running = sandbox.pbm(&["status", "-s", "running", "-o", "json"]).ok().json();
     assert_eq!(running["running"]["type"], "backup", "{running}");
     let said = refusal(sandbox.pbm(&["backup", "-o", "json"]));

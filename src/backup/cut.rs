@@ -15,10 +15,18 @@
 //! whose commit is decided at one time, is either known to be committed by a shard's oplog before the cut or by none.
 
 use crate::model::backup::BackupMeta;
+use crate::mongo::admin;
 use crate::oplog::slice;
 use anyhow::{Context, Result, bail};
 use bson::{Document, Timestamp, doc};
-use mongodb::{Client, ClientSession};
+use mongodb::{Client, ClientSession, error::Error as MongoError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+const LOCK_FAILED: i32 = 107;
+/// How long a primary may have its global lock taken by others, and when it is asked again.
+const LOCKED: Duration = Duration::from_secs(30);
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// Lets `to` hear of the cluster time that `from` knows. Gives a session on `to` that carries it.
 async fn tell(from: &Client, to: &Client) -> Result<ClientSession> {
@@ -45,12 +53,8 @@ pub(super) async fn publish(node: &Client, config: &Client) -> Result<()> {
 /// and the majority of the replica set, have it.
 pub(super) async fn note(config: &Client, primary: &Client, node: &Client, text: &str) -> Result<()> {
     let mut session = tell(config, primary).await?;
-    let done = primary
-        .database("admin")
-        .run_command(doc! { "appendOplogNote": 1, "data": { "pbm": text }, "writeConcern": { "w": "majority" } })
-        .session(&mut session)
-        .await
-        .context("write a note into the oplog of this replica set's primary")?;
+    let done = append(primary, &mut session, text).await;
+    let done = done.context("write a note into the oplog of this replica set's primary")?;
     let time = done.get_timestamp("operationTime").context("the primary did not tell the time of its note")?;
     let mut reading = node.start_session().await.context("start a session")?;
     if let Some(time) = session.cluster_time() {
@@ -59,6 +63,20 @@ pub(super) async fn note(config: &Client, primary: &Client, node: &Client, text:
     }
     let wait = node.database("admin").run_command(slice::majority_until(time)).session(&mut reading).await;
     wait.map(drop).with_context(|| format!("wait until this node and the majority have the note at {time}"))
+}
+
+/// The server does not wait for its lock here as other commands do: while somebody has it, it says so.
+async fn append(primary: &Client, session: &mut ClientSession, text: &str) -> Result<Document, MongoError> {
+    let until = Instant::now() + LOCKED;
+    loop {
+        let note = doc! { "appendOplogNote": 1, "data": { "pbm": text }, "writeConcern": { "w": "majority" } };
+        match primary.database("admin").run_command(note).session(&mut *session).await {
+            Err(error) if admin::code(&error) == Some(LOCK_FAILED) && Instant::now() < until => {
+                tokio::time::sleep(AGAIN).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 /// Step 3: every member must have kept its oplog beyond all dumps. Gives the cut.

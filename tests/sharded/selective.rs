@@ -105,6 +105,10 @@ async fn a_part_of_a_sharded_cluster_comes_back() {
     fill_more(cluster).await;
     let first = Seen::of(cluster).await;
     assert_eq!((first.measurements, first.zones, first.items), (7, 1, 5));
+    // As the server says while somebody else has its lock.
+    let data = doc! { "failCommands": ["appendOplogNote"], "errorCode": 107 };
+    let fail = doc! { "configureFailPoint": "failCommand", "mode": { "times": 3 }, "data": data };
+    cluster.config.client().await.database("admin").run_command(fail).await.expect("set a fail point");
     let full = source.backup(&[]);
     let part = source.backup(&["--ns", "shop.*,crm.people", "--ns-exclude", "shop.it*"]);
     source.pbm(&["config", "--set", "pitr.enabled=true", "--set", "pitr.oplogSpanMin=0.03"]).ok();
