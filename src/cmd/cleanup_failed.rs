@@ -2,7 +2,6 @@
 //! was shown, by name and size.
 
 use super::{
-    ask,
     checks::{self, Need},
     context::Context,
     delete::Consent,
@@ -20,7 +19,7 @@ use crate::model::{
 };
 use crate::upkeep::{
     remains::{self, MOST},
-    retention::{Facts, Fate, Plan},
+    retention::Facts,
 };
 use serde::Serialize;
 
@@ -75,12 +74,9 @@ pub async fn run(cx: &Context, profile: Option<String>, consent: &Consent, waiti
         cx.out.print(&Message::new("nothing to delete"));
         return Ok(());
     }
-    if consent.yes {
-        cx.out.note(&found.text());
-    } else {
-        ask::confirm(cx.out, &found.text(), "Delete this?", "nothing was deleted").await?;
-    }
-    let command = CleanupFailedCmd { backups: going(&plan), orphans: found.orphans, ..command };
+    consent.given(cx, &found.text()).await?;
+    let backups = plan.going().take(MOST).map(|item| item.name.clone()).collect();
+    let command = CleanupFailedCmd { backups, orphans: found.orphans, ..command };
     let opid = cx.control.commands.send_cleanup_failed(command).await?.to_hex();
     if !waiting.wait {
         cx.out.print(&Message::new(format!(
@@ -91,12 +87,6 @@ pub async fn run(cx: &Context, profile: Option<String>, consent: &Consent, waiti
     }
     ending::follow(cx, name::CLEANUP_FAILED, &opid, waiting.wait_time).await?;
     List::default().run(cx).await
-}
-
-/// An increment before what it is built on; as many as a command holds.
-fn going(plan: &Plan) -> Vec<String> {
-    let going = plan.backups.iter().rev().filter(|item| matches!(item.fate, Fate::Goes(_)));
-    going.take(MOST).map(|item| item.name.clone()).collect()
 }
 
 /// Has an agent look at the storage; gives what it found and what it remarked.

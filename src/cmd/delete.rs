@@ -101,7 +101,18 @@ pub(super) struct Consent {
     pub dry_run: bool,
     /// Don't ask
     #[arg(short, long)]
-    pub yes: bool,
+    yes: bool,
+}
+
+impl Consent {
+    /// Shows the plan, and asks unless told not to.
+    pub async fn given(&self, cx: &Context, plan: &str) -> Result<()> {
+        if self.yes {
+            cx.out.note(plan);
+            return Ok(());
+        }
+        ask::confirm(cx.out, plan, "Delete this?", "nothing was deleted").await
+    }
 }
 
 impl Profile {
@@ -156,7 +167,8 @@ impl Wish {
 
 impl DeleteBackup {
     /// Runs the subcommand.
-    pub async fn run(self, cx: &Context) -> Result<()> {
+    pub async fn run(mut self, cx: &Context) -> Result<()> {
+        self.consent.yes |= self.force;
         let kind: Option<Kind> = match &self.kind {
             Some(kind) => Some(kind.parse().map_err(|why| CliError::usage(format!("--type {kind}: {why}")))?),
             None => None,
@@ -181,13 +193,14 @@ impl DeleteBackup {
             }
         };
         let wait = Waiting { wait: true, wait_time: None };
-        carry_out(cx, &wanted, Wish::Delete(command), &self.consent, self.force, &wait).await
+        carry_out(cx, &wanted, Wish::Delete(command), &self.consent, &wait).await
     }
 }
 
 impl DeletePitr {
     /// Runs the subcommand.
-    pub async fn run(self, cx: &Context) -> Result<()> {
+    pub async fn run(mut self, cx: &Context) -> Result<()> {
+        self.consent.yes |= self.force;
         let (wanted, olderthan) = match self.older_than {
             Some(moment) => {
                 let before = whole_seconds(past(cx, moment).await?);
@@ -196,7 +209,7 @@ impl DeletePitr {
             None => (Ask::AllChunks, 0),
         };
         let command = Wish::DeletePitr(DeletePitrCmd { olderthan });
-        carry_out(cx, &wanted, command, &self.consent, self.force, &self.waiting).await
+        carry_out(cx, &wanted, command, &self.consent, &self.waiting).await
     }
 }
 
@@ -209,7 +222,7 @@ impl Cleanup {
         };
         let before = past(cx, moment).await?;
         let command = Wish::Cleanup(CleanupCmd { older_than: before, profile: profile.clone().unwrap_or_default() });
-        carry_out(cx, &Ask::Everything { before, profile }, command, &self.consent, false, &self.waiting).await
+        carry_out(cx, &Ask::Everything { before, profile }, command, &self.consent, &self.waiting).await
     }
 }
 
@@ -250,14 +263,7 @@ fn refused(refusal: &Refusal) -> CliError {
     }
 }
 
-async fn carry_out(
-    cx: &Context,
-    wanted: &Ask,
-    wish: Wish,
-    consent: &Consent,
-    force: bool,
-    waiting: &Waiting,
-) -> Result<()> {
+async fn carry_out(cx: &Context, wanted: &Ask, wish: Wish, consent: &Consent, waiting: &Waiting) -> Result<()> {
     let config = cx.config().await?;
     let facts = prune::facts(&cx.control, &config).await?;
     let plan = retention::plan(&facts, wanted).map_err(|refusal| refused(&refusal))?;
@@ -274,11 +280,7 @@ async fn carry_out(
     cx.ready_to_write().await?;
     checks::nothing_runs(&cx.control).await?;
     checks::agents(cx, Need::Any).await?;
-    if consent.yes || force {
-        cx.out.note(&shown.plan());
-    } else {
-        ask::confirm(cx.out, &shown.plan(), "Delete this?", "nothing was deleted").await?;
-    }
+    consent.given(cx, &shown.plan()).await?;
     let event = wish.event();
     let opid = wish.send(cx).await?.to_hex();
     if !waiting.wait {

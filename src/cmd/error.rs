@@ -34,7 +34,7 @@ pub const CODES: &str = "\
 Exit codes:
   0    done
   1    the operation failed, or something unforeseen
-  2    wrong arguments, values or files; with --check: something needs a person
+  2    wrong arguments, values or files; with --check, and of doctor: something needs a person
   3    no connection to MongoDB, or no access
   4    refused, nothing was started: something runs or is missing, or the answer was not yes
   5    no such backup, restore or profile

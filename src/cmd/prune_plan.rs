@@ -2,7 +2,10 @@
 
 use super::{context::Context, error::Result, output::Report, units};
 use crate::pitr::timeline::{self, Line, Lines};
-use crate::upkeep::retention::{CutWhy, Facts, Fate, Plan};
+use crate::upkeep::{
+    retention::Facts,
+    verdict::{CutWhy, Fate, Plan},
+};
 use futures::TryStreamExt;
 use serde::Serialize;
 use std::collections::BTreeMap;

@@ -13,8 +13,13 @@ use super::{
 };
 use crate::config::{self, places};
 use crate::model::{
-    backup::BackupMeta, command::RestoreCmd, config::StorageConf, restore::RestoreMeta, selection::Selection,
-    serde_help::zero_ts, status::Status,
+    backup::BackupMeta,
+    command::RestoreCmd,
+    config::StorageConf,
+    restore::RestoreMeta,
+    selection::{Narrowed, Selection},
+    serde_help::zero_ts,
+    status::Status,
 };
 use crate::preflight::Operation;
 use crate::restore::{
@@ -208,7 +213,7 @@ impl Restore {
             None => format!("backup {}", backup.name),
         };
         cx.out.note(&format!("Starting restore {name} of {what}"));
-        let command = RestoreCmd { nss, narrowed, ..self.command(&name, &backup, target) };
+        let command = self.command(&name, &backup, target, (nss, narrowed));
         cx.control.commands.send_restore(command).await?;
         wait::appears::<RestoreMeta>(cx, &name, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
@@ -249,12 +254,19 @@ impl Restore {
         Ok(Wish { drop_extra: self.drop_extra, ..wish })
     }
 
-    fn command(&self, name: &str, backup: &BackupMeta, target: Option<Timestamp>) -> RestoreCmd {
+    /// `selected`: as the original understands it, and what it has no words for.
+    fn command(
+        &self,
+        name: &str,
+        backup: &BackupMeta,
+        target: Option<Timestamp>,
+        (nss, narrowed): (Vec<String>, Option<Narrowed>),
+    ) -> RestoreCmd {
         RestoreCmd {
             name: name.to_owned(),
             backup_name: backup.name.clone(),
-            nss: Vec::new(),
-            narrowed: None,
+            nss,
+            narrowed,
             drop_extra: self.drop_extra,
             ns_from: self.ns_from.clone().unwrap_or_default(),
             ns_to: self.ns_to.clone().unwrap_or_default(),

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Uuid, doc, rawdoc};
 
 use crate::oplog::apply::{Replayer, command_document};
+use crate::oplog::aside;
 use crate::oplog::build::{drop_indexes, run};
 use crate::oplog::catalog::Key;
 use crate::oplog::entry::{Command, Entry};
@@ -150,7 +151,7 @@ impl Replayer {
 
     /// A name for a collection whose own is not selected: under that the target may have another one.
     fn parking(&self, db: &str, coll: &str) -> Option<String> {
-        (!self.options.scope.selection.wants(db, coll)).then(|| format!("tmp{}.pbm", &Uuid::new().to_string()[..8]))
+        (!self.options.scope.selection.wants(db, coll)).then(aside::fresh)
     }
 
     /// A collection leaves the selection, perhaps to come back.
@@ -296,7 +297,7 @@ impl Replayer {
             );
             return self.target.drop(db, coll).await;
         }
-        let aside = format!("{db}.tmp{}.pbm", &Uuid::new().to_string()[..8]);
+        let aside = format!("{db}.{}", aside::fresh());
         let rename = rawdoc! {"renameCollection": format!("{db}.{coll}"), "to": aside.as_str()};
         self.send(Mode::InitialSync, &command_document(db, &key, &rename)).await?;
         self.catalog.renamed(&key, &aside);

@@ -1,6 +1,7 @@
 //! The oplog of a replica set: kept while a backup runs, replayed when it is restored.
 
 pub mod apply;
+pub mod aside;
 mod batch;
 pub mod build;
 mod capped;

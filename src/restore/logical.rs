@@ -19,7 +19,7 @@ use crate::snapshot::load::LoadOptions;
 use crate::upkeep::balancer;
 use anyhow::{Context, Result, anyhow, bail};
 use bson::{Bson, Document, doc};
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 /// How long the replica sets have to appear. Their checks may take longer: all of the oplog is read.
 pub(super) const APPEAR: Duration = Duration::from_secs(60);
@@ -103,23 +103,28 @@ async fn end_timeline(cx: &Cx) -> Result<()> {
 /// Drops what is sharded on all shards, where this one is the primary of its database.
 async fn clear_routing(cx: &Cx, steps: &Steps, parts: &Parts, id: &str) -> Result<()> {
     let selection = steps.selection();
-    let config = cx.control.client();
-    let mut databases = router::databases(steps.storage(), &parts.backup).await?;
-    databases.retain(|db| selection.wants_database(db));
-    let dropped = router::drop_databases(config, &cx.client, id, &databases).await?;
-    tracing::info!("dropped {dropped} databases whose primary shard this is");
     let forgotten = if selection.is_everything() {
+        let databases = router::databases(steps.storage(), &parts.backup).await?;
+        drop_databases(cx, id, &databases).await?;
         router::forget_range_deletions(&cx.client).await?
     } else {
         let mut names = part::names(steps.storage(), &parts.backup, selection).await?;
+        let databases = names.iter().filter_map(|ns| ns.split_once('.')).map(|(db, _)| db.to_owned());
+        drop_databases(cx, id, &databases.filter(|db| selection.wants_database(db)).collect()).await?;
         names.extend(steps.created().iter().cloned());
         let extra = steps.drops_extra();
         let go = |ns: &str| names.contains(ns) || extra && selection.wants_namespace(ns);
-        let dropped = part::drop_collections(config, &cx.client, id, go).await?;
+        let dropped = part::drop_collections(cx.control.client(), &cx.client, id, go).await?;
         tracing::info!("dropped {dropped} sharded collections whose primary shard this is");
         part::forget_range_deletions(&cx.client, selection).await?
     };
     tracing::info!("removed {forgotten} planned deletions of chunks that had moved away");
+    Ok(())
+}
+
+async fn drop_databases(cx: &Cx, id: &str, databases: &BTreeSet<String>) -> Result<()> {
+    let dropped = router::drop_databases(cx.control.client(), &cx.client, id, databases).await?;
+    tracing::info!("dropped {dropped} databases whose primary shard this is");
     Ok(())
 }
 

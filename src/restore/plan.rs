@@ -21,12 +21,12 @@ use crate::{
         compression::Compression,
         status::Status,
     },
-    oplog::follow::Followed,
+    oplog::{aside, follow::Followed},
     snapshot::{stored::StoredDocuments, unpack::Packed},
     storage::ObjectInfo,
 };
 use bson::{Timestamp, Uuid};
-use chosen::{is_parked, parked};
+use chosen::parked;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// What the restored replica set looks like before anything is changed.
@@ -366,7 +366,7 @@ impl<'a> Draft<'a> {
                 continue;
             };
             let (old, now) = (format!("{}.{}", meta.db, meta.coll), format!("{}.{}", there.db, there.coll));
-            if is_parked(&there.coll) {
+            if aside::is(&there.coll) {
                 self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
             } else if !self.facts.wish.selection.is_everything() {
                 self.reasons.push(format!(

@@ -11,6 +11,7 @@ pub mod remains;
 pub mod resync;
 pub mod retention;
 pub mod tenants;
+pub mod verdict;
 pub mod verify;
 
 #[cfg(test)]

@@ -9,7 +9,8 @@
 
 use super::{
     delete,
-    retention::{Cut, Facts, Item, Plan, Slicing},
+    retention::{Facts, Slicing},
+    verdict::{Cut, Item, Plan},
 };
 use crate::control::Control;
 use crate::layout::{self, ChunkName};

@@ -13,7 +13,8 @@
 
 use super::{
     prune::DELETION_BEGUN,
-    retention::{Fate, Goes, Item, Plan, Stays, chain, sources},
+    retention::{chain, sources},
+    verdict::{Fate, Goes, Item, Plan, Stays},
 };
 use crate::archive::backup_json;
 use crate::config::places;

@@ -6,7 +6,8 @@ use crate::config::places;
 use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd, name};
 use crate::upkeep::{
     prune,
-    retention::{self, Ask, Cut},
+    retention::{self, Ask},
+    verdict::Cut,
 };
 use anyhow::{Context, Result, bail};
 use bson::Timestamp;

@@ -7,9 +7,8 @@ use crate::control::unix_now;
 use crate::model::command::{CleanupFailedCmd, name};
 use crate::storage::Storage;
 use crate::upkeep::{
-    prune, reap, remains,
-    retention::{Fate, Stays},
-    tenants,
+    prune, reap, remains, tenants,
+    verdict::{Fate, Stays},
 };
 use anyhow::{Context, Result, bail};
 use std::collections::HashSet;

@@ -4,6 +4,7 @@ use super::{Draft, Drop, TargetNamespace};
 use crate::{
     archive::meta::NamespaceMeta,
     model::selection::Selection,
+    oplog::aside,
     restore::namespaces::{Fate, Wish, fate, is_droppable},
 };
 
@@ -18,7 +19,7 @@ impl Draft<'_> {
     /// What the target has and the backup lacks.
     pub(super) fn look_at_extra(&mut self, there: &TargetNamespace) {
         let wish = self.facts.wish;
-        if is_parked(&there.coll) {
+        if aside::is(&there.coll) {
             self.warnings.push(format!(
                 "'{}.{}' is left from a restore that was interrupted; drop it when this one is done",
                 there.db, there.coll
@@ -58,12 +59,5 @@ impl Draft<'_> {
 
 /// A collection under a name of ours: under its own the target may have one that is to stay.
 pub(super) fn parked(meta: &NamespaceMeta) -> NamespaceMeta {
-    let hex: String = meta.uuid.iter().flat_map(|uuid| uuid.bytes()).take(4).map(|b| format!("{b:02x}")).collect();
-    NamespaceMeta { coll: format!("tmp{hex}.pbm"), ..meta.clone() }
-}
-
-/// A name that only a replay gives, and takes away again ([`crate::oplog`]): `tmp`, eight digits, `.pbm`.
-pub(super) fn is_parked(coll: &str) -> bool {
-    let digits = coll.strip_prefix("tmp").and_then(|rest| rest.strip_suffix(".pbm"));
-    digits.is_some_and(|digits| digits.len() == 8 && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+    NamespaceMeta { coll: aside::of(&meta.uuid.map(bson::Uuid::bytes).unwrap_or_default()), ..meta.clone() }
 }
