@@ -1,5 +1,8 @@
 //! The name we were started under chooses the program; under its own name the executable writes the programs' pages.
 
+mod conceal;
+mod links;
+
 use pbmbox::{agent, cmd, pages};
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
@@ -17,6 +20,7 @@ struct Program {
 const PROGRAMS: &[Program] = &[
     Program { name: "pbm", run: cmd::run, cli: cmd::command },
     Program { name: "pbm-agent", run: agent::run, cli: agent::command },
+    Program { name: "pbm-agent-entrypoint", run: agent::sidecar::run, cli: agent::sidecar::command },
     Program { name: "pbm-speed-test", run: cmd::speed_test::run, cli: cmd::speed_test::command },
     Program { name: "pbmctl", run: cmd::ctl::run, cli: cmd::ctl::command },
 ];
@@ -34,16 +38,18 @@ fn programs() -> String {
     let mut out = "Programs, to be started by a link of that name or as the first argument:\n".to_owned();
     for program in PROGRAMS {
         let about = (program.cli)().get_about().map(ToString::to_string).unwrap_or_default();
-        out.push_str(&format!("  {:<14} {about}\n", program.name));
+        out.push_str(&format!("  {:<20} {about}\n", program.name));
     }
-    out + "For packages:\n  man DIR         write the manual pages of all programs\n  \
-           completions DIR write their completion scripts for bash, zsh and fish\n"
+    out + "To install them:\n  install-links DIR    make a link of each name in DIR\n  \
+           man DIR              write the manual pages of all programs\n  \
+           completions DIR      write their completion scripts for bash, zsh and fish\n"
 }
 
-/// `man DIR` and `completions DIR`.
+/// `install-links DIR`, `man DIR` and `completions DIR`.
 fn write(what: &str, folder: &Path) -> Option<ExitCode> {
     let all = PROGRAMS.iter().map(|program| (program.cli)());
-    let written = match what {
+    let written = match what.trim_start_matches("--") {
+        "install-links" => links::make(folder, PROGRAMS.iter().map(|program| program.name)),
         "man" => pages::write_manual(folder, all),
         "completions" => pages::write_completions(folder, all),
         _ => return None,
@@ -54,7 +60,9 @@ fn write(what: &str, folder: &Path) -> Option<ExitCode> {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            eprintln!("Error: {error}\nHint: give a directory that can be written to");
+            eprintln!(
+                "Error: {error}\nHint: give a directory that can be written to, with no other programs of these names"
+            );
             ExitCode::FAILURE
         }
     })
@@ -62,6 +70,7 @@ fn write(what: &str, folder: &Path) -> Option<ExitCode> {
 
 fn main() -> ExitCode {
     let mut args: Vec<OsString> = std::env::args_os().collect();
+    conceal::connection_string(&args);
     if let Some((program, at)) = choose(&args) {
         return (program.run)(args.split_off(at));
     }

@@ -15,7 +15,12 @@ fn paths(command: &clap::Command, at: &[String], into: &mut Vec<Vec<String>>) {
 fn the_help_is_what_was_read_last() {
     let programs = Programs::new();
     let mut text = String::new();
-    for (program, command) in [("pbm", pbmbox::cmd::command()), ("pbm-agent", pbmbox::agent::command())] {
+    let all_programs = [
+        ("pbm", pbmbox::cmd::command()),
+        ("pbm-agent", pbmbox::agent::command()),
+        ("pbm-agent-entrypoint", pbmbox::agent::sidecar::command()),
+    ];
+    for (program, command) in all_programs {
         let mut all = Vec::new();
         paths(&command, &[], &mut all);
         for words in all {

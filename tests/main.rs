@@ -1,5 +1,6 @@
 //! The one test binary: everything that needs processes or servers.
 
+mod agent;
 mod architecture;
 mod cli;
 mod compat;

@@ -1,14 +1,14 @@
 //! Arguments, start and end of the daemon.
 
-use super::{beat, dispatch::Dispatcher, logbook, node::Node, reap, slicer};
+use super::{beat, dispatch::Dispatcher, logbook, node::Node, reap, reload::Reload, service, settings::Given, slicer};
 use crate::control::Place;
-use crate::log::{self, DbSink, Level, LogOptions};
+use crate::log::{DbSink, Log};
 use crate::model::{build, names::PBM_VERSION};
 use crate::pages;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, Parser, Subcommand};
-use std::{ffi::OsString, io::Write as _, path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{ffi::OsString, io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -19,21 +19,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Debug, Parser)]
 #[command(name = "pbm-agent", version = PBM_VERSION, disable_version_flag = true)]
 struct Args {
-    /// Connection string of this agent's mongod.
-    #[arg(long, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
-    mongodb_uri: Option<String>,
-    /// Collections dumped at once, unless a backup says otherwise; half the cores by default.
-    #[arg(long, env = "PBM_DUMP_PARALLEL_COLLECTIONS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    dump_parallel_collections: Option<u16>,
-    /// File to append the log to; stderr by default.
-    #[arg(long, env = "LOG_PATH", value_name = "FILE")]
-    log_path: Option<PathBuf>,
-    /// Write the log as one JSON object a line.
-    #[arg(long, env = "LOG_JSON")]
-    log_json: bool,
-    /// Least severe level that is written: D, I, W, E or F.
-    #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL", default_value = "D")]
-    log_level: Level,
+    #[command(flatten)]
+    given: Given,
     #[command(subcommand)]
     command: Option<Sub>,
 }
@@ -59,6 +46,12 @@ enum Sub {
     },
 }
 
+/// Exit code for wrong arguments.
+const USAGE: u8 = 2;
+/// Exit code for settings, or a cluster, that an agent can't work with (EX_CONFIG of sysexits.h): starting it again does not
+/// help. The agent ends of itself for no other reason.
+const SETTINGS: u8 = 78;
+
 /// The command line as data, for completion and help.
 #[must_use]
 pub fn command() -> clap::Command {
@@ -73,7 +66,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         Err(error) => {
             // Nothing can be done about a closed stderr.
             let _ = error.print();
-            return ExitCode::from(u8::from(error.use_stderr()));
+            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
         }
     };
     let done = match &args.command {
@@ -93,29 +86,38 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
             let script = pages::completion(shell, command()).map_err(anyhow::Error::msg);
             script.map(|script| drop(std::io::stdout().write_all(&script)))
         }
-        None => start(args),
+        None => start(args.given),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("Error: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(SETTINGS)
         }
     }
 }
 
-fn start(args: Args) -> Result<()> {
-    let uri = args.mongodb_uri.clone().context(
-        "no connection string: give --mongodb-uri or set PBM_MONGODB_URI to the address of this agent's mongod, such as \
-         mongodb://user:password@localhost:27017",
+fn start(given: Given) -> Result<()> {
+    let settings = given.settle()?;
+    let uri = settings.uri.clone().context(
+        "no connection string: give --mongodb-uri, set PBM_MONGODB_URI, or write mongodb-uri into the file of --config; it is \
+         the address of this agent's mongod, such as mongodb://user:password@localhost:27017",
     )?;
-    let lines = log::install(&LogOptions { path: args.log_path, json: args.log_json, level: args.log_level })?;
+    let log = Log::install(&settings.log)?;
+    for remark in &settings.remarks {
+        tracing::warn!("{remark}");
+    }
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().context("start the async runtime")?;
-    let parallel = args.dump_parallel_collections.map(usize::from);
     runtime.block_on(async {
         let stop = stop_on_signal()?;
-        serve(uri, parallel, lines, stop).await
+        let background = CancellationToken::new();
+        let parallel = settings.parallel.map(usize::from);
+        tokio::spawn(Reload::new(given, settings, log.clone())?.follow(background.clone()));
+        tokio::spawn(service::watchdog(background.clone()));
+        let served = serve(uri, parallel, log.lines, stop).await;
+        background.cancel();
+        served
     })
 }
 
@@ -131,6 +133,7 @@ fn stop_on_signal() -> Result<CancellationToken> {
                 tracing::warn!("{name} again: still ending the running operations");
             } else {
                 tracing::info!("{name}: ending");
+                service::stopping();
                 token.cancel();
             }
         }
@@ -143,7 +146,9 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
     tracing::info!("pbm-agent {} (formats of {PBM_VERSION}), pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
     let Some((node, place)) = connect(&uri, parallel, &lines, &stop).await? else { return Ok(()) };
     let node = Arc::new(node);
-    tracing::info!("serving {} of replica set {}, MongoDB {}", node.me, node.rs, node.version.server);
+    let serving = format!("serving {} of replica set {}, MongoDB {}", node.me, node.rs, node.version.server);
+    tracing::info!("{serving}");
+    service::ready(&serving);
 
     // Two circles: operations end first, then what they need to end well.
     let background = CancellationToken::new();
@@ -172,6 +177,9 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
     Ok(())
 }
 
+/// After so long without an answer the agent counts as started.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// Connects, for as long as it takes: mongod may start after us. `None` when stopped before that.
 ///
 /// # Errors
@@ -192,15 +200,26 @@ async fn connect(
             let place = node.control.commands.end().await?;
             anyhow::Ok((node, place))
         };
+        let patient = async {
+            tokio::pin!(attempt);
+            if let Ok(done) = tokio::time::timeout(PATIENCE, &mut attempt).await {
+                return done;
+            }
+            // The agent is up and keeps trying: whoever starts it should not have to wait for mongod.
+            service::ready("waiting for mongod to answer");
+            attempt.await
+        };
         let result = tokio::select! {
             () = stop.cancelled() => return Ok(None),
-            result = attempt => result,
+            result = patient => result,
         };
         match result {
             Ok(ready) => return Ok(Some(ready)),
             // Only errors that come from a server or the network may pass; ours are about the set-up itself.
             Err(error) if error.chain().any(|cause| cause.is::<mongodb::error::Error>()) && !is_refusal(&error) => {
-                tracing::warn!("can't work yet: {error:#}; trying again");
+                let waiting = format!("can't work yet: {error:#}; trying again");
+                tracing::warn!("{waiting}");
+                service::ready(&waiting);
             }
             Err(error) => return Err(error),
         }

@@ -5,6 +5,10 @@
 //! then supervises a handful of tasks: the heartbeat (`beat`), the reaper of lost operations (`reap`), the bell,
 //! the log writer, the slicer of the oplog (`slicer`), and the command stream that `dispatch` turns into operations.
 //!
+//! # The service manager
+//! The agent counts as started when it is connected, or after the first attempt that time may heal: it is told so, and
+//! what the agent waits for or serves (`service`). SIGHUP opens the log file again and reads the settings again (`reload`).
+//!
 //! # Cancellation
 //! SIGTERM and SIGINT cancel running operations. Each of them marks itself as failed with that reason, removes what
 //! it left on the storage and gives its lock back; then the agent removes its line from `pbmAgents` and ends.
@@ -23,7 +27,11 @@ mod node;
 mod op;
 mod ops;
 mod reap;
+mod reload;
+mod service;
+mod settings;
 mod sharing;
+pub mod sidecar;
 mod slicer;
 mod storage;
 

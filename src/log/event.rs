@@ -1,10 +1,10 @@
 //! From tracing events and spans to log lines in the original's form.
 
-use super::sinks::{DbSink, TextSink};
+use super::{database::DbSink, text::TextSink};
 use crate::model::log::{LogEntry, Severity};
 use bson::{Timestamp, oid::ObjectId};
 use jiff::Zoned;
-use std::{fmt, fmt::Write as _, str::FromStr};
+use std::{fmt, fmt::Write as _, str::FromStr, sync::Arc};
 use tracing::{
     Event, Metadata, Span, Subscriber,
     field::{Field, Visit},
@@ -98,16 +98,14 @@ impl Visit for Line {
     }
 }
 
-pub(super) fn layer(text: TextSink, level: Level) -> (LogLayer, DbSink) {
-    let db = DbSink::new();
-    (LogLayer { text, db: db.clone(), level }, db)
+pub(super) fn layer(text: Arc<TextSink>, db: DbSink) -> LogLayer {
+    LogLayer { text, db }
 }
 
 /// Turns events of this crate into lines for both sinks; other crates' only from warning on, and only as text.
 pub(super) struct LogLayer {
-    text: TextSink,
+    text: Arc<TextSink>,
     db: DbSink,
-    level: Level,
 }
 
 fn severity(level: tracing::Level) -> Severity {
@@ -165,9 +163,7 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
             opid: scope.opid,
             msg: format!("{}{}", line.message, line.fields).trim_end().to_owned(),
         };
-        if entry.s <= self.level.0 as i32 {
-            self.text.write(&now, &entry);
-        }
+        self.text.write(&now, &entry);
         if is_ours(event.metadata()) {
             self.db.push(entry);
         }

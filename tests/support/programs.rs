@@ -20,7 +20,7 @@ pub struct Programs {
 impl Programs {
     pub fn new() -> Self {
         let folder = Folder::new("bin");
-        for name in ["pbm", "pbm-agent", "pbm-speed-test", "pbmctl"] {
+        for name in ["pbm", "pbm-agent", "pbm-agent-entrypoint", "pbm-speed-test", "pbmctl"] {
             symlink(env!("CARGO_BIN_EXE_pbmbox"), folder.path().join(name)).expect("link the program");
         }
         Self { folder, environment: Vec::new() }

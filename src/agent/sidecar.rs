@@ -1,0 +1,118 @@
+//! `pbm-agent-entrypoint`: what a container starts (spec/features.md 19.8). It runs the agent, hands signals on, and as a
+//! sidecar starts it again after a crash.
+
+use anyhow::{Context, Result};
+use clap::{CommandFactory, Parser, builder::BoolishValueParser};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    ffi::OsString,
+    os::unix::process::{CommandExt, ExitStatusExt},
+    process::{ExitCode, ExitStatus},
+    time::Duration,
+};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+};
+
+use crate::model::names::PBM_VERSION;
+
+const AGENT: &str = "pbm-agent";
+
+/// Runs pbm-agent in a container.
+///
+/// Ends with the agent and its exit code. As a sidecar, an agent that crashed or failed is started again instead, until
+/// this program gets SIGTERM or SIGINT, which it hands on.
+#[derive(Debug, Parser)]
+#[command(name = "pbm-agent-entrypoint", version = PBM_VERSION, disable_version_flag = true)]
+struct Args {
+    /// Start the agent again when it fails.
+    #[arg(long, env = "PBM_AGENT_SIDECAR", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
+          default_value = "false", value_parser = BoolishValueParser::new(), hide_possible_values = true)]
+    sidecar: bool,
+    /// Seconds before it is started again.
+    #[arg(long, env = "PBM_AGENT_SIDECAR_SLEEP", value_name = "SECONDS", default_value_t = 1)]
+    sleep: u32,
+    /// pbm-agent and its arguments; the name may be left out.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENT")]
+    agent: Vec<OsString>,
+}
+
+/// The command line as data, for completion and help.
+#[must_use]
+pub fn command() -> clap::Command {
+    Args::command()
+}
+
+/// Runs the agent; returns its exit code.
+#[must_use]
+pub fn run(args: Vec<OsString>) -> ExitCode {
+    let mut args = match Args::try_parse_from(args) {
+        Ok(args) => args,
+        Err(error) => {
+            // Nothing can be done about a closed stderr.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    if args.agent.first().is_some_and(|first| first == AGENT) {
+        args.agent.remove(0);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the async runtime");
+    match runtime.and_then(|runtime| runtime.block_on(supervise(&args))) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn supervise(args: &Args) -> Result<u8> {
+    let mut term = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+    let mut int = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+    let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
+    let pause = Duration::from_secs(args.sleep.into());
+    let mut ending = false;
+    loop {
+        let mut agent = start(&args.agent)?;
+        let status = loop {
+            let signal = tokio::select! {
+                status = agent.wait() => break status.context("wait for pbm-agent")?,
+                _ = term.recv() => Signal::TERM,
+                _ = int.recv() => Signal::INT,
+                _ = hangup.recv() => Signal::HUP,
+            };
+            ending |= signal != Signal::HUP;
+            hand_on(&agent, signal);
+        };
+        if status.success() || ending || !args.sidecar {
+            return Ok(code(status));
+        }
+        eprintln!("pbm-agent-entrypoint: pbm-agent ended with {status}; it is started again in {} s", args.sleep);
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = term.recv() => return Ok(code(status)),
+            _ = int.recv() => return Ok(code(status)),
+        }
+    }
+}
+
+fn start(arguments: &[OsString]) -> Result<Child> {
+    let own = std::env::current_exe().context("find this program's file")?;
+    let mut command = std::process::Command::new(own);
+    command.arg0(AGENT).args(arguments);
+    Command::from(command).kill_on_drop(true).spawn().context("start pbm-agent")
+}
+
+fn hand_on(agent: &Child, signal: Signal) {
+    let pid = agent.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
+    // One that has just ended needs no signal.
+    let _ = pid.map(|pid| kill_process(pid, signal));
+}
+
+/// As shells tell it.
+fn code(status: ExitStatus) -> u8 {
+    let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    u8::try_from(code).unwrap_or(1)
+}
