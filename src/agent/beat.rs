@@ -6,7 +6,10 @@ use crate::model::{
     agent::{AgentStat, SubsysStatus},
     names::PBM_VERSION,
 };
-use crate::mongo::{admin, login};
+use crate::mongo::{
+    admin::{self, explain},
+    login,
+};
 use crate::preflight::grants;
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
@@ -50,7 +53,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
             // Somebody may wait for this agent to be fit.
             Ok(()) if first || line.storage.status.ok != was_ok => node.control.bell.ring().await,
             Ok(()) => {}
-            Err(error) => tracing::warn!("heartbeat: {error:#}"),
+            Err(error) => tracing::warn!("heartbeat: {}", explain(&error)),
         }
         let was_ok = line.storage.status.ok;
         loop {
@@ -141,7 +144,7 @@ async fn describe(node: &Node) -> AgentStat {
                 stat.state.clone_from(&me.state_str);
             }
         }
-        Err(error) => stat.nodes = SubsysStatus::broken(format!("{error:#}")),
+        Err(error) => stat.nodes = SubsysStatus::broken(explain(&error)),
     }
     stat
 }

@@ -4,6 +4,7 @@ use super::{beat, dispatch::Dispatcher, logbook, node::Node, reap, reload::Reloa
 use crate::control::Place;
 use crate::log::{DbSink, Log};
 use crate::model::{build, names::PBM_VERSION};
+use crate::mongo::admin::explain;
 use crate::pages;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
@@ -168,7 +169,7 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
     let leave = node.control.agents.remove(&node.rs, &node.me);
     match tokio::time::timeout(Duration::from_secs(5), leave).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!("{error:#}"),
+        Ok(Err(error)) => tracing::warn!("{}", explain(&error)),
         Err(_) => tracing::warn!("the control collections did not answer; this agent's line stays until it is stale"),
     }
     // Bounded: a database that is away must not keep the process.
@@ -217,7 +218,7 @@ async fn connect(
             Ok(ready) => return Ok(Some(ready)),
             // Only errors that come from a server or the network may pass; ours are about the set-up itself.
             Err(error) if error.chain().any(|cause| cause.is::<mongodb::error::Error>()) && !is_refusal(&error) => {
-                let waiting = format!("can't work yet: {error:#}; trying again");
+                let waiting = format!("can't work yet: {}; trying again", explain(&error));
                 tracing::warn!("{waiting}");
                 service::ready(&waiting);
             }

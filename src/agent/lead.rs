@@ -17,6 +17,7 @@ use crate::model::{
     serde_help::zero_ts,
     status::{Condition, Status},
 };
+use crate::mongo::admin::explain;
 use crate::topo::{
     cluster::Cluster,
     elect::{self, Field, Preference},
@@ -77,7 +78,7 @@ pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Op
         never = keep_beating(node, &backup.name) => never,
     };
     if let Err(error) = &result {
-        node.control.backups.set_status(&backup.name, Status::Error, &format!("{error:#}")).await?;
+        node.control.backups.set_status(&backup.name, Status::Error, &explain(&error)).await?;
     }
     result
 }

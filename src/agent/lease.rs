@@ -2,6 +2,7 @@
 
 use crate::control::{Control, HEARTBEAT, TakeLock};
 use crate::model::lock::{LockHeader, STALE_SECS};
+use crate::mongo::admin::explain;
 use crate::upkeep::reap;
 use anyhow::Result;
 use std::time::Duration;
@@ -72,10 +73,10 @@ impl Lease {
             match self.control.locks.release(&self.header).await {
                 Ok(()) => return,
                 Err(error) if Instant::now() >= until => {
-                    tracing::error!("{error:#}; it will count as stale after {STALE_SECS} s");
+                    tracing::error!("{}; it will count as stale after {STALE_SECS} s", explain(&error));
                     return;
                 }
-                Err(error) => tracing::warn!("{error:#}; trying again"),
+                Err(error) => tracing::warn!("{}; trying again", explain(&error)),
             }
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
@@ -100,7 +101,7 @@ async fn beat(control: Control, header: LockHeader, op: CancellationToken, lost:
                 tracing::error!("the lock of {} was taken away; ending the operation", header.replset);
                 break;
             }
-            Ok(Err(error)) if last.elapsed() < FENCE => tracing::warn!("{error:#}"),
+            Ok(Err(error)) if last.elapsed() < FENCE => tracing::warn!("{}", explain(&error)),
             Ok(Err(_)) | Err(_) => {
                 tracing::error!("the lock could not be refreshed for {} s; ending the operation", FENCE.as_secs());
                 break;

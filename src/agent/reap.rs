@@ -3,6 +3,7 @@
 use super::node::Node;
 use crate::control::{Control, HEARTBEAT};
 use crate::model::lock::Lock;
+use crate::mongo::admin::explain;
 use crate::upkeep::{balancer, delete, reap};
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
@@ -15,7 +16,7 @@ const OWN_SILENCE: Duration = Duration::from_secs(7);
 pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     let work = async {
         if let Err(error) = end_own(&node).await {
-            tracing::warn!("look for operations that an earlier run of this agent left: {error:#}");
+            tracing::warn!("look for operations that an earlier run of this agent left: {}", explain(&error));
         }
         loop {
             if node.in_leader_rs {
@@ -30,7 +31,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
                     balancer::give_back_forgotten(&node.control).await
                 };
                 if let Err(error) = done.await {
-                    tracing::warn!("look for lost operations: {error:#}");
+                    tracing::warn!("look for lost operations: {}", explain(&error));
                 }
             }
             tokio::time::sleep(HEARTBEAT).await;
@@ -81,7 +82,7 @@ pub(super) async fn sweep(node: &Node) -> Result<()> {
             let swept = async { delete::backup(node.open_backup(&backup, &config).await?.as_ref(), &name).await };
             if let Err(error) = swept.await {
                 // Those on other storages need not wait for this one.
-                tracing::warn!("remove what the failed backup {name} left on its storage: {error:#}");
+                tracing::warn!("remove what the failed backup {name} left on its storage: {}", explain(&error));
                 continue;
             }
         }

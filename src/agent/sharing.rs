@@ -5,6 +5,7 @@ use super::node::Node;
 use crate::config::places;
 use crate::control::unix_now;
 use crate::model::{agent::Tenant, config::StorageConf};
+use crate::mongo::admin::explain;
 use crate::storage::Storage;
 use crate::upkeep::tenants;
 use anyhow::Result;
@@ -34,7 +35,7 @@ pub(super) async fn begin(node: &Node, store: &dyn Storage, settings: &StorageCo
         anyhow::Ok(())
     };
     if let Err(error) = work.await {
-        tracing::warn!("look whether another cluster uses this storage: {error:#}");
+        tracing::warn!("look whether another cluster uses this storage: {}", explain(&error));
     }
 }
 
@@ -59,7 +60,7 @@ pub(super) async fn take_over(node: &Node, store: &dyn Storage, settings: &Stora
         anyhow::Ok(())
     };
     if let Err(error) = work.await {
-        tracing::warn!("look whether another cluster uses this storage: {error:#}");
+        tracing::warn!("look whether another cluster uses this storage: {}", explain(&error));
     }
 }
 

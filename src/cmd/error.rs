@@ -198,20 +198,10 @@ impl From<crate::config::ConfigError> for CliError {
     }
 }
 
-/// All causes in one line. The driver's errors are cut to what they say: their labels and sources are its own affair.
+/// All causes in one line: what people gave, and what others said, may have several.
 pub(super) fn text(error: &anyhow::Error) -> String {
-    let mut parts: Vec<String> = Vec::new();
-    for cause in error.chain() {
-        match cause.downcast_ref::<mongodb::error::Error>() {
-            Some(driver) => {
-                parts.push(driver.kind.to_string());
-                break;
-            }
-            None => parts.push(cause.to_string()),
-        }
-    }
-    // What people gave, and what others said, may have lines.
-    parts.join(": ").split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
+    let told = admin::explain(error);
+    told.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// The next step after an error of the driver, where there is a good one.

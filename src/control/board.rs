@@ -2,6 +2,7 @@
 
 use super::{Control, HEARTBEAT, OpDocument, ops::OpDocs};
 use crate::model::status::Status;
+use crate::mongo::admin::explain;
 use crate::rendezvous::{Board, Member, Rendezvous, Role};
 use anyhow::{Context, Result};
 use async_trait::async_trait;
@@ -84,7 +85,7 @@ impl<T: Plane> ControlBoard<T> {
                 self.docs.beat(&self.name, now).await
             };
             if let Err(error) = beat.await {
-                tracing::warn!("{error:#}");
+                tracing::warn!("{}", explain(&error));
             }
             tokio::time::sleep(HEARTBEAT).await;
         }
@@ -102,10 +103,10 @@ impl<T: Plane> ControlBoard<T> {
             match written.await {
                 Ok(_) => return,
                 Err(error) if Instant::now() >= until => {
-                    tracing::error!("the end of {} ({reason}) could not be written: {error:#}", self.name);
+                    tracing::error!("the end of {} ({reason}) could not be written: {}", self.name, explain(&error));
                     return;
                 }
-                Err(error) => tracing::warn!("{error:#}; trying again"),
+                Err(error) => tracing::warn!("{}; trying again", explain(&error)),
             }
             tokio::time::sleep(Duration::from_secs(1)).await;
         }

@@ -9,6 +9,7 @@ use crate::model::{
     config::StorageConf,
     names,
 };
+use crate::mongo::admin::explain;
 use anyhow::{Context, Result};
 use bson::{Document, doc, oid::ObjectId};
 use futures::{StreamExt, TryStreamExt};
@@ -160,7 +161,7 @@ impl Commands {
                 result = self.read_on(&mut place, &out) => match result {
                     Ok(true) => {}
                     Ok(false) => return,
-                    Err(error) => tracing::warn!("follow admin.pbmCmd: {error:#}; trying again"),
+                    Err(error) => tracing::warn!("follow admin.pbmCmd: {}; trying again", explain(&error)),
                 },
             }
             tokio::select! {

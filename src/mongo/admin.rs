@@ -143,8 +143,22 @@ pub fn code(error: &MongoError) -> Option<i32> {
 pub fn reason(error: &MongoError) -> String {
     match error.kind.as_ref() {
         ErrorKind::Command(command) => format!("{} ({}): {}", command.code_name, command.code, command.message),
-        kind => kind.to_string(),
+        kind => tidy(&kind.to_string()),
     }
+}
+
+/// The driver's words without what only its developers need: a server that can't be reached comes with the error's labels,
+/// and its source and answer, which are empty.
+fn tidy(text: &str) -> String {
+    let mut told = String::new();
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(", labels: {") {
+        told.push_str(before);
+        let after = after.split_once('}').map_or("", |(_, after)| after);
+        let after = after.strip_prefix(", source: None").unwrap_or(after);
+        rest = after.strip_prefix(", server response: None").unwrap_or(after);
+    }
+    (told + rest).replace("Error: Kind: ", "Error: ")
 }
 
 /// A chain of causes for people, with the server's answers as [`reason`] tells them.
@@ -176,4 +190,20 @@ pub fn only_duplicate_keys(error: &MongoError) -> bool {
 #[must_use]
 pub fn is_duplicate_key(error: &MongoError) -> bool {
     code(error) == Some(11000)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_drivers_own_affairs_are_left_out() {
+        let servers = r#"No available servers. Topology: { Type: Unknown, Servers: [ { Address: h:1, Type: Unknown, Error: Kind: I/O error: Connection refused (os error 111), labels: {"RetryableError", "SystemOverloadedError"}, source: None, server response: None }, { Address: h:2, Type: Unknown, Error: Kind: I/O error: timed out, labels: {}, source: None, server response: None } ] }"#;
+        let told = "No available servers. Topology: { Type: Unknown, Servers: [ { Address: h:1, Type: Unknown, Error: I/O error: \
+                    Connection refused (os error 111) }, { Address: h:2, Type: Unknown, Error: I/O error: timed out } ] }";
+        assert_eq!(tidy(servers), told);
+        for whole in ["", "duplicate key", "x, labels: none"] {
+            assert_eq!(tidy(whole), whole);
+        }
+    }
 }
