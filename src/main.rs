@@ -1,6 +1,7 @@
 //! The name we were started under chooses the program; under its own name the executable writes the programs' pages.
 
 mod conceal;
+mod libc_names;
 mod links;
 
 use pbmbox::{agent, cmd, pages};
@@ -69,6 +70,7 @@ fn write(what: &str, folder: &Path) -> Option<ExitCode> {
 }
 
 fn main() -> ExitCode {
+    libc_names::keep_to_files_and_dns();
     let mut args: Vec<OsString> = std::env::args_os().collect();
     conceal::connection_string(&args);
     if let Some((program, at)) = choose(&args) {
