@@ -4,6 +4,8 @@
 #
 #   packaging/build.sh                  everything
 #   packaging/build.sh --binary-only    only target/package/pbmbox
+#   packaging/build.sh --target aarch64 for the other architecture, in target/package-aarch64, with the toolchain that
+#                                       packaging/cross.sh fetches; no deb and rpm
 #
 # From a git checkout the commit names the build and gives the time of all files. Elsewhere PBMBOX_GIT_COMMIT,
 # PBMBOX_GIT_BRANCH and SOURCE_DATE_EPOCH may say it; they also win over the checkout.
@@ -18,18 +20,34 @@ die() {
 }
 
 binary_only=
+arch=x86_64
 while [ $# -gt 0 ]; do
     case $1 in
     --binary-only) binary_only=1 ;;
-    *) die "unknown argument '$1'; there is --binary-only" ;;
+    --target)
+        arch=${2:-}
+        shift
+        ;;
+    *) die "unknown argument '$1'; there are --binary-only and --target" ;;
     esac
     shift
 done
 
-arch=x86_64
 triple=$arch-unknown-linux-gnu
 target=${CARGO_TARGET_DIR:-$root/target}
 out=$target/package
+case $arch in
+x86_64) ;;
+aarch64)
+    tools=$("$root/packaging/cross.sh")
+    out=$target/package-aarch64
+    # Of its own, as another compiler also makes other build scripts and macros.
+    target=$target/aarch64
+    export RUSTC=$tools/rustc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$tools/usr/bin/aarch64-linux-gnu-gcc-12
+    export CC_aarch64_unknown_linux_gnu=$tools/usr/bin/aarch64-linux-gnu-gcc-12 AR_aarch64_unknown_linux_gnu=$tools/usr/bin/aarch64-linux-gnu-ar
+    ;;
+*) die "'$arch' is not one of x86_64, aarch64" ;;
+esac
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
 mkdir -p "$out"
 
@@ -51,8 +69,8 @@ for name in $(compgen -e); do
     esac
 done
 cargo_home=${CARGO_HOME:-$HOME/.cargo}
-sysroot=$(rustc --print sysroot)
-commit_of_rust=$(rustc -vV | sed -n 's/^commit-hash: //p')
+sysroot=$("${RUSTC:-rustc}" --print sysroot)
+commit_of_rust=$("${RUSTC:-rustc}" -vV | sed -n 's/^commit-hash: //p')
 flags=(
     -C target-feature=+crt-static
     # Otherwise ldd calls it "statically linked", which is as true but not what scripts look for.
@@ -100,6 +118,7 @@ tar -C "$scratch" --sort=name --format=gnu --owner=0 --group=0 --numeric-owner -
 rm -f "$out"/*.tar.gz "$out"/*.deb "$out"/*.rpm "$out/SHA256SUMS"
 mv "$scratch/tarball" "$out/$name.tar.gz"
 for kind in deb rpm; do
+    [ "$arch" = x86_64 ] || continue
     [ ! -e "packaging/$kind.sh" ] || "packaging/$kind.sh" "$executable" "$out" || die "packaging/$kind.sh did not make its package"
 done
 (cd "$out" && find . -maxdepth 1 -type f ! -name SHA256SUMS -printf '%P\n' | LC_ALL=C sort | xargs -d '\n' sha256sum) >"$scratch/sums"

@@ -56,8 +56,8 @@ def licence_texts(folder):
 
 def runtime(target):
     """What is linked in besides crates."""
-    rust = dict(line.split(": ", 1) for line in run("rustc", "-vV").splitlines() if ": " in line)
-    gcc = {"x86_64-unknown-linux-gnu": "cc"}.get(target, target.replace("-unknown", "") + "-gcc")
+    rust = dict(line.split(": ", 1) for line in run(os.environ.get("RUSTC", "rustc"), "-vV").splitlines() if ": " in line)
+    gcc = os.environ.get("CC_" + target.replace("-", "_"), "cc")
     glibc = re.search(r"__GLIBC__ (\d+)[\s\S]*__GLIBC_MINOR__ (\d+)", run("sh", "-c", f"echo '#include <features.h>' | {gcc} -E -dM -"))
     return [
         ("rust-std", rust["release"], "MIT OR Apache-2.0", "The Rust standard library", "https://www.rust-lang.org/"),
