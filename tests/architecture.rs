@@ -93,6 +93,18 @@ fn modules_import_downward() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+/// Elsewhere the lint denies it.
+#[test]
+fn unsafe_code_is_in_one_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(root.join("Cargo.toml")).expect("read Cargo.toml");
+    assert!(manifest.contains("unsafe_code = \"deny\""));
+    let mut files = Vec::new();
+    sources(&root.join("src"), &mut files);
+    files.retain(|file| fs::read_to_string(file).expect("read a file").contains("unsafe_code"));
+    assert_eq!(files, [root.join("src/libc_names.rs")], "an exception to the lint");
+}
+
 #[test]
 fn programs_do_not_know_each_other() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
