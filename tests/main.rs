@@ -17,6 +17,7 @@ mod looking;
 mod pitr;
 mod profiles;
 mod programs;
+mod reference;
 mod remains;
 mod replay;
 mod restore;

@@ -98,6 +98,43 @@ async fn a_replica_set_on_s3() {
     assert!(server.count("AbortMultipartUpload") == 0, "an upload was given up");
 }
 
+/// Lengths of the ranges that were asked for of objects whose name has `part`.
+fn ranges(server: &ObjectServer, part: &str) -> Vec<u64> {
+    let asked = server.asked();
+    let of_it = asked.iter().filter(|it| it.operation() == "GetObject" && it.path.contains(part));
+    let range = |header: &str| {
+        let (first, last) = header.strip_prefix("bytes=")?.split_once('-')?;
+        Some(last.parse::<u64>().ok()? + 1 - first.parse::<u64>().ok()?)
+    };
+    of_it.filter_map(|it| range(it.headers.get("range")?.to_str().ok()?)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_reads_in_ranges_as_the_settings_say() {
+    let server = ObjectServer::start().await;
+    let sandbox = Sandbox::unconfigured(Options::default()).await;
+    sandbox.configure_with(&s3(&server, ""), &[]).await;
+    let client = sandbox.set.client().await;
+    let docs = (0..40).map(|n| doc! { "_id": n, "text": "x".repeat(100_000) });
+    client.database("shop").collection::<Document>("wide").insert_many(docs).await.expect("insert");
+    let name = sandbox.backup(&["--compression", "none"]);
+    let longest = |asked: Vec<u64>| asked.into_iter().max();
+    for (set, most) in [
+        ("restore.batchSize=0", 8 << 20),
+        ("restore.downloadChunkMb=1", 1 << 20),
+        // Four objects at a time have half a MiB each.
+        ("restore.maxDownloadBufferMb=2", 1 << 19),
+    ] {
+        sandbox.pbm(&["config", "--set", set]).ok();
+        let before = ranges(&server, "shop.wide").len();
+        sandbox.pbm(&["restore", &name, "--wait", "-y"]).ok();
+        let asked = ranges(&server, "shop.wide").split_off(before);
+        assert_eq!(longest(asked.clone()), Some(most), "{set}: {asked:?}");
+    }
+    let count = client.database("shop").collection::<Document>("wide").count_documents(doc! {}).await.expect("count");
+    assert_eq!(count, 40);
+}
+
 /// As [`everything`], on two shards.
 pub async fn everything_sharded(storage: &str, objects: impl AsyncFn() -> Vec<String>) {
     let source = ShardedSandbox::around(ShardedCluster::start(Options::default(), TWO_SHARDS).await).await;

@@ -11,7 +11,7 @@ use crate::model::{
     rate::Rate,
 };
 use crate::mongo::{self, Hello, Purpose, admin};
-use crate::storage::{Storage, pace::Pace};
+use crate::storage::{Storage, pace::Pace, ranges::Downloads};
 use crate::topo::{
     cluster::{self, Cluster},
     identity::{self, Identity},
@@ -92,6 +92,11 @@ impl Node {
     /// As [`Node::open_place`]; what is sent there keeps to a limit.
     pub async fn open_paced(&self, settings: &StorageConf, limit: Rate) -> Result<Arc<dyn Storage>> {
         config::open::open_paced(settings, &self.me, limit.per_second().map(Pace::new)).await
+    }
+
+    /// As [`Node::open_place`], to read large objects from it.
+    pub async fn open_to_read(&self, settings: &StorageConf, downloads: Downloads) -> Result<Arc<dyn Storage>> {
+        config::open::open_to_read(settings, &self.me, downloads).await
     }
 
     /// Opens the storage on which a backup lies, as this node reaches it.

@@ -7,7 +7,7 @@ use super::{
     output::{Message, Report, Shown},
     resync,
 };
-use crate::config::{self, duration, edit, effective, mask};
+use crate::config::{self, duration, edit, effective, idle, mask};
 use crate::model::{command::ResyncCmd, config::Config};
 use bson::Document;
 use clap::Args;
@@ -162,6 +162,7 @@ impl ConfigArgs {
         if moved {
             self.read_new_storage(cx).await?;
         }
+        warn(cx, &idle::told(&config, None));
         cx.out.print(&Shown(mask::shown(&config)?));
         Ok(())
     }
@@ -191,6 +192,8 @@ impl ConfigArgs {
         if moved {
             self.read_new_storage(cx).await?;
         }
+        let given: Vec<&str> = self.set.iter().map(|(key, _)| key.as_str()).collect();
+        warn(cx, &idle::told(&config, Some(&given)));
         match <[Pair; 1]>::try_from(pairs) {
             Ok([pair]) => cx.out.print(&pair),
             Err(pairs) => cx.out.print(&Pairs(pairs)),
@@ -242,6 +245,10 @@ impl ConfigArgs {
     }
 }
 
+fn warn(cx: &Context, warnings: &[String]) {
+    warnings.iter().for_each(|warning| cx.out.note(&format!("Warning: {warning}")));
+}
+
 /// The text of a file; `-` is stdin.
 pub(super) fn read(file: &Path) -> Result<String> {
     let stdin = file.as_os_str() == "-";
@@ -284,7 +291,11 @@ mod tests {
         assert_eq!(value("restore.numInsertionWorkers"), load.workers.to_string());
         let round = crate::upkeep::balancer::ROUND.as_secs().to_string();
         assert_eq!([value("backup.timeouts.balancerStop"), value("restore.timeouts.balancerStop")], [&*round; 2]);
+        use crate::storage::ranges;
+        assert_eq!(value("restore.numDownloadWorkers"), ranges::AT_ONCE.to_string());
+        assert_eq!(value("restore.downloadChunkMb"), (ranges::SIZE >> 20).to_string());
         let patience = crate::storage::patience::Patience::default();
+        assert_eq!(value("storage.gcs.retryer.backoffMultiplier"), patience.growth.to_string());
         for (path, pause) in [("minRetryDelay", patience.first_pause), ("maxRetryDelay", patience.longest_pause)] {
             assert_eq!(duration::parse(value(&format!("storage.s3.retryer.{path}"))), Ok(pause));
         }

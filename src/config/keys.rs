@@ -118,9 +118,9 @@ pub const KEYS: &[Key] = &[
     key("storage.gcs.maxObjSizeGB", Kind::F64).or("5018").limits(Limits::AtLeast(1.0)),
     key("storage.gcs.retryer.backoffInitial", Kind::Duration).or_so("200ms", "200ms").not_negative(),
     key("storage.gcs.retryer.backoffMax", Kind::Duration).or_so("10s", "10s").not_negative(),
-    key("storage.gcs.retryer.backoffMultiplier", Kind::F64).or("2").not_negative(),
+    key("storage.gcs.retryer.backoffMultiplier", Kind::F64).or("2").limits(Limits::ZeroOr(1.0, 100.0)),
     key("storage.gcs.retryer.maxAttempts", Kind::I32).or_so("0", PATIENT).not_negative(),
-    key("storage.gcs.retryer.chunkRetryDeadline", Kind::Duration).not_negative(),
+    key("storage.gcs.retryer.chunkRetryDeadline", Kind::Duration).like("as for other requests").not_negative(),
     key("storage.azure.account", Kind::Text),
     key("storage.azure.container", Kind::Text),
     key("storage.azure.endpointUrl", Kind::Text).address(),
@@ -173,7 +173,7 @@ pub const KEYS: &[Key] = &[
     secret("storage.oci.serverSideEncryption.sseCustomerKey"),
     key("storage.oci.uploadPartSize", Kind::I64).or("10485760").not_negative(),
     key("storage.oci.maxObjSizeGB", Kind::F64).or("10138").limits(Limits::AtLeast(1.0)),
-    key("storage.oci.uploadConcurrency", Kind::I32).not_negative(),
+    key("storage.oci.uploadConcurrency", Kind::I32).or("4").within(0.0, MOST_WORKERS),
     key("pitr.enabled", Kind::Bool).or("false"),
     key("pitr.oplogSpanMin", Kind::F64).or("10").limits(Limits::AboveZero(1440.0)),
     key("pitr.maxLossSec", Kind::F64).within(5.0, 86_400.0),
@@ -195,13 +195,11 @@ pub const KEYS: &[Key] = &[
     key("restore.numParallelCollections", Kind::I32).or_so("0", "half of each node's cores").within(0.0, MOST_WORKERS),
     key("restore.numParallelFiles", Kind::I32).or_so("1", PHYSICAL).within(0.0, MOST_WORKERS),
     key("restore.indexCommitQuorum", Kind::Text).or("votingMembers"),
-    key("restore.numDownloadWorkers", Kind::I32)
-        .or_so("0", "each node's cores; for physical restores")
-        .within(0.0, MOST_WORKERS),
+    key("restore.numDownloadWorkers", Kind::I32).or("4").within(0.0, MOST_WORKERS),
     key("restore.maxDownloadBufferMb", Kind::I32)
-        .or_so("0", "by the download workers; for physical restores")
+        .or_so("0", "workers x chunk, or 32 for each object read at once if that is more")
         .not_negative(),
-    key("restore.downloadChunkMb", Kind::I32).or_so("32", PHYSICAL).not_negative(),
+    key("restore.downloadChunkMb", Kind::I32).or("8").within(0.0, 1024.0),
     key("restore.mongodLocation", Kind::Text),
     key("restore.mongodLocationMap", Kind::MapText),
     key("restore.fallbackEnabled", Kind::Bool).or_so("false", PHYSICAL),

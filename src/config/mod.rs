@@ -3,9 +3,11 @@
 //! All functions here are pure. Key names and types are those of the original (spec/format.md C.3); [`schema`] lists
 //! them once. Values that the original accepts and then fails on later (an unknown codec, a relative path) are refused.
 
+pub mod downloads;
 pub mod duration;
 pub mod edit;
 pub mod effective;
+pub mod idle;
 mod keys;
 pub mod mask;
 mod nearest;

@@ -11,6 +11,7 @@ use crate::{
         fs::{Buffers, FsStorage},
         pace::Pace,
         patience::Patience,
+        ranges::Downloads,
         s3::{self, S3Storage},
         wrap::{
             limit::Limited,
@@ -38,6 +39,8 @@ struct How {
     patience: Option<Patience>,
     /// How fast objects are sent.
     pace: Option<Pace>,
+    /// How objects are read.
+    downloads: Downloads,
 }
 
 /// A driver before the wrappers.
@@ -97,7 +100,15 @@ pub async fn open(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Stor
 /// # Errors
 /// As [`open`].
 pub async fn open_paced(conf: &StorageConf, node: &str, pace: Option<Pace>) -> anyhow::Result<Arc<dyn Storage>> {
-    open_so(conf, node, How { pace, patience: None }).await
+    open_so(conf, node, How { pace, ..How::default() }).await
+}
+
+/// As [`open`], for somebody who reads large objects.
+///
+/// # Errors
+/// As [`open`].
+pub async fn open_to_read(conf: &StorageConf, node: &str, downloads: Downloads) -> anyhow::Result<Arc<dyn Storage>> {
+    open_so(conf, node, How { downloads, ..How::default() }).await
 }
 
 /// As [`open`], for somebody who waits for the answer: what fails is repeated for a few seconds only.
@@ -106,7 +117,7 @@ pub async fn open_paced(conf: &StorageConf, node: &str, pace: Option<Pace>) -> a
 /// As [`open`].
 pub async fn open_briefly(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Storage>> {
     let brief = Patience { attempts: 3, overall: Duration::from_secs(3), ..Patience::default() };
-    open_so(conf, node, How { patience: Some(brief), pace: None }).await
+    open_so(conf, node, How { patience: Some(brief), ..How::default() }).await
 }
 
 async fn open_so(conf: &StorageConf, node: &str, how: How) -> anyhow::Result<Arc<dyn Storage>> {
@@ -165,7 +176,7 @@ async fn filesystem(conf: &StorageConf, how: How) -> anyhow::Result<Opened> {
 fn bucket(conf: &StorageConf, how: How, mut settings: s3::Settings) -> anyhow::Result<Opened> {
     settings.patience = how.patience.unwrap_or(settings.patience);
     settings.http.pace = how.pace;
-    let driver = S3Storage::open(settings)?;
+    let driver = S3Storage::open(settings)?.downloading(how.downloads);
     Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: stores::max_obj_size_gb(conf) })
 }
 
@@ -173,7 +184,7 @@ async fn azure(conf: &StorageConf, node: &str, how: How) -> anyhow::Result<Opene
     let mut settings = stores::cloud::azure(conf, node)?;
     settings.patience = how.patience.unwrap_or(settings.patience);
     settings.http.pace = how.pace;
-    let driver = CloudStorage::azure(settings)?;
+    let driver = CloudStorage::azure(settings)?.downloading(how.downloads);
     Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: stores::max_obj_size_gb(conf) })
 }
 
@@ -182,7 +193,7 @@ async fn gcs(conf: &StorageConf, how: How) -> anyhow::Result<Opened> {
         Gcs::Own(mut settings) => {
             settings.patience = how.patience.unwrap_or(settings.patience);
             settings.http.pace = how.pace;
-            Arc::new(CloudStorage::gcs(*settings)?)
+            Arc::new(CloudStorage::gcs(*settings)?.downloading(how.downloads))
         }
         Gcs::ByS3(settings) => return bucket(conf, how, *settings),
     };

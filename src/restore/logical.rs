@@ -6,12 +6,12 @@ use super::{
     namespaces::Wish,
     part,
     plan::PointInTime,
-    router, sampler, settle, slicers,
+    router, sampler, settle, slicers, sound,
     steps::{Order, Steps, until},
 };
 use crate::control::ControlBoard;
 use crate::model::{
-    backup::BackupMeta, command::RestoreCmd, restore::RestoreMeta, selection::Selection, status::Status,
+    backup::BackupMeta, command::RestoreCmd, config::Config, restore::RestoreMeta, selection::Selection, status::Status,
 };
 use crate::oplog::txn::Committed;
 use crate::rendezvous::{Role, gather, reach};
@@ -153,7 +153,7 @@ async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bo
         }
         None => None,
     };
-    let (load, quorum) = (options(cx, restore), quorum(cx, restore).parse()?);
+    let (load, quorum) = (options(&cx.config, restore), quorum(cx, restore).parse()?);
     let (sharded, ids) = (cx.cluster.sharded, parts.of.ids.clone());
     let order = Order { backup: parts.backup.clone(), rs, wish, load, quorum, point, sharded, ids };
     Steps::prepare(storage, cx.client.clone(), order).await
@@ -167,8 +167,15 @@ fn wish(restore: &RestoreCmd, backup: &BackupMeta) -> Result<Wish> {
     Wish::cloning(&restore.ns_from, &restore.ns_to).map_err(|why| anyhow!("{why}; nothing was changed"))
 }
 
-fn options(cx: &Cx, restore: &RestoreCmd) -> LoadOptions {
-    let configured = cx.config.restore.as_ref();
+/// Objects that are read at a time, at most: while the oplog is checked, or while collections are loaded.
+#[must_use]
+pub fn readers(config: &Config, restore: Option<&RestoreCmd>) -> usize {
+    let loading = restore.map_or(0, |restore| options(config, restore).collections);
+    loading.max(sound::AT_ONCE)
+}
+
+fn options(config: &Config, restore: &RestoreCmd) -> LoadOptions {
+    let configured = config.restore.as_ref();
     let positive = |n: Option<i32>| n.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     let mut options = LoadOptions::default();
     if let Some(n) = positive(restore.num_parallel_colls).or(positive(configured.map(|c| c.num_parallel_collections))) {

@@ -24,4 +24,5 @@ pub mod users;
 pub mod version;
 
 pub use conduct::{Cx, refuse, run};
+pub use logical::readers;
 pub use sources::Sources;

@@ -12,7 +12,7 @@ use futures::{StreamExt as _, stream};
 use std::sync::Arc;
 
 /// Objects read at the same time.
-const AT_ONCE: usize = 4;
+pub const AT_ONCE: usize = 4;
 
 /// An object that can't be replayed.
 #[derive(Debug)]

@@ -5,15 +5,19 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// Limits of repeating what failed in passing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Patience {
     /// Calls in all, the first included.
     pub attempts: u32,
-    /// Pause after the first failure; doubled after every other one, and shortened at random by up to a half.
+    /// Pause after the first failure; it grows after every other one, and is shortened at random by up to a half.
     pub first_pause: Duration,
     pub longest_pause: Duration,
+    /// By how much a pause is longer than the one before.
+    pub growth: f64,
     /// No attempt begins later than this after the first one began.
     pub overall: Duration,
+    /// The same for a part of an upload, if that is to differ.
+    pub part: Option<Duration>,
 }
 
 impl Default for Patience {
@@ -23,7 +27,9 @@ impl Default for Patience {
             attempts: 20,
             first_pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(10),
+            growth: 2.0,
             overall: Duration::from_secs(120),
+            part: None,
         }
     }
 }
@@ -31,8 +37,16 @@ impl Default for Patience {
 impl Patience {
     /// The pause after failure number `failures` (from 1), or `None` if that was the last attempt.
     fn pause(&self, failures: u32) -> Option<Duration> {
-        let doubled = self.first_pause.saturating_mul(1 << (failures - 1).min(20));
-        (failures < self.attempts).then(|| doubled.min(self.longest_pause).mul_f64(rand::random_range(0.5..=1.0)))
+        let failures_before = i32::try_from(failures - 1).unwrap_or(i32::MAX);
+        let grown = self.first_pause.as_secs_f64() * self.growth.powi(failures_before);
+        let pause = Duration::try_from_secs_f64(grown).unwrap_or(Duration::MAX).min(self.longest_pause);
+        (failures < self.attempts).then(|| pause.mul_f64(rand::random_range(0.5..=1.0)))
+    }
+
+    /// For a part of an upload.
+    #[must_use]
+    pub fn for_part(self) -> Self {
+        Self { overall: self.part.unwrap_or(self.overall), ..self }
     }
 
     /// Attempts that begin now.
@@ -96,6 +110,13 @@ mod tests {
             assert!((whole / 2..=whole).contains(&pause), "{pause} ms after {failures} failures");
         }
         assert_eq!(patience.pause(40), None);
+        let steeper = Patience { growth: 5.0, ..patience };
+        for (failures, whole) in [(1, 200), (2, 1000), (3, 5000), (4, 10_000), (39, 10_000)] {
+            let pause = steeper.pause(failures).expect("another attempt").as_millis();
+            assert!((whole / 2..=whole).contains(&pause), "{pause} ms after {failures} failures");
+        }
+        let even = Patience { growth: 1.0, ..patience };
+        assert!(even.pause(30).expect("another attempt") <= even.first_pause);
     }
 
     #[tokio::test(start_paused = true)]

@@ -24,6 +24,7 @@ fn open(azurite: &Azurite, prefix: &str, change: impl FnOnce(&mut AzureSettings)
             first_pause: Duration::from_millis(1),
             longest_pause: Duration::from_millis(5),
             overall: Duration::from_secs(20),
+            ..Patience::default()
         },
         http: http::Settings::default(),
     };

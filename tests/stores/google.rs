@@ -27,6 +27,7 @@ fn google(server: &ObjectServer, prefix: &str) -> CloudStorage {
             first_pause: Duration::from_millis(1),
             longest_pause: Duration::from_millis(5),
             overall: Duration::from_secs(20),
+            ..Patience::default()
         },
         http: http::Settings { stall: Duration::from_millis(500), ..http::Settings::default() },
     };

@@ -33,6 +33,7 @@ fn settings(server: &ObjectServer) -> Settings {
             first_pause: Duration::from_millis(1),
             longest_pause: Duration::from_millis(5),
             overall: Duration::from_secs(overall),
+            ..Patience::default()
         },
         http: http::Settings { stall: Duration::from_millis(stall), ..http::Settings::default() },
     }

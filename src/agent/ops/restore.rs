@@ -5,7 +5,7 @@ use crate::agent::{
     node::Node,
     op::{Gate, Leased, Op},
 };
-use crate::config::places;
+use crate::config::{downloads, places};
 use crate::model::{
     command::{RestoreCmd, name},
     config::Config,
@@ -37,16 +37,22 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) ->
 /// What is read: the storage on which the backup lies and, for a moment, the main one with the oplog; for a replay only
 /// that.
 async fn source(node: &Node, config: &Config, restore: Option<&RestoreCmd>) -> Result<Arc<dyn Storage>> {
-    let Some(restore) = restore else { return node.open_storage(config).await };
+    let downloads = downloads::of(config.restore.as_ref(), restore::readers(config, restore));
+    let main = node.open_to_read(&config.storage, downloads.clone());
+    let Some(restore) = restore else { return main.await };
     // An unknown backup is told by the recipe.
     let Some(backup) = node.control.backups.get(&restore.backup_name).await? else {
-        return node.open_storage(config).await;
+        return main.await;
     };
-    let store = node.open_backup(&backup, config).await?;
-    if places::profile_of(&backup.store).is_none() || restore.oplog_ts.is_none() {
+    if places::profile_of(&backup.store).is_none() {
+        return main.await;
+    }
+    let place = places::of_backup(&node.control, &backup, &config.storage).await?;
+    let store = node.open_to_read(&place, downloads).await?;
+    if restore.oplog_ts.is_none() {
         return Ok(store);
     }
-    Ok(Arc::new(Sources { backup: store, main: node.open_storage(config).await? }))
+    Ok(Arc::new(Sources { backup: store, main: main.await? }))
 }
 
 /// What recipes that write to this primary work with.

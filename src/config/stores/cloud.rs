@@ -7,6 +7,7 @@ use crate::{
         cloud::{AzureAccess, AzureSettings, GcsAccess, GcsSettings},
         http,
         parts::Cut,
+        patience::Patience,
         s3::{Encryption, Keys, Settings},
     },
 };
@@ -72,6 +73,11 @@ pub fn gcs(conf: &StorageConf) -> Result<Gcs, ConfigError> {
         retryer.duration("backoffInitial"),
         retryer.duration("backoffMax"),
     );
+    let patience = Patience {
+        growth: retryer.float("backoffMultiplier").filter(|it| *it >= 1.0).unwrap_or(patience.growth),
+        part: retryer.duration("chunkRetryDeadline"),
+        ..patience
+    };
     let cut = cut(&fields, "chunkSize", 5 << 20, 10_000)?;
     let http = http::Settings::default();
     if let (Some(id), Some(secret)) = (credentials.text("hmacAccessKey"), credentials.text("hmacSecret")) {
@@ -104,6 +110,7 @@ pub fn gcs(conf: &StorageConf) -> Result<Gcs, ConfigError> {
 mod tests {
     use super::*;
     use bson::doc;
+    use std::time::Duration;
 
     #[test]
     fn azure_has_three_ways_in() {
@@ -123,6 +130,27 @@ mod tests {
         assert!(of(doc! { "key": "not base64!" }).expect_err("no key").to_string().contains("credentials.key"));
         assert!(of(doc! { "key": "a2V5", "sas": "x" }).is_err());
         assert!(super::azure(&StorageConf { kind: "azure".into(), ..StorageConf::default() }, "").is_err());
+    }
+
+    #[test]
+    fn google_is_asked_again_as_the_settings_say() {
+        let of = |retryer: bson::Document| {
+            let gcs = doc! { "bucket": "b", "retryer": retryer };
+            match super::gcs(&StorageConf { kind: "gcs".into(), gcs: Some(gcs), ..StorageConf::default() }) {
+                Ok(Gcs::Own(settings)) => settings.patience,
+                other => panic!("{other:?}"),
+            }
+        };
+        let (second, deadline) = (Duration::from_secs(1), Duration::from_secs(32));
+        let it = of(doc! {
+            "maxAttempts": 5, "backoffInitial": 1_000_000_000_i64, "backoffMax": 30_000_000_000_i64,
+            "backoffMultiplier": 3.5, "chunkRetryDeadline": 32_000_000_000_i64,
+        });
+        assert_eq!((it.attempts, it.first_pause, it.longest_pause), (5, second, 30 * second));
+        assert_eq!((it.growth, it.for_part().overall), (3.5, deadline));
+        assert_eq!((it.overall, it.for_part().attempts), (Duration::from_secs(3600), 5));
+        let it = of(doc! { "backoffMultiplier": 0.0, "chunkRetryDeadline": 0 });
+        assert_eq!((it, it.for_part()), (Patience::default(), Patience::default()));
     }
 
     #[test]

@@ -65,6 +65,7 @@ fn patience(retries: Option<i64>, first: Option<Duration>, longest: Option<Durat
         first_pause: first.unwrap_or(default.first_pause),
         longest_pause: longest.unwrap_or(default.longest_pause),
         overall: if retries.is_some() { Duration::from_secs(3600) } else { default.overall },
+        ..default
     }
 }
 

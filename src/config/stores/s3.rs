@@ -155,6 +155,12 @@ pub fn oss(conf: &StorageConf) -> Result<Settings, ConfigError> {
     }
     let keys = keys(&credentials, "accessKeyId", "accessKeySecret", "securityToken")?;
     let sealing = fields.group("serverSideEncryption");
+    // The interface has no request for another cipher of the data; what is used without being asked for may be named.
+    if let Some(cipher) = sealing.text("encryptionAlgorithm").filter(|it| *it != "AES256") {
+        let reason =
+            format!("'{cipher}' can't be asked for by the S3-compatible interface; remove it and set it on the bucket");
+        return Err(sealing.wrong("encryptionAlgorithm", reason));
+    }
     let encryption = match (sealing.text("encryptionMethod"), sealing.text("encryptionKeyId")) {
         (None, _) => Encryption::None,
         (Some(algorithm), Some(key)) => Encryption::Kms { algorithm: algorithm.to_owned(), key: key.to_owned() },
@@ -210,6 +216,11 @@ pub fn oci(conf: &StorageConf) -> Result<Settings, ConfigError> {
         );
     }
     let retryer = fields.group("retryer");
+    let mut cut = cut(&fields, "uploadPartSize", SMALLEST_PART, MOST_PARTS)?;
+    if let Some(parts) = fields.whole("uploadConcurrency").and_then(|it| usize::try_from(it).ok()).filter(|it| *it > 0)
+    {
+        cut.in_flight = cut.part.saturating_mul(parts);
+    }
     Ok(Settings {
         kind: "oci",
         endpoint: format!("https://{namespace}.compat.objectstorage.{region}.oraclecloud.com"),
@@ -220,7 +231,7 @@ pub fn oci(conf: &StorageConf) -> Result<Settings, ConfigError> {
         keys: keys(&credentials, "accessKeyId", "secretAccessKey", "")?,
         encryption: encryption(&sealing)?,
         storage_class: None,
-        cut: cut(&fields, "uploadPartSize", SMALLEST_PART, MOST_PARTS)?,
+        cut,
         patience: patience(
             retryer.whole("maxAttempts").filter(|it| *it > 0).map(|attempts| attempts - 1),
             None,
@@ -306,6 +317,21 @@ mod tests {
         let good = doc! { "region": "r", "namespace": "n", "bucket": "b" };
         let it = oci(&of("oci", good)).expect("good");
         assert_eq!(it.endpoint, "https://n.compat.objectstorage.r.oraclecloud.com");
+        assert_eq!(it.cut.in_flight, 40 << 20);
+        let more =
+            doc! { "region": "r", "namespace": "n", "bucket": "b", "uploadPartSize": 20 << 20, "uploadConcurrency": 7 };
+        assert_eq!(oci(&of("oci", more)).expect("good").cut.in_flight, 140 << 20);
+        let vault =
+            doc! { "region": "r", "namespace": "n", "bucket": "b", "serverSideEncryption": { "kmsKeyID": "k" } };
+        assert!(oci(&of("oci", vault)).expect_err("a vault").to_string().contains("set the key on the bucket"));
+        let sealed = |cipher: &str| {
+            let keys = doc! { "accessKeyId": "i", "accessKeySecret": "s" };
+            let sealing = doc! { "encryptionMethod": "KMS", "encryptionAlgorithm": cipher };
+            let conf = doc! { "region": "r", "bucket": "b", "credentials": keys, "serverSideEncryption": sealing };
+            oss(&of("oss", conf))
+        };
+        assert_eq!(sealed("AES256").expect("good").encryption, Encryption::StoreKeys { algorithm: "KMS".into() });
+        assert!(sealed("SM4").expect_err("a cipher").to_string().contains("encryptionAlgorithm: 'SM4'"));
         let role = doc! { "bucket": "b", "region": "r", "credentials": { "roleArn": "acs:…" } };
         assert!(oss(&of("oss", role)).expect_err("a role").to_string().contains("roleArn"));
     }

@@ -1,7 +1,7 @@
 //! Azure Blob Storage.
 
 use super::{CloudStorage, retry_config, transport::Transport};
-use crate::storage::{Error, Result, http, parts::Cut, patience::Patience};
+use crate::storage::{Error, Result, http, parts::Cut, patience::Patience, ranges::Downloads};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
 use std::{fmt, sync::Arc};
 
@@ -83,13 +83,15 @@ impl CloudStorage {
                 }
             }
         }
-        let blobs = builder.build().map_err(|error| invalid(error.to_string()))?;
+        let blobs = Arc::new(builder.build().map_err(|error| invalid(error.to_string()))?);
         Ok(Self {
-            blobs: Arc::new(blobs),
+            uploads: blobs.clone(),
+            blobs,
             shown: shown.into(),
             prefix: settings.prefix.into(),
             cut: settings.cut,
             largest_object: LARGEST_OBJECT,
+            downloads: Downloads::default(),
         })
     }
 }

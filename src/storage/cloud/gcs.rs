@@ -1,7 +1,7 @@
 //! Google Cloud Storage, by its XML interface.
 
 use super::{CloudStorage, retry_config, transport::Transport};
-use crate::storage::{Error, Result, http, parts::Cut, patience::Patience};
+use crate::storage::{Error, Result, http, parts::Cut, patience::Patience, ranges::Downloads};
 use object_store::gcp::GoogleCloudStorageBuilder;
 use std::{fmt, sync::Arc};
 
@@ -62,13 +62,21 @@ impl CloudStorage {
                 Err(_) => builder,
             },
         };
-        let blobs = builder.build().map_err(|error| invalid(error.to_string()))?;
+        let build = |builder: GoogleCloudStorageBuilder| builder.build().map(Arc::new);
+        let blobs = build(builder.clone()).map_err(|error| invalid(error.to_string()))?;
+        let uploads = match settings.patience.part {
+            None => blobs.clone(),
+            Some(_) => build(builder.with_retry(retry_config(settings.patience.for_part())))
+                .map_err(|error| invalid(error.to_string()))?,
+        };
         Ok(Self {
-            blobs: Arc::new(blobs),
+            blobs,
+            uploads,
             shown: shown.into(),
             prefix: settings.prefix.into(),
             cut: settings.cut,
             largest_object: LARGEST_OBJECT,
+            downloads: Downloads::default(),
         })
     }
 }

@@ -30,7 +30,7 @@ use super::{
     ByteStream, Error, ObjectInfo, Promises, Result, SizeHint, Storage, check_name, check_prefix, failed_list,
     parts::{self, Beginning, Cut, Parts},
     patience::Patience,
-    ranges,
+    ranges::{self, Downloads},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -50,10 +50,13 @@ impl<T: ObjectStore + MultipartStore> Blobs for T {}
 #[derive(Clone)]
 pub struct CloudStorage {
     blobs: Arc<dyn Blobs>,
+    /// The same, with the patience that parts of uploads have.
+    uploads: Arc<dyn Blobs>,
     shown: Arc<str>,
     prefix: Arc<str>,
     cut: Cut,
     largest_object: u64,
+    downloads: Downloads,
 }
 
 impl fmt::Debug for CloudStorage {
@@ -71,13 +74,23 @@ impl fmt::Display for CloudStorage {
 /// The crate's words for our patience.
 fn retry_config(patience: Patience) -> RetryConfig {
     RetryConfig {
-        backoff: BackoffConfig { init_backoff: patience.first_pause, max_backoff: patience.longest_pause, base: 2.0 },
+        backoff: BackoffConfig {
+            init_backoff: patience.first_pause,
+            max_backoff: patience.longest_pause,
+            base: patience.growth,
+        },
         max_retries: usize::try_from(patience.attempts.saturating_sub(1)).unwrap_or(usize::MAX),
         retry_timeout: patience.overall,
     }
 }
 
 impl CloudStorage {
+    /// The same store, read in another way.
+    #[must_use]
+    pub fn downloading(self, downloads: Downloads) -> Self {
+        Self { downloads, ..self }
+    }
+
     fn path(&self, name: &str) -> Result<Path> {
         let invalid = |reason: String| Error::Invalid { store: self.to_string(), reason };
         check_name(name).map_err(invalid)?;
@@ -104,7 +117,7 @@ impl CloudStorage {
         let id = self.blobs.create_multipart(&path).await.map_err(sorted)?;
         let mut begun = Begun { blobs: Arc::clone(&self.blobs), path: path.clone(), id, open: true };
         let send = |number: u32, content: Bytes| {
-            let (blobs, path, id) = (Arc::clone(&self.blobs), path.clone(), begun.id.clone());
+            let (blobs, path, id) = (Arc::clone(&self.uploads), path.clone(), begun.id.clone());
             let (store, name) = (Arc::clone(&self.shown), name.to_owned());
             async move {
                 let index = number as usize - 1;
@@ -222,7 +235,7 @@ impl Storage for CloudStorage {
         }
         let reader =
             Reader { blobs: Arc::clone(&self.blobs), store: Arc::clone(&self.shown), path, name: name.to_owned() };
-        let first = wanted.start..wanted.end.min(wanted.start.saturating_add(ranges::SIZE));
+        let first = self.downloads.first(&wanted);
         let (begun, meta) = match reader.part(first.clone(), None).await {
             Ok(begun) => begun,
             // A range that begins at the end or behind it, of an object that is there.
@@ -236,7 +249,7 @@ impl Storage for CloudStorage {
         };
         let (end, reached) = (wanted.end.min(meta.size), first.end.min(meta.size));
         let reader = Arc::new(reader);
-        let rest = ranges::stream(reached..end, move |part| {
+        let rest = ranges::stream(self.downloads.clone(), reached..end, move |part| {
             let (reader, tag) = (Arc::clone(&reader), meta.e_tag.clone());
             async move { reader.part(part, tag).await.map(|(bytes, _)| bytes) }.boxed()
         });

@@ -38,7 +38,8 @@ use super::{
     http::{self, HttpClient},
     parts::{self, Beginning, Cut},
     patience::Patience,
-    ranges, refuse_empty_prefix,
+    ranges::{self, Downloads},
+    refuse_empty_prefix,
 };
 use async_trait::async_trait;
 use auth::Source;
@@ -123,6 +124,7 @@ pub struct S3Storage {
     prefix: Arc<str>,
     cut: Cut,
     patience: Patience,
+    downloads: Downloads,
 }
 
 impl S3Storage {
@@ -174,7 +176,14 @@ impl S3Storage {
             prefix: settings.prefix.into(),
             cut: settings.cut,
             patience: settings.patience,
+            downloads: Downloads::default(),
         })
+    }
+
+    /// The same store, read in another way.
+    #[must_use]
+    pub fn downloading(self, downloads: Downloads) -> Self {
+        Self { downloads, ..self }
     }
 
     fn invalid(&self, reason: String) -> Error {
@@ -241,7 +250,7 @@ impl Storage for S3Storage {
             self.stat(name).await?;
             return Ok(stream::empty().boxed());
         }
-        let first = wanted.start..wanted.end.min(wanted.start.saturating_add(ranges::SIZE));
+        let first = self.downloads.first(&wanted);
         let call = || self.calls.get(&key, name, first.clone(), None);
         let Some((begun, of)) = self.patience.repeat("get", name, call).await? else {
             return Ok(stream::empty().boxed());
@@ -249,7 +258,7 @@ impl Storage for S3Storage {
         let (end, reached) = (wanted.end.min(of.size), first.end.min(of.size));
         let (calls, patience, name) = (Arc::clone(&self.calls), self.patience, name.to_owned());
         let tag = of.tag;
-        let rest = ranges::stream(reached..end, move |part| {
+        let rest = ranges::stream(self.downloads.clone(), reached..end, move |part| {
             let (calls, key, name, tag) = (Arc::clone(&calls), key.clone(), name.clone(), tag.clone());
             async move {
                 let got =

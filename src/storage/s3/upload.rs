@@ -97,7 +97,7 @@ pub async fn in_parts(
             (Arc::clone(&calls), Arc::clone(&key), Arc::clone(&whose), Arc::clone(&upload));
         async move {
             let call = || calls.part(&key, &name, &upload, number, content.clone());
-            patience.repeat("put", &name, call).await
+            patience.for_part().repeat("put", &name, call).await
         }
         .boxed()
     };

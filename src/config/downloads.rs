@@ -1,0 +1,66 @@
+//! How a restore reads objects of a store: `restore.numDownloadWorkers`, `downloadChunkMb` and `maxDownloadBufferMb`.
+//!
+//! - `downloadChunkMb`: the size of one ranged read; 8 where it is not set.
+//! - `numDownloadWorkers`: ranges of one object on their way at a time; 4 where it is not set.
+//! - `maxDownloadBufferMb`: what all of them on a node may hold, whatever the other two say. Ranges become smaller where
+//!   it has no room for one range of each object that is read at a time.
+//!
+//! Without a ceiling it is the product of the two others or, if that is more, what holds where nothing is set: 4 × 8 MiB
+//! for each object that is read at a time. So more workers or larger ranges make one large object faster, and do not cost
+//! their product once more for every collection. (The original's own ceiling is sixteen times the product.)
+//!
+//! Files in a folder are not read in ranges.
+
+use crate::{
+    model::config::RestoreConf,
+    storage::ranges::{AT_ONCE, Downloads, SIZE},
+};
+
+/// What the settings come to if `readers` objects are read at a time.
+#[must_use]
+pub fn of(conf: Option<&RestoreConf>, readers: usize) -> Downloads {
+    let set = |value: Option<i32>| value.and_then(|it| u64::try_from(it).ok()).filter(|it| *it > 0);
+    let workers = set(conf.map(|conf| conf.num_download_workers));
+    let chunk = set(conf.map(|conf| conf.download_chunk_mb));
+    let ceiling = set(conf.map(|conf| conf.max_download_buffer_mb));
+    if workers.is_none() && chunk.is_none() && ceiling.is_none() {
+        return Downloads::default();
+    }
+    let size = chunk.map_or(SIZE, |mib| mib << 20);
+    let at_once = workers.and_then(|it| usize::try_from(it).ok()).unwrap_or(AT_ONCE);
+    let usual = SIZE * AT_ONCE as u64 * readers.max(1) as u64;
+    let ceiling = ceiling.map_or(usual.max(size.saturating_mul(at_once as u64)), |mib| mib << 20);
+    Downloads::within(ceiling, readers, size, at_once)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_keys_combine() {
+        const MIB: u64 = 1 << 20;
+        for (workers, chunk, ceiling, size, at_once) in [
+            (0, 0, 0, 8 * MIB, 4),
+            (6, 0, 0, 8 * MIB, 6),
+            (0, 2, 0, 2 * MIB, 4),
+            (16, 32, 0, 32 * MIB, 16),
+            // One worker reads ranges of 64 MiB, of four objects: no more than is held anyway.
+            (1, 64, 0, 32 * MIB, 1),
+            (0, 0, 64, 8 * MIB, 4),
+            (16, 32, 64, 16 * MIB, 16),
+            (0, 0, 1, MIB / 4, 4),
+            (-1, -1, -1, 8 * MIB, 4),
+        ] {
+            let conf = RestoreConf {
+                num_download_workers: workers,
+                download_chunk_mb: chunk,
+                max_download_buffer_mb: ceiling,
+                ..RestoreConf::default()
+            };
+            let it = of(Some(&conf), 4);
+            assert_eq!((it.size, it.at_once), (size, at_once), "{workers} × {chunk}, {ceiling}");
+        }
+        assert_eq!(of(None, 4).size, SIZE);
+    }
+}

@@ -1,0 +1,66 @@
+//! Settings that are taken and change nothing: the original has them, and a configuration of its own must go in as it is.
+//! Whoever sets one is told.
+
+use super::{edit, to_document};
+use crate::model::config::Config;
+
+const VAULT: &str = "it is taken and used for nothing, as in the original";
+const PHYSICAL: &str = "only physical backups and restores have use for it";
+const NATIVE: &str = "it belongs to the native interface of the store, which is not spoken here";
+
+/// Keys, each with the reason.
+pub const IDLE: &[(&str, &str)] = &[
+    ("storage.s3.credentials.vault.server", VAULT),
+    ("storage.s3.credentials.vault.secret", VAULT),
+    ("storage.s3.credentials.vault.token", VAULT),
+    ("storage.oss.credentials.sessionName", "roles are not assumed here"),
+    ("storage.oci.credentials.userPrincipal.tenancy", NATIVE),
+    ("storage.oci.credentials.userPrincipal.user", NATIVE),
+    ("storage.oci.credentials.userPrincipal.fingerprint", NATIVE),
+    ("storage.oci.credentials.userPrincipal.privateKey", NATIVE),
+    ("storage.oci.credentials.userPrincipal.privateKeyPassphrase", NATIVE),
+    ("backup.numParallelFiles", PHYSICAL),
+    ("restore.numParallelFiles", PHYSICAL),
+    ("restore.mongodLocation", PHYSICAL),
+    ("restore.mongodLocationMap", PHYSICAL),
+    ("restore.fallbackEnabled", PHYSICAL),
+    ("restore.allowPartlyDone", PHYSICAL),
+    ("restore.timeouts.startingStatus", "restores have no such limit"),
+];
+
+/// What there is to say about the settings of a configuration; with `only`, about those keys.
+#[must_use]
+pub fn told(config: &Config, only: Option<&[&str]>) -> Vec<String> {
+    let doc = to_document(config).unwrap_or_default();
+    let set = IDLE.iter().filter(|(key, _)| edit::lookup(&doc, key).is_some());
+    let asked = |key: &str| {
+        only.is_none_or(|only| {
+            // A group or an entry of a map may have been set, too.
+            let within =
+                |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            only.iter().any(|it| within(it, key) || within(key, it))
+        })
+    };
+    set.filter(|(key, _)| asked(key)).map(|(key, why)| format!("{key} has no effect: {why}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{load, schema};
+
+    #[test]
+    fn what_has_no_effect_is_told() {
+        let config = load(
+            "storage: {type: filesystem, filesystem: {path: /b}}\nbackup: {numParallelFiles: 3, compression: zstd}\n\
+             restore: {mongodLocation: /usr/bin/mongod, batchSize: 5}",
+        )
+        .expect("good");
+        let all = told(&config, None);
+        assert_eq!(all.len(), 2, "{all:?}");
+        assert!(all[1].starts_with("restore.mongodLocation has no effect: only physical"), "{all:?}");
+        assert_eq!(told(&config, Some(&["restore.batchSize"])), [""; 0]);
+        assert_eq!(told(&config, Some(&["restore.mongodLocation"])), all[1..]);
+        assert!(IDLE.iter().all(|(key, _)| schema::find(key).is_some()), "a key is wrong");
+    }
+}
