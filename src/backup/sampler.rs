@@ -2,7 +2,10 @@
 
 use super::Cx;
 use crate::model::backup::Progress;
-use crate::snapshot::source::DumpProgress;
+use crate::snapshot::{
+    source::DumpProgress,
+    telling::{Far, Telling},
+};
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 /// Time between two samples.
@@ -11,6 +14,7 @@ const EVERY: Duration = Duration::from_millis(500);
 /// Samples until dropped.
 pub(super) async fn dump(cx: &Cx, progress: &DumpProgress) {
     let count = |counter: &std::sync::atomic::AtomicU64| i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX);
+    let mut telling = Telling::begin();
     loop {
         tokio::time::sleep(EVERY).await;
         let sample = Progress {
@@ -21,6 +25,16 @@ pub(super) async fn dump(cx: &Cx, progress: &DumpProgress) {
             docs_total: count(&progress.docs_total),
             at: jiff::Timestamp::now().as_millisecond(),
         };
+        let far = Far {
+            bytes: progress.bytes.load(Relaxed),
+            bytes_total: progress.bytes_total.load(Relaxed),
+            docs: progress.docs.load(Relaxed),
+            collections: progress.collections.load(Relaxed),
+            collections_total: progress.collections_total.load(Relaxed),
+        };
+        if let Some(line) = telling.line(far) {
+            tracing::info!("dumping: {line}");
+        }
         if let Err(error) = cx.control.backups.set_progress(&cx.name, &cx.rs, &sample).await {
             tracing::debug!("{error:#}");
         }

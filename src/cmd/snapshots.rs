@@ -6,7 +6,8 @@ use crate::model::{
     lock::{STALE_SECS, is_stale},
     status::Status,
 };
-use crate::restore::members::participants;
+use crate::mongo::admin;
+use crate::restore::{members::participants, version::Version};
 use crate::topo::cluster::Cluster;
 use bson::Timestamp;
 use serde::Serialize;
@@ -17,6 +18,8 @@ use std::borrow::Cow;
 pub struct Judge {
     now: Timestamp,
     pub cluster: Cluster,
+    /// Of the leader replica set's server; none if it doesn't tell.
+    server: Option<admin::Version>,
     /// Other names of the backup's replica sets.
     map: Remapping,
 }
@@ -25,7 +28,9 @@ impl Judge {
     /// Reads the cluster.
     pub async fn read(cx: &Context, map: Option<Remapping>) -> Result<Self> {
         let now = cx.control.cluster_time().await?;
-        Ok(Self { now, cluster: cx.cluster().await?, map: map.unwrap_or_default() })
+        let server = admin::version(cx.control.client()).await;
+        let server = server.inspect_err(|error| tracing::debug!("{error:#}")).ok();
+        Ok(Self { now, cluster: cx.cluster().await?, server, map: map.unwrap_or_default() })
     }
 
     /// The name in this cluster of a replica set of the backups.
@@ -39,6 +44,29 @@ impl Judge {
         let of_backup = |from: &String| backup.replsets.iter().any(|part| part.name == *from);
         let map = self.map.iter().filter(|(from, _)| of_backup(from)).map(|(a, b)| (a.clone(), b.clone())).collect();
         participants(backup, &self.cluster, &map).err().map(|why| why.join("; "))
+    }
+
+    /// Why it is of another time, in the original's order. A logical restore warns of that, or needs not know.
+    fn stranger(&self, backup: &BackupMeta) -> Option<String> {
+        let series = |text: &str| Version::parse(text).map(Version::series);
+        let warned = "a restore of it warns and goes on";
+        match &self.server {
+            Some(here) if !backup.fcv.is_empty() && backup.fcv != here.fcv => {
+                return Some(format!("made at FCV {}, the cluster is at {}; {warned}", backup.fcv, here.fcv));
+            }
+            Some(here) if backup.fcv.is_empty() && series(&backup.mongodb_version) != series(&here.server) => {
+                return Some(format!("made on server {}, this is {}; {warned}", backup.mongodb_version, here.server));
+            }
+            _ => {}
+        }
+        let (least, kind) = match backup.kind {
+            BackupType::Logical => (Version::new(1, 5, 0), "logical"),
+            BackupType::Incremental => (Version::new(2, 1, 0), "incremental"),
+            _ => return None,
+        };
+        let written = Version::parse(&backup.pbm_version);
+        (written < Some(least))
+            .then(|| format!("written by PBM {}, {kind} backups are compatible since {least}", backup.pbm_version))
     }
 
     /// The backups whose replica sets are those of this cluster.
@@ -87,7 +115,7 @@ impl Snapshot {
         let stored = backup.error.clone().filter(|error| !error.is_empty());
         // What is shown and not stored, as in the original.
         let (status, print_status, error) = match backup.status {
-            Status::Done => match judge.misfit(backup) {
+            Status::Done => match judge.misfit(backup).or_else(|| judge.stranger(backup)) {
                 Some(why) => (Status::Error, "success", Some(format!("incompatible: {why}"))),
                 None => (Status::Done, "success", stored),
             },
@@ -134,12 +162,13 @@ mod tests {
         let member = Member { id: "rs0".into(), hosts: Vec::new(), config: false };
         let cluster = Cluster { sharded: false, members: [("rs0".to_owned(), member)].into() };
         let map = map.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect();
-        Judge { now: Timestamp { time: 1000, increment: 1 }, cluster, map }
+        let server = admin::Version { server: "6.0.5".into(), fcv: "6.0".into(), psmdb: None };
+        Judge { now: Timestamp { time: 1000, increment: 1 }, cluster, server: Some(server), map }
     }
 
     fn backup(status: Status, rs: &str, hb: u32) -> BackupMeta {
         let meta = serde_json::json!({
-            "name": "b", "pbm_version": "2.15.0", "last_transition_ts": 5, "replsets": [{ "name": rs }],
+            "name": "b", "pbm_version": "2.15.0", "last_transition_ts": 5, "replsets": [{ "name": rs }], "fcv": "6.0",
         });
         let meta = serde_json::from_value(meta).expect("a backup");
         let at = |time| Timestamp { time, increment: 1 };
@@ -161,6 +190,34 @@ mod tests {
         assert_eq!(alive, (Status::Running, "ongoing", "running".to_owned(), 5));
         let canceled = seen(&backup(Status::Canceled, "rs0", 1), &judge(&[]));
         assert_eq!(canceled, (Status::Canceled, "failed", "canceled".to_owned(), 5));
+    }
+
+    #[test]
+    fn what_is_of_another_time_is_marked() {
+        let here = backup(Status::Done, "rs0", 1);
+        for (fcv, server, kind, pbm, said) in [
+            ("6.0", "5.0.2", BackupType::Logical, "1.5.0", "done"),
+            ("5.0", "6.0.5", BackupType::Logical, "2.15.0", "incompatible: made at FCV 5.0, the cluster is at 6.0; a"),
+            ("7.0", "6.0.5", BackupType::Physical, "2.15.0", "incompatible: made at FCV 7.0"),
+            ("", "6.0.11-8", BackupType::Logical, "v1.8.1", "done"),
+            ("", "5.0.5-4", BackupType::Logical, "1.6.0", "incompatible: made on server 5.0.5-4, this is 6.0.5"),
+            ("6.0", "6.0.5", BackupType::Logical, "1.4.1", "incompatible: written by PBM 1.4.1, logical"),
+            ("6.0", "6.0.5", BackupType::Logical, "", "incompatible: written by PBM"),
+            ("6.0", "6.0.5", BackupType::Incremental, "2.0.5", "incompatible: written by PBM 2.0.5, incremental"),
+            ("6.0", "6.0.5", BackupType::Physical, "1.7.0", "done"),
+        ] {
+            let backup = BackupMeta {
+                fcv: fcv.into(),
+                mongodb_version: server.into(),
+                kind,
+                pbm_version: pbm.into(),
+                ..here.clone()
+            };
+            let (status, print, outcome, _) = seen(&backup, &judge(&[]));
+            assert!(outcome.starts_with(said), "{fcv} {server} {pbm}: {outcome}");
+            assert_eq!((status == Status::Done, print), (said == "done", "success"));
+            assert_eq!(judge(&[]).fitting(&[backup]).len(), 1, "its data can be restored, so it is a base of ranges");
+        }
     }
 
     #[test]

@@ -241,7 +241,7 @@ pub(super) mod tests {
             (Kind::Text, Limits::OneOf(choices), _) => choices[0],
             (Kind::Text, Limits::Address, _) => "hunter2",
             (Kind::Rate, ..) => "1MiB",
-            (_, Limits::ZeroOr(..), _) => "65536",
+            (_, Limits::ZeroOr(_, most), _) if most > 65536.0 => "65536",
             (Kind::Text, _, None) if key.path == "storage.type" => "blackhole",
             (Kind::Text, _, None) => "/hunter2",
             (_, _, Some(value)) if value != "0" => value,

@@ -2,7 +2,10 @@
 
 use super::Cx;
 use crate::model::backup::Progress;
-use crate::snapshot::load::LoadProgress;
+use crate::snapshot::{
+    load::LoadProgress,
+    telling::{Far, Telling},
+};
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 
 /// Time between two samples.
@@ -11,8 +14,19 @@ const EVERY: Duration = Duration::from_millis(500);
 /// Samples the load until dropped.
 pub(super) async fn load(cx: &Cx, progress: &LoadProgress) {
     let count = |counter: &std::sync::atomic::AtomicU64| i64::try_from(counter.load(Relaxed)).unwrap_or(i64::MAX);
+    let mut telling = Telling::begin();
     loop {
         tokio::time::sleep(EVERY).await;
+        let far = Far {
+            bytes: progress.bytes.load(Relaxed),
+            bytes_total: progress.total.load(Relaxed),
+            docs: progress.documents.load(Relaxed),
+            collections: progress.collections.load(Relaxed),
+            collections_total: progress.collections_total.load(Relaxed),
+        };
+        if let Some(line) = telling.line(far) {
+            tracing::info!("loading: {line}");
+        }
         publish(
             cx,
             Progress {

@@ -77,6 +77,7 @@ pub async fn dump(
     }
     progress.bytes_total.store(namespaces.iter().map(|n| n.bytes).sum(), Relaxed);
     progress.docs_total.store(namespaces.iter().map(|n| n.count).sum(), Relaxed);
+    progress.collections_total.store((namespaces.len() + remains.len()) as u64, Relaxed);
     // The largest first: the last collection to end should not be one that began last and takes longest.
     namespaces.sort_by_key(|n| std::cmp::Reverse(n.bytes));
 
@@ -89,6 +90,7 @@ pub async fn dump(
             let budget = budget.clone();
             async move {
                 let dumped = collection(client, storage, plan, progress, &budget, &namespace, &object).await;
+                progress.collections.fetch_add(1, Relaxed);
                 dumped.map(|dumped| (dumped, remains)).with_context(|| format!("dump {}", namespace.ns()))
             }
         })

@@ -214,6 +214,7 @@ impl Filling {
         while let Some(done) = self.inserts.join_next().await {
             done??;
         }
+        self.shared.progress.collections.fetch_add(1, Relaxed);
         Ok(Loaded { collections: 1, documents: self.documents, bytes: self.bytes })
     }
 }

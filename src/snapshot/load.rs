@@ -85,6 +85,9 @@ pub struct LoadProgress {
     pub documents: AtomicU64,
     /// Uncompressed bytes to load; known from the start of each load.
     pub total: AtomicU64,
+    /// Collections that are done, and all that there are.
+    pub collections: AtomicU64,
+    pub collections_total: AtomicU64,
 }
 
 /// What was loaded.
@@ -134,6 +137,7 @@ pub async fn load(
 ) -> Result<Loaded, Error> {
     items.sort_by(|a, b| (b.data.size, &a.data.object).cmp(&(a.data.size, &b.data.object)));
     progress.total.fetch_add(items.iter().map(|item| item.data.size).sum(), Relaxed);
+    progress.collections_total.fetch_add(items.len() as u64, Relaxed);
     let shared = Shared::new(client, options, progress);
     let mut running = JoinSet::new();
     let result = tokio::select! {

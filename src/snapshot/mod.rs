@@ -11,4 +11,5 @@ pub mod reply;
 pub mod routing;
 pub mod source;
 pub mod stored;
+pub mod telling;
 pub mod unpack;

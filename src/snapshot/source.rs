@@ -55,6 +55,9 @@ pub struct DumpProgress {
     /// Estimates of what there is to read.
     pub bytes_total: AtomicU64,
     pub docs_total: AtomicU64,
+    /// Namespaces that are done, and all that there are.
+    pub collections: AtomicU64,
+    pub collections_total: AtomicU64,
 }
 
 /// What a scan has read.

@@ -90,6 +90,7 @@ pub async fn unpack(
     cancel: &CancellationToken,
 ) -> Result<Loaded, Error> {
     progress.total.store(job.bytes, Relaxed);
+    progress.collections_total.store(job.goals.len() as u64, Relaxed);
     let shared = Shared::new(client, options, progress);
     let mut finishing = JoinSet::new();
     let result = tokio::select! {

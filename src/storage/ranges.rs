@@ -52,11 +52,11 @@ impl Downloads {
         wanted.start..wanted.end.min(wanted.start.saturating_add(self.size))
     }
 
-    /// Leave to have one more range, if there is any; inner `None`: no leave is needed.
-    fn leave(&self) -> Option<Option<OwnedSemaphorePermit>> {
+    /// Leave to have one more range, if there is any; inner `None`: no leave is needed, as for a reader's `own` one.
+    fn leave(&self, own: bool) -> Option<Option<OwnedSemaphorePermit>> {
         match &self.spare {
-            None => Some(None),
-            Some(spare) => Arc::clone(spare).try_acquire_owned().ok().map(Some),
+            Some(spare) if !own => Arc::clone(spare).try_acquire_owned().ok().map(Some),
+            _ => Some(None),
         }
     }
 }
@@ -97,11 +97,8 @@ where
 {
     fn send_off(&mut self) {
         while self.flying.len() < self.downloads.at_once && !self.left.is_empty() {
-            let leave = match self.downloads.leave() {
-                Some(leave) => leave,
-                None if self.flying.is_empty() => None,
-                None => return,
-            };
+            let own = self.flying.iter().all(|flight| flight.leave.is_some());
+            let Some(leave) = self.downloads.leave(own) else { return };
             let part = self.downloads.first(&self.left);
             self.left.start = part.end;
             let wanted = part.end - part.start;
@@ -206,10 +203,12 @@ mod tests {
         /// Four objects, all of them begun, then read one after the other.
         async fn four(&self, downloads: &Downloads, bytes: u64) {
             let mut readers: Vec<_> = (0..4).map(|_| self.read(downloads, bytes)).collect();
+            let mut in_hand = Vec::new();
             for reader in &mut readers {
-                reader.next().await.expect("not empty").expect("read");
+                in_hand.push(reader.next().await.expect("not empty").expect("read"));
             }
-            for mut reader in readers {
+            for (mut reader, piece) in readers.into_iter().zip(in_hand) {
+                drop(piece);
                 while let Some(piece) = reader.next().await {
                     drop(piece.expect("read"));
                     tokio::task::yield_now().await;

@@ -1,0 +1,103 @@
+//! A line now and then about a dump or a load that takes long. It is asked at every sample that is published anyway, so it
+//! wakes nobody, and what is done soon leaves no line.
+
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// Time before the first line, and between two.
+const EVERY: Duration = Duration::from_secs(30);
+
+/// How far it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Far {
+    /// Uncompressed.
+    pub bytes: u64,
+    pub bytes_total: u64,
+    pub docs: u64,
+    pub collections: u64,
+    pub collections_total: u64,
+}
+
+/// When the last line was, and how far it was then.
+#[derive(Debug)]
+pub struct Telling {
+    last: Instant,
+    bytes: u64,
+}
+
+impl Telling {
+    /// Nothing is done yet.
+    #[must_use]
+    pub fn begin() -> Self {
+        Self { last: Instant::now(), bytes: 0 }
+    }
+
+    /// The line, if it is time for one.
+    #[must_use]
+    pub fn line(&mut self, far: Far) -> Option<String> {
+        let passed = self.last.elapsed();
+        if passed < EVERY {
+            return None;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+        let rate = far.bytes.saturating_sub(self.bytes) as f64 / passed.as_secs_f64();
+        *self = Self { last: Instant::now(), bytes: far.bytes };
+        // The total is an estimate, and collections grow.
+        let percent = (far.bytes.saturating_mul(100) / far.bytes_total.max(1)).min(100);
+        Some(format!(
+            "{} of {} ({percent} %), {} documents, {} of {} collections done, {}/s",
+            size(far.bytes),
+            size(far.bytes_total),
+            far.docs,
+            far.collections,
+            far.collections_total,
+            shown(rate),
+        ))
+    }
+}
+
+fn size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
+    let bytes = bytes as f64;
+    shown(bytes)
+}
+
+fn shown(bytes: f64) -> String {
+    const GIB: f64 = 1_073_741_824.0;
+    const MIB: f64 = 1_048_576.0;
+    if bytes >= GIB { format!("{:.1} GiB", bytes / GIB) } else { format!("{:.1} MiB", bytes / MIB) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_line_each_half_minute() {
+        let mut telling = Telling::begin();
+        let far = |gib: u64| Far {
+            bytes: gib << 29,
+            bytes_total: 3 << 30,
+            docs: 1000 * gib,
+            collections: gib,
+            collections_total: 7,
+        };
+        let mut lines = Vec::new();
+        // As the samplers ask: twice a second.
+        for step in 0..130 {
+            lines.extend(telling.line(far(step / 40)));
+            tokio::time::advance(Duration::from_millis(500)).await;
+        }
+        assert_eq!(
+            lines,
+            [
+                "512.0 MiB of 3.0 GiB (16 %), 1000 documents, 1 of 7 collections done, 17.1 MiB/s",
+                "1.5 GiB of 3.0 GiB (50 %), 3000 documents, 3 of 7 collections done, 34.1 MiB/s",
+            ]
+        );
+        assert_eq!(telling.line(far(3)), None, "too early");
+        tokio::time::advance(EVERY).await;
+        let grown = Far { bytes_total: 1, ..far(3) };
+        assert!(telling.line(grown).expect("a line").contains("(100 %)"));
+    }
+}
