@@ -53,6 +53,11 @@ impl Drop for Agent {
     }
 }
 
+/// What is measured: `$PBMBOX_EXECUTABLE`, or the one that is built with the benchmarks.
+fn executable() -> PathBuf {
+    std::env::var_os("PBMBOX_EXECUTABLE").map_or_else(|| env!("CARGO_BIN_EXE_pbmbox").into(), PathBuf::from)
+}
+
 /// A replica set with an agent and a configured storage.
 struct Bench {
     bin: Folder,
@@ -66,7 +71,7 @@ impl Bench {
         let set = ReplicaSet::start(Options { cache_gb, ..Options::default() }).await;
         let (bin, store) = (Folder::new("bin"), Folder::new("store"));
         for name in ["pbm", "pbm-agent"] {
-            symlink(env!("CARGO_BIN_EXE_pbmbox"), bin.path().join(name)).expect("link the program");
+            symlink(executable(), bin.path().join(name)).expect("link the program");
         }
         let agent = Command::new(bin.path().join("pbm-agent"))
             .env("PBM_MONGODB_URI", set.uri_of(0))
