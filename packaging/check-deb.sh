@@ -139,8 +139,8 @@ scratch=$(mktemp -d)
 umask 022
 chmod 755 "$scratch"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)
-# Both hold the same executable: only the packages' scripts tell them apart. Nobody keeps them, so they are hardly compressed.
-export DPKG_DEB_COMPRESSOR_LEVEL=0
+# Both hold the same executable: only the packages' scripts tell them apart.
+export PBMBOX_QUICK=1
 for kind in old new; do
     case $kind in old) given=$version ;; new) given=$version+1 ;; esac
     PBMBOX_VERSION=$given "$root/packaging/deb.sh" "$executable" "$scratch/$kind"

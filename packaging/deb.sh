@@ -29,6 +29,9 @@ install -m 644 "$scratch/doc/changelog.gz" "$tree/usr/share/doc/pbmbox/changelog
 
 mkdir "$tree/DEBIAN"
 for script in preinst postinst prerm postrm; do install -m 755 "$packaging/deb/$script" "$tree/DEBIAN/$script"; done
+for file in /etc/default/pbm-agent /etc/pbm-storage.conf /etc/pbm-conf-reference.yml; do
+    [ ! -e "$tree$file" ] || printf "take_over %s <<'END OF FILE'\n%s\nEND OF FILE\n" "$file" "$(cat "$tree$file")" >>"$tree/DEBIAN/preinst"
+done
 (cd "$tree" && find etc -type f | LC_ALL=C sort | sed 's,^,/,') >"$tree/DEBIAN/conffiles"
 (cd "$tree" && find . -path ./DEBIAN -prune -o -type f -printf '%P\n' | grep -v '^etc/' | LC_ALL=C sort | xargs -d '\n' md5sum) >"$tree/DEBIAN/md5sums"
 compatible=$(sed -n 's/.*PBM_VERSION: &str = "\(.*\)".*/\1/p' "$packaging/../src/model/names.rs")
@@ -37,8 +40,10 @@ sed -e "s/@VERSION@/$version/" -e "s/@ARCH@/$arch/" -e "s/@COMPATIBLE@/$compatib
 chmod 644 "$tree"/DEBIAN/{control,conffiles,md5sums}
 settle "$tree"
 
+level=6
+[ -z "${PBMBOX_QUICK:-}" ] || level=0
 # One thread: the number of threads changes the bytes.
 package=pbmbox_${version}_$arch.deb
-DPKG_DEB_THREADS_MAX=1 dpkg-deb --root-owner-group -Zxz --build "$tree" "$scratch/$package" >"$scratch/log" 2>&1 ||
+DPKG_DEB_THREADS_MAX=1 dpkg-deb --root-owner-group -Zxz -z"$level" --build "$tree" "$scratch/$package" >"$scratch/log" 2>&1 ||
     die "dpkg-deb did not make the package: $(tail -n 1 "$scratch/log")"
 mv "$scratch/$package" "$output/$package"

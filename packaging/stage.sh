@@ -3,6 +3,7 @@
 #   PBMBOX_VERSION    the version of the package; that of Cargo.toml without it
 #   SOURCE_DATE_EPOCH the time of every file; that of the last commit without it
 #   PBMBOX_PAGES_FROM an executable of the same source that runs here, when the packaged one is for another architecture
+#   PBMBOX_QUICK      hardly compress, for packages that nobody keeps
 packaging=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 programs=(pbm pbm-agent pbm-agent-entrypoint pbm-speed-test pbmctl)
 

@@ -107,10 +107,6 @@ until_true 20 agent_is_ready
 pid=$(property MainPID)
 same "$(stat -c %U "/proc/$pid")" pbm "user"
 same "$(awk '/^(NoNewPrivs|Seccomp|CapBnd):/ {print $2}' "/proc/$pid/status" | xargs)" "0000000000000000 1 2" "capabilities, no_new_privs, seccomp"
-journalctl --no-pager -o json -b -u pbm-agent | python3 -c '
-import json, sys
-levels = {entry["PRIORITY"] for entry in map(json.loads, sys.stdin) if entry.get("SYSLOG_IDENTIFIER") == "pbm-agent"}
-assert "6" in levels and "7" in levels, f"the journal knows only these priorities: {levels}"'
 
 step "back up, drop, restore"
 before=$(contents)
@@ -118,6 +114,8 @@ first=$(backup)
 mongo "c.drop_database('shop')"
 restore "$first"
 same "$(contents)" "$before" "contents after the restore"
+# Its lines carry their levels into the journal.
+for level in debug info; do journalctl --no-pager -q -b -u pbm-agent --priority="$level..$level" SYSLOG_IDENTIFIER=pbm-agent | grep . >/dev/null; done
 
 step "a crash is followed by a new agent"
 pid=$(property MainPID)
