@@ -4,7 +4,7 @@ use crate::support::cluster::{Options, PASSWORD, USER};
 use crate::support::programs::{Agent, Deployment, Output, Sandbox};
 use crate::support::sharded::{ShardedSandbox, TWO_SHARDS};
 use crate::support::wait::until;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, Timestamp, doc};
 use serde_json::{Value, json};
 use std::{fs, time::Duration};
 
@@ -95,6 +95,22 @@ async fn a_replica_set_with_users_is_examined() {
     agents_without_grants_stop_a_restore(&mut sandbox).await;
 }
 
+/// Members are asked one by one, by addresses that are in nobody's connection string: with its certificates.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_set_with_tls_is_examined() {
+    let sandbox = Sandbox::start(Options { members: 2, auth: true, tls: true, ..Options::default() }).await;
+    let healthy = doctor(&sandbox);
+    assert_green(&healthy, &[]);
+    let connections = |list: &Value| {
+        let all = list["checks"].as_array().expect("checks").iter();
+        all.filter(|it| it["check"] == "connection" && it["verdict"] == "ok").count()
+    };
+    assert_eq!(connections(&healthy), 2, "{healthy:#}");
+    let name = sandbox.backup(&[]);
+    let restored = sandbox.pbm(&["restore", &name, "--wait", "-y"]).ok();
+    assert!(!restored.stderr.contains("Warning"), "{restored:?}");
+}
+
 async fn grants_are_named(sandbox: &Sandbox) {
     let admin = sandbox.set.client().await.database("admin");
     // Roles may come by other roles.
@@ -177,6 +193,16 @@ async fn agents_without_grants_stop_a_restore(sandbox: &mut Sandbox) {
     let refused = sandbox.pbm(&["restore", &name, "-y"]).failed();
     assert!(refused.stderr.contains("this restore would fail: privileges of rs0/"), "{refused:?}");
     assert!(refused.stderr.contains("\nHint: grant it"), "{refused:?}");
+    let chunk = doc! {
+        "rs": "rs0", "fname": "pbmPitr/rs0/20200101/20200101000000-1.20200101001000-1.oplog.s2", "compression": "s2",
+        "start_ts": Timestamp { time: 1_577_836_800, increment: 1 }, "end_ts": Timestamp { time: 1_577_837_400, increment: 1 },
+        "size": 1_i64,
+    };
+    let chunks = sandbox.set.client().await.database("admin").collection::<Document>("pbmPITRChunks");
+    chunks.insert_one(chunk).await.expect("insert");
+    let replay = ["oplog-replay", "--start", "2020-01-01T00:01:00", "--end", "2020-01-01T00:02:00", "-y"];
+    let refused = sandbox.pbm(&replay).failed();
+    assert!(refused.stderr.contains("this replay would fail: privileges of rs0/"), "{refused:?}");
     let restores = sandbox.set.client().await.database("admin").collection::<Document>("pbmRestores");
     assert_eq!(restores.count_documents(doc! {}).await.expect("count"), 0, "it was queued");
     // What they lack is not needed for a backup.

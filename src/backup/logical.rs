@@ -20,6 +20,7 @@ use crate::snapshot::{
     source::DumpProgress,
 };
 use crate::storage;
+use crate::topo::cluster;
 use crate::upkeep::verify;
 use anyhow::{Context, Result, bail};
 use bson::{Timestamp, doc};
@@ -37,6 +38,7 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     open::initialise(cx.storage.as_ref()).await.context("prepare the storage")?;
     let layout = ReplsetLayout::new(&cx.name, &cx.rs, cx.backup.compression);
     if cx.cluster.sharded {
+        cluster::refuse_config_shard(cx.control.client()).await?;
         // An idle shard's oplog begins now, not hours ago.
         cut::note(cx.control.client(), &cx.primary, &cx.client, "backup begins").await?;
     }

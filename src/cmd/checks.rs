@@ -11,7 +11,7 @@ use crate::model::{
     lock::{Lock, is_stale},
 };
 use crate::preflight::{self, Operation, gather::Depth};
-use crate::topo::suits::unfit;
+use crate::topo::{cluster, suits::unfit};
 use crate::upkeep::reap;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -92,8 +92,12 @@ pub async fn agents(cx: &Context, need: Need) -> Result<()> {
 pub async fn before(cx: &Context, operation: Operation) -> Result<()> {
     let need = match operation {
         Operation::Backup | Operation::ProfileBackup => Need::Fit,
-        Operation::Restore => Need::Primary,
+        Operation::Restore | Operation::Replay => Need::Primary,
     };
+    if cx.cluster().await?.sharded {
+        let refused = |error: anyhow::Error| CliError::refused(format!("{error:#}")).hint("nothing was started");
+        cluster::refuse_config_shard(cx.control.client()).await.map_err(refused)?;
+    }
     // Agents may have to catch up with the configuration: what they tell is read afterwards.
     agents(cx, need).await?;
     let facts = cx.asker(MEMBER_ANSWERS, Depth::Operation).everything().await;
@@ -110,7 +114,11 @@ pub async fn before(cx: &Context, operation: Operation) -> Result<()> {
         return Ok(());
     }
     let reasons: Vec<String> = obstacles.iter().map(preflight::Finding::sentence).collect();
-    let what = if need == Need::Fit { "backup" } else { "restore" };
+    let what = match operation {
+        Operation::Backup | Operation::ProfileBackup => "backup",
+        Operation::Restore => "restore",
+        Operation::Replay => "replay",
+    };
     let mut error = CliError::refused(format!("this {what} would fail: {}", reasons.join("; ")));
     error.hints = obstacles.into_iter().filter_map(|finding| finding.next).collect();
     error.hints.dedup();

@@ -1,8 +1,7 @@
 //! `pbm oplog-replay`: checks that the window is saved, queues the command, follows it.
 
 use super::{
-    ask,
-    checks::{self, Need},
+    ask, checks,
     context::Context,
     ending::Waiting,
     error::{CliError, Result},
@@ -13,6 +12,7 @@ use super::{
     wait::{self, Goal},
 };
 use crate::model::{command::ReplayCmd, restore::RestoreMeta, status::Status};
+use crate::preflight::Operation;
 use crate::restore::{replay, slices};
 use bson::Timestamp;
 use clap::Args;
@@ -81,7 +81,7 @@ impl OplogReplay {
         })?;
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
-        checks::agents(cx, Need::Primary).await?;
+        checks::before(cx, Operation::Replay).await?;
         let window = format!("{} to {}", slices::moment(self.start), slices::moment(self.end));
         // The original never asks, so neither are scripts asked.
         if !self.yes && std::io::stdin().is_terminal() {

@@ -77,7 +77,7 @@ pub fn lacking(login: &Login) -> Vec<Grant> {
 pub const fn needed(operation: Operation) -> &'static [Grant] {
     match operation {
         Operation::Backup | Operation::ProfileBackup => &[Grant::ReadWrite, Grant::Backup, Grant::ClusterMonitor],
-        Operation::Restore => &Grant::ALL,
+        Operation::Restore | Operation::Replay => &Grant::ALL,
     }
 }
 

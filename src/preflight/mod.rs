@@ -29,6 +29,8 @@ pub enum Operation {
     /// To the storage of a profile, which no agent looks at before.
     ProfileBackup,
     Restore,
+    /// Of saved oplog, onto what is there.
+    Replay,
 }
 
 impl Operation {
@@ -79,7 +81,7 @@ pub fn obstacles(facts: &Facts, findings: &[Finding], operation: Operation) -> V
     let Some(now) = facts.control.now else { return Vec::new() };
     let needed = grants::needed(operation);
     let able = |agent: &AgentStat| match operation {
-        Operation::Restore => agent.s == PRIMARY,
+        Operation::Restore | Operation::Replay => agent.s == PRIMARY,
         Operation::Backup | Operation::ProfileBackup => unfit(agent).is_none(),
     };
     let mut obstacles = Vec::new();

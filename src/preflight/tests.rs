@@ -258,6 +258,7 @@ fn only_what_stops_every_agent_is_an_obstacle() {
     facts.control.agents[1].lacks = vec!["role backup".into()];
     assert_eq!(stopped(&facts, Operation::Backup), [""; 0], "a backup restores nothing");
     assert_eq!(stopped(&facts, Operation::Restore), ["a/h:1"]);
+    assert_eq!(stopped(&facts, Operation::Replay), ["a/h:1"]);
     facts.control.agents[0].lacks = vec!["role clusterMonitor".into()];
     assert_eq!(stopped(&facts, Operation::Backup), ["a/h:1", "a/h:2"]);
     facts.control.agents[1].lacks.clear();
@@ -272,7 +273,7 @@ fn only_what_stops_every_agent_is_an_obstacle() {
     for node in facts.replsets.iter_mut().flat_map(|set| &mut set.nodes) {
         node.answer = Err("a firewall".into());
     }
-    for operation in [Operation::Backup, Operation::Restore] {
+    for operation in [Operation::Backup, Operation::Restore, Operation::Replay] {
         assert_eq!(stopped(&facts, operation), [""; 0], "agents work, not this host");
     }
     let told = judge_before(&facts, Operation::Restore);

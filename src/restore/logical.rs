@@ -16,6 +16,7 @@ use crate::model::{
 use crate::oplog::txn::Committed;
 use crate::rendezvous::{Role, gather, reach};
 use crate::snapshot::load::LoadOptions;
+use crate::topo::cluster;
 use crate::upkeep::balancer;
 use anyhow::{Context, Result, anyhow, bail};
 use bson::{Bson, Document, doc};
@@ -141,6 +142,9 @@ async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bo
     let wish = Wish { config_server, ..wish(restore, &parts.backup)? };
     if cx.cluster.sharded && wish.clone.is_some() {
         bail!("clones in sharded clusters are not supported; nothing was changed");
+    }
+    if cx.cluster.sharded {
+        cluster::refuse_config_shard(cx.control.client()).await.context("nothing was changed")?;
     }
     let point = match restore.oplog_ts {
         Some(target) => {

@@ -448,6 +448,12 @@ impl<'a> Draft<'a> {
         if !self.facts.wish.users {
             return;
         }
+        let backup = self.facts.backup;
+        if !backup.nss.is_empty() && !backup.sel_users_and_roles {
+            self.reasons
+                .push("it was made without users and roles; restore it without --with-users-and-roles".to_owned());
+            return;
+        }
         for (what, source) in [("users", &self.users.users), ("roles", &self.users.roles)] {
             if source.is_none() {
                 self.warnings.push(format!("the backup holds no {what}: those of the target stay"));

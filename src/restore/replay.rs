@@ -24,6 +24,7 @@ use crate::oplog::{
     txn::Committed,
 };
 use crate::rendezvous::{Role, gather, reach};
+use crate::topo::cluster;
 use crate::upkeep::balancer;
 use anyhow::{Context as _, Result, anyhow};
 use bson::{Timestamp, Uuid, doc};
@@ -68,6 +69,9 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
         checked.map_err(|unsound| anyhow!("{}; nothing was changed; end the replay before it", unsound.why))
     })
     .await?;
+    if cx.cluster.sharded {
+        cluster::refuse_config_shard(cx.control.client()).await.context("nothing was changed")?;
+    }
     if cx.role == Role::Leader && cx.cluster.sharded {
         balancer::hold(&cx.control, restores, &cx.name, round(cx)).await?;
     }

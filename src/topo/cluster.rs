@@ -95,6 +95,22 @@ pub async fn read(leader: &Client) -> Result<Cluster> {
     shard_map(map)
 }
 
+/// Refuses a cluster whose config servers hold data, as servers of 8.0 and later allow. None was to be had to try it with, and
+/// a backup that nobody has restored is none.
+///
+/// # Errors
+/// It is such a cluster, or `config.shards` can't be read.
+pub async fn refuse_config_shard(leader: &Client) -> Result<()> {
+    let shards = leader.database(CONFIG).collection::<Document>("shards");
+    if shards.find_one(doc! { "_id": CONFIG }).await.context("read config.shards")?.is_some() {
+        bail!(
+            "the config servers are a shard, too (config.shards), which this program has not been tested with; with the \
+             server's command transitionToDedicatedConfigServer they become config servers only"
+        );
+    }
+    Ok(())
+}
+
 fn shard_map(map: &Document) -> Result<Cluster> {
     let mut members = BTreeMap::new();
     for (id, place) in map {

@@ -209,3 +209,94 @@ async fn a_part_of_the_bank_comes_back() {
 async fn a_backup_of_a_part_of_the_bank_comes_back() {
     a_part_of_the_bank(&["--ns", ACCOUNTS], &[]).await;
 }
+
+/// Users and roles of a database, by their names, with what they may do. Shards have their own.
+async fn people(client: &Client, db: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (collection, field) in [("system.users", "user"), ("system.roles", "role")] {
+        let all = client.database("admin").collection::<Document>(collection);
+        let all: Vec<Document> =
+            all.find(doc! { "db": db }).await.expect("find").try_collect().await.expect("read the people");
+        found.extend(all.iter().map(|it| {
+            let roles = it.get_array("roles").expect("roles").iter();
+            let roles: Vec<_> =
+                roles.map(|role| role.as_document().expect("a role").get_str("role").expect("a name")).collect();
+            format!("{} {}", it.get_str(field).expect("a name"), roles.join("+"))
+        }));
+    }
+    found.sort();
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_and_roles_of_a_part_come_back_on_every_replica_set() {
+    let source = ShardedSandbox::sharded(Options::default(), TWO_SHARDS).await;
+    let cluster = &source.set;
+    fill(cluster).await;
+    let mut all = vec![cluster.config.client().await];
+    for shard in &cluster.shards {
+        all.push(shard.set.client().await);
+    }
+    let run = async |client: &Client, db: &str, command: Document| {
+        client.database(db).run_command(command).await.expect("change the people");
+    };
+    for client in &all {
+        for db in ["shop", "crm"] {
+            let role = doc! { "createRole": "clerk", "privileges": [], "roles": ["read"] };
+            run(client, db, role).await;
+            run(client, db, doc! { "createUser": "ann", "pwd": "p", "roles": ["clerk"] }).await;
+        }
+    }
+    let part = source.backup(&["--ns", "shop.*", "--with-users-and-roles"]);
+    let full = source.backup(&[]);
+    let without = source.backup(&["--ns", "shop.*"]);
+    let change = async || {
+        for client in &all {
+            for db in ["shop", "crm"] {
+                run(client, db, doc! { "dropAllUsersFromDatabase": 1 }).await;
+                run(client, db, doc! { "updateRole": "clerk", "roles": ["readWrite"] }).await;
+                run(client, db, doc! { "createUser": "eve", "pwd": "p", "roles": [] }).await;
+            }
+        }
+    };
+    let (then, now) = (["ann clerk", "clerk read"], ["clerk readWrite", "eve "]);
+    let nss = ["--ns", "shop.*", "--wait", "-y"];
+    let users = ["--ns", "shop.*", "--with-users-and-roles", "--wait", "-y"];
+    for (name, options, wanted) in [(&part, &users[..], then), (&full, &users, then), (&full, &nss, now)] {
+        change().await;
+        source.pbm(&[&["restore", name.as_str()], options].concat()).ok();
+        for (n, client) in all.iter().enumerate() {
+            assert_eq!(people(client, "shop").await, wanted, "{options:?}: replica set {n}");
+            assert_eq!(people(client, "crm").await, now, "{options:?}: another database of replica set {n}");
+        }
+    }
+    let refused = source.pbm(&[&["restore", without.as_str()], &users[..]].concat()).failed();
+    assert!(refused.stderr.contains("it was made without users and roles"), "{refused:?}");
+}
+
+/// Server 8.0 allows it, and nobody has tried this program with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn config_servers_that_are_a_shard_are_refused() {
+    let sandbox = ShardedSandbox::sharded(Options::default(), TWO_SHARDS).await;
+    let name = sandbox.backup(&[]);
+    let shards = sandbox.set.config.client().await.database("config").collection::<Document>("shards");
+    let host = format!("cfgrs/{}", sandbox.set.config.address_of(0));
+    shards.insert_one(doc! { "_id": "config", "host": host, "state": 1 }).await.expect("insert");
+    for args in [&["backup", "--wait"][..], &["restore", &name, "--wait", "-y"]] {
+        let refused = sandbox.pbm(args).failed();
+        assert!(refused.stderr.contains("the config servers are a shard, too (config.shards)"), "{refused:?}");
+    }
+    // An agent is asked by somebody else's command line.
+    let db = sandbox.set.config.client().await.database("admin");
+    let now = mongodb::bson::DateTime::now().timestamp_millis() / 1000;
+    let command = doc! {
+        "cmd": "backup", "ts": now,
+        "backup": { "name": "2030-01-01T00:00:00Z", "type": "logical", "compression": "none" },
+    };
+    db.collection::<Document>("pbmCmd").insert_one(command).await.expect("insert");
+    wait::until("the agents to refuse", Duration::from_secs(60), async || {
+        let failed = doc! { "name": "2030-01-01T00:00:00Z", "status": "error", "error": { "$regex": "a shard, too" } };
+        db.collection::<Document>("pbmBackups").find_one(failed).await.expect("find").map(drop)
+    })
+    .await;
+}

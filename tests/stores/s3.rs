@@ -6,7 +6,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use futures::{StreamExt, TryStreamExt, stream};
 use pbmbox::storage::parts::Cut;
 use pbmbox::storage::patience::Patience;
-use pbmbox::storage::s3::{CustomerKey, Encryption, Keys, S3Storage, Settings};
+use pbmbox::storage::s3::{CustomerKey, Encryption, Keys, S3Storage, Settings, Signature};
 use pbmbox::storage::{Error, SizeHint, Storage, contract, http, read_all, write_all};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ fn settings(server: &ObjectServer) -> Settings {
         bucket: BUCKET.to_owned(),
         prefix: String::new(),
         keys: Some(Keys { id: KEY.to_owned(), secret: SECRET.to_owned(), token: None }),
+        signature: Signature::Current,
         encryption: Encryption::None,
         storage_class: None,
         cut: Cut { part: 5 * MIB, most: 10_000, in_flight: 20 * MIB },
@@ -67,6 +68,35 @@ async fn keeps_the_contract_with_the_bucket_in_the_host_name() {
     let host = |name: &str| asked.iter().any(|it| it.headers["host"].as_bytes().starts_with(name.as_bytes()));
     assert!(host("backups.localhost"), "the bucket is not in the host name");
     assert!(asked.iter().all(|it| !it.path.starts_with("/backups")), "the bucket is in a path");
+}
+
+/// The server verifies these signatures, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn keeps_the_contract_with_old_signatures() {
+    let server = ObjectServer::start().await;
+    contract::check_with(&store(&server, |it| it.signature = Signature::Old).await, NAMES).await;
+    let endpoint = format!("http://localhost:{}", server.address.port());
+    let by_host = store(&server, |it| {
+        it.signature = Signature::Old;
+        it.path_style = false;
+        it.endpoint = endpoint;
+    })
+    .await;
+    let whole = contract::pattern(12 * MIB, 5);
+    write_all(&by_host, "in/parts", whole.clone()).await.expect("put");
+    assert!(read_all(&by_host, "in/parts", 99 << 20).await.expect("get") == whole);
+    let asked = server.asked();
+    let old = |it: &crate::support::objects::Asked| it.headers["authorization"].as_bytes().starts_with(b"AWS GK");
+    assert!(asked.iter().all(old), "a request has another signature");
+    assert!(asked.iter().any(|it| it.operation() == "UploadPart"));
+    let sent = asked.iter().filter(|it| it.operation() == "UploadPart");
+    assert!(sent.clone().all(|it| it.headers.contains_key("content-md5")), "a part's content is not covered");
+    let wrong = store(&server, |it| {
+        it.signature = Signature::Old;
+        it.keys = Some(Keys { id: KEY.to_owned(), secret: "wrong".to_owned(), token: None });
+    })
+    .await;
+    assert!(matches!(wrong.stat("in/parts").await, Err(Error::Denied { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,7 +8,7 @@ use crate::{
         http,
         parts::Cut,
         patience::Patience,
-        s3::{Encryption, Keys, Settings},
+        s3::{Encryption, Keys, Settings, Signature},
     },
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -89,6 +89,7 @@ pub fn gcs(conf: &StorageConf) -> Result<Gcs, ConfigError> {
             bucket,
             prefix,
             keys: Some(Keys { id: id.to_owned(), secret: secret.to_owned(), token: None }),
+            signature: Signature::Current,
             encryption: Encryption::None,
             storage_class: None,
             cut,

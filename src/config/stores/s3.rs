@@ -5,7 +5,7 @@ use crate::{
     model::config::StorageConf,
     storage::{
         http,
-        s3::{CustomerKey, Encryption, Keys, Settings},
+        s3::{CustomerKey, Encryption, Keys, Settings, Signature},
     },
 };
 use bson::Document;
@@ -72,6 +72,7 @@ pub fn s3(conf: &StorageConf, node: &str) -> Result<Settings, ConfigError> {
         bucket: fields.required("bucket")?.trim_matches('/').to_owned(),
         prefix: trimmed(fields.text("prefix")),
         keys: keys(&fields.group("credentials"), "access-key-id", "secret-access-key", "session-token")?,
+        signature: Signature::Current,
         encryption: encryption(&fields.group("serverSideEncryption"))?,
         storage_class: fields.text("storageClass").filter(|class| *class != "STANDARD").map(str::to_owned),
         cut: cut(&fields, "uploadPartSize", SMALLEST_PART, most_parts(&fields)?)?,
@@ -107,18 +108,19 @@ fn encryption(fields: &Fields<'_>) -> Result<Encryption, ConfigError> {
 /// Settings of type `minio`: the same protocol, other names.
 ///
 /// # Errors
-/// Missing or impossible values; signatures of version 2, which nothing current needs.
+/// Missing or impossible values.
 pub fn minio(conf: &StorageConf, node: &str) -> Result<Settings, ConfigError> {
     let fields = group(conf.minio.as_ref(), "storage.minio")?;
     let endpoint = fields.for_node("endpointMap", node, "endpoint");
     let endpoint = endpoint.ok_or_else(|| fields.wrong("endpoint", "must be given, as host:port"))?;
     let scheme = if fields.flag("secure").unwrap_or(false) { "https" } else { "http" };
     let credentials = fields.group("credentials");
-    if let Some(version) = credentials.text("signature-ver").filter(|it| !it.eq_ignore_ascii_case("v4")) {
-        let reason =
-            format!("'{version}' can't be used here, only V4; stores that need V2 have been out of use for years");
-        return Err(credentials.wrong("signature-ver", reason));
-    }
+    let signature = match credentials.text("signature-ver") {
+        None => Signature::Current,
+        Some(version) if version.eq_ignore_ascii_case("v4") => Signature::Current,
+        Some(version) if version.eq_ignore_ascii_case("v2") => Signature::Old,
+        Some(other) => return Err(credentials.wrong("signature-ver", format!("'{other}' is neither V4 nor V2"))),
+    };
     let retries = fields.group("retryer").whole("numMaxRetries").filter(|it| *it > 0);
     Ok(Settings {
         kind: "minio",
@@ -128,6 +130,7 @@ pub fn minio(conf: &StorageConf, node: &str) -> Result<Settings, ConfigError> {
         bucket: fields.required("bucket")?.trim_matches('/').to_owned(),
         prefix: trimmed(fields.text("prefix")),
         keys: keys(&credentials, "access-key-id", "secret-access-key", "session-token")?,
+        signature,
         encryption: Encryption::None,
         storage_class: None,
         cut: cut(&fields, "partSize", SMALLEST_PART, MOST_PARTS)?,
@@ -177,6 +180,7 @@ pub fn oss(conf: &StorageConf) -> Result<Settings, ConfigError> {
         bucket: fields.required("bucket")?.trim_matches('/').to_owned(),
         prefix: trimmed(fields.text("prefix")),
         keys: Some(keys.ok_or_else(|| credentials.wrong("accessKeyId", "must be given"))?),
+        signature: Signature::Current,
         encryption,
         storage_class: None,
         cut: cut(&fields, "uploadPartSize", 100 << 10, most_parts(&fields)?)?,
@@ -229,6 +233,7 @@ pub fn oci(conf: &StorageConf) -> Result<Settings, ConfigError> {
         bucket: fields.required("bucket")?.trim_matches('/').to_owned(),
         prefix: trimmed(fields.text("prefix")),
         keys: keys(&credentials, "accessKeyId", "secretAccessKey", "")?,
+        signature: Signature::Current,
         encryption: encryption(&sealing)?,
         storage_class: None,
         cut,
@@ -309,8 +314,14 @@ mod tests {
             assert!(error.contains(key), "{key}: {error}");
         }
         assert!(minio(&of("minio", doc! { "bucket": "b" }), "").is_err());
-        let old = doc! { "bucket": "b", "endpoint": "h", "credentials": { "signature-ver": "V2" } };
-        assert!(minio(&of("minio", old), "").expect_err("V2").to_string().contains("signature-ver"));
+        for (version, signature) in [("V4", Some(Signature::Current)), ("v2", Some(Signature::Old)), ("V3", None)] {
+            let doc = doc! { "bucket": "b", "endpoint": "h", "credentials": { "signature-ver": version } };
+            match (minio(&of("minio", doc), ""), signature) {
+                (Ok(it), Some(signature)) => assert_eq!(it.signature, signature),
+                (Err(error), None) => assert!(error.to_string().contains("signature-ver"), "{error}"),
+                other => panic!("{version}: {other:?}"),
+            }
+        }
         let native =
             doc! { "region": "r", "namespace": "n", "bucket": "b", "credentials": { "type": "userPrincipal" } };
         assert!(oci(&of("oci", native)).expect_err("native").to_string().contains("customer secret key"));

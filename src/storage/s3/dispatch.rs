@@ -4,12 +4,13 @@
 //! body as one buffer (so the signature covers the content: the store verifies the SHA-256 of every part), the signature
 //! and our HTTP client. rusoto's own client is never constructed.
 
-use super::auth::Source;
+use super::{Signature, auth::Source, old_signature};
 use crate::storage::http::{HttpClient, HttpError};
 use bytes::{Bytes, BytesMut};
 use futures::{StreamExt, TryStreamExt};
 use rusoto_core::{
     ByteStream as RusotoStream, DispatchSignedRequest,
+    credential::AwsCredentials,
     request::{DispatchSignedRequestFuture, HttpDispatchError, HttpResponse},
     signature::{SignedRequest, SignedRequestPayload},
 };
@@ -36,6 +37,7 @@ pub struct Dispatch {
     pub http: HttpClient,
     pub address: Arc<Address>,
     pub source: Arc<Source>,
+    pub signature: Signature,
 }
 
 impl DispatchSignedRequest for Dispatch {
@@ -62,14 +64,15 @@ impl Dispatch {
         })?;
         // Hashing a part takes milliseconds: not on a thread that others wait for.
         let request = if content.len() > 256 << 10 {
+            let (to, content) = (self.clone(), content.clone());
             tokio::task::spawn_blocking(move || {
-                request.sign(&keys);
+                to.sign(&mut request, &content, &keys);
                 request
             })
             .await
             .map_err(|error| HttpDispatchError::new(error.to_string()))?
         } else {
-            request.sign(&keys);
+            self.sign(&mut request, &content, &keys);
             request
         };
         let request = self.http_request(&request, content)?;
@@ -85,6 +88,17 @@ impl Dispatch {
             }
         }
         Ok(HttpResponse { status, headers, body: RusotoStream::new(body.map(|piece| piece)) })
+    }
+
+    fn sign(&self, request: &mut SignedRequest, content: &[u8], keys: &AwsCredentials) {
+        let at = &*self.address;
+        match self.signature {
+            Signature::Current => request.sign(keys),
+            Signature::Old => {
+                let in_host = Some(at.bucket.as_str()).filter(|_| request.hostname() != at.host);
+                old_signature::sign(request, content, keys, in_host);
+            }
+        }
     }
 
     fn address(&self, request: &mut SignedRequest) {

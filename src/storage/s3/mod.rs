@@ -14,7 +14,8 @@
 //!
 //! # Integrity
 //!
-//! The signature of every upload request covers the SHA-256 of its content, which the store verifies.
+//! The signature of every upload request covers the SHA-256 of its content, which the store verifies. Old signatures cover
+//! its MD5.
 //!
 //! # Retries
 //!
@@ -29,6 +30,7 @@ mod auth;
 mod calls;
 mod dispatch;
 mod error;
+mod old_signature;
 mod upload;
 
 pub use auth::Keys;
@@ -92,6 +94,16 @@ impl fmt::Debug for CustomerKey {
     }
 }
 
+/// How requests are signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Signature {
+    /// Version 4, which covers the content.
+    #[default]
+    Current,
+    /// Version 2, for stores that know no other one.
+    Old,
+}
+
 /// Everything about one bucket.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -106,6 +118,7 @@ pub struct Settings {
     pub prefix: String,
     /// None: what the environment offers.
     pub keys: Option<Keys>,
+    pub signature: Signature,
     pub encryption: Encryption,
     pub storage_class: Option<String>,
     pub cut: Cut,
@@ -157,7 +170,8 @@ impl S3Storage {
             path_style: settings.path_style,
         };
         let source = Arc::new(Source::new(settings.keys, &settings.region, &http));
-        let dispatch = Dispatch { http, address: Arc::new(address), source: Arc::clone(&source) };
+        let dispatch =
+            Dispatch { http, address: Arc::new(address), source: Arc::clone(&source), signature: settings.signature };
         // The dispatcher knows the endpoint; the region's name is what goes into signatures.
         let region = rusoto_core::Region::Custom { name: settings.region, endpoint: host.to_string() };
         let client = S3Client::new_with_client(rusoto_core::Client::new_not_signing(dispatch), region);
