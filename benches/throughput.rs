@@ -18,6 +18,7 @@ use mongodb::bson::{Bson, Document, doc, spec::BinarySubtype};
 use mongodb::{Client, IndexModel};
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
