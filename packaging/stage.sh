@@ -59,10 +59,10 @@ stage() {
         [ ! -e "$file" ] || put 644 "$file" "/usr/share/doc/pbmbox/${file##*/}"
     done
 
-    local pages
-    pages=$(mktemp -d)
-    if ! { "$from" man "$pages/man" && "$from" completions "$pages/shells"; } >"$pages/log" 2>&1; then
-        die "$from did not write the manual pages and completions: $(tail -n 1 "$pages/log"). An executable for another \
+    # In the scratch folder of the caller, which removes it.
+    local pages=$scratch/pages
+    if ! { "$from" man "$pages/man" && "$from" completions "$pages/shells"; } >"$scratch/pages.log" 2>&1; then
+        die "$from did not write the manual pages and completions: $(tail -n 1 "$scratch/pages.log"). An executable for another \
 architecture needs PBMBOX_PAGES_FROM, the name of one that runs here"
     fi
     for file in "$pages"/man/*.1; do
@@ -78,7 +78,6 @@ architecture needs PBMBOX_PAGES_FROM, the name of one that runs here"
         *) die "$from completions wrote $name, which is for no known shell" ;;
         esac
     done
-    rm -rf "$pages"
 }
 
 # The same time for everything below $1.
