@@ -69,10 +69,10 @@ fresh_system() {
 # As far as our package meets it, the original's: the same configuration files and unit, and what debhelper's scripts do.
 original() {
     local tree=$scratch/original
-    mkdir -p "$tree"/DEBIAN "$tree"/etc/default "$tree"/lib/systemd/system "$tree"/usr/bin
+    mkdir -p "$tree"/DEBIAN "$tree"/etc/default "$tree"/usr/lib/systemd/system "$tree"/usr/bin
     printf 'Package: percona-backup-mongodb\nVersion: 2.15.0-1\nArchitecture: all\nMaintainer: nobody <nobody@localhost>\nDescription: stand-in\n' >"$tree/DEBIAN/control"
     echo '# the template' | tee "$tree/etc/default/pbm-agent" "$tree/etc/pbm-storage.conf" "$tree/etc/pbm-conf-reference.yml" >"$tree/usr/bin/pbm"
-    printf '[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n' >"$tree/lib/systemd/system/pbm-agent.service"
+    printf '[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n' >"$tree/usr/lib/systemd/system/pbm-agent.service"
     printf '/etc/%s\n' default/pbm-agent pbm-storage.conf pbm-conf-reference.yml >"$tree/DEBIAN/conffiles"
     cat >"$tree/DEBIAN/postinst" <<'SH'
 #!/bin/sh

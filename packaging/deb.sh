@@ -16,8 +16,9 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 tree=$scratch/tree
 umask 022
-# /lib, as in the original's package for the same releases: were it /usr/lib, dpkg would not know it for the same file.
 stage "$tree" /etc/default/pbm-agent /lib/systemd/system /usr/share/zsh/vendor-completions
+# For postinst, which says why.
+install -D -m 644 "$packaging/systemd/pbm-agent.service" "$tree/usr/share/pbmbox/pbm-agent.service"
 install -D -m 644 "$packaging/systemd/needrestart.conf" "$tree/etc/needrestart/conf.d/pbm-agent.conf"
 install -D -m 644 "$packaging/deb/copyright" "$tree/usr/share/doc/pbmbox/copyright"
 mkdir "$scratch/doc"

@@ -213,7 +213,9 @@ rm -r $dropins /etc/pbm
 install_package ./original.deb
 printf "PBM_MONGODB_URI='%s'\n" "$uri" >$environment
 echo '# edited' >>/etc/pbm-storage.conf
-install_package ./old.deb
+# apt would remove the original first; dpkg unpacks into its place.
+dpkg -i ./old.deb </dev/null >out 2>&1 || { cat out; die "dpkg -i"; }
+dpkg --verify pbmbox | { ! grep -v ' c '; } || die "dpkg --verify pbmbox"
 ! dpkg-query -W -f '${db:Status-Abbrev}' percona-backup-mongodb | grep -q ^ii || die "both are installed"
 apt-get purge -y -qq percona-backup-mongodb </dev/null >out 2>&1 || { cat out; die "apt-get purge percona-backup-mongodb"; }
 same "$(cat $environment)" "PBM_MONGODB_URI='$uri'" "$environment"
