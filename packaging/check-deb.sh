@@ -103,7 +103,6 @@ check() {
     mkdir "$system/acceptance"
     cp "$scratch"/*.deb "$root/packaging/deb/acceptance.sh" "$system/acceptance/"
     install -m 755 "$mongod" "$system/usr/bin/mongod"
-    [ -z "${PBMBOX_CHECK_DROPIN:-}" ] || install -D -m 644 "$PBMBOX_CHECK_DROPIN" "$system/etc/systemd/system/pbm-agent.service.d/check.conf"
     # The container's exit code is that of the acceptance.
     cat >"$system/etc/systemd/system/acceptance.service" <<'UNIT'
 [Unit]
