@@ -84,7 +84,9 @@ flags=(
 )
 CARGO_ENCODED_RUSTFLAGS=$(printf '%s\x1f' "${flags[@]}")
 export CARGO_ENCODED_RUSTFLAGS=${CARGO_ENCODED_RUSTFLAGS%$'\x1f'}
-export "CFLAGS_${triple//-/_}=-ffile-prefix-map=$cargo_home=/cargo -ffile-prefix-map=$target=/pbmbox/target"
+# With quotes, as a path may contain a space.
+export CC_SHELL_ESCAPED_FLAGS=1
+export "CFLAGS_${triple//-/_}=$(printf '%q ' "-ffile-prefix-map=$cargo_home=/cargo" "-ffile-prefix-map=$target=/pbmbox/target")"
 cargo build --quiet --target "$triple" --profile dist --bin pbmbox --locked --target-dir "$target" ||
     die "cargo did not build the executable"
 
@@ -96,6 +98,7 @@ case $segments in *INTERP* | *DYNAMIC*) die "$executable.new is linked dynamical
 [ "$arch" != "$(uname -m)" ] || [ "$(LC_ALL=C ldd "$executable.new" 2>&1 | xargs)" = "not a dynamic executable" ] ||
     die "ldd does not call $executable.new static: $(ldd "$executable.new" 2>&1)"
 case $(readelf -SW "$executable.new") in *.symtab* | *.debug_*) die "$executable.new is not stripped" ;; esac
+[ "$arch" != aarch64 ] || "$tools/usr/bin/qemu-aarch64-static" "$executable.new" pbm version >/dev/null || die "$executable.new does not run in the emulator"
 for place in "$root" "$target" "$cargo_home" "$sysroot"; do
     ! grep -qaF "$place/" "$executable.new" || die "$executable.new contains the path $place of this machine: another directory would give another file"
 done
