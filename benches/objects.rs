@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pbmbox::storage::parts::Cut;
 use pbmbox::storage::patience::Patience;
-use pbmbox::storage::s3::{Encryption, Keys, S3Storage, Settings};
+use pbmbox::storage::s3::{Encryption, Keys, S3Storage, Settings, Signature};
 use pbmbox::storage::{SizeHint, Storage, http};
 use std::time::Instant;
 
@@ -42,6 +42,7 @@ async fn main() {
         bucket: "b".to_owned(),
         prefix: String::new(),
         keys: Some(Keys { id: "i".to_owned(), secret: "s".to_owned(), token: None }),
+        signature: Signature::Current,
         encryption: Encryption::None,
         storage_class: None,
         cut: Cut { part: 10 * MIB, most: 10_000, in_flight: 40 * MIB },

@@ -125,3 +125,30 @@ async fn tls_under_load() {
 async fn an_older_server_under_load() {
     under_load(Options { version: Version::Older, ..Options::default() }, &["--compression", "none"]).await;
 }
+
+/// What the agent's log says of a dump and of a load that take more than a few seconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_work_tells_how_far_it_is() {
+    let sandbox = Sandbox::start(Options::default()).await;
+    let client = sandbox.set.client().await;
+    let text = |n: i32| {
+        (0..50_000).map(|i| char::from(b'a' + (rand::random::<u8>() ^ (n + i) as u8) % 26)).collect::<String>()
+    };
+    let docs = (0..16).map(|n| doc! { "_id": n, "text": text(n) });
+    client.database("shop").collection::<Document>("wide").insert_many(docs).await.expect("insert");
+    // 800 kB at 64 KiB per second.
+    sandbox.pbm(&["config", "--set", "backup.limitUpload=64KiB"]).ok();
+    let name = sandbox.backup(&["--compression", "none"]);
+    assert!(sandbox.agents[0].log().contains("dumping: "), "{}", sandbox.agents[0].log());
+    let data =
+        doc! { "failCommands": ["insert"], "namespace": "shop.wide", "blockConnection": true, "blockTimeMS": 800 };
+    let block = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": data };
+    client.database("admin").run_command(block).await.expect("set a fail point");
+    for set in ["restore.batchSize=1", "restore.numInsertionWorkers=1"] {
+        sandbox.pbm(&["config", "--set", set]).ok();
+    }
+    sandbox.pbm(&["restore", &name, "--wait", "-y"]).ok();
+    let log = sandbox.agents[0].log();
+    let told: Vec<_> = log.lines().filter(|line| line.contains("loading: ")).collect();
+    assert!(!told.is_empty() && told[0].contains(" documents, "), "{log}");
+}

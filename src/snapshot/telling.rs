@@ -4,7 +4,9 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Time before the first line, and between two.
+/// Time before the first line.
+const FIRST: Duration = Duration::from_secs(10);
+/// Time between two.
 const EVERY: Duration = Duration::from_secs(30);
 
 /// How far it is.
@@ -23,25 +25,28 @@ pub struct Far {
 pub struct Telling {
     last: Instant,
     bytes: u64,
+    next: Instant,
 }
 
 impl Telling {
     /// Nothing is done yet.
     #[must_use]
     pub fn begin() -> Self {
-        Self { last: Instant::now(), bytes: 0 }
+        let now = Instant::now();
+        Self { last: now, bytes: 0, next: now + FIRST }
     }
 
     /// The line, if it is time for one.
     #[must_use]
     pub fn line(&mut self, far: Far) -> Option<String> {
-        let passed = self.last.elapsed();
-        if passed < EVERY {
+        let now = Instant::now();
+        if now < self.next {
             return None;
         }
+        let passed = now - self.last;
         #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
         let rate = far.bytes.saturating_sub(self.bytes) as f64 / passed.as_secs_f64();
-        *self = Self { last: Instant::now(), bytes: far.bytes };
+        *self = Self { last: now, bytes: far.bytes, next: now + EVERY };
         // The total is an estimate, and collections grow.
         let percent = (far.bytes.saturating_mul(100) / far.bytes_total.max(1)).min(100);
         Some(format!(
@@ -73,7 +78,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_line_each_half_minute() {
+    async fn a_line_soon_and_then_each_half_minute() {
         let mut telling = Telling::begin();
         let far = |gib: u64| Far {
             bytes: gib << 29,
@@ -91,8 +96,8 @@ mod tests {
         assert_eq!(
             lines,
             [
-                "512.0 MiB of 3.0 GiB (16 %), 1000 documents, 1 of 7 collections done, 17.1 MiB/s",
-                "1.5 GiB of 3.0 GiB (50 %), 3000 documents, 3 of 7 collections done, 34.1 MiB/s",
+                "0.0 MiB of 3.0 GiB (0 %), 0 documents, 0 of 7 collections done, 0.0 MiB/s",
+                "1.0 GiB of 3.0 GiB (33 %), 2000 documents, 2 of 7 collections done, 34.1 MiB/s",
             ]
         );
         assert_eq!(telling.line(far(3)), None, "too early");

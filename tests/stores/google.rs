@@ -13,6 +13,17 @@ const MIB: usize = 1 << 20;
 const NAMES: contract::Names = contract::Names { longest: 80, backslashes: true };
 
 fn google(server: &ObjectServer, prefix: &str) -> CloudStorage {
+    let patience = Patience {
+        attempts: 3,
+        first_pause: Duration::from_millis(1),
+        longest_pause: Duration::from_millis(5),
+        overall: Duration::from_secs(20),
+        ..Patience::default()
+    };
+    google_with(server, prefix, patience)
+}
+
+fn google_with(server: &ObjectServer, prefix: &str, patience: Patience) -> CloudStorage {
     let document = serde_json::json!({
         "gcs_base_url": server.endpoint(), "disable_oauth": true, "client_email": "", "private_key": "",
         "private_key_id": "",
@@ -22,13 +33,7 @@ fn google(server: &ObjectServer, prefix: &str) -> CloudStorage {
         prefix: prefix.to_owned(),
         access: GcsAccess::Document(document.to_string()),
         cut: Cut { part: 5 * MIB, most: 10_000, in_flight: 20 * MIB },
-        patience: Patience {
-            attempts: 3,
-            first_pause: Duration::from_millis(1),
-            longest_pause: Duration::from_millis(5),
-            overall: Duration::from_secs(20),
-            ..Patience::default()
-        },
+        patience,
         http: http::Settings { stall: Duration::from_millis(500), ..http::Settings::default() },
     };
     CloudStorage::gcs(settings).expect("open")
@@ -55,6 +60,28 @@ async fn google_survives_what_passes() {
     }
     server.fail("GetObject", 1, Fault::CutAfter(1000));
     assert!(read_all(&store, "a/b", whole.len()).await.expect("read") == whole);
+}
+
+/// `chunkRetryDeadline`: parts are given up earlier than everything else.
+#[tokio::test(flavor = "multi_thread")]
+async fn parts_have_a_deadline_of_their_own() {
+    let server = ObjectServer::start_as_google().await;
+    let patience = Patience { attempts: 40, longest_pause: Duration::from_millis(100), ..Patience::default() };
+    let of = |part| google_with(&server, "", Patience { part, ..patience });
+    let put = async |store: &CloudStorage| {
+        server.fail("UploadPart", 60, Fault::error(503, "SlowDown"));
+        let before = server.count("UploadPart");
+        let body = contract::pieces(contract::pattern(7 * MIB, 1), 100_000);
+        let stored = store.put("a", body, SizeHint(None)).await;
+        (stored.is_ok(), server.count("UploadPart") - before)
+    };
+    let (stored, tries) = put(&of(Some(Duration::from_millis(300)))).await;
+    assert!(!stored && tries < 40, "{tries} tries");
+    let (stored, tries) = put(&of(None)).await;
+    assert!(stored && tries > 60, "{tries} tries");
+    server.fail("GetObject", 20, Fault::error(503, "SlowDown"));
+    let read = read_all(&of(Some(Duration::from_millis(300))), "a", 7 * MIB).await;
+    assert_eq!(read.expect("reads have more time").len(), 7 * MIB);
 }
 
 #[tokio::test(flavor = "multi_thread")]
