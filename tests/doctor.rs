@@ -109,6 +109,18 @@ async fn a_replica_set_with_tls_is_examined() {
     let name = sandbox.backup(&[]);
     let restored = sandbox.pbm(&["restore", &name, "--wait", "-y"]).ok();
     assert!(!restored.stderr.contains("Warning"), "{restored:?}");
+
+    // Without a CA in the connection string the system's authorities count, and a company's may be among them.
+    let uri = sandbox.set.uri();
+    let (at, ca) = (uri.find("&tlsCAFile=").expect("a CA"), uri.split("tlsCAFile=").nth(1).expect("a CA"));
+    let ca = ca.split('&').next().expect("a path");
+    let plain = uri[..at].to_owned() + &uri[at + "&tlsCAFile=".len() + ca.len()..] + "&serverSelectionTimeoutMS=2000";
+    let status = |authorities: &str| {
+        let mut pbm = sandbox.programs.command("pbm");
+        pbm.args(["list", "--mongodb-uri", &plain]).env("SSL_CERT_FILE", authorities).output().expect("run pbm")
+    };
+    assert!(status(ca).status.success(), "{:?}", status(ca));
+    assert_eq!(status("/etc/ssl/certs/ca-certificates.crt").status.code(), Some(3));
 }
 
 async fn grants_are_named(sandbox: &Sandbox) {
