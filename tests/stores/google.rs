@@ -79,6 +79,13 @@ async fn parts_have_a_deadline_of_their_own() {
     assert!(!stored && tries < 40, "{tries} tries");
     let (stored, tries) = put(&of(None)).await;
     assert!(stored && tries > 60, "{tries} tries");
+    // Pauses that don't grow, and a first one above the longest.
+    let first_pause = Duration::from_millis(300);
+    for it in [Patience { growth: 1.0, ..patience }, Patience { first_pause, ..patience }] {
+        let store = google_with(&server, "", it);
+        server.fail("GetObject", 5, Fault::error(503, "SlowDown"));
+        assert_eq!(read_all(&store, "a", 7 * MIB).await.expect("read").len(), 7 * MIB, "{it:?}");
+    }
     server.fail("GetObject", 20, Fault::error(503, "SlowDown"));
     let read = read_all(&of(Some(Duration::from_millis(300))), "a", 7 * MIB).await;
     assert_eq!(read.expect("reads have more time").len(), 7 * MIB);

@@ -40,7 +40,7 @@ use object_store::{
     multipart::{MultipartStore, PartId},
     path::Path,
 };
-use std::{fmt, ops::Range, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc, time::Duration};
 
 /// What both protocols of the crate can do.
 trait Blobs: ObjectStore + MultipartStore {}
@@ -71,13 +71,16 @@ impl fmt::Display for CloudStorage {
     }
 }
 
-/// The crate's words for our patience.
+/// The crate's words for our patience. It panics over pauses that can't grow, so here they can, if only by a little.
 fn retry_config(patience: Patience) -> RetryConfig {
+    const SHORTEST: Duration = Duration::from_millis(1);
+    const LEAST_GROWTH: f64 = 1.01;
+    let longest = patience.longest_pause.max(SHORTEST);
     RetryConfig {
         backoff: BackoffConfig {
-            init_backoff: patience.first_pause,
-            max_backoff: patience.longest_pause,
-            base: patience.growth,
+            init_backoff: patience.first_pause.clamp(SHORTEST, longest),
+            max_backoff: longest,
+            base: patience.growth.max(LEAST_GROWTH),
         },
         max_retries: usize::try_from(patience.attempts.saturating_sub(1)).unwrap_or(usize::MAX),
         retry_timeout: patience.overall,
