@@ -73,6 +73,10 @@ async fn keeps_the_contract_with_the_bucket_in_the_host_name() {
 /// The server verifies these signatures, too.
 #[tokio::test(flavor = "multi_thread")]
 async fn keeps_the_contract_with_old_signatures() {
+    // Garage knows no old signatures; the other mode has a server that does.
+    if garage::program().is_some() {
+        return;
+    }
     let server = ObjectServer::start().await;
     contract::check_with(&store(&server, |it| it.signature = Signature::Old).await, NAMES).await;
     let endpoint = format!("http://localhost:{}", server.address.port());
