@@ -117,6 +117,14 @@ same "$(contents)" "$before" "contents after the restore"
 # Its lines carry their levels into the journal.
 for level in debug info; do journalctl --no-pager -q -b -u pbm-agent --priority="$level..$level" SYSLOG_IDENTIFIER=pbm-agent | grep . >/dev/null; done
 
+step "a storage in /tmp is refused: it would be another /tmp than everybody else's, or gone after a reboot"
+sed 's,/srv/backups,/tmp/backups,' /etc/pbm-storage.conf >temporary.conf
+pbm config --file temporary.conf --wait >out 2>&1 || true
+! pbm backup --wait >out 2>&1 || die "a backup was made in /tmp"
+grep -q 'Read-only file system' out || die "no reason is given: $(cat out)"
+pbm config --file /etc/pbm-storage.conf --wait >/dev/null
+until_true 20 agent_is_ready
+
 step "a crash is followed by a new agent"
 pid=$(property MainPID)
 kill -KILL "$pid"
