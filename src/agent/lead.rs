@@ -78,7 +78,7 @@ pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Op
         never = keep_beating(node, &backup.name) => never,
     };
     if let Err(error) = &result {
-        node.control.backups.set_status(&backup.name, Status::Error, &explain(&error)).await?;
+        node.control.backups.set_status(&backup.name, Status::Error, &explain(error)).await?;
     }
     result
 }

@@ -170,9 +170,7 @@ async fn completing_is_believed_only_with_proof() {
     let error = store.put("b", body(), SizeHint(None)).await.expect_err("never completed");
     assert!(error.is_retryable(), "{error}");
     assert!(store.stat("b").await.expect_err("nothing there").is_not_found());
-    // s3s-fs calls an upload that is not there any more forbidden.
-    let mut answers = vec![Fault::error(404, "NoSuchUpload"), Fault::LoseAnswer];
-    server.rule(move |asked| (asked.operation() == "CompleteMultipartUpload").then(|| answers.pop()).flatten());
+    server.fail("CompleteMultipartUpload", 1, Fault::LoseAnswer);
     assert_eq!(store.put("c", body(), SizeHint(None)).await.expect("it is there"), whole.len() as u64);
     assert!(read_all(&store, "c", whole.len()).await.expect("read") == whole);
 }

@@ -246,6 +246,21 @@ fn whole(status: u16, body: String) -> http::Response<Body> {
     http::Response::builder().status(status).header("content-type", "application/xml").body(body).expect("an answer")
 }
 
+/// s3s-fs calls an upload that is not there any more forbidden.
+async fn as_no_such_upload(answer: http::Response<Body>) -> io::Result<http::Response<Body>> {
+    if answer.status() != 403 {
+        return Ok(answer);
+    }
+    let (head, body) = answer.into_parts();
+    let content = BodyExt::collect(body).await?.to_bytes();
+    if String::from_utf8_lossy(&content).contains("<Code>AccessDenied</Code>") {
+        let Fault::Answer(status, body) = Fault::error(404, "NoSuchUpload") else { unreachable!("an answer") };
+        return Ok(whole(status, body));
+    }
+    let body = http_body_util::Full::new(content).map_err(|never: Infallible| match never {}).boxed_unsync();
+    Ok(http::Response::from_parts(head, body))
+}
+
 async fn answer(
     worker: Worker,
     mut request: http::Request<Incoming>,
@@ -266,8 +281,10 @@ async fn answer(
     }
     let answer: http::Response<Body> = match worker {
         Worker::Here(service) => {
+            let of_an_upload = request.uri().query().is_some_and(|query| query.contains("uploadId="));
             let answer = hyper::service::Service::call(&service, request).await.map_err(other)?;
-            answer.map(|body| body.map_err(other).boxed_unsync())
+            let answer = answer.map(|body| body.map_err(other).boxed_unsync());
+            if of_an_upload { as_no_such_upload(answer).await? } else { answer }
         }
         Worker::There(client, address) => {
             let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
