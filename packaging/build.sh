@@ -43,8 +43,8 @@ aarch64)
     out=$target/package-aarch64
     # Of its own, as another compiler also makes other build scripts and macros.
     target=$target/aarch64
-    export RUSTC=$tools/rustc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$tools/usr/bin/aarch64-linux-gnu-gcc-12
-    export CC_aarch64_unknown_linux_gnu=$tools/usr/bin/aarch64-linux-gnu-gcc-12 AR_aarch64_unknown_linux_gnu=$tools/usr/bin/aarch64-linux-gnu-ar
+    export RUSTC=$tools/rustc CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=$tools/aarch64-linux-gnu-gcc-12
+    export CC_aarch64_unknown_linux_gnu=$tools/aarch64-linux-gnu-gcc-12 AR_aarch64_unknown_linux_gnu=$tools/aarch64-linux-gnu-ar
     ;;
 *) die "'$arch' is not one of x86_64, aarch64" ;;
 esac

@@ -49,12 +49,11 @@ llvm=$(apt-cache "${private[@]}" depends --no-recommends "$std:amd64" | sed -n '
 for deb in "$apt"/*.deb; do dpkg-deb -x "$deb" "$scratch/root"; done
 find "$scratch/root/usr/bin" -name 'qemu-*' ! -name qemu-aarch64-static -delete
 rm -rf "$scratch/root/usr/share/doc"
-# rustc finds its library by this name alone.
-cat >"$scratch/root/rustc" <<'RUSTC'
-#!/bin/sh
-here=$(dirname "$0")
-LD_LIBRARY_PATH=$here/usr/lib/x86_64-linux-gnu exec "$here/usr/bin/rustc" "$@"
-RUSTC
-chmod 755 "$scratch/root/rustc"
+# Each finds its libraries by this name alone.
+for tool in rustc aarch64-linux-gnu-gcc-12 aarch64-linux-gnu-ar; do
+    printf '%s\n' '#!/bin/sh' 'here=$(dirname "$0")' \
+        "LD_LIBRARY_PATH=\$here/usr/lib/x86_64-linux-gnu exec \"\$here/usr/bin/$tool\" \"\$@\"" >"$scratch/root/$tool"
+    chmod 755 "$scratch/root/$tool"
+done
 mv -T "$scratch/root" "$final" 2>/dev/null || [ -e "$final" ] || die "cannot move the toolchain to $final"
 echo "$final"
