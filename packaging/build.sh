@@ -5,7 +5,7 @@
 #   packaging/build.sh                  everything
 #   packaging/build.sh --binary-only    only target/package/pbmbox
 #   packaging/build.sh --target aarch64 for the other architecture, in target/package-aarch64, with the toolchain that
-#                                       packaging/cross.sh fetches; no deb and rpm
+#                                       packaging/cross.sh fetches
 #
 # From a git checkout the commit names the build and gives the time of all files. Elsewhere PBMBOX_GIT_COMMIT,
 # PBMBOX_GIT_BRANCH and SOURCE_DATE_EPOCH may say it; they also win over the checkout.
@@ -115,14 +115,18 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 mkdir "$scratch/$name"
 cp "$executable" README.md LICENSE "$out/pbmbox-$version.cdx.json" "$out/THIRD-PARTY-LICENSES" "$scratch/$name/"
-[ ! -d packaging/examples ] || cp -r packaging/examples "$scratch/$name/examples"
+cp -r packaging/examples packaging/systemd "$scratch/$name/"
 tar -C "$scratch" --sort=name --format=gnu --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime="@$epoch" -cf - "$name" |
     gzip -n -9 >"$scratch/tarball"
 rm -f "$out"/*.tar.gz "$out"/*.deb "$out"/*.rpm "$out/SHA256SUMS"
 mv "$scratch/tarball" "$out/$name.tar.gz"
+# Manual pages are written by the program itself, so that of the other architecture needs one that runs here.
+if [ "$arch" != "$(uname -m)" ] && [ -z "${PBMBOX_PAGES_FROM:-}" ]; then
+    export PBMBOX_PAGES_FROM=${CARGO_TARGET_DIR:-$root/target}/package/pbmbox
+    [ -x "$PBMBOX_PAGES_FROM" ] || die "deb and rpm for $arch need the executable for this machine: run $0 --binary-only first"
+fi
 for kind in deb rpm; do
-    [ "$arch" = x86_64 ] || continue
-    [ ! -e "packaging/$kind.sh" ] || "packaging/$kind.sh" "$executable" "$out" || die "packaging/$kind.sh did not make its package"
+    "packaging/$kind.sh" "$executable" "$out" || die "packaging/$kind.sh did not make its package"
 done
 (cd "$out" && find . -maxdepth 1 -type f ! -name SHA256SUMS -printf '%P\n' | LC_ALL=C sort | xargs -d '\n' sha256sum) >"$scratch/sums"
 mv "$scratch/sums" "$out/SHA256SUMS"

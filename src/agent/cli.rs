@@ -2,7 +2,7 @@
 
 use super::{beat, dispatch::Dispatcher, logbook, node::Node, reap, reload::Reload, service, settings::Given, slicer};
 use crate::control::Place;
-use crate::log::{DbSink, Log};
+use crate::log::{DbSink, Log, last_words};
 use crate::model::{build, names::PBM_VERSION};
 use crate::mongo::admin::explain;
 use crate::pages;
@@ -92,7 +92,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("Error: {error:#}");
+            last_words(&format!("Error: {}", explain(&error)));
             ExitCode::from(SETTINGS)
         }
     }

@@ -24,6 +24,11 @@ pub struct LogOptions {
     pub level: Level,
 }
 
+/// Tells on stderr why the program ends, wherever the log is.
+pub fn last_words(text: &str) {
+    text::last_words(text);
+}
+
 /// The log of this process.
 #[derive(Clone)]
 pub struct Log {

@@ -71,6 +71,13 @@ impl State {
     }
 }
 
+/// Why the program ends, on stderr; as an error where that is the journal.
+pub(super) fn last_words(text: &str) {
+    let journal = is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref());
+    let prefix = if journal { format!("<{}>", priority(Severity::Error as i32)) } else { String::new() };
+    eprintln!("{prefix}{}", text.replace('\n', &format!("\n{prefix}")));
+}
+
 /// Does stderr lead to the journal? `stream` is what systemd tells: device and inode of what it opened, which our stderr
 /// may no longer be.
 fn is_journal(stream: Option<&str>) -> bool {
