@@ -137,10 +137,11 @@ server() {
     database "$admin" fill
 }
 
-# The agent's memory once it has come to rest: five looks, half a second apart, that agree within 256 KiB.
+# The agent's memory once it has come to rest, after its spare threads have ended: for twelve seconds the same within
+# 256 KiB.
 resident() {
     local now last=0 calm=0 end=$((SECONDS + 60))
-    while [ "$calm" -lt 5 ] && [ "$SECONDS" -lt "$end" ]; do
+    while [ "$calm" -lt 24 ] && [ "$SECONDS" -lt "$end" ]; do
         now=$(sed -n 's/^VmRSS:[^0-9]*\([0-9]*\) kB/\1/p' "/proc/$agent/status")
         [ -n "$now" ] || die "the agent is gone: $(tail -n 3 "$scratch/agent.log")"
         if [ $((now > last ? now - last : last - now)) -le 256 ]; then calm=$((calm + 1)); else calm=0; fi
@@ -195,11 +196,12 @@ PY
     echo "size:                      $size MiB (at most $most_size)"
     echo "start-up (pbm version):    $start ms (at most $most_start)"
     echo "idle agent, fresh:         $(mib "$memory_before") MiB resident (at most $most_memory)"
-    # Not compared: the rest are pages of the executable that a backup has touched, which the kernel may take back.
-    echo "idle agent, after a backup: $(mib "$memory_after") MiB resident, $(mib "$memory_own") MiB of them its own data"
+    # The rest are pages of the executable that a backup has touched, which the kernel may take back.
+    echo "idle agent, after a backup: $(mib "$memory_after") MiB resident, $(mib "$memory_own") MiB of them its own data (at most $most_memory)"
     above "$size" "$most_size" && failed="the executable is too large"
     above "$start" "$most_start" && failed="it starts too slowly"
     above "$(mib "$memory_before")" "$most_memory" && failed="the idle agent takes too much memory"
+    above "$(mib "$memory_after")" "$most_memory" && failed="the idle agent takes too much memory after a backup"
     [ -z "$failed" ] || die "$failed"
 }
 
