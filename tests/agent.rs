@@ -196,13 +196,13 @@ async fn what_no_waiting_heals_ends_the_agent_with_a_code_of_its_own() {
         assert!(agent.said().contains(part), "{arguments:?}: {}", agent.said());
     }
     // The journal gets it as an error.
-    let folder = Folder::new("journal");
-    let stderr = folder.path().join("stderr");
+    let journal = Folder::new("journal");
+    let stderr = journal.path().join("stderr");
     fs::write(&stderr, "").expect("write");
     let stream = fs::metadata(&stderr).expect("stat");
     let mut command = programs.command("pbm-agent");
     command.env("JOURNAL_STREAM", format!("{}:{}", stream.st_dev(), stream.st_ino()));
-    let mut agent = Process::start(&mut command, folder.path());
+    let mut agent = Process::start(&mut command, journal.path());
     assert_eq!(agent.ends().await.code(), Some(78));
     assert!(agent.said().starts_with("<3>Error: no connection string"), "{}", agent.said());
     // systemd's credential is the last place where a connection string is looked for.
