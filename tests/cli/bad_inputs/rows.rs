@@ -364,7 +364,11 @@ pub const FILES: &[(&str, &[u8], &str)] = &[
     ("part.yaml", b"storage: {type: s3, s3: {bucket: b, uploadPartSize: 1000}}\n", "uploadPartSize"),
     ("digits.yaml", b"storage: {type: s3, s3: {bucket: 1e3}}\n", "in quotes"),
     ("azure.yaml", b"storage: {type: azure, azure: {account: a}}\n", "storage.azure.container"),
-    ("v2.yaml", b"storage: {type: minio, minio: {bucket: b, endpoint: h, credentials: {signature-ver: V2}}}\n", "V4"),
+    (
+        "signature.yaml",
+        b"storage: {type: minio, minio: {bucket: b, endpoint: h, credentials: {signature-ver: V3}}}\n",
+        "neither V4 nor V2",
+    ),
     ("epoch.yaml", b"storage: {type: blackhole}\nepoch: 5\n", "no configuration key 'epoch'"),
 ];
 
