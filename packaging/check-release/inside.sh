@@ -5,7 +5,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 executable=$1 scratch=$2 foreign=$3 mongod=$4
-by_file=node.by-hosts.test by_dns=node.by-dns.test port=27017
+by_file=node.by-hosts.test by_dns=node.by-dns.test by_srv=cluster.by-dns.test port=27017
 user=pbm password=throwaway
 chroot=$(command -v chroot)
 # Aims of the release: MiB, ms, MiB.
@@ -61,7 +61,7 @@ network() {
     echo "nameserver 127.0.0.1" >"$scratch/resolv.conf"
     mount --bind "$scratch/hosts" /etc/hosts
     mount --bind "$scratch/resolv.conf" "$(realpath /etc/resolv.conf)"
-    python3 "$here/names.py" "$scratch/names.log" "$by_dns=127.0.0.1" &
+    python3 "$here/names.py" "$scratch/names.log" "$by_dns=127.0.0.1" "_mongodb._tcp.$by_srv=1:$by_dns?replicaSet=rs0" &
     until_true "name server" grep -q ready "$scratch/names.log"
 }
 
@@ -90,9 +90,10 @@ empty_chroot() {
     expect 0 "Usage:" within "$root" pbm --help
     resolves "$root"
     grep -q "^A $by_dns" "$scratch/names.log" || die "$by_dns resolves, but the name server was not asked"
-    # By design: such a name leads to a whole cluster.
-    expect 2 "mongodb+srv:// leads to" within "$root" pbm status --mongodb-uri "mongodb+srv://$by_dns/"
-    echo "empty chroot: pbm version, --help, names from /etc/hosts and DNS; mongodb+srv refused"
+    # Refused by design, with what DNS says that it stands for.
+    expect 2 "mongodb://$by_dns:1/?tls=true&replicaSet=rs0" within "$root" pbm status --mongodb-uri "mongodb+srv://$by_srv/"
+    expect 2 "could not be looked up" within "$root" pbm status --mongodb-uri "mongodb+srv://$by_dns/"
+    echo "empty chroot: pbm version, --help, names from /etc/hosts and DNS, SRV and TXT records"
 }
 
 foreign_glibc() {

@@ -69,9 +69,6 @@ fn with_scheme(uri: &str) -> Result<String, Unusable> {
     match uri.split_once("://") {
         Some(("mongodb", _)) => Ok(uri.to_owned()),
         None => Ok(format!("mongodb://{uri}")),
-        Some(("mongodb+srv", _)) => Err(Unusable(
-            "mongodb+srv:// leads to a router or a whole cluster; give the mongodb:// address of one member".to_owned(),
-        )),
         // A password without its escapes may hold anything, `://` included.
         Some((scheme, _)) if scheme.contains([':', '@', '/']) => Ok(format!("mongodb://{uri}")),
         Some((scheme, _)) => Err(Unusable(format!("it begins with {scheme}:// in place of mongodb://"))),
@@ -79,6 +76,9 @@ fn with_scheme(uri: &str) -> Result<String, Unusable> {
 }
 
 async fn options(uri: &str, purpose: Purpose) -> Result<ClientOptions> {
+    if uri.trim().starts_with("mongodb+srv://") {
+        bail!(super::seedlist::refusal(uri.trim(), purpose).await);
+    }
     let uri = with_scheme(uri)?;
     let mut options = ClientOptions::parse(&uri).await.context("parse the MongoDB connection string")?;
     super::trust::the_system(&mut options);
@@ -141,15 +141,13 @@ mod tests {
 
     #[tokio::test]
     async fn refuses_what_cannot_be_trusted() {
-        for (uri, why) in [
-            ("", "empty"),
-            ("mongodb+srv://x.example", "router"),
-            ("mongodb://h/?w=0", "acknowledged"),
-            ("mongodb://h/?w=1", "majority reads"),
-        ] {
+        for (uri, why) in [("", "empty"), ("mongodb://h/?w=0", "acknowledged"), ("mongodb://h/?w=1", "majority reads")]
+        {
             let error = options(uri, LEADER).await.expect_err(uri);
             assert!(format!("{error:#}").contains(why), "{uri}: {error:#}");
         }
         assert!(options("mongodb://a,b/", NODE).await.is_err());
+        let error = options("mongodb+srv://x.example", NODE).await.expect_err("a whole cluster");
+        assert!(format!("{error:#}").contains("the agent's own mongod"), "{error:#}");
     }
 }

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod connect;
 pub mod hello;
 pub mod login;
+mod seedlist;
 mod trust;
 
 pub use connect::{Purpose, connect};
