@@ -36,9 +36,31 @@ done
 triple=$arch-unknown-linux-gnu
 target=${CARGO_TARGET_DIR:-$root/target}
 out=$target/package
+
+# What is needed after the build is looked for before it, as it takes long. The program, and Debian's package of it.
+needs=(readelf:binutils)
+[ -n "$binary_only" ] || needs+=(python3:python3 dpkg-deb:dpkg rpmbuild:rpm)
+look() {
+    missing=()
+    for need in "${needs[@]}"; do command -v "${need%:*}" >/dev/null 2>&1 || missing+=("${need#*:}"); done
+}
+look
+if [ ${#missing[@]} -gt 0 ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
+    { apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}"; } >/dev/null 2>&1 || true
+    look
+fi
+[ ${#missing[@]} = 0 ] || die "install ${missing[*]} (Debian's names; rpm is rpm-build on Fedora and the like); --binary-only needs only binutils"
+[ -n "$binary_only" ] || python3 -c 'import tomllib' 2>/dev/null || die "the bill of materials needs python3 3.11 or later; build with --binary-only to do without"
+
 case $arch in
 x86_64) ;;
 aarch64)
+    # Manual pages are written by the program itself, so those of the other architecture need one that runs here.
+    if [ -z "$binary_only" ] && [ "$(uname -m)" != aarch64 ] && [ -z "${PBMBOX_PAGES_FROM:-}" ]; then
+        export PBMBOX_PAGES_FROM=$out/pbmbox
+        if [ ! -x "$PBMBOX_PAGES_FROM" ] && [ "$(uname -m)" = x86_64 ]; then packaging/build.sh --binary-only; fi
+        [ -x "$PBMBOX_PAGES_FROM" ] || die "deb and rpm for $arch need the executable for this machine: run $0 --binary-only first"
+    fi
     tools=$("$root/packaging/cross.sh")
     out=$target/package-aarch64
     # Of its own, as another compiler also makes other build scripts and macros.
@@ -106,7 +128,6 @@ mv "$executable.new" "$executable"
 [ -z "$binary_only" ] || exit 0
 
 # What is inside, and under which terms.
-command -v python3 >/dev/null 2>&1 || die "the bill of materials needs python3; install it, or build with --binary-only"
 python3 packaging/inventory.py "$triple" "$out/pbmbox-$version.cdx.json" "$out/THIRD-PARTY-LICENSES" ||
     die "the bill of materials was not made"
 
@@ -120,11 +141,6 @@ tar -C "$scratch" --sort=name --format=gnu --owner=0 --group=0 --numeric-owner -
     gzip -n -9 >"$scratch/tarball"
 rm -f "$out"/*.tar.gz "$out"/*.deb "$out"/*.rpm "$out/SHA256SUMS"
 mv "$scratch/tarball" "$out/$name.tar.gz"
-# Manual pages are written by the program itself, so that of the other architecture needs one that runs here.
-if [ "$arch" != "$(uname -m)" ] && [ -z "${PBMBOX_PAGES_FROM:-}" ]; then
-    export PBMBOX_PAGES_FROM=${CARGO_TARGET_DIR:-$root/target}/package/pbmbox
-    [ -x "$PBMBOX_PAGES_FROM" ] || die "deb and rpm for $arch need the executable for this machine: run $0 --binary-only first"
-fi
 for kind in deb rpm; do
     "packaging/$kind.sh" "$executable" "$out" || die "packaging/$kind.sh did not make its package"
 done

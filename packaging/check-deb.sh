@@ -60,9 +60,8 @@ fresh_system() {
     debootstrap --variant=minbase --include="$packages" "$suite" "$scratch/made" "$from" >"$scratch/debootstrap.log" 2>&1 ||
         die "debootstrap could not make $suite: $(tail -n 2 "$scratch/debootstrap.log"); does the mirror have it?"
     rm -rf "$scratch"/made/var/cache/apt/archives/*.deb "$scratch"/made/var/lib/apt/lists/* "$scratch"/made/usr/share/doc/*
-    mkdir -p "$cache"
     tar -cf "$scratch/made.tar" -C "$scratch/made" .
-    mv "$scratch/made.tar" "$made.$$" && mv "$made.$$" "$made"
+    mv "$scratch/made.tar" "$made"
     rm -rf --one-file-system "$scratch/made"
 }
 
@@ -134,7 +133,9 @@ UNIT
     rm -rf --one-file-system "$system"
 }
 
-scratch=$(mktemp -d)
+# Not in /tmp, which may be in memory, or without the devices that debootstrap makes.
+mkdir -p "$cache"
+scratch=$(mktemp -d "$cache/.check-deb.XXXXXX")
 umask 022
 chmod 755 "$scratch"
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$root/Cargo.toml" | head -n 1)

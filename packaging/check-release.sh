@@ -9,7 +9,9 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=$root/.cache/testbed
-suite=${PBMBOX_OTHER_SUITE:-trixie}
+# Another one than this machine's, with whose glibc the executable is linked.
+case $(. /etc/os-release && echo "${VERSION_CODENAME:-}") in trixie) suite=bookworm ;; *) suite=trixie ;; esac
+suite=${PBMBOX_OTHER_SUITE:-$suite}
 scratch=
 
 die() {
@@ -75,7 +77,8 @@ case ${1:-} in
 -*) die "unknown argument '$1'; there are --reproducible and the path of an executable" ;;
 *) executable=${1:-} ;;
 esac
-scratch=$(mktemp -d)
+# Not in /tmp, which may be in memory: two builds are some gigabytes.
+scratch=$(mktemp -d "${TMPDIR:-/var/tmp}/check-release.XXXXXX")
 if [ "$mode" = reproducible ]; then
     reproducible
     exit

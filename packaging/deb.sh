@@ -35,9 +35,11 @@ for file in /etc/default/pbm-agent /etc/pbm-storage.conf /etc/pbm-conf-reference
 done
 (cd "$tree" && find etc -type f | LC_ALL=C sort | sed 's,^,/,') >"$tree/DEBIAN/conffiles"
 (cd "$tree" && find . -path ./DEBIAN -prune -o -type f -printf '%P\n' | grep -v '^etc/' | LC_ALL=C sort | xargs -d '\n' md5sum) >"$tree/DEBIAN/md5sums"
+# As policy has it: KiB, each file for itself. What the file system takes for it differs from machine to machine.
+size=$(cd "$tree" && find . -path ./DEBIAN -prune -o -type f -printf '%s\n' | awk '{ kib += int(($1 + 1023) / 1024) } END { print kib }')
 compatible=$(sed -n 's/.*PBM_VERSION: &str = "\(.*\)".*/\1/p' "$packaging/../src/model/names.rs")
 sed -e "s/@VERSION@/$version/" -e "s/@ARCH@/$arch/" -e "s/@COMPATIBLE@/$compatible/" \
-    -e "s/@SIZE@/$(du -sk --apparent-size --exclude=DEBIAN "$tree" | cut -f 1)/" "$packaging/deb/control" >"$tree/DEBIAN/control"
+    -e "s/@SIZE@/$size/" "$packaging/deb/control" >"$tree/DEBIAN/control"
 chmod 644 "$tree"/DEBIAN/{control,conffiles,md5sums}
 settle "$tree"
 

@@ -3,6 +3,8 @@
 #
 #   packaging/test.sh [FILTER]    only tests whose names contain FILTER
 set -euo pipefail
+# Tests look at the modes of what was made.
+umask 022
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . packaging/toolchain.sh
 packaging/testbed.sh

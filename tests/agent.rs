@@ -134,7 +134,8 @@ async fn a_service_with_a_settings_file() {
     fs::rename(&log, &other).expect("rename");
     signal(agent.child.id(), "HUP");
     manager.hears("the reload", |said| said.contains("RELOADING=1") && said.contains("MONOTONIC_USEC=")).await;
-    manager.hears("its end", |said| said.contains("READY=1")).await;
+    let end = manager.hears("its end", |said| said.contains("READY=1")).await;
+    assert!(!end.contains("STATUS="), "what it serves stays: {end}");
     let lines = fs::read_to_string(&log).expect("a new file");
     assert!(lines.contains("the log was opened again"), "{lines}");
 

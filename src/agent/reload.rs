@@ -50,7 +50,7 @@ impl Reload {
             if asked {
                 service::reloading();
                 self.read(true);
-                service::ready("the settings were read again");
+                service::reloaded();
             } else {
                 self.read(false);
             }

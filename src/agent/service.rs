@@ -12,11 +12,16 @@ pub(super) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("ending")]);
 }
 
-/// From now until the next [`ready`] the settings are read again.
+/// From now until [`reloaded`] the settings are read again.
 pub(super) fn reloading() {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     tell(&states);
+}
+
+/// The settings were read again; what it does, and so its status, is as before.
+pub(super) fn reloaded() {
+    tell(&[NotifyState::Ready]);
 }
 
 fn tell(states: &[NotifyState<'_>]) {

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     ffi::OsString,
     os::unix::process::{CommandExt, ExitStatusExt},
+    path::{Path, PathBuf},
     process::{ExitCode, ExitStatus},
     time::Duration,
 };
@@ -74,8 +75,9 @@ async fn supervise(args: &Args) -> Result<u8> {
     let mut hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
     let pause = Duration::from_secs(args.sleep.into());
     let mut ending = false;
+    let own = Own::find();
     loop {
-        let mut agent = start(&args.agent)?;
+        let mut agent = start(own.path(), &args.agent)?;
         let status = loop {
             let signal = tokio::select! {
                 status = agent.wait() => break status.context("wait for pbm-agent")?,
@@ -98,11 +100,29 @@ async fn supervise(args: &Args) -> Result<u8> {
     }
 }
 
-fn start(arguments: &[OsString]) -> Result<Child> {
-    let own = std::env::current_exe().context("find this program's file")?;
+/// Where this program is, looked for once: after an upgrade the kernel calls the old file deleted, while its path leads to
+/// the new one, which is to be started.
+struct Own {
+    /// Not known where there is no /proc.
+    file: Option<PathBuf>,
+    /// What we were called by.
+    name: PathBuf,
+}
+
+impl Own {
+    fn find() -> Self {
+        Self { file: std::env::current_exe().ok(), name: std::env::args_os().next().unwrap_or_default().into() }
+    }
+
+    fn path(&self) -> &Path {
+        self.file.as_deref().filter(|file| file.exists()).unwrap_or(&self.name)
+    }
+}
+
+fn start(own: &Path, arguments: &[OsString]) -> Result<Child> {
     let mut command = std::process::Command::new(own);
     command.arg0(AGENT).args(arguments);
-    Command::from(command).kill_on_drop(true).spawn().context("start pbm-agent")
+    Command::from(command).kill_on_drop(true).spawn().with_context(|| format!("start pbm-agent from {}", own.display()))
 }
 
 fn hand_on(agent: &Child, signal: Signal) {
@@ -115,4 +135,17 @@ fn hand_on(agent: &Child, signal: Signal) {
 fn code(status: ExitStatus) -> u8 {
     let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     u8::try_from(code).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_gone_is_started_by_the_name_we_were_called_by() {
+        for (file, path) in [(Some("/"), "/"), (Some("/nonexistent/pbmbox (deleted)"), "name"), (None, "name")] {
+            let own = Own { file: file.map(PathBuf::from), name: "name".into() };
+            assert_eq!(own.path(), Path::new(path));
+        }
+    }
 }
