@@ -12,7 +12,7 @@
 //! | L3 engines | [`snapshot`], [`oplog`] | move data; know nothing of commands or statuses |
 //! | L2 facts | [`mongo`], [`topo`], [`control`], [`config`] | the cluster and what it remembers |
 //! | L1 bytes and protocol | [`rendezvous`], [`layout`], [`archive`], [`compress`], [`storage`] | formats, objects, who waits for whom |
-//! | L0 words | [`model`], [`log`], [`pages`] | documents, statuses, names, byte for byte; no behaviour. Manual pages and completion scripts |
+//! | L0 words | [`model`], [`log`], [`pages`], [`spelling`] | documents, statuses, names, byte for byte; no behaviour. Manual pages, completion scripts, reading of command lines |
 //!
 //! # The two flows
 //!
@@ -47,6 +47,7 @@ pub mod rendezvous;
 pub mod restore;
 pub mod snapshot;
 pub mod speed;
+pub mod spelling;
 pub mod storage;
 pub mod topo;
 pub mod upkeep;

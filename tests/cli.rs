@@ -170,7 +170,7 @@ async fn the_configuration_is_strict_masked_and_has_generations() {
 
     let first = epoch().await;
     let one = sandbox.pbm(&["config", "--set", "backup.compression=zstd", "-o", "json"]).ok().json();
-    assert_eq!(one, json!({ "key": "backup.compression", "value": "zstd" }));
+    assert_eq!(one, json!([{ "key": "backup.compression", "value": "zstd" }]));
     assert_eq!(epoch().await, first, "only some keys start a generation");
     let two = sandbox.pbm(&["config", "--set", "pitr.enabled=true", "--set", "pitr.oplogSpanMin=0.2", "-o", "json"]);
     assert_eq!(two.ok().json()[1], json!({ "key": "pitr.oplogSpanMin", "value": "0.2" }));

@@ -110,7 +110,6 @@ fn defaults_and_limits_are_told_as_they_are() {
             Limits::Any | Limits::Address => {}
             Limits::AtLeast(least) if least <= 0.0 => {}
             Limits::AtLeast(least) => says(&format!("At least {least}.")),
-            Limits::AboveZero(most) => says(&format!("Above 0, up to {most}.")),
             Limits::Within(least, most) => says(&format!("{least} to {most}.")),
             Limits::ZeroOr(least, most) => says(&format!("0, or {least} to {most}.")),
             Limits::OneOf(choices) => says(&format!("One of {}.", choices.join(", "))),

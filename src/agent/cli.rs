@@ -6,9 +6,10 @@ use crate::log::{DbSink, Log, last_words};
 use crate::model::{build, names::PBM_VERSION};
 use crate::mongo::admin::explain;
 use crate::pages;
+use crate::spelling;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 use std::{ffi::OsString, io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -31,7 +32,7 @@ enum Sub {
     /// Print the version.
     Version {
         /// Only the number.
-        #[arg(short, long, conflicts_with = "commit")]
+        #[arg(short, long)]
         short: bool,
         /// Only the commit.
         #[arg(short, long)]
@@ -62,7 +63,8 @@ pub fn command() -> clap::Command {
 /// Runs the agent until a signal; returns its exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    let args = match Args::try_parse_from(args) {
+    let read = spelling::read(command(), args).and_then(|matches| Args::from_arg_matches(&matches));
+    let args = match read {
         Ok(args) => args,
         Err(error) => {
             // Nothing can be done about a closed stderr.
@@ -74,8 +76,8 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         Some(Sub::Version { short, commit, format }) => {
             let build = build::current();
             let text = match (short, commit) {
-                (true, _) => Ok(build.version.to_owned()),
                 (_, true) => Ok(build.git_commit.to_owned()),
+                (true, _) => Ok(build.version.to_owned()),
                 _ if format == "json" => serde_json::to_string_pretty(&build).context("write the version"),
                 _ => Ok(build::text(&build)),
             };

@@ -4,13 +4,14 @@
 use crate::log::{Level, LogOptions};
 use crate::model::log::Severity;
 use anyhow::{Context, Result};
-use clap::{Args, builder::BoolishValueParser};
+use clap::Args;
 use serde::Deserialize;
 use serde_norway::Value;
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 /// The name of the credential that may hold the connection string.
@@ -28,18 +29,46 @@ pub(super) struct Given {
     #[arg(short = 'f', long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Collections dumped at once, unless a backup says otherwise; half the cores by default.
-    #[arg(long, env = "PBM_DUMP_PARALLEL_COLLECTIONS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    dump_parallel_collections: Option<u16>,
+    #[arg(long, env = "PBM_DUMP_PARALLEL_COLLECTIONS", value_name = "N")]
+    dump_parallel_collections: Option<Filled<u16>>,
     /// File to append the log to, opened again on SIGHUP; stderr by default.
     #[arg(long, env = "LOG_PATH", value_name = "FILE")]
-    log_path: Option<PathBuf>,
+    log_path: Option<Filled<PathBuf>>,
     /// Write the log as one JSON object a line.
     #[arg(long, env = "LOG_JSON", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
-          value_parser = BoolishValueParser::new(), hide_possible_values = true)]
-    log_json: Option<bool>,
+          value_parser = parse_bool)]
+    log_json: Option<Filled<bool>>,
     /// Least severe level that is written: D, I, W, E or F; D by default.
     #[arg(long, env = "LOG_LEVEL", value_name = "LEVEL")]
-    log_level: Option<Level>,
+    log_level: Option<Filled<Level>>,
+}
+
+/// A value, or nothing for an empty text: a file of variables may set one to nothing.
+#[derive(Debug, Clone)]
+struct Filled<T>(Option<T>);
+
+impl<T: FromStr> FromStr for Filled<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        Ok(Self(match text.trim() {
+            "" => None,
+            text => Some(text.parse()?),
+        }))
+    }
+}
+
+fn parse_bool(text: &str) -> Result<Filled<bool>, String> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "" => Ok(Filled(None)),
+        "true" | "t" | "yes" | "y" | "on" | "1" => Ok(Filled(Some(true))),
+        "false" | "f" | "no" | "n" | "off" | "0" => Ok(Filled(Some(false))),
+        _ => Err("expected true or false".to_owned()),
+    }
+}
+
+fn given<T: Clone>(value: &Option<Filled<T>>) -> Option<T> {
+    value.as_ref().and_then(|filled| filled.0.clone())
 }
 
 /// What counts.
@@ -76,11 +105,13 @@ impl Given {
                 None => credential(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from).as_deref())?,
                 found => found,
             },
-            parallel: self.dump_parallel_collections.or(file.backup.dump_parallel_collections).filter(|n| *n > 0),
+            parallel: given(&self.dump_parallel_collections)
+                .or(file.backup.dump_parallel_collections)
+                .filter(|n| *n > 0),
             log: LogOptions {
-                path: self.log_path.clone().or(file.log.path).filter(|path| !path.as_os_str().is_empty()),
-                json: self.log_json.or(file.log.json).unwrap_or_default(),
-                level: self.log_level.or(level).unwrap_or(Level(Severity::Debug)),
+                path: given(&self.log_path).or(file.log.path).filter(|path| !path.as_os_str().is_empty()),
+                json: given(&self.log_json).or(file.log.json).unwrap_or_default(),
+                level: given(&self.log_level).or(level).unwrap_or(Level(Severity::Debug)),
             },
             remarks,
         })
@@ -190,15 +221,24 @@ mod tests {
         assert_eq!(settings, wanted);
         let given = Given {
             mongodb_uri: Some("mongodb://other".into()),
-            dump_parallel_collections: Some(1),
-            log_path: Some("/dev/stderr".into()),
-            log_json: Some(false),
-            log_level: Some(Level(Severity::Error)),
+            dump_parallel_collections: "1".parse().ok(),
+            log_path: "/dev/stderr".parse().ok(),
+            log_json: parse_bool("f").ok(),
+            log_level: "E".parse().ok(),
             config: None,
         };
         let settings = settle(&given, ALL).expect("settings");
         let log = LogOptions { path: Some("/dev/stderr".into()), json: false, level: Level(Severity::Error) };
         assert_eq!(settings, Settings { uri: given.mongodb_uri.clone(), parallel: Some(1), log, remarks: Vec::new() });
+        let nothing = Given {
+            mongodb_uri: Some(String::new()),
+            dump_parallel_collections: "0".parse().ok(),
+            log_path: "".parse().ok(),
+            log_json: parse_bool("").ok(),
+            log_level: " ".parse().ok(),
+            config: None,
+        };
+        assert_eq!(settle(&nothing, ALL).expect("settings"), Settings { parallel: None, ..wanted });
         for empty in ["", "log:\n", "---\n# nothing\n"] {
             let settings = settle(&Given::default(), empty).expect(empty);
             assert_eq!((settings.uri, settings.log.level), (None, Level(Severity::Debug)), "{empty:?}");

@@ -43,8 +43,8 @@ pub struct Backup {
     /// Level of the codec
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     compression_level: Option<i32>,
-    /// Collections dumped at once on each node
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
+    /// Collections dumped at once on each node; 0 for what the configuration or the agent says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=1024))]
     num_parallel_collections: Option<i32>,
     /// Storage profile that the backup is made to
     #[arg(long, value_name = "NAME", default_value = places::MAIN)]
@@ -141,7 +141,7 @@ impl Backup {
             narrowed,
             compression,
             level,
-            num_parallel_colls: self.num_parallel_collections,
+            num_parallel_colls: self.num_parallel_collections.filter(|n| *n > 0),
             profile: place.name.clone().unwrap_or_default(),
             users_and_roles: self.with_users_and_roles,
             limit_upload: self.limit_upload,
@@ -152,7 +152,7 @@ impl Backup {
         let opid = cx.control.commands.send_backup(command).await?.to_hex();
         wait::appears::<BackupMeta>(cx, &name, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
-        let meta = wait::follow::<BackupMeta>(cx, &name, goal, self.waiting.wait_time).await?;
+        let meta = wait::follow::<BackupMeta>(cx, &name, goal, self.waiting.limit()).await?;
         cx.out.print(&Made {
             warnings: warnings(cx, &opid).await,
             name,
@@ -216,7 +216,7 @@ mod tests {
             ns: selection::Namespaces::default(),
             with_users_and_roles: false,
             description: None,
-            waiting: Waiting { wait: false, wait_time: None },
+            waiting: Waiting::default(),
         }
     }
 

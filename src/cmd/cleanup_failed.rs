@@ -85,7 +85,7 @@ pub async fn run(cx: &Context, profile: Option<String>, consent: &Consent, waiti
         )));
         return Ok(());
     }
-    ending::follow(cx, name::CLEANUP_FAILED, &opid, waiting.wait_time).await?;
+    ending::follow(cx, name::CLEANUP_FAILED, &opid, waiting.limit()).await?;
     List::default().run(cx).await
 }
 

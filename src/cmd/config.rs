@@ -3,6 +3,7 @@
 use super::{
     checks::{self, Need},
     context::Context,
+    ending,
     error::{CliError, Result},
     output::{Message, Report, Shown},
     resync,
@@ -31,9 +32,11 @@ pub struct ConfigArgs {
     /// Replace the configuration by this YAML file; `-` reads stdin
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["set", "list", "force_resync"])]
     file: Option<PathBuf>,
-    /// Set a key; repeatable
-    #[arg(long, value_name = "KEY=VALUE", value_parser = parse_assignment, conflicts_with_all = ["list", "force_resync"])]
-    set: Vec<(String, String)>,
+    /// Set a key; repeatable, or several separated by commas
+    ///
+    /// In `a=1,b=2` a value that contains a comma stands in quotes, with its key: 'a=1,"b=2,3"'.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = Assignments::parse, conflicts_with_all = ["list", "force_resync"])]
+    set: Vec<Assignments>,
     /// Show the whole configuration (also without any option)
     #[arg(long, conflicts_with = "force_resync")]
     list: bool,
@@ -50,14 +53,63 @@ pub struct ConfigArgs {
     #[arg(short, long)]
     wait: bool,
     /// Wait no longer than this, such as 30s or 5m
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
     wait_time: Option<Duration>,
 }
 
-fn parse_assignment(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("expected KEY=VALUE".to_owned()),
+/// What one `--set` holds, as the original's flags divide it: a text with a single equal sign is one assignment, others
+/// are fields of CSV.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Assignments(Vec<(String, String)>);
+
+impl Assignments {
+    fn parse(text: &str) -> Result<Self, String> {
+        let fields = match text.matches('=').count() {
+            0 | 1 => vec![text.to_owned()],
+            _ => fields(text)?,
+        };
+        let pair = |field: &String| match field.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+            _ => Err(format!(
+                "expected KEY=VALUE in place of '{field}'; a value with commas and equal signs stands in quotes, with its key: '\"a.key=b=c,d\"'"
+            )),
+        };
+        fields.iter().map(pair).collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// The fields of a line of CSV. A field that begins with a quote ends with one; two of them inside stand for one.
+fn fields(line: &str) -> Result<Vec<String>, String> {
+    let mut fields = Vec::new();
+    let mut rest = line;
+    loop {
+        let (field, after) = match rest.strip_prefix('"') {
+            Some(quoted) => {
+                let mut field = String::new();
+                let mut quoted = quoted;
+                loop {
+                    let (part, after) = quoted.split_once('"').ok_or("a quote is not closed")?;
+                    field.push_str(part);
+                    match after.strip_prefix('"') {
+                        Some(more) => {
+                            field.push('"');
+                            quoted = more;
+                        }
+                        None => break (field, after),
+                    }
+                }
+            }
+            None => {
+                let end = rest.find(',').unwrap_or(rest.len());
+                (rest[..end].to_owned(), &rest[end..])
+            }
+        };
+        fields.push(field);
+        match after.strip_prefix(',') {
+            Some(more) => rest = more,
+            None if after.is_empty() => return Ok(fields),
+            None => return Err("after a closing quote a comma is expected".to_owned()),
+        }
     }
 }
 
@@ -173,7 +225,9 @@ impl ConfigArgs {
         let before = config.clone();
         let mut keys = Document::new();
         let mut pairs = Vec::new();
-        for change in edit::set(&mut config, self.set.iter().map(|(key, value)| (key.as_str(), value.as_str())))? {
+        let given: Vec<(&str, &str)> =
+            self.set.iter().flat_map(|it| &it.0).map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        for change in edit::set(&mut config, given.iter().copied())? {
             keys.insert(change.path, change.set);
             pairs.push(Pair { key: change.key, value: change.value });
         }
@@ -192,12 +246,9 @@ impl ConfigArgs {
         if moved {
             self.read_new_storage(cx).await?;
         }
-        let given: Vec<&str> = self.set.iter().map(|(key, _)| key.as_str()).collect();
+        let given: Vec<&str> = given.iter().map(|(key, _)| *key).collect();
         warn(cx, &idle::told(&config, Some(&given)));
-        match <[Pair; 1]>::try_from(pairs) {
-            Ok([pair]) => cx.out.print(&pair),
-            Err(pairs) => cx.out.print(&Pairs(pairs)),
-        }
+        cx.out.print(&Pairs(pairs));
         Ok(())
     }
 
@@ -221,7 +272,7 @@ impl ConfigArgs {
         let opid = cx.control.commands.send_resync(None).await?.to_hex();
         if self.wait {
             // Told on the way; the result of `--file` is the configuration.
-            resync::follow(cx, &opid, self.wait_time).await?;
+            resync::follow(cx, &opid, ending::limit(self.wait_time)).await?;
         } else {
             cx.out.note("An agent reads the storage now; `pbm logs -e resync` shows how it ends");
         }
@@ -236,7 +287,7 @@ impl ConfigArgs {
         let details = self.include_restores.then(|| ResyncCmd { include_restores: true, ..ResyncCmd::default() });
         let opid = cx.control.commands.send_resync(details).await?.to_hex();
         if self.wait {
-            let warnings = resync::follow(cx, &opid, self.wait_time).await?;
+            let warnings = resync::follow(cx, &opid, ending::limit(self.wait_time)).await?;
             cx.out.print(&Resynced { msg: "Storage resync finished", warnings });
         } else {
             cx.out.print(&Message::new("Storage resync started"));
@@ -276,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_key_is_an_object_and_several_an_array() {
+    fn a_shown_key_is_an_object_and_set_ones_an_array() {
         let pair = || Pair { key: "a".into(), value: "1".into() };
         assert_eq!(serde_json::to_string(&pair()).expect("json"), r#"{"key":"a","value":"1"}"#);
         assert_eq!(serde_json::to_string(&Pairs(vec![pair()])).expect("json"), r#"[{"key":"a","value":"1"}]"#);
@@ -290,7 +341,7 @@ mod tests {
         assert_eq!(value("restore.batchSize"), load.batch_documents.to_string());
         assert_eq!(value("restore.numInsertionWorkers"), load.workers.to_string());
         let round = crate::upkeep::balancer::ROUND.as_secs().to_string();
-        assert_eq!([value("backup.timeouts.balancerStop"), value("restore.timeouts.balancerStop")], [&*round; 2]);
+        assert_eq!(value("backup.timeouts.balancerStop"), round);
         use crate::storage::ranges;
         assert_eq!(value("restore.numDownloadWorkers"), ranges::AT_ONCE.to_string());
         assert_eq!(value("restore.downloadChunkMb"), (ranges::SIZE >> 20).to_string());
@@ -302,8 +353,22 @@ mod tests {
     }
 
     #[test]
-    fn assignments_keep_further_equal_signs() {
-        assert_eq!(parse_assignment("a.b=c=d"), Ok(("a.b".into(), "c=d".into())));
-        assert!(parse_assignment("a.b").is_err() && parse_assignment("=x").is_err());
+    fn assignments_are_divided_as_by_the_originals_flags() {
+        for (text, want) in [
+            ("a.b=c", vec![("a.b", "c")]),
+            ("a.b=c,d", vec![("a.b", "c,d")]),
+            ("a.b=\"c\"", vec![("a.b", "\"c\"")]),
+            ("a.b=", vec![("a.b", "")]),
+            ("a.b=c=d", vec![("a.b", "c=d")]),
+            ("a=1,b.c=2,d=", vec![("a", "1"), ("b.c", "2"), ("d", "")]),
+            ("\"a=x=1,2\",b=\"3\"", vec![("a", "x=1,2"), ("b", "\"3\"")]),
+            ("\"a=say \"\"=\"\"\",b=2", vec![("a", "say \"=\""), ("b", "2")]),
+        ] {
+            let want = want.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect();
+            assert_eq!(Assignments::parse(text), Ok(Assignments(want)), "{text}");
+        }
+        for text in ["", "a.b", "=x", "a=1,b=2,c", "a=1,=2", "a=1,b=2,", "\"a=1,b=2", "\"a=1\"x,b=2"] {
+            assert!(Assignments::parse(text).is_err(), "{text}");
+        }
     }
 }

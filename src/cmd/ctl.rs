@@ -149,7 +149,7 @@ pub fn command() -> clap::Command {
 /// Runs one command; returns the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    launch::parsed(args, |cli: Cli| (cli.out.format(), start(cli)))
+    launch::parsed(command(), args, |cli: Cli| (cli.out.format(), start(cli)))
 }
 
 fn start(cli: Cli) -> Result<()> {

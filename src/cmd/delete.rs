@@ -192,7 +192,7 @@ impl DeleteBackup {
                 (Ask::Backup(name.clone()), DeleteCmd { backup: name, ..DeleteCmd::default() })
             }
         };
-        let wait = Waiting { wait: true, wait_time: None };
+        let wait = Waiting::FOREVER;
         carry_out(cx, &wanted, Wish::Delete(command), &self.consent, &wait).await
     }
 }
@@ -289,6 +289,6 @@ async fn carry_out(cx: &Context, wanted: &Ask, wish: Wish, consent: &Consent, wa
         )));
         return Ok(());
     }
-    ending::follow(cx, event, &opid, waiting.wait_time).await?;
+    ending::follow(cx, event, &opid, waiting.limit()).await?;
     List::default().run(cx).await
 }

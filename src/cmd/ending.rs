@@ -6,7 +6,7 @@ use super::{
 };
 use crate::config::duration;
 use crate::control::LogQuery;
-use crate::model::{lock::is_stale, log::Severity};
+use crate::model::{agent::AgentStat, lock::is_stale, log::Severity};
 use crate::upkeep::reap;
 use clap::Args;
 use futures::StreamExt;
@@ -17,20 +17,37 @@ use tokio::time::{Instant, sleep, timeout};
 const TAKEN_WITHIN: Duration = Duration::from_secs(33);
 /// The last lines of the log come a moment after the lock is gone; the original's agents may write none.
 const LAST_WORD: Duration = Duration::from_secs(3);
+/// Agents of ours always tell how it ended, later only when the log could not be written for a while.
+const LAST_WORD_OF_OURS: Duration = Duration::from_secs(15);
 /// How often lost agents are looked for.
 const REAP: Duration = Duration::from_secs(4);
 /// The agents' word for a good end.
 const DONE: &str = "done";
 
 /// Whether and how long to wait for the end of what an agent does.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 pub struct Waiting {
     /// Wait for the end
     #[arg(short, long)]
     pub wait: bool,
     /// Wait no longer than this, such as 30m or 1h30m
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse, requires = "wait")]
-    pub wait_time: Option<Duration>,
+    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+    wait_time: Option<Duration>,
+}
+
+impl Waiting {
+    /// For ever.
+    pub const FOREVER: Self = Self { wait: true, wait_time: None };
+
+    /// How long to wait at most.
+    pub fn limit(&self) -> Option<Duration> {
+        limit(self.wait_time)
+    }
+}
+
+/// What counts of a `--wait-time`: as in the original nothing up to a second.
+pub fn limit(given: Option<Duration>) -> Option<Duration> {
+    given.filter(|limit| *limit > Duration::from_secs(1))
 }
 
 /// Waits until the lock of the operation with this OPID has come and gone.
@@ -59,13 +76,19 @@ pub async fn follow(cx: &Context, event: &str, opid: &str, limit: Option<Duratio
 async fn watch(cx: &Context, event: &str, opid: &str) -> Result<()> {
     let until = Instant::now() + TAKEN_WITHIN;
     let mut waiter = cx.control.bell.waiter();
-    while !cx.control.locks.was_taken(opid).await? {
+    let taker = loop {
+        if let Some(taker) = cx.control.locks.taken_by(opid).await? {
+            break taker;
+        }
         if Instant::now() >= until {
             return Err(CliError::failed(format!("no agent took the command within {} s", TAKEN_WITHIN.as_secs()))
                 .hint("see `pbm status -s cluster` for the agents and `pbm logs -s D` for what they say"));
         }
         waiter.next().await;
-    }
+    };
+    // Asked now: an agent that is stopped takes its line with it.
+    let is_taker = |agent: &AgentStat| agent.rs == taker.replset && agent.n == taker.node;
+    let ours = cx.control.agents.all().await?.iter().any(|agent| is_taker(agent) && !agent.own.is_empty());
     let mut reap_at = Instant::now() + REAP;
     let mut lost = false;
     loop {
@@ -79,19 +102,28 @@ async fn watch(cx: &Context, event: &str, opid: &str) -> Result<()> {
         }
         waiter.next().await;
     }
-    match timeout(LAST_WORD, last_word(cx, event, opid)).await {
-        Ok(Some(error)) => Err(CliError::failed(error)
-            .hint(format!("`pbm logs -e {event} -i {opid} -s D` has the details; remove the cause and repeat"))),
-        Err(_) if lost => Err(CliError::failed("the agent that did it was lost: no heartbeat; a part may be deleted")
+    let patience = if ours && !lost { LAST_WORD_OF_OURS } else { LAST_WORD };
+    let told = timeout(patience, last_word(cx, event, opid)).await.ok();
+    let details = format!("`pbm logs -e {event} -i {opid} -s D` has the details");
+    outcome(told, lost, ours, &details)
+}
+
+/// How it ended, by what was `told` of it, if anything.
+fn outcome(told: Option<Result<(), String>>, lost: bool, ours: bool, details: &str) -> Result<()> {
+    match told {
+        Some(Err(error)) => Err(CliError::failed(error).hint(format!("{details}; remove the cause and repeat"))),
+        None if lost => Err(CliError::failed("the agent that did it was lost: no heartbeat; a part may be deleted")
             .hint(
                 "`pbm status -s cluster` shows which agent is missing; repeat the command, it goes on where it ended",
             )),
-        Ok(None) | Err(_) => Ok(()),
+        None if ours => Err(CliError::failed("the agent that did it has not told how it ended: a part may be missing")
+            .hint(format!("{details}; repeat the command, it goes on where it ended"))),
+        Some(Ok(())) | None => Ok(()),
     }
 }
 
-/// The error of the operation, if it ended with one.
-async fn last_word(cx: &Context, event: &str, opid: &str) -> Option<String> {
+/// How the operation ended, as its agent tells it.
+async fn last_word(cx: &Context, event: &str, opid: &str) -> Result<(), String> {
     let query = LogQuery {
         opid: Some(opid.to_owned()),
         event: Some(event.to_owned()),
@@ -104,13 +136,29 @@ async fn last_word(cx: &Context, event: &str, opid: &str) -> Option<String> {
             let mut stream = std::pin::pin!(stream);
             while let Some(Ok(line)) = stream.next().await {
                 if line.s <= Severity::Error as i32 {
-                    return Some(line.msg);
+                    return Err(line.msg);
                 }
                 if line.msg == DONE {
-                    return None;
+                    return Ok(());
                 }
             }
         }
         waiter.next().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn silence_is_a_good_end_only_of_the_originals_agents() {
+        let failed = |told, lost, ours| outcome(told, lost, ours, "").err().map(|error| error.source.to_string());
+        for (lost, ours) in [(false, false), (false, true), (true, false), (true, true)] {
+            assert_eq!(failed(Some(Ok(())), lost, ours), None);
+            assert_eq!(failed(Some(Err("no room".into())), lost, ours), Some("no room".into()));
+            let silent = failed(None, lost, ours);
+            assert_eq!(silent.is_some(), lost || ours, "{lost} {ours}: {silent:?}");
+        }
     }
 }

@@ -4,21 +4,31 @@ use super::{
     error::{CliError, Result},
     format_of, misused,
     output::{self, Format},
+    physical,
 };
-use crate::pages;
+use crate::{pages, spelling};
 use anyhow::Context as _;
 use clap::Parser;
 use std::{ffi::OsString, io::Write, process::ExitCode};
 
-/// Parses the arguments and starts; help and mistakes end here.
-pub fn parsed<P: Parser>(args: Vec<OsString>, start: impl FnOnce(P) -> (Format, Result<()>)) -> ExitCode {
+/// Parses the arguments of a command line, which may know more than `P` does, and starts; help and mistakes end here.
+pub fn parsed<P: Parser>(
+    command: clap::Command,
+    args: Vec<OsString>,
+    start: impl FnOnce(P) -> (Format, Result<()>),
+) -> ExitCode {
     let wished = format_of(&args);
     if args.len() == 1 {
         output::line(P::command().render_help().to_string().trim_end());
         return ExitCode::SUCCESS;
     }
-    let cli = match P::try_parse_from(args) {
-        Ok(cli) => cli,
+    let read = spelling::read(command, args).and_then(|matches| match physical::refuse(&matches) {
+        Ok(()) => P::from_arg_matches(&matches).map(Ok),
+        Err(refused) => Ok(Err(refused)),
+    });
+    let cli = match read {
+        Ok(Ok(cli)) => cli,
+        Ok(Err(refused)) => return refused.report(wished),
         Err(error) if !error.use_stderr() => {
             // Help. Nothing can be done about a closed stdout.
             let _ = error.print();

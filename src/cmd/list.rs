@@ -21,16 +21,16 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default, Args)]
 pub struct List {
     /// Also show the times covered on each replica set
-    #[arg(short, long, conflicts_with = "restore")]
+    #[arg(short, long)]
     full: bool,
     /// Show the restores in place of the backups
     #[arg(long)]
     restore: bool,
-    /// Only the newest N
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    /// Only the newest N; 0 for all
+    #[arg(long, value_name = "N")]
     size: Option<u32>,
     /// Also show times that no backup precedes
-    #[arg(long, conflicts_with = "restore")]
+    #[arg(long)]
     unbacked: bool,
     /// Only backups on the storage of this profile; `main` is the main storage, `*` all of them
     #[arg(long, value_name = "NAME", default_value = "*")]
@@ -181,7 +181,7 @@ impl Report for Restores {
 
 /// The last `size` of them.
 fn newest<T>(mut all: Vec<T>, size: Option<u32>) -> Vec<T> {
-    if let Some(size) = size {
+    if let Some(size) = size.filter(|size| *size > 0) {
         all.drain(..all.len().saturating_sub(size as usize));
     }
     all
@@ -206,7 +206,15 @@ impl List {
         let backups = cx.control.backups.all().await?;
         let judge = Judge::read(cx, self.replset_remapping.clone()).await?;
         let shown = backups.iter().filter(|b| b.status == Status::Done && filter.shows(&b.store));
-        let done = shown.map(|backup| Snapshot::of(backup, &judge)).collect();
+        let (fitting, others): (Vec<&BackupMeta>, Vec<&BackupMeta>) = shown.partition(|backup| judge.fits(backup));
+        if !others.is_empty() {
+            cx.out.note(&format!(
+                "Not listed, as their replica sets are not those of this cluster: {} of the backups; `pbm status -s backups` \
+                 shows them, --replset-remapping names their places",
+                others.len()
+            ));
+        }
+        let done = fitting.into_iter().map(|backup| Snapshot::of(backup, &judge)).collect();
         let mut snapshots: Vec<Snapshot> = newest(done, self.size);
         // The sizes are in `status`; the original's list has none.
         if !cx.out.is_text() {
@@ -283,5 +291,6 @@ mod tests {
     fn the_newest_are_last() {
         assert_eq!(newest(vec![1, 2, 3], Some(2)), [2, 3]);
         assert_eq!(newest(vec![1], Some(2)), [1]);
+        assert_eq!(newest(vec![1, 2], Some(0)), [1, 2]);
     }
 }

@@ -28,6 +28,7 @@ mod moment;
 mod nodes;
 mod oplog_replay;
 mod output;
+mod physical;
 mod profile;
 mod progress;
 mod prune_plan;
@@ -113,7 +114,7 @@ pub fn command() -> clap::Command {
 /// Runs one subcommand; returns the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    launch::parsed(args, |cli: Cli| (cli.format(), start(cli)))
+    launch::parsed(physical::known(command()), args, |cli: Cli| (cli.format(), start(cli)))
 }
 
 impl Cli {
@@ -171,7 +172,7 @@ impl Command {
 /// The format that was asked for, for errors in the arguments themselves.
 fn format_of(args: &[OsString]) -> Format {
     let texts: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
-    let value = texts.iter().enumerate().find_map(|(at, text)| {
+    let mut value = texts.iter().enumerate().filter_map(|(at, text)| {
         // Short ones may stand together: -qo json.
         let short = text.strip_prefix('-').filter(|rest| !rest.starts_with('-'));
         match short.and_then(|rest| rest.trim_start_matches('q').strip_prefix('o')) {
@@ -181,7 +182,7 @@ fn format_of(args: &[OsString]) -> Format {
             None => text.strip_prefix("--out="),
         }
     });
-    match value {
+    match value.next_back() {
         Some("json") => Format::Json,
         Some("json-pretty") => Format::JsonPretty,
         _ => Format::Text,
@@ -234,6 +235,7 @@ mod tests {
             ("pbm -o=json-pretty nosuch", Format::JsonPretty),
             ("pbm list", Format::Text),
             ("pbm list -o", Format::Text),
+            ("pbm -o json list -o text", Format::Text),
         ] {
             assert_eq!(format_of(&args(text)), format, "{text}");
         }
@@ -261,8 +263,6 @@ mod tests {
             "pbm profile sync",
             "pbm profile sync p --all",
             "pbm profile sync main",
-            "pbm profile sync p --wait-time 5s",
-            "pbm backup --wait-time 5s",
             "pbm backup --compression rar",
             "pbm config --include-restores",
             "pbm config --file a --set b=c",
@@ -289,7 +289,6 @@ mod tests {
             "pbm delete-pitr",
             "pbm delete-pitr --all --older-than 1d",
             "pbm cleanup",
-            "pbm cleanup --older-than 1d --wait-time 5s",
             "pbm cleanup --older-than 1d --failed",
             "pbm export",
             "pbm export b --config a --dir b",
@@ -310,6 +309,10 @@ mod tests {
             "pbm backup --compression gzip --compression-level -2 --num-parallel-collections 4",
             "pbm config --file - --wait",
             "pbm config --set a=1 --set b=2",
+            "pbm config --set a=1,b=2",
+            "pbm backup --wait-time 5s --num-parallel-collections 0",
+            "pbm list --restore --full --size 0",
+            "pbm version -s -c",
             "pbm config --force-resync --include-restores -w",
             "pbm config storage.type",
             "pbm restore b -y -w --num-insertion-workers-per-collection 4 --index-commit-quorum majority",

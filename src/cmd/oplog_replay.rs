@@ -97,7 +97,7 @@ impl OplogReplay {
         cx.control.commands.send_replay(command).await?;
         wait::appears::<RestoreMeta>(cx, &name, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
-        let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.waiting.wait_time).await?;
+        let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.waiting.limit()).await?;
         cx.out.print(&Replayed { name, status: meta.status, sharded: cluster.sharded });
         Ok(())
     }

@@ -247,7 +247,7 @@ impl Add {
             cx.out.print(&done(format!("An agent adds the profile; `pbm logs -i {opid}` shows how it ends")));
             return Ok(());
         }
-        ending::follow(cx, name::ADD_PROFILE, &opid, self.waiting.wait_time).await?;
+        ending::follow(cx, name::ADD_PROFILE, &opid, self.waiting.limit()).await?;
         if !self.sync {
             cx.out.print(&done(format!("Profile {} is added", self.name)));
             return Ok(());
@@ -298,7 +298,7 @@ impl Remove {
             cx.out.print(&done(format!("An agent removes the profile; `pbm logs -i {opid}` shows how it ends")));
             return Ok(());
         }
-        ending::follow(cx, name::REMOVE_PROFILE, &opid, self.waiting.wait_time).await?;
+        ending::follow(cx, name::REMOVE_PROFILE, &opid, self.waiting.limit()).await?;
         cx.out.print(&done(format!("Profile {} is removed; its backups stay on its storage", self.name)));
         Ok(())
     }
@@ -340,7 +340,7 @@ async fn send_sync(cx: &Context, command: ResyncCmd, waiting: &Waiting, said: St
         cx.out.print(&done(format!("An agent does it now; `pbm logs -e resync -i {opid}` shows how it ends")));
         return Ok(());
     }
-    let warnings = resync::follow(cx, &opid, waiting.wait_time).await?;
+    let warnings = resync::follow(cx, &opid, waiting.limit()).await?;
     cx.out.print(&Done { warnings, ..done(said) });
     Ok(())
 }

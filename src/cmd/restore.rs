@@ -57,11 +57,11 @@ pub struct Restore {
     /// Begin with this backup in place of the newest one before that moment
     #[arg(long, value_name = "NAME", conflicts_with = "backup_name", value_parser = selection::name)]
     base_snapshot: Option<String>,
-    /// Collections loaded at once on each node
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
+    /// Collections loaded at once on each node; 0 for what the configuration or the agent says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=1024))]
     num_parallel_collections: Option<i32>,
-    /// Workers that insert into each collection
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..=1024))]
+    /// Workers that insert into each collection; 0 for what the configuration says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=1024))]
     num_insertion_workers_per_collection: Option<i32>,
     /// Members that must have finished an index build: majority, votingMembers, or 1 to 50
     #[arg(long, value_name = "QUORUM", value_parser = parse_quorum)]
@@ -217,7 +217,7 @@ impl Restore {
         cx.control.commands.send_restore(command).await?;
         wait::appears::<RestoreMeta>(cx, &name, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
-        let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.waiting.wait_time).await?;
+        let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.waiting.limit()).await?;
         let snapshot = target.is_none().then_some(backup.name);
         let sliced = cx.config().await?.pitr.is_some_and(|pitr| pitr.enabled);
         cx.out.print(&Restored { name, snapshot, what, status: meta.status, sharded, sliced });
@@ -274,8 +274,8 @@ impl Restore {
             rs_map: self.replset_remapping.iter().flatten().map(|(from, to)| (from.clone(), to.into())).collect(),
             fallback_enabled: None,
             allow_partly_done: None,
-            num_parallel_colls: self.num_parallel_collections,
-            num_insertion_workers: self.num_insertion_workers_per_collection,
+            num_parallel_colls: self.num_parallel_collections.filter(|n| *n > 0),
+            num_insertion_workers: self.num_insertion_workers_per_collection.filter(|n| *n > 0),
             index_commit_quorum: self.index_commit_quorum.clone(),
             oplog_ts: target,
             external: false,

@@ -69,13 +69,18 @@ impl Judge {
             .then(|| format!("written by PBM {}, {kind} backups are compatible since {least}", backup.pbm_version))
     }
 
+    /// Its replica sets are those of this cluster.
+    #[must_use]
+    pub fn fits(&self, backup: &BackupMeta) -> bool {
+        self.misfit(backup).is_none()
+    }
+
     /// The backups whose replica sets are those of this cluster.
     #[must_use]
     pub fn fitting<'a>(&self, all: &'a [BackupMeta]) -> Cow<'a, [BackupMeta]> {
-        let fits = |backup: &BackupMeta| self.misfit(backup).is_none();
-        match all.iter().all(fits) {
+        match all.iter().all(|backup| self.fits(backup)) {
             true => Cow::Borrowed(all),
-            false => Cow::Owned(all.iter().filter(|backup| fits(backup)).cloned().collect()),
+            false => Cow::Owned(all.iter().filter(|backup| self.fits(backup)).cloned().collect()),
         }
     }
 }

@@ -61,7 +61,7 @@ enum Command {
     /// Print the version
     Version {
         /// Only the number
-        #[arg(long, conflicts_with = "commit")]
+        #[arg(long)]
         short: bool,
         /// Only the commit
         #[arg(long)]
@@ -151,7 +151,7 @@ pub fn command() -> clap::Command {
 /// Runs one test; returns the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    launch::parsed(args, |cli: Cli| (cli.out.format(), start(cli)))
+    launch::parsed(command(), args, |cli: Cli| (cli.out.format(), start(cli)))
 }
 
 fn start(cli: Cli) -> Result<()> {

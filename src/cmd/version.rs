@@ -9,7 +9,7 @@ use serde::Serialize;
 #[derive(Debug, Args)]
 pub struct VersionArgs {
     /// Only the number
-    #[arg(short, long, conflicts_with = "commit")]
+    #[arg(short, long)]
     short: bool,
     /// Only the commit
     #[arg(short, long)]
@@ -22,14 +22,18 @@ impl Report for Build {
     }
 }
 
-/// A single word; in JSON a string.
+/// A part of it; in JSON under the name that it has in the whole.
 #[derive(Debug, Serialize)]
-#[serde(transparent)]
-struct Word(&'static str);
+enum Part {
+    Version(&'static str),
+    GitCommit(&'static str),
+}
 
-impl Report for Word {
+impl Report for Part {
     fn text(&self) -> String {
-        self.0.to_owned()
+        match self {
+            Self::Version(text) | Self::GitCommit(text) => (*text).to_owned(),
+        }
     }
 }
 
@@ -43,10 +47,10 @@ impl VersionArgs {
     /// Runs the subcommand.
     pub fn run(self, out: Format) {
         let version = build::current();
-        if self.short {
-            out.print(&Word(version.version));
-        } else if self.commit {
-            out.print(&Word(version.git_commit));
+        if self.commit {
+            out.print(&Part::GitCommit(version.git_commit));
+        } else if self.short {
+            out.print(&Part::Version(version.version));
         } else {
             out.print(&version);
         }

@@ -38,6 +38,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn ranges_that_can_be_set_can_be_had() {
+        let limits =
+            super::super::keys::KEYS.iter().find(|key| key.path == "restore.downloadChunkMb").map(|it| it.limits);
+        let most = (crate::storage::cloud::LARGEST_ANSWER >> 20) as f64;
+        assert!(matches!(limits, Some(super::super::schema::Limits::Within(_, it)) if it == most));
+    }
+
+    #[test]
     fn the_three_keys_combine() {
         const MIB: u64 = 1 << 20;
         for (workers, chunk, ceiling, size, at_once) in [

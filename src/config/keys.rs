@@ -49,6 +49,8 @@ impl Key {
 
 /// Of collections, files and inserts at once.
 const MOST_WORKERS: f64 = 1024.0;
+/// MiB; what the drivers of Azure and Google can take.
+const LARGEST_RANGE: f64 = 256.0;
 /// A month, in seconds.
 const LONGEST: f64 = 2_592_000.0;
 const PATIENT: &str = "for two minutes";
@@ -175,7 +177,7 @@ pub const KEYS: &[Key] = &[
     key("storage.oci.maxObjSizeGB", Kind::F64).or("10138").limits(Limits::AtLeast(1.0)),
     key("storage.oci.uploadConcurrency", Kind::I32).or("4").within(0.0, MOST_WORKERS),
     key("pitr.enabled", Kind::Bool).or("false"),
-    key("pitr.oplogSpanMin", Kind::F64).or("10").limits(Limits::AboveZero(1440.0)),
+    key("pitr.oplogSpanMin", Kind::F64).or("10").within(0.0, 1440.0),
     key("pitr.maxLossSec", Kind::F64).within(5.0, 86_400.0),
     key("pitr.oplogOnly", Kind::Bool).or("false"),
     key("pitr.priority", Kind::MapF64).or_so("{}", PREFERENCE),
@@ -199,11 +201,11 @@ pub const KEYS: &[Key] = &[
     key("restore.maxDownloadBufferMb", Kind::I32)
         .or_so("0", "workers x chunk, or 32 for each object read at once if that is more")
         .not_negative(),
-    key("restore.downloadChunkMb", Kind::I32).or("8").within(0.0, 1024.0),
+    key("restore.downloadChunkMb", Kind::I32).or("8").within(0.0, LARGEST_RANGE),
     key("restore.mongodLocation", Kind::Text),
     key("restore.mongodLocationMap", Kind::MapText),
     key("restore.fallbackEnabled", Kind::Bool).or_so("false", PHYSICAL),
     key("restore.allowPartlyDone", Kind::Bool).or_so("true", PHYSICAL),
     key("restore.timeouts.startingStatus", Kind::I64).within(0.0, LONGEST),
-    key("restore.timeouts.balancerStop", Kind::I64).or("30").within(0.0, LONGEST),
+    key("restore.timeouts.balancerStop", Kind::I64).or_so("0", "no limit").within(0.0, LONGEST),
 ];

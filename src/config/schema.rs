@@ -51,8 +51,6 @@ pub struct Preset {
 pub enum Limits {
     Any,
     AtLeast(f64),
-    /// Above 0, up to this.
-    AboveZero(f64),
     Within(f64, f64),
     ZeroOr(f64, f64),
     OneOf(&'static [&'static str]),
@@ -199,9 +197,6 @@ impl Key {
         let (right, words) = match self.limits {
             Limits::AtLeast(0.0) => (number >= 0.0, "must not be negative".to_owned()),
             Limits::AtLeast(least) => (number >= least, format!("must be at least {least}")),
-            Limits::AboveZero(most) => {
-                (number > 0.0 && number <= most, format!("must be above 0 and not above {most}"))
-            }
             Limits::Within(least, most) => {
                 ((least..=most).contains(&number), format!("must be from {least} to {most}"))
             }
@@ -265,7 +260,7 @@ pub(super) mod tests {
     fn limits_are_kept() {
         for (path, good, bad) in [
             ("pitr.oplogSpanMin", "1440", "1441"),
-            ("pitr.oplogSpanMin", "0.01", "0"),
+            ("pitr.oplogSpanMin", "0", "-0.01"),
             ("pitr.maxLossSec", "5", "4.9"),
             ("backup.oplogSpanMin", "0", "-0.1"),
             ("restore.batchSize", "100000", "100001"),
