@@ -154,8 +154,8 @@ pub trait Rendezvous: Send + Sync {
     async fn announce(&self, step: Status) -> anyhow::Result<()>;
     /// Reads everything; `None` when the operation is gone.
     async fn read(&self) -> anyhow::Result<Option<Board>>;
-    /// Moves the cluster to `step`.
-    async fn publish(&self, step: Status) -> anyhow::Result<()>;
+    /// Moves the cluster to `step`. `false` when the operation has ended meanwhile, or is gone.
+    async fn publish(&self, step: Status) -> anyhow::Result<bool>;
     /// Returns when something may have changed since the last call; never later than about a second.
     async fn changed(&self);
 }
@@ -230,6 +230,7 @@ where
     F: AsyncFnOnce() -> anyhow::Result<()>,
 {
     let since = Instant::now();
+    let mut last = Some(last);
     loop {
         if cancel.is_cancelled() {
             return Err(Why::Cancelled.into());
@@ -239,8 +240,14 @@ where
             Next::Proceed => return Ok(()),
             Next::Abort(why) => return Err(why.into()),
             Next::Publish => {
-                last().await?;
-                return board.publish(step).await;
+                if let Some(last) = last.take() {
+                    last().await?;
+                }
+                // Somebody may have ended the operation since the reading: the next one tells why.
+                if board.publish(step).await? {
+                    return Ok(());
+                }
+                continue;
             }
             Next::Wait => {}
         }
@@ -359,10 +366,26 @@ mod tests {
             let mut all = self.0.lock().expect("no panic");
             Ok(if all.len() > 1 { all.remove(0) } else { all[0].clone() })
         }
-        async fn publish(&self, _: Status) -> anyhow::Result<()> {
-            unreachable!("it only looks")
+        async fn publish(&self, _: Status) -> anyhow::Result<bool> {
+            // The operation is over, as the next reading tells.
+            Ok(false)
         }
         async fn changed(&self) {}
+    }
+
+    #[tokio::test]
+    async fn a_leader_does_not_go_on_with_what_was_ended_while_it_published() {
+        let there = Some(board(Status::Starting, FRESH, vec![member("a", Some(Status::Running), Some(FRESH))]));
+        for (end, why) in [
+            (Some(board(Status::Error, FRESH, vec![])), Why::ClusterFailed("bang".into())),
+            (Some(board(Status::Canceled, FRESH, vec![])), Why::Cancelled),
+            (None, Why::Gone),
+        ] {
+            let told = Told(Mutex::new(vec![there.clone(), end]));
+            let cancel = CancellationToken::new();
+            let went = arrive(&told, Role::Leader, Status::Running, None, &cancel, async || Ok(())).await;
+            assert_eq!(went.expect_err("it is over").downcast_ref::<Why>(), Some(&why));
+        }
     }
 
     #[tokio::test(start_paused = true)]

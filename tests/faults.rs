@@ -4,6 +4,7 @@
 mod clocks;
 mod lost;
 pub mod rig;
+mod upgraded;
 
 use crate::support::cluster::Options;
 use crate::support::programs::{Agent, Sandbox};
@@ -172,6 +173,25 @@ async fn cancelled_when_starting() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn cancelled_before_it_begins() {
+    let rig = Rig::bare(Sandbox::start(Options::default()).await).await;
+    rig.fill(1).await;
+    let name = "2026-01-02T03:04:05Z";
+    let since = Instant::now();
+    // One insert: the agent reads both before it has looked at either.
+    let cancel =
+        doc! { "_id": ObjectId::new(), "cmd": "cancelBackup", "ts": DateTime::now().timestamp_millis() / 1000 };
+    let commands = rig.admin().collection::<Document>("pbmCmd");
+    commands.insert_many([Rig::backup_command(0, name), cancel]).await.expect("queue the commands");
+    wait::until("the backup", USUAL, async || rig.newest("pbmBackups").await).await;
+    assert_eq!(rig.settles("pbmBackups", name, since).await.status, "canceled");
+    let meta = rig.newest("pbmBackups").await.expect("the backup");
+    assert!(meta.get_array("replsets").expect("an array").is_empty(), "it began: {meta}");
+    // Nobody cancels what is asked for afterwards.
+    rig.next_backup_works();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn cancelled_when_running() {
     let rig = Rig::start(1).await;
     let hold = Hold::reading(&rig, "shop.orders").await;
@@ -204,15 +224,19 @@ impl Rig {
 
     /// As [`Self::send_backup`], from a host whose clock is so many seconds ahead.
     pub async fn send_backup_by(&self, ahead: i64, name: &str) -> String {
+        let command = Self::backup_command(ahead, name);
+        self.admin().collection::<Document>("pbmCmd").insert_one(command).await.expect("queue the command");
+        name.to_owned()
+    }
+
+    fn backup_command(ahead: i64, name: &str) -> Document {
         let now = DateTime::now().timestamp_millis() / 1000 + ahead;
         let id = ObjectId::from_parts(u32::try_from(now).expect("a time"), rand::random(), rand::random());
-        let command = doc! {
+        doc! {
             "_id": id, "cmd": "backup",
             "backup": { "type": "logical", "base": false, "name": name, "compression": "s2" },
             "ts": now,
-        };
-        self.admin().collection::<Document>("pbmCmd").insert_one(command).await.expect("queue the command");
-        name.to_owned()
+        }
     }
 
     /// A new process in place of the agent of member `n`, up and running.

@@ -4,6 +4,7 @@ mod agent;
 mod architecture;
 mod cli;
 mod compat;
+mod control;
 mod doctor;
 mod dump;
 mod export;

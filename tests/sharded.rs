@@ -1,8 +1,10 @@
 //! Sharded clusters: config servers and shards backed up and restored together.
 
 mod faults;
+mod meanwhile;
 mod moments;
 mod money;
+mod newer;
 mod router;
 mod selective;
 

@@ -29,6 +29,8 @@ const BREATH: Duration = Duration::from_millis(250);
 struct Line {
     /// Tells this run from others.
     instance: String,
+    /// The server's version when it answered last.
+    server: String,
     written: bool,
     storage: StorageWatch,
     /// When somebody else's line was found in place of ours, and when that was said.
@@ -43,7 +45,9 @@ struct Line {
 pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     let instance = format!("{:016x}", rand::random::<u64>());
     let storage = StorageWatch::new(&instance);
-    let mut line = Line { instance, written: false, storage, twin: None, warned: None, lacks: Vec::new(), asked: None };
+    let server = node.version.server.clone();
+    let mut line =
+        Line { instance, server, written: false, storage, twin: None, warned: None, lacks: Vec::new(), asked: None };
     loop {
         let mut waiter = node.control.bell.waiter();
         let started = Instant::now();
@@ -79,7 +83,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
 
 impl Line {
     async fn beat(&mut self, node: &Node) -> Result<()> {
-        let mut stat = describe(node).await;
+        let mut stat = describe(node, &mut self.server).await;
         self.storage.check(node).await;
         self.look_at_login(node).await;
         stat.stors = self.storage.status.clone();
@@ -119,11 +123,10 @@ impl Line {
 }
 
 /// The node as it is now; problems are part of the description.
-async fn describe(node: &Node) -> AgentStat {
+async fn describe(node: &Node, server: &mut String) -> AgentStat {
     let mut stat = AgentStat {
         v: PBM_VERSION.into(),
         own: env!("CARGO_PKG_VERSION").into(),
-        mv: node.version.server.clone(),
         nodes: SubsysStatus::usable(),
         ..AgentStat::unknown(&node.rs, &node.me)
     };
@@ -134,6 +137,10 @@ async fn describe(node: &Node) -> AgentStat {
     };
     match facts.await {
         Ok((hello, status)) => {
+            // Only asked of a node that answers: a beat must not wait for the rest of them, one question after another.
+            if let Ok(version) = node.version_now().await {
+                *server = version.server;
+            }
             stat.hdn = hello.hidden;
             stat.psv = hello.passive;
             stat.arb = hello.arbiter_only;
@@ -146,5 +153,6 @@ async fn describe(node: &Node) -> AgentStat {
         }
         Err(error) => stat.nodes = SubsysStatus::broken(explain(&error)),
     }
+    stat.mv.clone_from(server);
     stat
 }

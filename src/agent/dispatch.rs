@@ -10,7 +10,7 @@ use crate::model::command::{Command, name};
 use crate::mongo::admin::explain;
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::sync::mpsc;
@@ -24,15 +24,14 @@ const DRAIN: Duration = Duration::from_secs(60);
 pub(super) struct Dispatcher {
     node: Arc<Node>,
     tasks: TaskTracker,
-    /// Running backups by OPID, for `cancelBackup`.
-    backups: Arc<Mutex<HashMap<String, CancellationToken>>>,
+    backups: Backups,
     /// Parent of all operations' tokens.
     all: CancellationToken,
 }
 
 impl Dispatcher {
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node, tasks: TaskTracker::new(), backups: Arc::default(), all: CancellationToken::new() }
+        Self { node, tasks: TaskTracker::new(), backups: Backups::default(), all: CancellationToken::new() }
     }
 
     /// Takes commands sent after `place` until `stop`, then cancels what runs and waits for its end.
@@ -70,24 +69,30 @@ impl Dispatcher {
             .or_else(|| command.profile.as_ref().map(|p| p.name.clone()))
             .unwrap_or_default();
         let (node, backups, token) = (self.node.clone(), self.backups.clone(), self.all.child_token());
+        // Here, in the order of the queue, and not in the tasks, which overtake each other: a cancellation meets every
+        // backup that was asked for before it, and none after.
+        let mut cancelled = Vec::new();
+        match command.cmd.as_str() {
+            name::BACKUP => backups.begin(&opid, &token),
+            name::CANCEL_BACKUP => cancelled = backups.cancel(),
+            _ => {}
+        }
         self.tasks.spawn(async move {
             // A configuration that can't be read is reported by the operation itself.
             let epoch = node.control.config.main().await.ok().flatten().and_then(|c| c.epoch);
             let span = operation(&command.cmd, &object, &opid, epoch);
             async move {
                 tracing::debug!("got command {}", command.cmd);
-                let task = Task { node, opid: opid.clone(), epoch, cancel: token.clone() };
+                let task = Task { node, opid: opid.clone(), epoch, cancel: token };
                 let result = match command.cmd.as_str() {
                     name::BACKUP => {
-                        lock(&backups).insert(opid.clone(), token);
                         let result = ops::backup::handle(task, command.backup).await;
-                        lock(&backups).remove(&opid);
+                        backups.end(&opid);
                         result
                     }
                     name::CANCEL_BACKUP => {
-                        for (opid, running) in lock(&backups).iter() {
+                        for opid in cancelled {
                             tracing::info!("cancelling the backup with OPID {opid}");
-                            running.cancel();
                         }
                         Ok(())
                     }
@@ -114,7 +119,45 @@ impl Dispatcher {
     }
 }
 
-/// Poison carries no meaning here: the map is valid between any two calls.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// Backups that were asked for and have not ended here, by OPID.
+#[derive(Debug, Clone, Default)]
+struct Backups(Arc<Mutex<HashMap<String, CancellationToken>>>);
+
+impl Backups {
+    fn begin(&self, opid: &str, token: &CancellationToken) {
+        self.lock().insert(opid.to_owned(), token.clone());
+    }
+
+    fn end(&self, opid: &str) {
+        self.lock().remove(opid);
+    }
+
+    /// Cancels all; gives their OPIDs.
+    fn cancel(&self) -> Vec<String> {
+        let running = self.lock();
+        running.values().for_each(CancellationToken::cancel);
+        running.keys().cloned().collect()
+    }
+
+    /// Poison carries no meaning here: the map is valid between any two calls.
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancellation_meets_what_has_begun_and_nothing_else() {
+        let backups = Backups::default();
+        let [ended, running, later] = [(); 3].map(|()| CancellationToken::new());
+        backups.begin("ended", &ended);
+        backups.begin("running", &running);
+        backups.end("ended");
+        assert_eq!(backups.cancel(), ["running"]);
+        backups.begin("later", &later);
+        assert_eq!([ended, running, later].map(|token| token.is_cancelled()), [false, true, false]);
+    }
 }

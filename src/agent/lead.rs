@@ -28,6 +28,7 @@ use bson::Timestamp;
 use futures::future::try_join_all;
 use std::time::Duration;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// How long a group of candidates has to take the lock before the next group is asked.
 const PER_TIER: Duration = Duration::from_secs(5);
@@ -37,8 +38,15 @@ const FOR_A_CANDIDATE: Duration = Duration::from_secs(10);
 pub(super) const TAKE_OVER: Duration = Duration::from_secs(3);
 
 /// Inserts the backup's document and sees to it that every replica set gets an agent; a backup that can't start gets
-/// its reason as its final status. Nothing happens if somebody else leads.
-pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Option<&Config>) -> Result<()> {
+/// its reason as its final status. Cancelled before that, it gets this as its status: who only waits to be named writes
+/// nothing. Nothing happens if somebody else leads.
+pub(super) async fn lead(
+    node: &Node,
+    opid: &str,
+    backup: &BackupCmd,
+    config: Option<&Config>,
+    cancel: &CancellationToken,
+) -> Result<()> {
     let place = place(node, backup, config).await?;
     let cluster = node.cluster().await?;
     let reject = match &place {
@@ -74,6 +82,12 @@ pub(super) async fn lead(node: &Node, opid: &str, backup: &BackupCmd, config: Op
         try_join_all(fields.into_iter().map(|(rs, field)| nominate(node, &backup.name, rs, field, preference))).await
     };
     let result = tokio::select! {
+        biased;
+        () = cancel.cancelled() => {
+            node.control.backups.set_status(&backup.name, Status::Canceled, "backup canceled").await?;
+            tracing::info!("the backup was cancelled before it began");
+            return Ok(());
+        }
         result = nominations => result.map(drop),
         never = keep_beating(node, &backup.name) => never,
     };
@@ -139,6 +153,7 @@ async fn first_document(
     store: StorageConf,
 ) -> Result<BackupMeta> {
     let balanced = cluster.sharded && balancer::was_on(&node.control).await?;
+    let version = node.version_now().await?;
     let unset = Timestamp { time: 1, increment: 1 };
     let started = unix_now();
     Ok(BackupMeta {
@@ -156,8 +171,8 @@ async fn first_document(
         store,
         size: 0,
         size_uncompressed: 0,
-        mongodb_version: node.version.server.clone(),
-        fcv: node.version.fcv.clone(),
+        mongodb_version: version.server,
+        fcv: version.fcv,
         start_ts: started,
         last_transition_ts: started,
         first_write_ts: unset,

@@ -48,6 +48,7 @@ pub(super) async fn take(control: &Control, header: LockHeader, op: &Cancellatio
                 )));
             }
             TakeLock::Stale { by } => reap::end_lost(control, &by).await?,
+            TakeLock::Gone => {}
         }
     }
     Ok(Taken::No("other agents keep taking the lock".into()))

@@ -39,6 +39,7 @@ pub(super) struct Node {
     pub rs: String,
     /// `host:port` as the replica set names this node.
     pub me: String,
+    /// When the agent started. Work asks [`Node::version_now`].
     pub version: admin::Version,
     /// This node belongs to the leader replica set.
     pub in_leader_rs: bool,
@@ -72,6 +73,11 @@ impl Node {
 
     pub async fn hello(&self) -> Result<Hello> {
         mongo::hello(&self.client).await
+    }
+
+    /// Server and feature compatibility version: both change under an agent that runs on.
+    pub async fn version_now(&self) -> Result<admin::Version> {
+        admin::version(&self.client).await
     }
 
     /// The replica sets of the cluster.

@@ -4,7 +4,7 @@ use super::node::Node;
 use crate::control::{Control, HEARTBEAT};
 use crate::model::lock::Lock;
 use crate::mongo::admin::explain;
-use crate::upkeep::{balancer, delete, reap};
+use crate::upkeep::{balancer, delete, pause, reap};
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +28,8 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
                         tracing::warn!("{said}");
                     }
                     sweep(&node).await?;
-                    balancer::give_back_forgotten(&node.control).await
+                    balancer::give_back_forgotten(&node.control).await?;
+                    pause::give_back_forgotten(&node.control).await
                 };
                 if let Err(error) = done.await {
                     tracing::warn!("look for lost operations: {}", explain(&error));

@@ -33,9 +33,11 @@ use crate::pitr::{
     begin::{self, Begin},
     slicing::{self, Progress, Settings, Slicing},
     stand::{self, Rank},
+    timeline::Line,
 };
 use anyhow::{Context, Result, bail};
 use bson::Timestamp;
+use mongodb::options::SelectionCriteria;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -53,7 +55,7 @@ const REPEAT: Duration = Duration::from_secs(300);
 
 /// Slices, whenever it is this agent's turn, until `stop`.
 pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
-    let mut watch = Watch { seen: None };
+    let mut watch = Watch { seen: None, stood_back: None };
     let mut config = node.config.subscribe();
     while !stop.is_cancelled() {
         let now = config.borrow_and_update().clone();
@@ -61,13 +63,22 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
         if let Some(conf) = now.filter(is_on) {
             let turn = async {
                 match watch.my_turn(&node, &conf).await {
-                    Ok(Some((lock, candidates))) => slice(&node, lock, candidates, conf, &stop).await,
+                    Ok(Some((lock, candidates))) => {
+                        slice(&node, lock, candidates, conf, watch.stood_back.map(|it| it.0), &stop).await
+                    }
                     Ok(None) => Ok(()),
                     Err(error) => Err(error),
                 }
             };
-            if let Err(error) = turn.instrument(span.clone()).await {
-                span.in_scope(|| tracing::error!("slicing of the oplog: {}", explain(&error)));
+            match turn.instrument(span.clone()).await {
+                Ok(()) => {}
+                Err(error) => match error.downcast_ref::<Elsewhere>() {
+                    Some(elsewhere) => {
+                        span.in_scope(|| tracing::warn!("{elsewhere}"));
+                        watch.stood_back = Some((elsewhere.saved, Instant::now() + elsewhere.patience()));
+                    }
+                    None => span.in_scope(|| tracing::error!("slicing of the oplog: {}", explain(&error))),
+                },
             }
         } else {
             watch.seen = None;
@@ -96,11 +107,57 @@ fn pitr(config: &Config) -> PitrConf {
 /// Who was seen to slice, and since when the lock has not changed.
 struct Watch {
     seen: Option<(Option<Lock>, Instant)>,
+    /// For the sake of what follows this end of the timeline the work was left to others, until then.
+    stood_back: Option<(Timestamp, Instant)>,
+}
+
+/// This node's oplog does not hold what has to be saved next, and that of another member does: one that was down or
+/// synced anew must not end the timeline.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the oplog of this node begins after what is to be saved next, that of {host} does not: it is left to that node's agent"
+)]
+struct Elsewhere {
+    host: String,
+    saved: Timestamp,
+    candidates: usize,
+}
+
+impl Elsewhere {
+    /// How long the others have to take the work; then the gap is accepted.
+    fn patience(&self) -> Duration {
+        stand::PER_TIER * u32::try_from(self.candidates).unwrap_or(u32::MAX) + HEARTBEAT * 2
+    }
+}
+
+/// How long another member may take to tell how far back its oplog reaches.
+const TELL: Duration = Duration::from_secs(5);
+
+/// The first of `others` whose oplog reaches back to `saved`.
+async fn reaches_back(node: &Node, others: impl Iterator<Item = &String>, saved: Timestamp) -> Option<String> {
+    for host in others {
+        let criteria = member(host);
+        match tokio::time::timeout(TELL, slice::oldest_of(&node.primary, criteria)).await {
+            Ok(Ok(oldest)) if oldest <= saved => return Some(host.clone()),
+            Ok(Ok(_)) | Err(_) => {}
+            Ok(Err(error)) => tracing::debug!("{host}: {}", explain(&error)),
+        }
+    }
+    None
+}
+
+/// This member and no other.
+fn member(host: &str) -> SelectionCriteria {
+    let host = host.to_owned();
+    SelectionCriteria::Predicate(Arc::new(move |server| server.address().to_string() == host))
 }
 
 impl Watch {
     /// Takes the lock if nobody has it and this agent is to slice. Gives the candidates as well.
     async fn my_turn(&mut self, node: &Node, config: &Config) -> Result<Option<(LockHeader, Vec<String>)>> {
+        if self.stood_back.is_some_and(|(_, until)| Instant::now() < until) {
+            return Ok(None);
+        }
         let lock = node.control.locks.slicer_of(&node.rs).await?;
         let since = match &self.seen {
             Some((seen, since)) if *seen == lock => *since,
@@ -153,10 +210,11 @@ async fn slice(
     lock: LockHeader,
     candidates: Vec<String>,
     config: Config,
+    stood_back: Option<Timestamp>,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let result = hold(node, &lock, candidates, config, stop).await;
-    let why = result.as_ref().err().map(explain).unwrap_or_default();
+    let result = hold(node, &lock, candidates, config, stood_back, stop).await;
+    let why = result.as_ref().err().filter(|error| !error.is::<Elsewhere>()).map(explain).unwrap_or_default();
     let leave = async {
         node.control.pitr.leave(&node.rs, &node.me, &why).await?;
         node.control.locks.release_slicing(&lock).await
@@ -174,6 +232,7 @@ async fn hold(
     lock: &LockHeader,
     candidates: Vec<String>,
     config: Config,
+    stood_back: Option<Timestamp>,
     stop: &CancellationToken,
 ) -> Result<()> {
     let storage = node.open_storage(&config).await?;
@@ -183,6 +242,14 @@ async fn hold(
     slicing::adopt(&node.control, storage.as_ref(), &node.rs).await?;
     slicing::drop_contained(&node.control, storage.as_ref(), &node.rs).await?;
     let Begin { at, gap, needs_base } = begin::begin(&facts(node, &config).await?);
+    if let Some(Line { start: saved, .. }) = gap
+        && stood_back != Some(saved)
+    {
+        let others = candidates.iter().filter(|host| **host != node.me);
+        if let Some(host) = reaches_back(node, others, saved).await {
+            bail!(Elsewhere { host, saved, candidates: candidates.len() });
+        }
+    }
     // A backup of the cluster may end between two entries of this replica set.
     let at = slice::newest_until(&node.client, at).await?.unwrap_or(at);
     if let Some(gap) = gap {

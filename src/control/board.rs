@@ -163,8 +163,8 @@ impl<T: Plane> Rendezvous for ControlBoard<T> {
         }))
     }
 
-    async fn publish(&self, step: Status) -> Result<()> {
-        self.docs.set_status(&self.name, step, "").await.map(drop)
+    async fn publish(&self, step: Status) -> Result<bool> {
+        self.docs.set_status(&self.name, step, "").await
     }
 
     async fn changed(&self) {

@@ -31,6 +31,8 @@ pub enum TakeLock {
     Busy { by: Lock },
     /// The holder is lost. Clean up after it, then try again.
     Stale { by: Lock },
+    /// Somebody held it until a moment ago. There is nothing to clean up; try again.
+    Gone,
     /// This operation was already run on this replica set.
     AlreadyRun,
 }
@@ -52,8 +54,7 @@ impl Locks {
             Ok(_) => {}
             Err(error) if is_duplicate_key(&error) => {
                 let Some(by) = self.of(&want.replset).await? else {
-                    // Gone between the two calls: stale in effect, nothing to clean up.
-                    return Ok(TakeLock::Stale { by: lock });
+                    return Ok(TakeLock::Gone);
                 };
                 return Ok(if is_stale(by.hb, now) { TakeLock::Stale { by } } else { TakeLock::Busy { by } });
             }
@@ -168,8 +169,12 @@ impl Locks {
 
     /// Did anybody take the lock for this operation, now or before?
     pub async fn was_taken(&self, opid: &str) -> Result<bool> {
-        let found = self.once.find_one(doc! { "opid": opid }).await.context("read admin.pbmOpLog")?;
-        Ok(found.is_some())
+        Ok(self.taken_by(opid).await?.is_some())
+    }
+
+    /// Who took the lock for this operation, now or before; of several replica sets one.
+    pub async fn taken_by(&self, opid: &str) -> Result<Option<LockHeader>> {
+        self.once.find_one(doc! { "opid": opid }).await.context("read admin.pbmOpLog")
     }
 
     /// All locks, stale ones included.

@@ -5,6 +5,7 @@ use crate::model::{
     log::{LogEntry, Severity},
     names,
 };
+use crate::mongo::admin::only_duplicate_keys;
 use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc};
 use futures::{Stream, StreamExt, TryStreamExt, stream};
@@ -64,11 +65,14 @@ impl Logs {
         Self { coll: db.collection(names::LOG) }
     }
 
-    /// Appends lines, in order.
+    /// Appends lines, in order. After an error any of them may be there: the same call again adds those that are missing.
     pub async fn append(&self, lines: &[LogEntry]) -> Result<()> {
         let quick = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
-        self.coll.insert_many(lines).write_concern(quick).await.context("write admin.pbmLog")?;
-        Ok(())
+        // An ordered insert would stop at the first line that is there, and the lines after it would never come.
+        match self.coll.insert_many(lines).ordered(false).write_concern(quick).await {
+            Err(error) if !only_duplicate_keys(&error) => Err(error).context("write admin.pbmLog"),
+            _ => Ok(()),
+        }
     }
 
     /// The newest `limit` matching lines (0 = all), oldest first.

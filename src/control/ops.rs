@@ -24,16 +24,20 @@ pub trait OpDocument: Serialize + DeserializeOwned + Send + Sync + Unpin + 'stat
     type Member: Serialize + Send + Sync;
     /// The collection.
     const COLLECTION: &'static str;
+    /// One that fails leaves objects on the storage, which are removed later.
+    const LEAVES_REMAINS: bool;
 }
 
 impl OpDocument for BackupMeta {
     type Member = BackupReplset;
     const COLLECTION: &'static str = names::BACKUPS;
+    const LEAVES_REMAINS: bool = true;
 }
 
 impl OpDocument for RestoreMeta {
     type Member = RestoreReplset;
     const COLLECTION: &'static str = names::RESTORES;
+    const LEAVES_REMAINS: bool = false;
 }
 
 /// Reads and writes operations of one kind.
@@ -55,6 +59,9 @@ pub(super) const CLEANUP_DUE: &str = "cleanup_due";
 
 /// A field *added by us*: the operation has stopped the balancer and has not started it again.
 const BALANCER_DUE: &str = "balancer_due";
+
+/// A field of restores, *added by us*: point-in-time recovery is off because of it and has to be on again.
+const SLICING_DUE: &str = "pitr_due";
 
 fn not_final() -> Document {
     doc! { "$nin": [Status::Done.as_str(), Status::Canceled.as_str(), Status::Error.as_str(), Status::PartlyDone.as_str()] }
@@ -168,11 +175,11 @@ impl<T: OpDocument> OpDocs<T> {
 
     /// Moves the whole operation to `status`. `false` when it has ended already or does not exist.
     ///
-    /// With an unsuccessful end the document also asks for a clean-up of what the operation left behind (see
-    /// [`Self::due_for_cleanup`]).
+    /// With an unsuccessful end a backup's document also asks for a clean-up of what it left behind (see
+    /// `due_for_cleanup`).
     pub async fn set_status(&self, name: &str, status: Status, error: &str) -> Result<bool> {
         let mut set = doc! { "status": status.as_str(), "last_transition_ts": unix_now(), "error": error };
-        if matches!(status, Status::Error | Status::Canceled) {
+        if T::LEAVES_REMAINS && matches!(status, Status::Error | Status::Canceled) {
             set.insert(CLEANUP_DUE, true);
         }
         self.update(
@@ -239,6 +246,22 @@ impl<T: OpDocument> OpDocs<T> {
         self.names(doc! { BALANCER_DUE: true }).await
     }
 
+    /// Says that this restore switches point-in-time recovery off, before it does.
+    pub async fn owe_slicing(&self, name: &str) -> Result<()> {
+        self.set(name, doc! { SLICING_DUE: true }).await.map(drop)
+    }
+
+    /// Restores that switched point-in-time recovery off and have not switched it on again.
+    pub async fn owing_slicing(&self) -> Result<Vec<String>> {
+        self.names(doc! { SLICING_DUE: true }).await
+    }
+
+    /// Says that point-in-time recovery is on again, or that somebody else answers for it.
+    pub async fn slicing_returned(&self, name: &str) -> Result<()> {
+        let unset = doc! { "$unset": { SLICING_DUE: "" } };
+        self.update(doc! { "name": name }, unset, "note point-in-time recovery").await.map(drop)
+    }
+
     /// Says that the balancer is on again.
     pub async fn balancer_returned(&self, name: &str) -> Result<()> {
         self.update(doc! { "name": name }, doc! { "$unset": { BALANCER_DUE: "" } }, "note the balancer").await.map(drop)
@@ -246,8 +269,11 @@ impl<T: OpDocument> OpDocs<T> {
 
     /// There is an operation that is under way, or one that left something to be done.
     pub async fn any_open(&self) -> Result<bool> {
-        let open = doc! { "$or": [{ "status": not_final() }, { CLEANUP_DUE: true }, { BALANCER_DUE: true }] };
-        let found = self.coll.find_one(open).projection(doc! { "_id": 1 }).await;
+        let mut open = vec![doc! { "status": not_final() }, doc! { BALANCER_DUE: true }, doc! { SLICING_DUE: true }];
+        if T::LEAVES_REMAINS {
+            open.push(doc! { CLEANUP_DUE: true });
+        }
+        let found = self.coll.find_one(doc! { "$or": open }).projection(doc! { "_id": 1 }).await;
         Ok(found.with_context(|| format!("read admin.{}", T::COLLECTION))?.is_some())
     }
 
@@ -266,30 +292,6 @@ impl<T: OpDocument> OpDocs<T> {
         let found = self.coll.find(filter).projection(doc! { "name": 1 }).await.with_context(failed)?;
         let found: Vec<Document> = found.try_collect().await.with_context(failed)?;
         Ok(found.iter().filter_map(|d| d.get_str("name").ok().map(str::to_owned)).collect())
-    }
-
-    /// Names of operations that failed while running here and whose remains have not been removed yet.
-    ///
-    /// Only an operation that ended badly under our eyes is in it, never one that a resync found damaged.
-    pub async fn due_for_cleanup(&self) -> Result<Vec<String>> {
-        self.names(doc! { CLEANUP_DUE: true }).await
-    }
-
-    /// Asks once more for the clean-up of an operation that has failed: its agent came back after it was declared lost.
-    pub async fn ask_for_cleanup(&self, name: &str) -> Result<()> {
-        let failed = doc! { "$in": [Status::Error.as_str(), Status::Canceled.as_str()] };
-        self.update(
-            doc! { "name": name, "status": failed },
-            doc! { "$set": { CLEANUP_DUE: true } },
-            "ask for a clean-up",
-        )
-        .await
-        .map(drop)
-    }
-
-    /// Says that nothing is left of a failed operation.
-    pub async fn cleaned_up(&self, name: &str) -> Result<()> {
-        self.update(doc! { "name": name }, doc! { "$unset": { CLEANUP_DUE: "" } }, "note the clean-up").await.map(drop)
     }
 
     /// Sets fields of the operation.
@@ -318,6 +320,30 @@ impl<T: OpDocument> OpDocs<T> {
 }
 
 impl OpDocs<BackupMeta> {
+    /// Names of backups that failed while running here and whose remains have not been removed yet.
+    ///
+    /// Only a backup that ended badly under our eyes is in it, never one that a resync found damaged.
+    pub async fn due_for_cleanup(&self) -> Result<Vec<String>> {
+        self.names(doc! { CLEANUP_DUE: true }).await
+    }
+
+    /// Asks once more for the clean-up of a backup that has failed: its agent came back after it was declared lost.
+    pub async fn ask_for_cleanup(&self, name: &str) -> Result<()> {
+        let failed = doc! { "$in": [Status::Error.as_str(), Status::Canceled.as_str()] };
+        self.update(
+            doc! { "name": name, "status": failed },
+            doc! { "$set": { CLEANUP_DUE: true } },
+            "ask for a clean-up",
+        )
+        .await
+        .map(drop)
+    }
+
+    /// Says that nothing is left of a failed backup.
+    pub async fn cleaned_up(&self, name: &str) -> Result<()> {
+        self.update(doc! { "name": name }, doc! { "$unset": { CLEANUP_DUE: "" } }, "note the clean-up").await.map(drop)
+    }
+
     /// Names the first candidates of several replica sets at once: in a large cluster one write in place of hundreds to the
     /// same document. Replica sets that have a round already are not to be among them.
     pub async fn nominate_first(&self, name: &str, rounds: &[(String, Vec<String>)]) -> Result<()> {

@@ -87,11 +87,58 @@ impl Followed {
     }
 }
 
+/// Adds the databases in which an entry creates something. On a config server also those that it adds to the cluster.
+///
+/// # Errors
+/// The entry can't be read.
+pub fn note_databases(entry: &Entry<'_>, made: &mut BTreeSet<String>) -> Result<()> {
+    if entry.kind == Kind::Insert && entry.ns == "config.databases" {
+        made.extend(entry.o.get_str("_id").ok().map(str::to_owned));
+    }
+    if entry.kind != Kind::Command {
+        return Ok(());
+    }
+    match entry.command()? {
+        Command::Create { .. } => {
+            let db = entry.split_ns().0;
+            if !made.contains(db) {
+                made.insert(db.to_owned());
+            }
+        }
+        Command::Rename { to, .. } => made.extend(to.split_once('.').map(|(db, _)| db.to_owned())),
+        Command::ApplyOps(ops) => {
+            for op in operations(ops, entry.ts) {
+                note_databases(&Entry::parse(op?, Some(entry.ts))?, made)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use bson::{Binary, Uuid, rawdoc};
     use futures::stream;
+
+    #[test]
+    fn databases_in_which_something_is_made() {
+        let uuid = Binary::from(Uuid::new());
+        let create = rawdoc! {"op": "c", "ns": "a.$cmd", "ui": uuid.clone(), "o": {"create": "x"}};
+        let insert =
+            rawdoc! {"op": "i", "ns": "config.databases", "ui": uuid.clone(), "o": {"_id": "b", "primary": "s"}};
+        let ops = rawdoc! {"op": "c", "ns": "admin.$cmd", "o": {"applyOps": [create, insert]}};
+        let rename =
+            rawdoc! {"op": "c", "ns": "c.$cmd", "ui": uuid.clone(), "o": {"renameCollection": "c.x", "to": "d.y"}};
+        let other = rawdoc! {"op": "i", "ns": "e.z", "ui": uuid, "o": {"_id": 1}};
+        let mut made = BTreeSet::new();
+        let at = Timestamp { time: 1, increment: 1 };
+        for entry in [&ops, &rename, &other] {
+            note_databases(&Entry::parse(entry, Some(at)).expect("an entry"), &mut made).expect("readable");
+        }
+        assert_eq!(made.into_iter().collect::<Vec<_>>(), ["a", "b", "d"]);
+    }
 
     #[tokio::test]
     async fn collections_that_are_renamed_into_the_selection() {

@@ -24,7 +24,11 @@ use anyhow::{Context, Result, bail};
 use bson::{RawDocument, Timestamp, doc};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use mongodb::{Client, raw_batch_cursor::RawBatchCursor};
+use mongodb::{
+    Client,
+    options::{ReadConcern, SelectionCriteria},
+    raw_batch_cursor::RawBatchCursor,
+};
 use std::{
     io,
     sync::{
@@ -47,7 +51,7 @@ pub async fn first_write(client: &Client) -> Result<Timestamp> {
         .collection::<bson::Document>("transactions")
         .find_one(doc! { "state": { "$in": ["prepared", "inProgress"] }, "startOpTime": { "$exists": true } })
         .sort(doc! { "startOpTime.ts": 1 })
-        .read_concern(mongodb::options::ReadConcern::local())
+        .read_concern(ReadConcern::local())
         .await
         .context("look for open transactions in config.transactions")?;
     // A transaction that was open at `newest` and is not any more was committed in between. Its commit, whose
@@ -95,6 +99,15 @@ pub async fn window(client: &Client) -> Result<(Timestamp, Timestamp)> {
     let oldest = edge(client, doc! {}, 1).await?.context("the oplog is empty")?;
     let newest = edge(client, doc! {}, -1).await?.context("the oplog is empty")?;
     Ok((oldest, newest))
+}
+
+/// The oldest entry of the oplog of the member that `criteria` choose.
+pub async fn oldest_of(set: &Client, criteria: SelectionCriteria) -> Result<Timestamp> {
+    let oplog = set.database("local").collection::<bson::Document>("oplog.rs");
+    let find = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).projection(doc! { "ts": 1 });
+    let found = find.read_concern(ReadConcern::local()).selection_criteria(criteria).await;
+    let found = found.context("look for the oldest entry of the oplog")?.context("the oplog is empty")?;
+    found.get_timestamp("ts").context("look for the oldest entry of the oplog")
 }
 
 /// The oldest entry that is newer than `time`.

@@ -17,7 +17,7 @@ use crate::mongo::admin::{self, Version};
 use crate::rendezvous::{Role, named, supervise, was_cancelled, watch};
 use crate::storage::Storage;
 use crate::topo::cluster::Cluster;
-use crate::upkeep::balancer;
+use crate::upkeep::{balancer, pause};
 use anyhow::{Context as _, Result};
 use bson::Document;
 use mongodb::Client;
@@ -49,7 +49,7 @@ pub struct Cx {
 
 impl Cx {
     /// Starts the balancer if this restore stopped it, and point-in-time recovery if it was on (`sliced`). What fails is
-    /// told; the balancer is then started later by the agents of the config servers.
+    /// told; the agents of the leader replica set do it later.
     pub(super) async fn give_back(&self, sliced: bool) {
         if self.role == Role::Leader
             && self.cluster.sharded
@@ -57,11 +57,8 @@ impl Cx {
         {
             tracing::warn!("the balancer stays off for now: {}", admin::explain(&error));
         }
-        if sliced && let Err(error) = self.control.config.switch_pitr_on().await {
-            tracing::error!(
-                "point-in-time recovery stays off; switch it on with `pbm config --set pitr.enabled=true`: {}",
-                admin::explain(&error)
-            );
+        if sliced && let Err(error) = pause::give_back(&self.control, &self.name).await {
+            tracing::warn!("point-in-time recovery stays off for now: {}", admin::explain(&error));
         }
     }
 }
@@ -145,7 +142,7 @@ pub async fn run(cx: &Cx, restore: &RestoreCmd) -> Result<()> {
     let board = ControlBoard::new(&cx.control, &cx.name, &cx.opid, &cx.rs, members, cx.role);
     // Nothing of the restore belongs into the slices of the time before it.
     let sliced = match cx.role {
-        Role::Leader => cx.control.config.switch_pitr_off(cx.control.cluster_time().await?).await?,
+        Role::Leader => pause::hold(&cx.control, &cx.name).await?,
         Role::Follower => false,
     };
     if let Ok(parts) = &mut parts {

@@ -30,7 +30,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     let name = &cx.name;
     restores.add_member(name, &cx.rs, &first_part(&cx.rs)).await?;
     if cx.role == Role::Leader && cx.cluster.sharded {
-        balancer::hold(&cx.control, restores, name, round(cx)).await?;
+        hold_balancer(cx).await?;
     }
     let me = cx.cluster.members.get(&cx.rs).context("this replica set is not in the cluster any more")?;
 
@@ -42,12 +42,13 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     for warning in &steps.plan().warnings {
         tracing::warn!("{warning}");
     }
-    steps.check_oplog(&cx.cancel).await?;
+    tell_databases(cx, &steps.check_oplog(&cx.cancel).await?).await?;
     reach(board, cx.role, Status::CleanupCluster, None, &cx.cancel, async || end_timeline(cx).await).await?;
+    let ours = databases_of_the_restore(cx, &steps, parts).await?;
 
     tracing::info!("dropping {} collections that the backup replaces", steps.plan().drops.len());
     if cx.cluster.sharded && !me.config {
-        Box::pin(clear_routing(cx, &steps, parts, &me.id)).await?;
+        Box::pin(clear_routing(cx, &steps, parts, &ours, &me.id)).await?;
     }
     steps.drop(&cx.cancel).await?;
     reach(board, cx.role, Status::Running, None, &cx.cancel, async || Ok(())).await?;
@@ -61,7 +62,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     let swapped = steps.put_users_back(&cx.cancel).await?;
     tracing::info!("put back {} users and {} roles", swapped.users, swapped.roles);
     if me.config {
-        steps.put_routing_back(&cx.cancel).await?;
+        steps.put_routing_back(&ours, &cx.cancel).await?;
     }
     reach(board, cx.role, Status::DumpDone, None, &cx.cancel, async || Ok(())).await?;
 
@@ -101,13 +102,45 @@ async fn end_timeline(cx: &Cx) -> Result<()> {
     cx.control.restores.set(&cx.name, doc! { "changed_from": now.max(last) }).await.map(drop)
 }
 
+/// The key, in a replica set's part of the restore, of the databases in which the oplog that is replayed creates something.
+/// *Added by us*.
+const MAKES: &str = "makes";
+
+/// Tells the other replica sets. A database may have been made on another shard than the one that has it now.
+async fn tell_databases(cx: &Cx, made: &BTreeSet<String>) -> Result<()> {
+    if made.is_empty() {
+        return Ok(());
+    }
+    cx.control.restores.set_member(&cx.name, &cx.rs, doc! { MAKES: made.iter().collect::<Vec<_>>() }).await.map(drop)
+}
+
+/// The databases that a full restore of a sharded cluster has, or makes on any shard. None for other restores.
+async fn databases_of_the_restore(cx: &Cx, steps: &Steps, parts: &Parts) -> Result<BTreeSet<String>> {
+    if !cx.cluster.sharded || !steps.selection().is_everything() {
+        return Ok(BTreeSet::new());
+    }
+    let mut ours = router::databases(steps.storage(), &parts.backup).await?;
+    let restore = cx.control.restores.raw(&cx.name).await?.context("the restore's record is gone")?;
+    for part in
+        restore.get_array("replsets").context("read the restore's replica sets")?.iter().filter_map(Bson::as_document)
+    {
+        let made = part.get_array(MAKES).map(Vec::as_slice).unwrap_or_default();
+        ours.extend(made.iter().filter_map(Bson::as_str).filter(|db| !router::OWN.contains(db)).map(str::to_owned));
+    }
+    Ok(ours)
+}
+
 /// Drops what is sharded on all shards, where this one is the primary of its database.
-async fn clear_routing(cx: &Cx, steps: &Steps, parts: &Parts, id: &str) -> Result<()> {
+async fn clear_routing(cx: &Cx, steps: &Steps, parts: &Parts, ours: &BTreeSet<String>, id: &str) -> Result<()> {
     let selection = steps.selection();
     let forgotten = if selection.is_everything() {
-        let databases = router::databases(steps.storage(), &parts.backup).await?;
-        drop_databases(cx, id, &databases).await?;
-        router::forget_range_deletions(&cx.client).await?
+        let extra = match steps.drops_extra() {
+            true => router::databases_of(cx.control.client(), id).await?,
+            false => BTreeSet::new(),
+        };
+        drop_databases(cx, id, &ours.union(&extra).cloned().collect()).await?;
+        let restored = |ns: &str| ns.split_once('.').is_some_and(|(db, _)| ours.contains(db) || extra.contains(db));
+        router::forget_range_deletions(&cx.client, restored).await?
     } else {
         let mut names = part::names(steps.storage(), &parts.backup, selection).await?;
         let databases = names.iter().filter_map(|ns| ns.split_once('.')).map(|(db, _)| db.to_owned());
@@ -129,10 +162,11 @@ async fn drop_databases(cx: &Cx, id: &str, databases: &BTreeSet<String>) -> Resu
     Ok(())
 }
 
-/// How long the end of the balancer's round is waited for.
-pub(super) fn round(cx: &Cx) -> Duration {
+/// Stops the balancer, and waits for the end of its round for as long as configured.
+pub(super) async fn hold_balancer(cx: &Cx) -> Result<()> {
     let configured = cx.config.restore.as_ref().and_then(|c| c.timeouts.as_ref()).and_then(|t| t.balancer_stop);
-    configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map_or(balancer::ROUND, Duration::from_secs)
+    let limit = configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map(Duration::from_secs);
+    until(&cx.cancel, balancer::hold_for_restore(&cx.control, &cx.name, limit)).await
 }
 
 /// Looks at the backup, the storage and the target, and says what will be done, before anything is changed.

@@ -9,8 +9,7 @@
 //! or at some time of the oplog that is replayed.
 
 use super::router::{Ids, RoutingSource, clear, database_version, fill};
-use super::steps::METADATA_LIMIT;
-use crate::archive::meta::read_metadata_json;
+use crate::archive::meta::{METADATA_LIMIT, read_metadata_json};
 use crate::layout::BUCKETS;
 use crate::model::{backup::BackupMeta, selection::Selection};
 use crate::oplog::{follow::Followed, routing::OwnRouting, shard_ids::translate};
@@ -124,16 +123,7 @@ pub async fn drop_collections(config: &Client, shard: &Client, id: &str, go: imp
 /// Removes the planned deletions of what chunks of the selection left behind when they moved away; see
 /// [`super::router::forget_range_deletions`].
 pub async fn forget_range_deletions(shard: &Client, selection: &Selection) -> Result<u64> {
-    let table = shard.database("config").collection::<Document>("rangeDeletions");
-    let mut tasks = table.find(doc! {}).await.context("read config.rangeDeletions")?;
-    let mut removed = 0;
-    while let Some(task) = tasks.try_next().await.context("read config.rangeDeletions")? {
-        if task.get_str("nss").is_ok_and(|ns| selection.wants_namespace(ns)) {
-            let done = table.delete_one(doc! { "_id": task.get("_id").cloned() }).await;
-            removed += done.context("remove a planned deletion from config.rangeDeletions")?.deleted_count;
-        }
-    }
-    Ok(removed)
+    super::router::forget_range_deletions(shard, |ns| selection.wants_namespace(ns)).await
 }
 
 /// Replaces the selection's routing by the backup's. Gives what a replay may change of the tables.

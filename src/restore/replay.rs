@@ -8,7 +8,7 @@
 
 use super::{
     conduct::{Cx, begin, carry_out, empty_document, first_part, insert_refused, mapping},
-    logical::{APPEAR, round, statistics},
+    logical::{APPEAR, hold_balancer, statistics},
     moment, router, sampler, settle,
     slices::{OplogObject, at},
     sound,
@@ -25,7 +25,6 @@ use crate::oplog::{
 };
 use crate::rendezvous::{Role, gather, reach};
 use crate::topo::cluster;
-use crate::upkeep::balancer;
 use anyhow::{Context as _, Result, anyhow};
 use bson::{Timestamp, Uuid, doc};
 use std::collections::BTreeMap;
@@ -65,7 +64,7 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
         .context("this replica set is not in the cluster any more")?;
     sampler::phase(cx, "check").await;
     until(&cx.cancel, async {
-        let checked = sound::check(&storage, &objects).await;
+        let checked = sound::check(&storage, &objects, window.end).await.map(drop);
         checked.map_err(|unsound| anyhow!("{}; nothing was changed; end the replay before it", unsound.why))
     })
     .await?;
@@ -73,7 +72,7 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
         cluster::refuse_config_shard(cx.control.client()).await.context("nothing was changed")?;
     }
     if cx.role == Role::Leader && cx.cluster.sharded {
-        balancer::hold(&cx.control, restores, &cx.name, round(cx)).await?;
+        hold_balancer(cx).await?;
     }
     reach(board, cx.role, Status::Running, None, &cx.cancel, async || Ok(())).await?;
 

@@ -12,12 +12,15 @@ use crate::snapshot::stored::StoredDocuments;
 use crate::storage::Storage;
 use anyhow::{Context as _, Result, bail};
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+use futures::TryStreamExt as _;
 use mongodb::{Client, Database};
 use std::collections::BTreeSet;
 
 pub use crate::oplog::shard_ids::Ids;
 
 const SESSIONS: &str = "config.system.sessions";
+/// The server's own databases.
+pub const OWN: [&str; 3] = ["admin", "config", "local"];
 /// Documents and bytes in one command.
 const AT_ONCE: usize = 500;
 const BYTES_AT_ONCE: usize = 4 << 20;
@@ -71,29 +74,99 @@ pub(super) async fn database_version(config: &Client, db: &str, id: &str) -> Res
     found.map(version).transpose()
 }
 
-/// Removes the planned deletions of what chunks that moved away left behind. They belong to the routing before the restore:
-/// carried out later, on collections that have their old UUIDs again, they would delete documents that the shard owns.
-pub async fn forget_range_deletions(shard: &Client) -> Result<u64> {
-    let tasks = shard.database("config").collection::<Document>("rangeDeletions");
-    let done = tasks.delete_many(doc! {}).await.context("remove planned deletions from config.rangeDeletions")?;
-    Ok(done.deleted_count)
+/// The databases of the target whose primary is the shard `id`.
+pub async fn databases_of(config: &Client, id: &str) -> Result<BTreeSet<String>> {
+    let table = config.database("config").collection::<Document>("databases");
+    let found = table.find(doc! { "primary": id }).await.context("read config.databases")?;
+    let found: Vec<Document> = found.try_collect().await.context("read config.databases")?;
+    let names = found.iter().filter_map(|database| database.get_str("_id").ok());
+    Ok(names.filter(|db| !OWN.contains(db)).map(str::to_owned).collect())
 }
 
-/// Replaces the tables by the backup's. Gives the UUID that `config.system.sessions` had in the backup.
+/// Removes the planned deletions, in the databases that are restored, of what chunks that moved away left behind. They
+/// belong to the routing before the restore: carried out later, on collections that have their old UUIDs again, they would
+/// delete documents that the shard owns.
+pub async fn forget_range_deletions(shard: &Client, go: impl Fn(&str) -> bool) -> Result<u64> {
+    let table = shard.database("config").collection::<Document>("rangeDeletions");
+    let mut tasks = table.find(doc! {}).await.context("read config.rangeDeletions")?;
+    let mut removed = 0;
+    while let Some(task) = tasks.try_next().await.context("read config.rangeDeletions")? {
+        if task.get_str("nss").is_ok_and(&go) {
+            let done = table.delete_one(doc! { "_id": task.get("_id").cloned() }).await;
+            removed += done.context("remove a planned deletion from config.rangeDeletions")?.deleted_count;
+        }
+    }
+    Ok(removed)
+}
+
+/// What of the target's tables stays: the routing of databases that the restore has nothing to do with.
+#[derive(Debug, Default)]
+struct Kept {
+    databases: Vec<Bson>,
+    /// Names and UUIDs of sharded collections, `config.system.sessions` among them.
+    collections: Vec<Bson>,
+    uuids: Vec<Bson>,
+}
+
+impl Kept {
+    /// All databases but those that the backup's table names, and `ours`.
+    async fn read(
+        storage: &dyn Storage,
+        config: &Database,
+        source: &RoutingSource,
+        ours: &BTreeSet<String>,
+    ) -> Result<Self> {
+        let mut go = ours.clone();
+        if let Some(data) = &source.databases {
+            let mut reading = data.open(storage).await?;
+            while let Some(document) = reading.next_document().await? {
+                go.insert(document.get_str("_id").context("read the name of a database")?.to_owned());
+            }
+        }
+        let mut kept = Self::default();
+        let mut databases =
+            config.collection::<Document>("databases").find(doc! {}).await.context("read config.databases")?;
+        while let Some(database) = databases.try_next().await.context("read config.databases")? {
+            kept.databases.extend(database.get_str("_id").ok().filter(|db| !go.contains(*db)).map(Bson::from));
+        }
+        let stays = |ns: &str| {
+            let db = ns.split_once('.').map_or(ns, |(db, _)| db);
+            ns == SESSIONS || kept.databases.iter().any(|kept| kept.as_str() == Some(db))
+        };
+        let (mut names, mut uuids) = (vec![SESSIONS.into()], Vec::new());
+        let table = config.collection::<Document>("collections");
+        let mut collections = table.find(doc! {}).await.context("read config.collections")?;
+        while let Some(collection) = collections.try_next().await.context("read config.collections")? {
+            let Ok(ns) = collection.get_str("_id") else { continue };
+            if stays(ns) {
+                names.push(ns.into());
+                uuids.extend(collection.get("uuid").cloned());
+            }
+        }
+        (kept.collections, kept.uuids) = (names, uuids);
+        Ok(kept)
+    }
+}
+
+/// Replaces the tables by the backup's. Databases that neither its table names nor `ours` keep their routing. Gives the UUID
+/// that `config.system.sessions` had in the backup.
 pub async fn put_back(
     storage: &dyn Storage,
     config: &Client,
     source: &RoutingSource,
     ids: &Ids,
+    ours: &BTreeSet<String>,
 ) -> Result<Option<bson::Uuid>> {
     let db = config.database("config");
-    let own = db.collection::<Document>("collections").find_one(doc! { "_id": SESSIONS }).await;
-    let own = own.context("read config.collections")?.and_then(|found| found.get("uuid").cloned());
     for data in [&source.databases, &source.collections, &source.chunks].into_iter().flatten() {
         data.verify(storage).await?;
     }
+    let kept = Kept::read(storage, &db, source, ours).await?;
+    if !kept.databases.is_empty() {
+        tracing::info!("the routing of {} databases that the backup lacks stays", kept.databases.len());
+    }
     if let Some(data) = &source.databases {
-        clear(&db, "databases", doc! {}).await?;
+        clear(&db, "databases", doc! { "_id": { "$nin": &kept.databases } }).await?;
         fill(storage, &db, "databases", data, |database| {
             translate(database, ids);
             true
@@ -102,7 +175,7 @@ pub async fn put_back(
     }
     let mut theirs = None;
     if let Some(data) = &source.collections {
-        clear(&db, "collections", doc! { "_id": { "$ne": SESSIONS } }).await?;
+        clear(&db, "collections", doc! { "_id": { "$nin": &kept.collections } }).await?;
         fill(storage, &db, "collections", data, |collection| {
             let sessions = collection.get_str("_id").is_ok_and(|id| id == SESSIONS);
             if sessions {
@@ -114,7 +187,7 @@ pub async fn put_back(
     }
     if let Some(data) = &source.chunks {
         // Before 5.0 chunks name their collection.
-        clear(&db, "chunks", doc! { "uuid": { "$ne": own.unwrap_or(Bson::Null) }, "ns": { "$ne": SESSIONS } }).await?;
+        clear(&db, "chunks", doc! { "uuid": { "$nin": &kept.uuids }, "ns": { "$nin": &kept.collections } }).await?;
         fill(storage, &db, "chunks", data, |chunk| {
             let sessions = chunk.get_str("ns").is_ok_and(|ns| ns == SESSIONS)
                 || (theirs.is_some() && chunk.get("uuid") == theirs.as_ref());
@@ -180,7 +253,7 @@ pub async fn databases(storage: &dyn Storage, backup: &BackupMeta) -> Result<BTr
         let meta = crate::archive::meta::read_metadata_json(&bytes).with_context(|| format!("read '{name}'"))?;
         found.extend(meta.namespaces.into_iter().map(|ns| ns.db));
     }
-    for own in ["admin", "config", "local"] {
+    for own in OWN {
         found.remove(own);
     }
     Ok(found)

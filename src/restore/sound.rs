@@ -3,13 +3,13 @@
 use super::slices::{OplogObject, moment};
 use crate::{
     model::compression::Compression,
-    oplog::{entry::Entry, read},
+    oplog::{entry::Entry, follow::note_databases, read},
     storage::Storage,
 };
 use anyhow::{Context as _, Result, bail};
 use bson::{Document, Timestamp};
 use futures::{StreamExt as _, stream};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Objects read at the same time.
 pub const AT_ONCE: usize = 4;
@@ -23,24 +23,60 @@ pub struct Unsound {
     pub why: String,
 }
 
-/// Reads all of `objects`, some at a time; the first unsound one in their order is the result.
-pub async fn check(storage: &Arc<dyn Storage>, objects: &[OplogObject]) -> Result<(), Unsound> {
+/// Reads all of `objects`, some at a time. Gives the databases in which they create something up to `end`.
+///
+/// # Errors
+/// The first unsound one in their order.
+pub async fn check(
+    storage: &Arc<dyn Storage>,
+    objects: &[OplogObject],
+    end: Timestamp,
+) -> Result<BTreeSet<String>, Unsound> {
+    let mut made = BTreeSet::new();
     let mut read = stream::iter(objects.iter().cloned().enumerate())
         .map(|(at, object)| {
             let storage = storage.clone();
-            async move { (at, whole(storage.as_ref(), &object).await, object.name) }
+            async move { (at, whole(storage.as_ref(), &object, end).await, object.name) }
         })
         .buffered(AT_ONCE);
     while let Some((at, result, name)) = read.next().await {
-        if let Err(error) = result {
-            return Err(Unsound { at, why: format!("oplog object '{name}' cannot be used: {error:#}") });
+        match result {
+            Ok(databases) => made.extend(databases),
+            Err(error) => {
+                return Err(Unsound { at, why: format!("oplog object '{name}' cannot be used: {error:#}") });
+            }
         }
     }
-    Ok(())
+    Ok(made)
+}
+
+/// As [`check`], of an oplog that was checked when it was written.
+///
+/// # Errors
+/// It can't be read.
+pub async fn databases(storage: &dyn Storage, objects: &[OplogObject], end: Timestamp) -> Result<BTreeSet<String>> {
+    let mut made = BTreeSet::new();
+    for object in objects {
+        let read = async {
+            let mut entries = std::pin::pin!(read::entries(storage, &object.name, object.compression).await?);
+            while let Some(raw) = entries.next().await {
+                let raw = raw.context("read its entries")?;
+                let entry = Entry::parse(&raw, None)?;
+                if entry.ts > end {
+                    break;
+                }
+                note_databases(&entry, &mut made)?;
+            }
+            anyhow::Ok(())
+        };
+        read.await.with_context(|| format!("read oplog object '{}'", object.name))?;
+    }
+    Ok(made)
 }
 
 /// The entries are readable, in order, and reach from the start to the end that the object's name tells.
-async fn whole(storage: &dyn Storage, object: &OplogObject) -> Result<()> {
+async fn whole(storage: &dyn Storage, object: &OplogObject, end: Timestamp) -> Result<BTreeSet<String>> {
+    let mut made = BTreeSet::new();
     let mut entries = std::pin::pin!(read::entries(storage, &object.name, object.compression).await?);
     let (mut first, mut last): (Option<Timestamp>, Option<Timestamp>) = (None, None);
     while let Some(raw) = entries.next().await {
@@ -48,7 +84,11 @@ async fn whole(storage: &dyn Storage, object: &OplogObject) -> Result<()> {
             Some(last) => format!("read it after the entry at {}", moment(last)),
             None => "read its first entry".to_owned(),
         })?;
-        let ts = Entry::parse(&raw, None)?.ts;
+        let entry = Entry::parse(&raw, None)?;
+        let ts = entry.ts;
+        if ts <= end {
+            note_databases(&entry, &mut made)?;
+        }
         if object.compression == Compression::None {
             // There is no checksum; at least what is no BSON shows.
             Document::try_from(&*raw).with_context(|| format!("read the entry at {}", moment(ts)))?;
@@ -66,7 +106,7 @@ async fn whole(storage: &dyn Storage, object: &OplogObject) -> Result<()> {
         (_, Some(last)) if last < object.to => {
             bail!("it ends at {} in place of {}", moment(last), moment(object.to))
         }
-        (Some(_), Some(_)) => Ok(()),
+        (Some(_), Some(_)) => Ok(made),
         _ => bail!("it is empty"),
     }
 }
@@ -99,8 +139,8 @@ mod tests {
         let good = OplogObject { name: "good".into(), size: 1, compression: Compression::None, from: ts(1), to: ts(9) };
         write_all(store.as_ref(), "good", entries(&[1, 9])).await.expect("memory takes everything");
         let object = OplogObject { name, size: 1, compression, from: ts(10), to: ts(20) };
-        match check(&store, &[good, object]).await {
-            Ok(()) => "whole".to_owned(),
+        match check(&store, &[good, object], ts(20)).await {
+            Ok(_) => "whole".to_owned(),
             Err(unsound) => format!("{} {}", unsound.at, unsound.why),
         }
     }

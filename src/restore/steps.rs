@@ -48,7 +48,7 @@ use crate::{
 };
 use anyhow::{Context as _, Result, bail};
 use bson::{RawDocumentBuf, Timestamp};
-use futures::{Stream, StreamExt as _, TryStreamExt as _, stream::BoxStream};
+use futures::{Stream, StreamExt as _, stream::BoxStream};
 use mongodb::Client;
 use std::{
     collections::{BTreeSet, HashSet},
@@ -58,8 +58,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The largest `metadata.json` that is read.
-pub(super) const METADATA_LIMIT: usize = 512 << 20;
+pub(super) use crate::archive::meta::METADATA_LIMIT;
 
 /// What is to be restored, and how.
 #[derive(Debug, Clone)]
@@ -111,7 +110,9 @@ impl Steps {
         let metadata = storage::read_all(storage.as_ref(), &name, METADATA_LIMIT).await?;
         let metadata = read_metadata_json(&metadata).with_context(|| format!("read '{name}'"))?;
         let folder = format!("{}/{}", order.backup.name, order.rs);
-        let objects: Vec<_> = storage.list(&folder).try_collect().await.with_context(|| format!("list '{folder}'"))?;
+        let wanted = metadata.stored(&layout).map(|(name, _)| name);
+        let objects =
+            storage::list_with(storage.as_ref(), &folder, wanted).await.with_context(|| format!("list '{folder}'"))?;
         let aside = storage.clone();
         Self::plan_with(storage, aside, client, order, (&metadata.namespaces, &metadata.remains), &objects, None).await
     }
@@ -211,17 +212,22 @@ impl Steps {
     }
 
     /// Reads the whole oplog of a restore to a moment, so that a chunk that is lost or damaged is known before anything is
-    /// dropped; and the oplog of a backup made before 2.0, whose name does not tell where it ends. For other restores nothing.
-    pub async fn check_oplog(&self, cancel: &CancellationToken) -> Result<()> {
+    /// dropped; and the oplog of a backup made before 2.0, whose name does not tell where it ends. Gives the databases in
+    /// which it creates something, for a full restore of a sharded cluster.
+    pub async fn check_oplog(&self, cancel: &CancellationToken) -> Result<BTreeSet<String>> {
         if self.order.point.is_none() && self.archive.is_none() {
-            return Ok(());
+            if !self.order.sharded || !self.order.wish.selection.is_everything() {
+                return Ok(BTreeSet::new());
+            }
+            let read = sound::databases(self.storage.as_ref(), &self.plan.oplog, self.plan.end);
+            return until(cancel, read).await.context("nothing was changed");
         }
         let mut oplog = self.plan.oplog.clone();
         if let (Some(_), Some(own)) = (&self.archive, oplog.first_mut()) {
             // It began with the first entry after that time, which need not have one of its own.
             own.from = Timestamp { time: u32::MAX, increment: u32::MAX };
         }
-        let checked = until(cancel, async { Ok(sound::check(&self.storage, &oplog).await) }).await?;
+        let checked = until(cancel, async { Ok(sound::check(&self.storage, &oplog, self.plan.end).await) }).await?;
         checked.map_err(|unsound| {
             if self.order.point.is_none() {
                 return anyhow::anyhow!("{}; nothing was changed", unsound.why);
@@ -278,12 +284,13 @@ impl Steps {
         swap.await.context("put users and roles back")
     }
 
-    /// Puts the routing tables of a config server back, with the shards' new ids.
-    pub async fn put_routing_back(&mut self, cancel: &CancellationToken) -> Result<()> {
+    /// Puts the routing tables of a config server back, with the shards' new ids. Databases that are not among `ours` keep
+    /// their routing in a full restore.
+    pub async fn put_routing_back(&mut self, ours: &BTreeSet<String>, cancel: &CancellationToken) -> Result<()> {
         let (aside, client, source, ids) = (self.aside.as_ref(), &self.client, &self.plan.routing, &self.order.ids);
         let selection = &self.order.wish.selection;
         if selection.is_everything() {
-            let work = router::put_back(aside, client, source, ids);
+            let work = router::put_back(aside, client, source, ids, ours);
             self.sessions = until(cancel, work).await.context("put the routing tables back")?;
         } else {
             let own = (&self.routing.kept, &self.followed);

@@ -7,10 +7,11 @@
 
 use crate::control::{Control, OpDocs, OpDocument};
 use crate::topo::balancer;
-use anyhow::Result;
+use anyhow::{Result, bail};
 use std::time::Duration;
+use tokio::time::Instant;
 
-/// How long to wait for the end of a round, unless configured.
+/// How long to wait for the end of a round, unless configured. A restore waits for it again and again.
 pub const ROUND: Duration = Duration::from_secs(30);
 
 /// Was the balancer on, or is it only off because an operation that died owes it?
@@ -22,19 +23,53 @@ async fn is_owed(control: &Control) -> Result<bool> {
     Ok(!control.backups.owing_balancer().await?.is_empty() || !control.restores.owing_balancer().await?.is_empty())
 }
 
-/// Stops the balancer for the operation `name`, if it was on.
-pub async fn hold<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str, round: Duration) -> Result<()> {
+/// Stops the balancer for the backup `name`, if it was on. Whatever the balancer still moves after `round` is in the oplog
+/// of both shards, so a backup need not wait for it.
+pub async fn hold_for_backup(control: &Control, name: &str, round: Duration) -> Result<()> {
+    if !hold(control, &control.backups, name, round).await? {
+        tracing::warn!("the balancer's round has not ended within {} s; going on while it ends", round.as_secs());
+    }
+    Ok(())
+}
+
+/// Stops the balancer for the restore `name`, if it was on, and waits for the end of its round: what is dropped and loaded
+/// must not move at the same time. Without a `limit` it waits for as long as it takes.
+///
+/// # Errors
+/// The round has not ended within `limit`.
+pub async fn hold_for_restore(control: &Control, name: &str, limit: Option<Duration>) -> Result<()> {
+    let since = Instant::now();
+    loop {
+        let round = limit.map_or(ROUND, |limit| limit.saturating_sub(since.elapsed()).min(ROUND));
+        if hold(control, &control.restores, name, round).await? {
+            return Ok(());
+        }
+        let waited = since.elapsed();
+        if let Some(limit) = limit.filter(|limit| waited >= *limit) {
+            bail!(
+                "the balancer still moves a chunk after {} s (restore.timeouts.balancerStop); nothing was changed; repeat the restore \
+                 when sh.isBalancerRunning() says that no round is in progress",
+                limit.as_secs()
+            );
+        }
+        tracing::warn!(
+            "the balancer still moves a chunk after {} s; the restore begins when that is done",
+            waited.as_secs()
+        );
+    }
+}
+
+/// Whether the balancer stands still, `round` after it was told to.
+async fn hold<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str, round: Duration) -> Result<bool> {
     if !was_on(control).await? {
-        return Ok(());
+        return Ok(true);
     }
     docs.owe_balancer(name).await?;
     take_over(&control.backups, name).await?;
     take_over(&control.restores, name).await?;
-    if !balancer::stop(control.client(), round).await? {
-        tracing::warn!("the balancer's round has not ended within {} s; going on while it ends", round.as_secs());
-    }
+    let still = balancer::stop(control.client(), round).await?;
     tracing::info!("the balancer is stopped until the operation ends");
-    Ok(())
+    Ok(still)
 }
 
 async fn take_over<T: OpDocument>(docs: &OpDocs<T>, name: &str) -> Result<()> {

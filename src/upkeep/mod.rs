@@ -5,6 +5,7 @@ pub mod catalogue;
 mod content;
 pub mod coverage;
 pub mod delete;
+pub mod pause;
 pub mod prune;
 pub mod reap;
 pub mod remains;

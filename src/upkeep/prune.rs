@@ -4,8 +4,8 @@
 //!
 //! A chunk leaves the index before its object goes, so the index never names what is gone; a backup's document goes
 //! last, after it was marked, so nothing that is half deleted looks whole. What a run that was cut short leaves behind
-//! is found by the next one: such backups are deleted again, and chunks that are on the storage but not in the index are
-//! found by listing.
+//! is found by the next one: such backups are deleted again, and chunks of our replica sets that are on the storage but
+//! not in the index are found by listing ([`strays`]).
 
 use super::{
     delete,
@@ -20,7 +20,7 @@ use crate::storage::{Storage, check_name};
 use anyhow::{Context, Result, bail};
 use bson::{Bson, Timestamp, doc};
 use futures::{StreamExt, TryStreamExt, stream};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Backups deleted at a time, of those that don't depend on each other.
 const AT_ONCE: usize = 8;
@@ -62,8 +62,6 @@ pub async fn nothing_else_runs(control: &Control, opid: &str) -> Result<()> {
 pub struct Pruned {
     pub backups: usize,
     pub chunks: usize,
-    /// Of them, those that the index did not know.
-    pub unindexed: usize,
 }
 
 /// Deletes what goes: backups, then chunks.
@@ -84,9 +82,6 @@ pub async fn run(control: &Control, store: &dyn Storage, plan: &Plan) -> Result<
         .await?;
     if let Some(cut) = &plan.chunks {
         done.chunks = chunks(control, store, cut).await.context("delete PITR chunks")?;
-        done.unindexed =
-            unindexed(control, store, cut).await.context("delete PITR chunks that the index does not know")?;
-        done.chunks += done.unindexed;
     }
     Ok(done)
 }
@@ -122,12 +117,17 @@ async fn chunks(control: &Control, store: &dyn Storage, cut: &Cut) -> Result<usi
     Ok(done)
 }
 
-/// Chunks on the storage that the index does not know: left by a run that was cut short. What a slicer may be about to
-/// add to the index is not touched.
-async fn unindexed(control: &Control, store: &dyn Storage, cut: &Cut) -> Result<usize> {
+/// Deletes chunks of the replica sets `ours` that are on the storage and that the index does not know: left by a run that
+/// was cut short. What a slicer may be about to add to the index is not touched. Only for a storage that is of no other
+/// cluster: its replica sets may have the same names.
+///
+/// # Errors
+/// The first failing call.
+pub async fn strays(control: &Control, store: &dyn Storage, cut: &Cut, ours: &BTreeSet<String>) -> Result<usize> {
     let before = slicing(control).await?;
     let found = store.list(layout::PITR).map_err(anyhow::Error::from).try_filter_map(async |object| {
-        let name = ChunkName::parse(&object.name).filter(|name| cut.takes(name.from, name.to));
+        let name = ChunkName::parse(&object.name);
+        let name = name.filter(|name| ours.contains(&name.rs) && cut.takes(name.from, name.to));
         Ok(name.map(|name| (object.name, name)))
     });
     let mut batches = std::pin::pin!(found.boxed().try_chunks(BATCH));

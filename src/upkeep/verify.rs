@@ -8,7 +8,7 @@ use super::{
     coverage::{self, Gap},
 };
 use crate::{
-    archive::meta::read_metadata_json,
+    archive::meta::{METADATA_LIMIT, read_metadata_json},
     layout::{self, Generation, ReplsetLayout, SliceName},
     model::{
         backup::{BackupMeta, BackupReplset, BackupType},
@@ -22,8 +22,6 @@ use std::{collections::HashMap, fmt};
 
 /// Objects looked at, or read, at a time.
 const AT_ONCE: usize = 8;
-/// No `metadata.json` is as large: some hundred thousand collections.
-pub(super) const METADATA_LIMIT: usize = 1 << 30;
 
 /// How far to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,9 +158,7 @@ impl Check<'_> {
             Ok(read) => read,
             Err(error) => return Ok(vec![Problem::new(metadata, What::Damaged(format!("{error:#}")))]),
         };
-        let usual = read.namespaces.iter().map(|ns| (at.collection(&ns.db, &ns.coll), ns.size, ns.crc));
-        let remains = read.remains.iter().map(|ns| (at.remains(&ns.db, &ns.coll), ns.size, ns.crc));
-        let stored: Vec<_> = usual.chain(remains).filter(|(_, size, _)| *size != 0).collect();
+        let stored: Vec<_> = read.stored(at).map(|(name, ns)| (name, ns.size, ns.crc)).collect();
         let names: Vec<_> = stored.iter().map(|(name, ..)| name.clone()).collect();
         let mut problems = self.objects(&names, sizes).await?;
         if self.depth == Depth::Content {

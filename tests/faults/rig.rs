@@ -238,6 +238,11 @@ impl Hold {
         Self::set(&rig.sandbox.set, "failCommand", data).await
     }
 
+    /// Chunks that leave the shard stand still in the middle of their move.
+    pub async fn moving(set: &ReplicaSet) -> Self {
+        Self::set(set, "moveChunkHangAtStep3", doc! {}).await
+    }
+
     async fn set(set: &ReplicaSet, point: &'static str, data: Document) -> Self {
         let mut members = Vec::new();
         for n in 0..set.size() {

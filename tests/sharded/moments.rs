@@ -22,29 +22,31 @@ fn common_end(chunks: &[Chunk], sets: usize) -> Option<Timestamp> {
     (ends.len() == sets).then(|| ends.into_values().min()).flatten()
 }
 
+/// Waits until all replica sets are sliced so far; gives how far they are.
+pub async fn sliced(cluster: &ShardedCluster, until: Timestamp) -> Timestamp {
+    let (config, sets) = (cluster.config.client().await, cluster.shards.len() + 1);
+    wait::until("all replica sets to be sliced", Duration::from_secs(60), async || {
+        common_end(&chunks(&config).await, sets).filter(|end| *end >= until)
+    })
+    .await
+}
+
 async fn every_moment_has_all_the_money(with_moves: bool) {
     let (seed, options) = (seed(), orphans_go_after(1, Options::default()));
     let count = usize::try_from(number("PBMBOX_MOMENTS").unwrap_or(3)).expect("few");
     let source = ShardedSandbox::sharded(options.clone(), BANK_SHARDS).await;
     let config = source.set.config.client().await;
-    let sets = BANK_SHARDS.len() + 1;
     source.pbm(&["config", "--set", "pitr.oplogSpanMin=0.03"]).ok();
     source.pbm(&["config", "--set", "pitr.enabled=true"]).ok();
     money::open(&source.set).await;
-    let slicing = async |until: Timestamp| {
-        wait::until("all replica sets to be sliced", Duration::from_secs(60), async || {
-            common_end(&chunks(&config).await, sets).filter(|end| *end >= until)
-        })
-        .await
-    };
-    slicing(last_write(&source.set).await).await;
+    sliced(&source.set, last_write(&source.set).await).await;
     let (name, _) = money::under_load(&source.set, seed, with_moves, async |vault| {
         let base = backup_of(&source, vault, &[]).await;
-        slicing(last_write(&source.set).await).await;
+        sliced(&source.set, last_write(&source.set).await).await;
         base
     })
     .await;
-    let end = slicing(last_write(&source.set).await).await;
+    let end = sliced(&source.set, last_write(&source.set).await).await;
     source.pbm(&["config", "--set", "pitr.enabled=false"]).ok();
 
     // The earliest moment for this base: the newest end of all its replica sets.

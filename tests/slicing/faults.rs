@@ -188,6 +188,43 @@ async fn an_oplog_that_rolled_over_is_a_gap_with_its_times() {
     rig.assert_whole(&after, &rig.client).await;
 }
 
+/// A secondary that synced anew has no oplog of before. It comes first, and must not end the timeline for that.
+#[tokio::test]
+async fn a_member_that_synced_anew_leaves_the_work_to_one_that_has_the_oplog() {
+    let mut rig = Rig::start(three(), &QUICK).await;
+    rig.slicer("rs0").await;
+    rig.goes_on(2).await;
+    rig.set("pitr.enabled=false");
+    rig.no_slicer().await;
+    for agent in &mut rig.sandbox.agents {
+        agent.terminate().await;
+    }
+    rig.write(3).await;
+    let primary = rig.sandbox.set.primary().await;
+    let fresh = (primary + 1) % 3;
+    rig.sandbox.set.kill(fresh);
+    rig.sandbox.set.wipe(fresh);
+    rig.sandbox.set.restart(fresh);
+    let node = rig.sandbox.set.client_of(fresh).await;
+    wait::until("the member to sync", REPLACED, async || {
+        let hello = node.database("admin").run_command(doc! { "hello": 1 }).await.ok()?;
+        hello.get_bool("secondary").is_ok_and(|yes| yes).then_some(())
+    })
+    .await;
+    for n in [primary, fresh] {
+        rig.sandbox.agents[n] = Agent::start(&rig.sandbox.programs, &rig.sandbox.set.uri_of(n));
+    }
+    let agents = rig.client.database("admin").collection::<Document>("pbmAgents");
+    wait::until("both agents", USUAL, async || {
+        (agents.count_documents(doc! { "pbms.ok": true, "nodes.ok": true, "stors.ok": true }).await.ok()? == 2)
+            .then_some(())
+    })
+    .await;
+    rig.set("pitr.enabled=true");
+    rig.goes_on(4).await;
+    rig.logged("does not: it is left to that node's agent").await;
+}
+
 /// A restore ends the timeline; a new one begins after it, and slicing goes on as it was.
 #[tokio::test]
 async fn a_restore_begins_a_new_timeline() {

@@ -390,6 +390,11 @@ impl ReplicaSet {
         }
     }
 
+    /// A killed member loses all its data.
+    pub fn wipe(&mut self, n: usize) {
+        fs::remove_dir_all(self.folder.path().join(format!("data{n}"))).expect("remove the data folder");
+    }
+
     /// Starts a killed member again.
     pub fn restart(&mut self, n: usize) {
         self.spawn(n);

@@ -17,7 +17,7 @@ use crate::model::{
 use crate::mongo::admin::explain;
 use crate::rendezvous::Role;
 use crate::storage::Storage;
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -34,7 +34,7 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<BackupCmd>) -> 
         if !node.in_leader_rs || (!is_primary && appears(node, &backup.name).await?) {
             return Ok(());
         }
-        lead::lead(node, &task.opid, &backup, config.as_ref()).await
+        lead::lead(node, &task.opid, &backup, config.as_ref(), &task.cancel).await
     };
     let (led, worked) = tokio::join!(leading, work(&task, &backup));
     led.and(worked)
@@ -95,7 +95,7 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
             primary: node.primary.clone(),
             cluster: node.cluster().await?,
             backup: backup.clone(),
-            version: node.version.clone(),
+            version: node.version_now().await?,
             config,
             cancel: op.cancel.clone(),
         };
@@ -155,7 +155,7 @@ async fn not_nominated(task: &Task, name: &str) -> Result<Option<String>> {
             return Ok(Some(format!("not nominated within {} s", FOR_A_NOMINATION.as_secs())));
         }
         tokio::select! {
-            () = task.cancel.cancelled() => bail!("cancelled before the backup began"),
+            () = task.cancel.cancelled() => return Ok(Some("cancelled before it began".into())),
             () = waiter.next() => {}
         }
     }

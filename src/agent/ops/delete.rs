@@ -1,9 +1,10 @@
 //! `delete`, `deletePitr`, `cleanup`: one agent of the leader replica set makes the plan again and carries it out
 //! (spec/format.md A.11, D.6).
 
-use super::{Task, alone};
+use super::{Task, alone, remains};
 use crate::config::places;
 use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd, name};
+use crate::storage::Storage;
 use crate::upkeep::{
     prune,
     retention::{self, Ask},
@@ -79,9 +80,25 @@ async fn work(task: &Task, ask: &Ask) -> Result<()> {
     };
     let store = task.node.open_place(&settings).await?;
     let done = prune::run(control, store.as_ref(), &plan).await?;
-    if done.unindexed > 0 {
-        tracing::warn!("{} PITR chunks on the storage were not in the index; they are deleted too", done.unindexed);
-    }
-    tracing::info!("deleted {} backups and {} PITR chunks", done.backups, done.chunks);
+    let strays = match &plan.chunks {
+        Some(cut) => strays(task, store.as_ref(), cut).await?,
+        None => 0,
+    };
+    tracing::info!("deleted {} backups and {} PITR chunks", done.backups, done.chunks + strays);
     Ok(())
+}
+
+/// Chunks of the cut that the index does not know go too, where they can only be ours.
+async fn strays(task: &Task, store: &dyn Storage, cut: &Cut) -> Result<usize> {
+    if let Some(why) = remains::shared(task, store).await? {
+        tracing::warn!("PITR chunks on the storage that are not in the index stay: {why}");
+        return Ok(0);
+    }
+    let ours = task.node.cluster().await?.names().into_iter().collect();
+    let strays = prune::strays(&task.node.control, store, cut, &ours).await;
+    let strays = strays.context("delete PITR chunks that the index does not know")?;
+    if strays > 0 {
+        tracing::warn!("{strays} PITR chunks on the storage were not in the index; they are deleted too");
+    }
+    Ok(strays)
 }

@@ -85,7 +85,7 @@ async fn known(task: &Task) -> Result<HashSet<String>> {
 }
 
 /// Another cluster makes backups on this storage: what no record of ours names may be its own.
-async fn shared(task: &Task, store: &dyn Storage) -> Result<Option<String>> {
+pub(super) async fn shared(task: &Task, store: &dyn Storage) -> Result<Option<String>> {
     let all = tenants::all(store).await?;
     let others = match task.node.identity().await? {
         Some(me) => tenants::others(all, &me),

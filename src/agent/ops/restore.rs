@@ -72,7 +72,7 @@ pub(super) async fn context(node: &Node, op: &Op<Leased>, restore: Option<&Resto
         role: if node.in_leader_rs { Role::Leader } else { Role::Follower },
         cluster: node.cluster().await?,
         name: op.name.clone(),
-        version: node.version.clone(),
+        version: node.version_now().await?,
         cancel: op.cancel.clone(),
     })
 }
