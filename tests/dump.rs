@@ -1,13 +1,15 @@
 //! The data engines of a backup against a real server: what is listed, what is stored, and where the oplog is cut.
 
-use crate::support::cluster::{Options, ReplicaSet};
+use crate::support::cluster::{Folder, Options, ReplicaSet};
 use futures::TryStreamExt;
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, Timestamp, doc};
 use pbmbox::archive::meta::{NamespaceKind, NamespaceMeta};
 use pbmbox::compress;
+use pbmbox::config::open;
 use pbmbox::layout::ReplsetLayout;
 use pbmbox::model::compression::Compression;
+use pbmbox::model::config::{FilesystemConf, StorageConf};
 use pbmbox::model::selection::Selection;
 use pbmbox::oplog::slice;
 use pbmbox::snapshot::budget::Budget;
@@ -36,6 +38,13 @@ fn layout(compression: Compression) -> ReplsetLayout {
 
 fn store() -> Arc<dyn Storage> {
     Arc::new(Memory::new())
+}
+
+/// A folder as agents open it, with all that is around the driver.
+async fn store_in(folder: &Folder) -> Arc<dyn Storage> {
+    let filesystem = FilesystemConf { path: folder.path().display().to_string(), ..FilesystemConf::default() };
+    let conf = StorageConf { kind: "filesystem".to_owned(), filesystem: Some(filesystem), ..StorageConf::default() };
+    open::open(&conf, "").await.expect("open the storage")
 }
 
 async fn dump_all(client: &Client, storage: &Arc<dyn Storage>, compression: Compression) -> Dumped {
@@ -85,6 +94,9 @@ async fn everything_is_stored_as_it_is_read() {
     let client = set.client_of(0).await;
     insert(&client, "shop", "orders", numbered(3000, 900)).await;
     insert(&client, "shop", "large", numbered(3, 15 << 20)).await;
+    for coll in ["wide", "wider"] {
+        insert(&client, "shop", coll, numbered(40, 255 << 10)).await;
+    }
     run(&client, "shop", doc! { "create": "empty", "capped": true, "size": 4096 }).await;
     run(&client, "shop", doc! { "create": "view", "viewOn": "orders", "pipeline": [] }).await;
     run(&client, "shop", doc! { "create": "series", "timeseries": { "timeField": "t", "metaField": "m" } }).await;
@@ -100,10 +112,13 @@ async fn everything_is_stored_as_it_is_read() {
     run(&client, "admin", doc! { "createRole": "mine", "privileges": [], "roles": [] }).await;
 
     for compression in [Compression::None, Compression::S2, Compression::Zstd] {
-        let storage = store();
-        let dumped = dump_all(&client, &storage, compression).await;
+        let folder = Folder::new("dump");
+        let storage = store_in(&folder).await;
+        let dumped = tokio::time::timeout(Duration::from_secs(120), dump_all(&client, &storage, compression)).await;
+        let dumped = dumped.unwrap_or_else(|_| panic!("{compression}: the dump hangs"));
         let at = layout(compression);
-        for (coll, count) in [("orders", 3000), ("large", 3), ("system.buckets.series", 1)] {
+        for (coll, count) in [("orders", 3000), ("large", 3), ("wide", 40), ("wider", 40), ("system.buckets.series", 1)]
+        {
             let meta = find(&dumped, "shop", coll).expect("it is dumped");
             let bytes = content(&storage, &at.collection("shop", coll), compression).await;
             assert_eq!(documents(&bytes).len(), count, "{coll}");

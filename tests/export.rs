@@ -247,3 +247,36 @@ fn backups_of_the_original_are_exported_without_a_server() {
     let (refused, _) = pbm(&programs, &["export", name, "--out", &out]);
     assert!(refused.failed().stderr.contains("--dir PATH"));
 }
+
+/// Without compression an object's name is the collection's, which can look like one that listings hide, or be one of the
+/// backup's own.
+#[tokio::test(flavor = "multi_thread")]
+async fn collections_with_unlucky_names_come_back_or_are_refused() {
+    let sandbox = Sandbox::start(Options::default()).await;
+    let client = sandbox.set.client().await;
+    let unlucky = ["import.tmp", "old.pbmpart.1"];
+    for coll in unlucky {
+        client.database("shop").collection(coll).insert_one(doc! { "_id": coll }).await.expect("insert");
+    }
+    let name = sandbox.backup(&["--compression", "none"]);
+
+    let folder = Folder::new("export");
+    let out = folder.path().join("archive").display().to_string();
+    sandbox.pbm(&["export", &name, "--out", &out]).ok();
+    let decoded = decode(&fs::read(&out).expect("the archive"));
+    client.database("shop").drop().await.expect("drop");
+    sandbox.pbm(&["restore", &name, "--wait", "-y"]).ok();
+    for coll in unlucky {
+        let back = documents(&client, "shop", coll).await;
+        assert_eq!(back.len(), 1, "{coll}");
+        assert_eq!(decoded.of(&format!("shop.{coll}")), Some(&back[..]), "{coll}");
+    }
+
+    client.database("metadata").collection("json").insert_one(doc! { "_id": 1 }).await.expect("insert");
+    let refused = sandbox.pbm(&["backup", "--wait", "--compression", "none"]).failed();
+    assert!(
+        refused.stderr.contains("collection 'metadata.json' can't be backed up without compression"),
+        "{refused:?}"
+    );
+    sandbox.backup(&["--compression", "s2"]);
+}

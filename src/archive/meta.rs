@@ -1,12 +1,15 @@
 //! `metadata.json` (version 1) and `meta.pbm` (version 2) of one replica set (spec/format.md A.3.3, A.3.4).
 
 use super::{extjson, frame::Prelude};
-use crate::layout::BUCKETS;
-use anyhow::{Context as _, anyhow};
+use crate::layout::{BUCKETS, ReplsetLayout};
+use anyhow::{Context as _, anyhow, bail};
 use bson::{Bson, Document, doc};
 
 /// Version of the archive format in `metadata.json`; there is no other.
 const FORMAT: &str = "0.1";
+
+/// The largest `metadata.json` that is written and read: some hundred thousand collections.
+pub const METADATA_LIMIT: usize = 1 << 30;
 
 /// What a namespace is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +65,15 @@ pub struct ArchiveMeta {
     pub remains: Vec<NamespaceMeta>,
 }
 
+impl ArchiveMeta {
+    /// What has documents, each with the object that holds them.
+    pub fn stored<'a>(&'a self, at: &ReplsetLayout) -> impl Iterator<Item = (String, &'a NamespaceMeta)> {
+        let usual = self.namespaces.iter().map(|ns| (at.collection(&ns.db, &ns.coll), ns));
+        let remains = self.remains.iter().map(|ns| (at.remains(&ns.db, &ns.coll), ns));
+        usual.chain(remains).filter(|(_, ns)| ns.size != 0)
+    }
+}
+
 /// `metadata.json` in canonical Extended JSON, namespaces ordered by database and collection.
 ///
 /// Takes every namespace that was dumped. A bucket collection is not listed, its checksum and size go to its time
@@ -83,6 +95,20 @@ pub fn write_metadata_json(meta: &ArchiveMeta) -> Vec<u8> {
         file.insert("remains", remains.collect::<Vec<_>>());
     }
     extjson::indented(&file).into_bytes()
+}
+
+/// A longer `metadata.json` could be written, but nobody would read it again.
+///
+/// # Errors
+/// It would have more than [`METADATA_LIMIT`] bytes.
+pub fn check_size(bytes: usize) -> anyhow::Result<()> {
+    if bytes > METADATA_LIMIT {
+        bail!(
+            "the description of all collections has {bytes} bytes, of which restores read at most {METADATA_LIMIT}; back up \
+             some databases at a time, with --ns"
+        );
+    }
+    Ok(())
 }
 
 /// A namespace as an element of a list, with the checksum and size of what holds its documents.
@@ -279,8 +305,17 @@ fn integer(doc: &Document, key: &str) -> anyhow::Result<i64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ArchiveMeta, NamespaceKind, NamespaceMeta, read_metadata_json, write_meta_pbm, write_metadata_json};
+    use super::{
+        ArchiveMeta, METADATA_LIMIT, NamespaceKind, NamespaceMeta, check_size, read_metadata_json, write_meta_pbm,
+        write_metadata_json,
+    };
     use bson::{Document, doc};
+
+    #[test]
+    fn what_nobody_would_read_is_not_written() {
+        check_size(METADATA_LIMIT).expect("as much as is read");
+        assert!(check_size(METADATA_LIMIT + 1).expect_err("more").to_string().contains("--ns"));
+    }
 
     const REAL: &[u8] = include_bytes!("../../tests/fixtures/original/metadata.json");
 

@@ -1,6 +1,6 @@
 //! The logical recipe: collections dumped while the oplog of the same time is kept beside them (spec/format.md D.3).
 
-use super::{Cx, cut, renames, sampler};
+use super::{Cx, cut, renames, resharding, sampler};
 use crate::archive::{backup_json, meta};
 use crate::config::open;
 use crate::control::{ControlBoard, unix_now};
@@ -39,6 +39,7 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     let layout = ReplsetLayout::new(&cx.name, &cx.rs, cx.backup.compression);
     if cx.cluster.sharded {
         cluster::refuse_config_shard(cx.control.client()).await?;
+        resharding::none_now(cx.control.client()).await?;
         // An idle shard's oplog begins now, not hours ago.
         cut::note(cx.control.client(), &cx.primary, &cx.client, "backup begins").await?;
     }
@@ -72,7 +73,11 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
         cx.control.backups.set_member(&cx.name, &cx.rs, doc! { "dump_end": end }).await?;
         cut::publish(&cx.client, cx.control.client()).await?;
     }
-    reach(board, cx.role, Status::DumpDone, None, &cx.cancel, async || Ok(())).await?;
+    // Other shards may need hours more than this one, and its oplog does not wait for them.
+    tokio::select! {
+        met = reach(board, cx.role, Status::DumpDone, None, &cx.cancel, async || Ok(())) => met?,
+        failed = oplog.follow() => return failed,
+    }
 
     if cx.cluster.sharded {
         cut::note(cx.control.client(), &cx.primary, &cx.client, "backup ends").await?;
@@ -80,6 +85,9 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     // Taken after the last cursor was closed: no version of a document that was dumped is newer.
     let last = slice::last_write(&cx.client).await?;
     oplog.keep_until(last).await?;
+    if is_config_server(cx) {
+        resharding::none_between(&cx.client, first, last).await?;
+    }
     if !selection.is_everything() {
         let dumped = dumped.namespaces.iter().filter_map(|meta| meta.uuid).collect();
         renames::check(&cx.client, &selection, &dumped, (first, last)).await?;
@@ -198,7 +206,9 @@ async fn describe(cx: &Cx, layout: &ReplsetLayout, dumped: &Dumped) -> Result<u6
         namespaces: dumped.namespaces.clone(),
         remains: dumped.remains.clone(),
     };
-    storage::write_all(cx.storage.as_ref(), &layout.metadata(), meta::write_metadata_json(&archive)).await?;
+    let text = meta::write_metadata_json(&archive);
+    meta::check_size(text.len())?;
+    storage::write_all(cx.storage.as_ref(), &layout.metadata(), text).await?;
     Ok(size)
 }
 

@@ -3,6 +3,7 @@
 mod cut;
 mod logical;
 mod renames;
+mod resharding;
 mod sampler;
 
 use crate::control::{Control, ControlBoard};
@@ -53,7 +54,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
     let board = cx.board();
     let recipe = async {
         if cx.role == Role::Leader && cx.cluster.sharded {
-            balancer::hold(&cx.control, &cx.control.backups, &cx.name, cx.round()).await?;
+            balancer::hold_for_backup(&cx.control, &cx.name, cx.round()).await?;
         }
         logical::run(cx, &board).await
     };

@@ -24,7 +24,7 @@ use crate::{
         crc::Crc64,
         demux::Frame,
         frame::{self, Cutter, OPLOG, Prelude, PreludeEntry},
-        meta::{ArchiveMeta, NamespaceMeta, collection_metadata, read_metadata_json, read_prelude},
+        meta::{ArchiveMeta, METADATA_LIMIT, NamespaceMeta, collection_metadata, read_metadata_json, read_prelude},
     },
     layout::{Generation, ReplsetLayout},
     model::{
@@ -42,7 +42,7 @@ use crate::{
 use anyhow::{Context as _, Result, bail};
 use bson::Timestamp;
 use bytes::{Bytes, BytesMut};
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use select::Selection;
 use std::{
     collections::HashMap,
@@ -56,8 +56,6 @@ use tokio::sync::mpsc;
 
 /// A block is sent when it has this much, which is far below what mongodump fills.
 const BLOCK: usize = 1 << 20;
-/// The largest `metadata.json` that is read.
-const METADATA_LIMIT: usize = 512 << 20;
 
 /// An export that is possible as far as the listing of the storage tells.
 #[derive(Debug)]
@@ -174,7 +172,8 @@ async fn of_objects(storage: &dyn Storage, backup: &BackupMeta, part: &BackupRep
     let metadata = storage::read_all(storage, &name, METADATA_LIMIT).await?;
     let meta = read_metadata_json(&metadata).with_context(|| format!("read '{name}'"))?;
     let folder = format!("{}/{}", backup.name, part.name);
-    let objects = storage.list(&folder).try_collect().await.with_context(|| format!("list '{folder}'"))?;
+    let wanted = meta.stored(&layout).map(|(name, _)| name);
+    let objects = storage::list_with(storage, &folder, wanted).await.with_context(|| format!("list '{folder}'"))?;
     Ok(Found { meta, objects, packed: None })
 }
 

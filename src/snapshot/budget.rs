@@ -44,6 +44,16 @@ impl<T: AsRef<[u8]>> AsRef<[u8]> for Admitted<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        compress,
+        config::open,
+        model::{
+            compression::Compression,
+            config::{FilesystemConf, StorageConf},
+        },
+        storage::{ByteStream, SizeHint},
+    };
+    use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
     use std::time::Duration;
 
     #[tokio::test(start_paused = true)]
@@ -58,5 +68,55 @@ mod tests {
         drop(first);
         drop(second.await);
         assert_eq!(budget.admit(vec![0; 100 * UNIT]).await.len(), 100 * UNIT);
+    }
+
+    /// Replies of a size, handed on in slices.
+    fn collection(budget: &Budget, replies: usize, reply: usize, slice: usize) -> ByteStream {
+        let budget = budget.clone();
+        stream::iter(0..replies)
+            .then(move |_| {
+                let budget = budget.clone();
+                async move { budget.admit(vec![7; reply]).await }
+            })
+            .map(move |mut reply| {
+                let slices =
+                    std::iter::from_fn(move || (!reply.is_empty()).then(|| Ok(reply.split_to(slice.min(reply.len())))));
+                stream::iter(slices)
+            })
+            .flatten()
+            .boxed()
+    }
+
+    /// A storage keeps the beginning of an object until its end, for a repetition, and gathers the rest: if that counted,
+    /// the next reply would wait for ever.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_was_sent_does_not_count() {
+        const KIB: usize = 1 << 10;
+        let path = std::env::temp_dir().join(format!("pbmbox-budget-{:08x}", rand::random::<u32>()));
+        let filesystem = FilesystemConf { path: path.to_string_lossy().into_owned(), ..FilesystemConf::default() };
+        let conf =
+            StorageConf { kind: "filesystem".to_owned(), filesystem: Some(filesystem), ..StorageConf::default() };
+        let store = open::open(&conf, "").await.expect("open");
+        for compression in [Compression::None, Compression::S2] {
+            let budget = Budget::new(16 << 20);
+            // One document of 9 MiB to a reply, and four of 255 KiB.
+            let giants = (0..2).map(|_| (3, 9 << 20, 512 * KIB));
+            let large = (0..4).map(|_| (8, 4 * 255 * KIB, 255 * KIB));
+            let (store, budget) = (&store, &budget);
+            let puts = giants.chain(large).enumerate().map(|(n, (replies, reply, slice))| async move {
+                let body = collection(budget, replies, reply, slice);
+                let body = compress::encode(body, compression, None).expect("a level");
+                store.put(&format!("b/rs0/{compression}.{n}"), body, SizeHint(None)).await?;
+                let body = store.get(&format!("b/rs0/{compression}.{n}"), None).await?;
+                let back = compress::decode(body, compression);
+                let read = back.try_fold(0, async |all, piece: Bytes| Ok(all + piece.len())).await.expect("read");
+                assert_eq!(read, replies * reply);
+                crate::storage::Result::<()>::Ok(())
+            });
+            let all = tokio::time::timeout(Duration::from_secs(60), try_join_all(puts)).await;
+            all.unwrap_or_else(|_| panic!("{compression}: it hangs")).expect("stored");
+            assert_eq!(budget.free.available_permits(), budget.units, "{compression}");
+        }
+        std::fs::remove_dir_all(path).expect("clean up");
     }
 }

@@ -20,12 +20,15 @@ use crate::model::{
     names::{TMP_ROLES, TMP_USERS},
     selection::Selection,
 };
-use crate::storage::{SizeHint, Storage};
+use crate::storage::{SizeHint, Storage, wrap::split::whole_of};
 use anyhow::{Context, Result, bail};
 use bson::doc;
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::Client;
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    collections::HashSet,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 /// What to dump and how.
 #[derive(Debug, Clone)]
@@ -64,7 +67,8 @@ const REPEATS: usize = 20;
 /// restore reads them.
 ///
 /// # Errors
-/// The node can't be read or the storage can't be written; objects that were finished before stay.
+/// The node can't be read or the storage can't be written; objects that were finished before stay. A collection's name
+/// that an uncompressed object can't have.
 pub async fn dump(
     client: &Client,
     storage: &Arc<dyn Storage>,
@@ -85,7 +89,9 @@ pub async fn dump(
     let layout = &plan.layout;
     let usual = namespaces.into_iter().map(|it| (layout.collection(&it.db, &it.coll), it, false));
     let remains = remains.into_iter().map(|it| (layout.remains(&it.db, &it.coll), it, true));
-    let all: Vec<(Part, bool)> = stream::iter(usual.chain(remains).collect::<Vec<_>>())
+    let objects: Vec<_> = usual.chain(remains).collect();
+    check_names(layout, &objects)?;
+    let all: Vec<(Part, bool)> = stream::iter(objects)
         .map(|(object, namespace, remains)| {
             let budget = budget.clone();
             async move {
@@ -122,6 +128,29 @@ pub async fn dump(
         namespaces: done.into_iter().map(|(meta, ..)| meta).collect(),
         remains: remains.into_iter().map(|(meta, ..)| meta).collect(),
     })
+}
+
+/// Without compression an object has the bare name of its collection, which something else of the backup can have too.
+fn check_names(layout: &ReplsetLayout, objects: &[(String, Namespace, bool)]) -> Result<()> {
+    let with_data = || objects.iter().filter(|(_, namespace, _)| namespace.has_data());
+    let names: HashSet<&str> = with_data().map(|(object, ..)| object.as_str()).collect();
+    let own = [layout.metadata(), layout.meta_pbm()];
+    for (object, namespace, _) in with_data() {
+        let whole = whole_of(object).filter(|whole| names.contains(whole));
+        let clash = if own.contains(object) {
+            "where the backup keeps the description of its collections".to_owned()
+        } else if let Some(whole) = whole {
+            format!("which is also the name of a part of '{whole}'")
+        } else {
+            continue;
+        };
+        bail!(
+            "collection '{}' can't be backed up without compression: its documents would be stored as '{object}', {clash}; \
+             use a compression, for example `pbm backup --compression s2`",
+            namespace.ns()
+        );
+    }
+    Ok(())
 }
 
 /// The users or roles that were made in some databases.
@@ -220,4 +249,36 @@ async fn again(storage: &dyn Storage, plan: &DumpPlan, done: &[Part], from: &str
         size,
     };
     Ok((meta, stored, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::compression::Compression;
+
+    fn check(compression: Compression, names: &[(&str, &str)]) -> Result<()> {
+        let layout = ReplsetLayout::new("b", "rs0", compression);
+        let namespace = |db: &str, coll: &str| Namespace { db: db.into(), ..of_databases(coll, &[]) };
+        let objects: Vec<_> =
+            names.iter().map(|(db, coll)| (layout.collection(db, coll), namespace(db, coll), false)).collect();
+        check_names(&layout, &objects)
+    }
+
+    #[test]
+    fn bare_names_that_mean_something_else_are_refused() {
+        let own: [&[(&str, &str)]; 4] = [
+            &[("metadata", "json")],
+            &[("a", "b"), ("meta", "pbm")],
+            &[("metadata", "system.buckets.json")],
+            &[("a", "b.pbmpart.1"), ("a", "b")],
+        ];
+        for names in own {
+            let refusal = check(Compression::None, names).expect_err("two objects of one name").to_string();
+            assert!(refusal.contains("can't be backed up without compression"), "{refusal}");
+            assert!(refusal.ends_with("for example `pbm backup --compression s2`"), "{refusal}");
+            check(Compression::S2, names).expect("names with a suffix");
+        }
+        let unlucky = [("metadata", "json.x"), ("a", "b.pbmpart.1"), ("a", "c"), ("a", "c.pbmpart.x"), ("a", "d.tmp")];
+        check(Compression::None, &unlucky).expect("every name once");
+    }
 }

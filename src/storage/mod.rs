@@ -18,11 +18,13 @@ pub mod memory;
 pub mod pace;
 pub mod parts;
 pub mod patience;
+mod present;
 pub mod ranges;
 pub mod s3;
 mod small;
 pub mod wrap;
 
+pub use present::list_with;
 pub use small::{body, read_all, write_all};
 
 use async_trait::async_trait;

@@ -25,6 +25,7 @@ mod transport;
 
 pub use azure::{AzureAccess, AzureSettings};
 pub use gcs::{GcsAccess, GcsSettings};
+pub use transport::LARGEST_ANSWER;
 
 use super::{
     ByteStream, Error, ObjectInfo, Promises, Result, SizeHint, Storage, check_name, check_prefix, failed_list,
@@ -41,6 +42,7 @@ use object_store::{
     path::Path,
 };
 use std::{fmt, ops::Range, sync::Arc, time::Duration};
+use transport::TOO_LARGE;
 
 /// What both protocols of the crate can do.
 trait Blobs: ObjectStore + MultipartStore {}
@@ -88,9 +90,10 @@ fn retry_config(patience: Patience) -> RetryConfig {
 }
 
 impl CloudStorage {
-    /// The same store, read in another way.
+    /// The same store, read in another way. Ranges are no larger than an answer can be.
     #[must_use]
-    pub fn downloading(self, downloads: Downloads) -> Self {
+    pub fn downloading(self, mut downloads: Downloads) -> Self {
+        downloads.size = downloads.size.min(LARGEST_ANSWER as u64);
         Self { downloads, ..self }
     }
 
@@ -251,6 +254,12 @@ impl Storage for CloudStorage {
             }
         };
         let (end, reached) = (wanted.end.min(meta.size), first.end.min(meta.size));
+        let (came, due) = (begun.len() as u64, reached.saturating_sub(first.start));
+        if came != due {
+            let (store, name) = (self.to_string(), name.to_owned());
+            let reason = format!("{came} bytes came where {due} were asked for");
+            return Err(Error::Failed { store, action: "get", name, reason, retryable: true });
+        }
         let reader = Arc::new(reader);
         let rest = ranges::stream(self.downloads.clone(), reached..end, move |part| {
             let (reader, tag) = (Arc::clone(&reader), meta.e_tag.clone());
@@ -323,7 +332,7 @@ fn sort(store: &str, action: &'static str, name: &str, error: object_store::Erro
                 return Error::Full { store, action, name, reason };
             }
             let lasting = status.is_some_and(|it| (400..500).contains(&it) && !matches!(it, 408 | 409 | 429));
-            let lasting = lasting || reason.contains("certificate") || reason.contains("can't be sent");
+            let lasting = lasting || ["certificate", "can't be sent", TOO_LARGE].iter().any(|it| reason.contains(it));
             Error::Failed { store, action, name, reason, retryable: !lasting }
         }
         _ => Error::Failed { store, action, name, reason, retryable: false },
@@ -342,4 +351,56 @@ fn reason(error: &dyn std::error::Error) -> String {
         next = error.source();
     }
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn google(server: &str) -> CloudStorage {
+        let document = serde_json::json!({
+            "gcs_base_url": server, "disable_oauth": true, "client_email": "", "private_key": "", "private_key_id": "",
+        });
+        let settings = GcsSettings {
+            bucket: "b".to_owned(),
+            prefix: String::new(),
+            access: GcsAccess::Document(document.to_string()),
+            cut: Cut { part: 5 << 20, most: 10_000, in_flight: 20 << 20 },
+            patience: Patience { attempts: 1, ..Patience::default() },
+            http: super::super::http::Settings::default(),
+        };
+        CloudStorage::gcs(settings).expect("open")
+    }
+
+    /// A first range of which a part is missing, behind which the next one would go on.
+    #[tokio::test]
+    async fn a_first_range_that_is_too_short_is_an_error() {
+        let answer = |came: usize| {
+            let head = format!(
+                "HTTP/1.1 206 Partial Content\r\nContent-Length: {came}\r\nContent-Range: bytes 0-99/1000\r\n\
+                 ETag: \"x\"\r\nLast-Modified: Sat, 21 Nov 2026 00:44:27 GMT\r\n\r\n"
+            );
+            [head.as_bytes(), &vec![7; came]].concat()
+        };
+        let got = async |came| {
+            let store = google(&transport::always(answer(came)).await);
+            store.get("a", Some(0..100)).await?.try_collect::<Vec<_>>().await.map(|all| all.concat()).map_err(|error| {
+                store.sort("get", "a", object_store::Error::Generic { store: "", source: error.into() })
+            })
+        };
+        assert_eq!(got(100).await.expect("whole").len(), 100);
+        let error = got(60).await.expect_err("40 bytes are missing");
+        assert!(
+            error.is_retryable() && error.to_string().contains("60 bytes came where 100 were asked for"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn ranges_fit_into_answers() {
+        for (wish, size) in [(1 << 20, 1 << 20), (1 << 30, LARGEST_ANSWER as u64)] {
+            let store = google("http://127.0.0.1").downloading(Downloads::within(u64::MAX, 1, wish, 4));
+            assert_eq!(store.downloads.size, size);
+        }
+    }
 }

@@ -17,18 +17,23 @@ use object_store::{
     },
 };
 
-/// More than any range or page that is asked for.
-const LARGEST_ANSWER: usize = 256 << 20;
+/// Ranges are no larger than this, and pages are far smaller. An answer is in memory as a whole.
+pub const LARGEST_ANSWER: usize = 256 << 20;
+/// What an error says of a larger one.
+pub const TOO_LARGE: &str = "the answer is larger than";
 
 /// Gives the crate our client, whatever options it has in mind.
 #[derive(Debug, Clone)]
-pub struct Transport(HttpClient);
+pub struct Transport {
+    client: HttpClient,
+    largest: usize,
+}
 
 impl Transport {
     /// # Errors
     /// Those of [`HttpClient::new`].
     pub fn new(settings: Settings) -> Result<Self, Failure> {
-        HttpClient::new(settings).map(Self)
+        Ok(Self { client: HttpClient::new(settings)?, largest: LARGEST_ANSWER })
     }
 }
 
@@ -50,8 +55,12 @@ impl HttpService for Transport {
                 .to_bytes(),
         };
         let upload = (head.method == Method::PUT && !content.is_empty()).then(|| content.clone());
-        let answer =
-            self.0.send_whole(http::Request::from_parts(head, content), LARGEST_ANSWER).await.map_err(failed)?;
+        let request = http::Request::from_parts(head, content);
+        let answer = self.client.send_whole(request, self.largest + 1).await.map_err(failed)?;
+        if answer.body().len() > self.largest {
+            let reason = format!("{TOO_LARGE} {} bytes", self.largest);
+            return Err(HttpError::new(HttpErrorKind::Unknown, std::io::Error::other(reason)));
+        }
         if let Some(content) = upload.filter(|_| answer.status().is_success()) {
             let headers = answer.headers().clone();
             let same = tokio::task::spawn_blocking(move || arrived(&content, &headers)).await.unwrap_or(Ok(()));
@@ -92,9 +101,45 @@ fn arrived(content: &Bytes, headers: &HeaderMap) -> Result<(), String> {
     Ok(())
 }
 
+/// A server that gives every request the same answer.
+#[cfg(test)]
+pub(super) async fn always(answer: Vec<u8>) -> String {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("listen");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let mut request = Vec::new();
+            while !request.ends_with(b"\r\n\r\n") && connection.read_buf(&mut request).await.is_ok_and(|n| n > 0) {}
+            // A client that has seen enough hangs up.
+            let _ = connection.write_all(&answer).await;
+        }
+    });
+    format!("http://{address}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn an_answer_that_is_too_large_is_an_error() {
+        let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n";
+        let server = always([&head[..], &[7; 1000]].concat()).await;
+        for (largest, whole) in [(999, false), (1000, true)] {
+            let client = HttpClient::new(Settings::default()).expect("a client");
+            let mut request = HttpRequest::new(Bytes::new().into());
+            *request.uri_mut() = server.parse().expect("an address");
+            match (Transport { client, largest }).call(request).await {
+                Ok(_) => assert!(whole),
+                Err(error) => {
+                    assert!(!whole && error.kind() == HttpErrorKind::Unknown, "{error}");
+                    let reason = std::error::Error::source(&error).expect("a reason").to_string();
+                    assert_eq!(reason, format!("{TOO_LARGE} 999 bytes"));
+                }
+            }
+        }
+    }
 
     #[test]
     fn checksums_of_the_store_are_compared() {

@@ -6,7 +6,7 @@ use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use std::collections::HashMap;
 
 /// Splits `<name>.pbmpart.<digits>` into name and number.
-fn parse(name: &str) -> Option<(&str, u64)> {
+pub(super) fn parse(name: &str) -> Option<(&str, u64)> {
     let (base, number) = name.rsplit_once(".pbmpart.")?;
     let digits = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     (digits && !base.is_empty()).then(|| number.parse().ok().map(|number| (base, number)))?

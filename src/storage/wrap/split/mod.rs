@@ -101,6 +101,12 @@ impl Split {
     }
 }
 
+/// The object of which one of this name would be taken for a piece.
+#[must_use]
+pub fn whole_of(name: &str) -> Option<&str> {
+    fold::parse(name).map(|(whole, _)| whole)
+}
+
 /// `<name>.pbmpart.<number>`, numbers from 1.
 fn piece(name: &str, number: u64) -> String {
     format!("{name}.pbmpart.{number}")
