@@ -76,7 +76,11 @@ impl Stage {
 
     /// The object of a chunk that the index does not know.
     fn object(&self, from: Timestamp, to: Timestamp) -> String {
-        let name = layout::pitr_chunk("rs0", from, to, Compression::S2);
+        self.object_of("rs0", from, to)
+    }
+
+    fn object_of(&self, rs: &str, from: Timestamp, to: Timestamp) -> String {
+        let name = layout::pitr_chunk(rs, from, to, Compression::S2);
         let path = self.sandbox.store().join(&name);
         std::fs::create_dir_all(path.parent().expect("a folder")).expect("make the folder");
         std::fs::write(path, "chunk").expect("write the object");
@@ -162,6 +166,7 @@ async fn chunks_are_deleted_alone_and_lost_objects_are_found() {
     let stage = Stage::set_up(Options::default()).await;
     let [a, b] = stage.times();
     let orphan = stage.object(later(a, -2000), later(a, -1500));
+    let foreign = stage.object_of("of-another-cluster", later(a, -2000), later(a, -1500));
     let has = |name: &str| stage.sandbox.store().join(name).exists();
 
     // A slicer may be about to add what is not in the index yet.
@@ -188,6 +193,15 @@ async fn chunks_are_deleted_alone_and_lost_objects_are_found() {
     stage.control.pitr.report(&slicer, &[]).await.expect("report");
     stage.sandbox.pbm(&["delete-pitr", "--older-than", &stage.border(), "--force", "--wait"]).ok();
     assert!(!has(&orphan), "it is older than all that the slicer still does");
+    assert!(has(&foreign), "it is of no replica set of ours");
+    // Another cluster may have replica sets of the same names.
+    let mark = stage.sandbox.store().join(layout::cluster_mark("0123456789abcdef01234567"));
+    std::fs::create_dir_all(mark.parent().expect("a folder")).expect("make the folder");
+    std::fs::write(&mark, r#"{"id":"0123456789abcdef01234567","name":"rs0","node":"far:1","last":1}"#).expect("write");
+    let theirs = stage.object(later(a, -2000), later(a, -1500));
+    stage.sandbox.pbm(&["delete-pitr", "--older-than", &stage.border(), "--force", "--wait"]).ok();
+    assert!(has(&theirs), "it may be of the other cluster");
+    std::fs::remove_file(&mark).expect("remove the mark");
     let left = stage.state().await;
     let last = layout::pitr_chunk("rs0", b, later(b, 1000), Compression::S2);
     assert_eq!(left.1, std::slice::from_ref(&last));

@@ -22,7 +22,7 @@
 use super::timeline::Line;
 use crate::control::Control;
 use crate::layout::{self, ChunkName, PITR};
-use crate::model::{chunk::Chunk, compression::Compression, lock::LockHeader};
+use crate::model::{chunk::Chunk, command::name, compression::Compression, lock::LockHeader};
 use crate::mongo::admin::explain;
 use crate::oplog::slice::{self, Slice, Wanted};
 use crate::snapshot::budget::Budget;
@@ -334,8 +334,15 @@ fn chunk_of(rs: &str, from: Timestamp, to: Timestamp, compression: Compression) 
     Chunk { rs: rs.to_owned(), fname, compression, start_ts: from, end_ts: to, size: 0 }
 }
 
-/// Takes chunks out of the index, then deletes their objects.
+/// Takes chunks out of the index, then deletes their objects. While a replay may read them they stay, for
+/// [`drop_contained`] to find.
 async fn forget(control: &Control, storage: &dyn Storage, chunks: Vec<Chunk>) {
+    let Some(rs) = chunks.first().map(|chunk| chunk.rs.clone()) else { return };
+    match control.locks.of(&rs).await {
+        Ok(lock) if lock.as_ref().is_none_or(|lock| lock.header.kind != name::REPLAY) => {}
+        Ok(_) => return tracing::debug!("small chunks that were joined stay until the replay has ended"),
+        Err(error) => return tracing::warn!("small chunks that were joined stay: {}", explain(&error)),
+    }
     let names: Vec<String> = chunks.into_iter().map(|chunk| chunk.fname).collect();
     if let Err(error) = control.chunks.remove(&names).await {
         // They say nothing wrong: the joined chunk covers them.

@@ -84,6 +84,7 @@ async fn a_stopped_agent_ends_its_backup_before_it_goes() {
 async fn the_agent_is_killed_in_mid_restore() {
     let mut rig = Rig::start(1).await;
     let name = rig.next_backup_works();
+    rig.pbm(&["config", "--set", "pitr.enabled=true"]).ok();
     let before = state::read(&rig.client).await;
     let hold = Hold::delaying(&rig, "insert", "shop.orders", 5000).await;
     let child = rig.sandbox.pbm_spawn(&["restore", &name, "--wait", "-y"]);
@@ -95,8 +96,16 @@ async fn the_agent_is_killed_in_mid_restore() {
     let said = rig.ended(child, since, SETTLED).await.failed();
     assert!(said.stderr.contains("lost"), "{}", said.stderr);
     assert_eq!(rig.settles("pbmRestores", &restore, since).await.status, "error");
+    let sliced = |rig: &Rig| rig.pbm(&["config", "pitr.enabled"]).ok().stdout.trim() == "[pitr.enabled=true]";
+    assert!(!sliced(&rig), "nobody was there to switch it on again");
 
     rig.restart_agent(0).await;
+    wait::until("point-in-time recovery to be on again", SETTLED, async || {
+        let restore = rig.newest("pbmRestores").await?;
+        (sliced(&rig) && !restore.contains_key("pitr_due")).then_some(())
+    })
+    .await;
+    rig.pbm(&["config", "--set", "pitr.enabled=false"]).ok();
     rig.pbm(&["restore", &name, "--wait", "-y"]).ok();
     assert_eq!(state::differences(&before, &state::read(&rig.client).await), Vec::<String>::new());
     rig.next_backup_works();
