@@ -81,7 +81,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
                 },
             }
         } else {
-            watch.seen = None;
+            (watch.seen, watch.stood_back) = (None, None);
         }
         let mut waiter = node.control.bell.waiter();
         tokio::select! {

@@ -87,19 +87,20 @@ impl Followed {
     }
 }
 
-/// Adds the databases in which an entry creates something. On a config server also those that it adds to the cluster.
+/// Adds the databases in which an entry creates something, or that it drops: after it they are what the oplog makes of
+/// them. On a config server also those that it adds to the cluster or takes from it.
 ///
 /// # Errors
 /// The entry can't be read.
 pub fn note_databases(entry: &Entry<'_>, made: &mut BTreeSet<String>) -> Result<()> {
-    if entry.kind == Kind::Insert && entry.ns == "config.databases" {
+    if matches!(entry.kind, Kind::Insert | Kind::Delete) && entry.ns == "config.databases" {
         made.extend(entry.o.get_str("_id").ok().map(str::to_owned));
     }
     if entry.kind != Kind::Command {
         return Ok(());
     }
     match entry.command()? {
-        Command::Create { .. } => {
+        Command::Create { .. } | Command::DropDatabase => {
             let db = entry.split_ns().0;
             if !made.contains(db) {
                 made.insert(db.to_owned());
@@ -123,7 +124,7 @@ mod tests {
     use futures::stream;
 
     #[test]
-    fn databases_in_which_something_is_made() {
+    fn databases_that_an_oplog_makes_or_drops() {
         let uuid = Binary::from(Uuid::new());
         let create = rawdoc! {"op": "c", "ns": "a.$cmd", "ui": uuid.clone(), "o": {"create": "x"}};
         let insert =
@@ -132,12 +133,14 @@ mod tests {
         let rename =
             rawdoc! {"op": "c", "ns": "c.$cmd", "ui": uuid.clone(), "o": {"renameCollection": "c.x", "to": "d.y"}};
         let other = rawdoc! {"op": "i", "ns": "e.z", "ui": uuid, "o": {"_id": 1}};
+        let drop = rawdoc! {"op": "c", "ns": "f.$cmd", "o": {"dropDatabase": 1}};
+        let removed = rawdoc! {"op": "d", "ns": "config.databases", "o": {"_id": "g"}};
         let mut made = BTreeSet::new();
         let at = Timestamp { time: 1, increment: 1 };
-        for entry in [&ops, &rename, &other] {
+        for entry in [&ops, &rename, &other, &drop, &removed] {
             note_databases(&Entry::parse(entry, Some(at)).expect("an entry"), &mut made).expect("readable");
         }
-        assert_eq!(made.into_iter().collect::<Vec<_>>(), ["a", "b", "d"]);
+        assert_eq!(made.into_iter().collect::<Vec<_>>(), ["a", "b", "d", "f", "g"]);
     }
 
     #[tokio::test]

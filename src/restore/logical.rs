@@ -42,7 +42,9 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     for warning in &steps.plan().warnings {
         tracing::warn!("{warning}");
     }
-    tell_databases(cx, &steps.check_oplog(&cx.cancel).await?).await?;
+    let mut databases = steps.check_oplog(&cx.cancel).await?;
+    databases.extend(until(&cx.cancel, steps.databases_of_the_cluster()).await?);
+    tell_databases(cx, &databases).await?;
     reach(board, cx.role, Status::CleanupCluster, None, &cx.cancel, async || end_timeline(cx).await).await?;
     let ours = databases_of_the_restore(cx, &steps, parts).await?;
 
@@ -102,8 +104,8 @@ async fn end_timeline(cx: &Cx) -> Result<()> {
     cx.control.restores.set(&cx.name, doc! { "changed_from": now.max(last) }).await.map(drop)
 }
 
-/// The key, in a replica set's part of the restore, of the databases in which the oplog that is replayed creates something.
-/// *Added by us*.
+/// The key, in a replica set's part of the restore, of the databases that the oplog makes or drops, or that the routing table
+/// names. *Added by us*.
 const MAKES: &str = "makes";
 
 /// Tells the other replica sets. A database may have been made on another shard than the one that has it now.

@@ -99,6 +99,18 @@ pub async fn forget_range_deletions(shard: &Client, go: impl Fn(&str) -> bool) -
     Ok(removed)
 }
 
+/// The databases that the backup's table names: also those that have no collection in the backup.
+pub async fn named(storage: &dyn Storage, source: &RoutingSource) -> Result<BTreeSet<String>> {
+    let mut names = BTreeSet::new();
+    if let Some(data) = &source.databases {
+        let mut reading = data.open(storage).await?;
+        while let Some(document) = reading.next_document().await? {
+            names.insert(document.get_str("_id").context("read the name of a database")?.to_owned());
+        }
+    }
+    Ok(names)
+}
+
 /// What of the target's tables stays: the routing of databases that the restore has nothing to do with.
 #[derive(Debug, Default)]
 struct Kept {
@@ -116,13 +128,8 @@ impl Kept {
         source: &RoutingSource,
         ours: &BTreeSet<String>,
     ) -> Result<Self> {
-        let mut go = ours.clone();
-        if let Some(data) = &source.databases {
-            let mut reading = data.open(storage).await?;
-            while let Some(document) = reading.next_document().await? {
-                go.insert(document.get_str("_id").context("read the name of a database")?.to_owned());
-            }
-        }
+        let mut go = named(storage, source).await?;
+        go.extend(ours.iter().cloned());
         let mut kept = Self::default();
         let mut databases =
             config.collection::<Document>("databases").find(doc! {}).await.context("read config.databases")?;

@@ -248,6 +248,14 @@ impl Steps {
         })
     }
 
+    /// On a config server, for a full restore: the databases of the backup's cluster. Elsewhere none.
+    pub async fn databases_of_the_cluster(&self) -> Result<BTreeSet<String>> {
+        match self.order.wish.config_server && self.order.wish.selection.is_everything() {
+            true => router::named(self.aside.as_ref(), &self.plan.routing).await.context("nothing was changed"),
+            false => Ok(BTreeSet::new()),
+        }
+    }
+
     /// Drops what the backup replaces. From here on the target is no longer what it was.
     pub async fn drop(&self, cancel: &CancellationToken) -> Result<()> {
         create::drop_all(&self.client, &self.plan.drops, cancel).await

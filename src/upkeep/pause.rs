@@ -23,8 +23,11 @@ pub async fn hold(control: &Control, name: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// Switches it on again.
+/// Switches it on again, unless another restore has taken the debt over.
 pub async fn give_back(control: &Control, name: &str) -> Result<()> {
+    if !control.restores.owing_slicing().await?.iter().any(|owing| owing == name) {
+        return Ok(());
+    }
     control.config.switch_pitr_on().await?;
     control.restores.slicing_returned(name).await
 }

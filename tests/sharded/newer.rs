@@ -31,14 +31,21 @@ async fn a_database_that_the_backup_lacks_stays_usable() {
     let cluster = &source.set;
     fill(cluster).await;
     let before = owned(cluster).await;
+    // Nothing is in it yet: only the routing table knows it.
+    cluster.create_database("empty", "rs1").await;
     let name = source.backup(&[]);
     make(cluster).await;
+    cluster.shard_collection("empty.later", "_id").await;
+    cluster.router().await.insert("empty.later", doc! { "_id": 1_i64 }).await;
     let newer = things(cluster).await;
     source.pbm(&["restore", &name, "--wait", "-y"]).ok();
     assert_eq!(owned(cluster).await, before);
     assert_eq!(things(cluster).await, newer);
     assert_eq!(plain(cluster).await.count_documents(doc! {}).await.expect("count"), 1);
     assert_routable(cluster, NEWER, &newer, -1, "shardB").await;
+    let later = cluster.shard("rs1").set.client().await.database("empty").collection::<Document>("later");
+    assert_eq!(later.count_documents(doc! {}).await.expect("count"), 0, "as empty as it was");
+    cluster.shard_collection("empty.later", "_id").await;
 
     source.pbm(&["restore", &name, "--wait", "-y", "--drop-extra"]).ok();
     assert_eq!(owned(cluster).await, before);
