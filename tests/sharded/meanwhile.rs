@@ -85,6 +85,15 @@ async fn no_backup_is_made_while_a_collection_is_resharded() {
     let refused = rig.sandbox.pbm(&["backup", "--wait"]).failed();
     assert!(refused.stderr.contains("shop.orders is being resharded"), "{refused:?}");
     give_the_resharding_up(cluster).await;
+    // Agents give their locks back a moment after the reason is known.
+    let locks = rig.admin().collection::<Document>("pbmLock");
+    let idle = async || {
+        wait::until("the locks to go", SOON, async || {
+            (locks.count_documents(doc! {}).await.expect("count") == 0).then_some(())
+        })
+        .await;
+    };
+    idle().await;
 
     let hold = Hold::reading_in(&cluster.shard("rs1").set, ORDERS).await;
     let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
@@ -95,6 +104,7 @@ async fn no_backup_is_made_while_a_collection_is_resharded() {
     let ended = tokio::task::spawn_blocking(|| child.wait_with_output()).await.expect("wait").expect("wait for pbm");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(!ended.status.success() && said.contains("shop.orders was resharded while the backup ran"), "{said}");
+    idle().await;
     rig.sandbox.backup(&[]);
 }
 
