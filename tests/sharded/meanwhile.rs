@@ -12,6 +12,15 @@ async fn cluster() -> ShardedSandbox {
     sandbox
 }
 
+/// Agents give their locks back a moment after the reason of a failure is known.
+async fn idle(cluster: &ShardedCluster) {
+    let locks = cluster.config.client().await.database("admin").collection::<Document>("pbmLock");
+    wait::until("the locks to go", SOON, async || {
+        (locks.count_documents(doc! {}).await.expect("count") == 0).then_some(())
+    })
+    .await;
+}
+
 /// A zone makes the balancer move a chunk to the first shard.
 async fn make_the_balancer_move(cluster: &ShardedCluster) {
     let config = cluster.config.client().await.database("config");
@@ -38,6 +47,7 @@ async fn a_restore_waits_for_the_chunk_that_the_balancer_moves() {
     assert_eq!(sandbox.set.balancer_mode().await, "full", "it is on again");
 
     sandbox.pbm(&["config", "--set", "restore.timeouts.balancerStop=0"]).ok();
+    idle(&sandbox.set).await;
     let child = sandbox.pbm_spawn(&["restore", &name, "--wait", "-y"]);
     let restores = sandbox.set.config.client().await.database("admin").collection::<Document>("pbmRestores");
     wait::until("the restore to wait for the balancer", SOON, async || {
@@ -85,15 +95,7 @@ async fn no_backup_is_made_while_a_collection_is_resharded() {
     let refused = rig.sandbox.pbm(&["backup", "--wait"]).failed();
     assert!(refused.stderr.contains("shop.orders is being resharded"), "{refused:?}");
     give_the_resharding_up(cluster).await;
-    // Agents give their locks back a moment after the reason is known.
-    let locks = rig.admin().collection::<Document>("pbmLock");
-    let idle = async || {
-        wait::until("the locks to go", SOON, async || {
-            (locks.count_documents(doc! {}).await.expect("count") == 0).then_some(())
-        })
-        .await;
-    };
-    idle().await;
+    idle(cluster).await;
 
     let hold = Hold::reading_in(&cluster.shard("rs1").set, ORDERS).await;
     let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
@@ -104,7 +106,7 @@ async fn no_backup_is_made_while_a_collection_is_resharded() {
     let ended = tokio::task::spawn_blocking(|| child.wait_with_output()).await.expect("wait").expect("wait for pbm");
     let said = String::from_utf8_lossy(&ended.stderr);
     assert!(!ended.status.success() && said.contains("shop.orders was resharded while the backup ran"), "{said}");
-    idle().await;
+    idle(cluster).await;
     rig.sandbox.backup(&[]);
 }
 
