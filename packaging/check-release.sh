@@ -44,7 +44,7 @@ fetch_foreign_root() {
     mirror=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE) $(CREATED_BY)' 2>/dev/null |
         awk '$3 == "Packages" && $2 !~ /security|updates/ && $1 ~ /debian/ {print $1; exit}')
     [ -n "$mirror" ] || die "no Debian mirror is configured for apt, so there is no foreign glibc to check against"
-    mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/parts" "$work/root"
+    mkdir -p "$work/lists/partial" "$work/archives/partial" "$work/parts" "$work/tree"
     echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$work/sources.list"
     : >"$work/status"
     local private=(-qq -o "Dir::Etc::sourcelist=$work/sources.list" -o "Dir::Etc::sourceparts=$work/parts"
@@ -54,13 +54,13 @@ fetch_foreign_root() {
         apt-get "${private[@]}" download libc6 libc-bin libcap2 libnss-mdns libnss-resolve libnss-myhostname libnss-mymachines) \
         >"$work/apt.log" 2>&1 || die "apt-get could not download the packages of $suite ($(tail -n 1 "$work/apt.log")); repeat it"
     # Merged /usr, as the packages of the suite expect it.
-    mkdir -p "$work/root/usr/lib" "$work/root/usr/lib64"
-    ln -s usr/lib "$work/root/lib"
-    ln -s usr/lib64 "$work/root/lib64"
+    mkdir -p "$work/tree/usr/lib" "$work/tree/usr/lib64"
+    ln -s usr/lib "$work/tree/lib"
+    ln -s usr/lib64 "$work/tree/lib64"
     debs=("$work"/*.deb)
-    for deb in "${debs[@]}"; do dpkg-deb --fsys-tarfile "$deb" | tar -C "$work/root" --keep-directory-symlink -xf -; done
+    for deb in "${debs[@]}"; do dpkg-deb --fsys-tarfile "$deb" | tar -C "$work/tree" --keep-directory-symlink -xf -; done
     mkdir -p "$cache"
-    mv -T "$work/root" "$to" 2>/dev/null || [ -e "$to" ] || die "cannot move the root of $suite to $to"
+    mv -T "$work/tree" "$to" 2>/dev/null || [ -e "$to" ] || die "cannot move the root of $suite to $to"
 }
 
 fetch_pymongo() {

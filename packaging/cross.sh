@@ -29,7 +29,7 @@ mirrors() {
 mkdir -p "${final%/*}"
 scratch=$(mktemp -d "${final%/*}/.making.XXXXXX")
 apt=$scratch/apt
-mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$apt/parts" "$scratch/root"
+mkdir -p "$apt/lists/partial" "$apt/archives/partial" "$apt/parts" "$scratch/tree"
 mirrors | while read -r mirror suite; do
     echo "deb [arch=amd64,arm64 signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
 done >"$apt/sources.list"
@@ -46,14 +46,14 @@ llvm=$(apt-cache "${private[@]}" depends --no-recommends "$std:amd64" | sed -n '
     "libstd-rust-web-dev:arm64=$rust" "$llvm:amd64" gcc-12-aarch64-linux-gnu cpp-12-aarch64-linux-gnu binutils-aarch64-linux-gnu \
     libgcc-12-dev-arm64-cross libgcc-s1-arm64-cross libc6-dev-arm64-cross libc6-arm64-cross linux-libc-dev-arm64-cross qemu-user-static) \
     >"$scratch/apt.log" 2>&1 || die "apt-get could not download the toolchain ($(tail -n 1 "$scratch/apt.log")); repeat it"
-for deb in "$apt"/*.deb; do dpkg-deb -x "$deb" "$scratch/root"; done
-find "$scratch/root/usr/bin" -name 'qemu-*' ! -name qemu-aarch64-static -delete
-rm -rf "$scratch/root/usr/share/doc"
+for deb in "$apt"/*.deb; do dpkg-deb -x "$deb" "$scratch/tree"; done
+find "$scratch/tree/usr/bin" -name 'qemu-*' ! -name qemu-aarch64-static -delete
+rm -rf "$scratch/tree/usr/share/doc"
 # Each finds its libraries by this name alone.
 for tool in rustc aarch64-linux-gnu-gcc-12 aarch64-linux-gnu-ar; do
     printf '%s\n' '#!/bin/sh' 'here=$(dirname "$0")' \
-        "LD_LIBRARY_PATH=\$here/usr/lib/x86_64-linux-gnu exec \"\$here/usr/bin/$tool\" \"\$@\"" >"$scratch/root/$tool"
-    chmod 755 "$scratch/root/$tool"
+        "LD_LIBRARY_PATH=\$here/usr/lib/x86_64-linux-gnu exec \"\$here/usr/bin/$tool\" \"\$@\"" >"$scratch/tree/$tool"
+    chmod 755 "$scratch/tree/$tool"
 done
-mv -T "$scratch/root" "$final" 2>/dev/null || [ -e "$final" ] || die "cannot move the toolchain to $final"
+mv -T "$scratch/tree" "$final" 2>/dev/null || [ -e "$final" ] || die "cannot move the toolchain to $final"
 echo "$final"
