@@ -1,6 +1,6 @@
 //! The storage as the command line sees it: its name, and reading it where it can be reached.
 
-use crate::archive::meta::{NamespaceMeta, read_metadata_json, read_prelude};
+use crate::archive::meta::{METADATA_LIMIT, NamespaceMeta, read_metadata_json, read_prelude};
 use crate::config::open;
 use crate::layout::{Generation, ReplsetLayout};
 use crate::model::{backup::BackupMeta, config::StorageConf};
@@ -8,9 +8,6 @@ use crate::snapshot::unpack::Packed;
 use crate::storage::{Error, Storage, read_all};
 use anyhow::{Context as _, Result};
 use std::{path::Path, sync::Arc};
-
-/// Far above any real `metadata.json`.
-const METADATA_LIMIT: usize = 1 << 30;
 
 /// The original's word for a storage type.
 #[must_use]

@@ -34,7 +34,7 @@ pub use commands::{Commands, Place};
 pub use configs::Configs;
 pub use locks::{Locks, TakeLock};
 pub use logs::{LogQuery, Logs};
-pub use ops::{OpDocs, OpDocument};
+pub use ops::{Debt, OpDocs, OpDocument};
 pub use pitr::Pitr;
 
 use crate::model::{backup::BackupMeta, names, restore::RestoreMeta};

@@ -57,11 +57,25 @@ impl<T> Clone for OpDocs<T> {
 /// A field *added by us*: the operation failed and its remains are still to be removed.
 pub(super) const CLEANUP_DUE: &str = "cleanup_due";
 
-/// A field *added by us*: the operation has stopped the balancer and has not started it again.
-const BALANCER_DUE: &str = "balancer_due";
+/// What an operation switched off and has to switch on again, also when its agents have died: a field of its document,
+/// *added by us*.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Debt {
+    Balancer,
+    /// Point-in-time recovery.
+    Slicing,
+}
 
-/// A field of restores, *added by us*: point-in-time recovery is off because of it and has to be on again.
-const SLICING_DUE: &str = "pitr_due";
+impl Debt {
+    const ALL: [Self; 2] = [Self::Balancer, Self::Slicing];
+
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Balancer => "balancer_due",
+            Self::Slicing => "pitr_due",
+        }
+    }
+}
 
 fn not_final() -> Document {
     doc! { "$nin": [Status::Done.as_str(), Status::Canceled.as_str(), Status::Error.as_str(), Status::PartlyDone.as_str()] }
@@ -236,40 +250,26 @@ impl<T: OpDocument> OpDocs<T> {
         self.set_member(name, rs, doc! { "progress": progress }).await.map(drop)
     }
 
-    /// Says that this operation stops the balancer, before it does.
-    pub async fn owe_balancer(&self, name: &str) -> Result<()> {
-        self.set(name, doc! { BALANCER_DUE: true }).await.map(drop)
+    /// Says that this operation switches something off, before it does.
+    pub async fn owe(&self, name: &str, debt: Debt) -> Result<()> {
+        self.set(name, doc! { debt.key(): true }).await.map(drop)
     }
 
-    /// Operations that stopped the balancer and have not started it again.
-    pub async fn owing_balancer(&self) -> Result<Vec<String>> {
-        self.names(doc! { BALANCER_DUE: true }).await
+    /// Operations that switched it off and have not switched it on again.
+    pub async fn owing(&self, debt: Debt) -> Result<Vec<String>> {
+        self.names(doc! { debt.key(): true }).await
     }
 
-    /// Says that this restore switches point-in-time recovery off, before it does.
-    pub async fn owe_slicing(&self, name: &str) -> Result<()> {
-        self.set(name, doc! { SLICING_DUE: true }).await.map(drop)
-    }
-
-    /// Restores that switched point-in-time recovery off and have not switched it on again.
-    pub async fn owing_slicing(&self) -> Result<Vec<String>> {
-        self.names(doc! { SLICING_DUE: true }).await
-    }
-
-    /// Says that point-in-time recovery is on again, or that somebody else answers for it.
-    pub async fn slicing_returned(&self, name: &str) -> Result<()> {
-        let unset = doc! { "$unset": { SLICING_DUE: "" } };
-        self.update(doc! { "name": name }, unset, "note point-in-time recovery").await.map(drop)
-    }
-
-    /// Says that the balancer is on again.
-    pub async fn balancer_returned(&self, name: &str) -> Result<()> {
-        self.update(doc! { "name": name }, doc! { "$unset": { BALANCER_DUE: "" } }, "note the balancer").await.map(drop)
+    /// Says that it is on again, or that another operation answers for it.
+    pub async fn paid(&self, name: &str, debt: Debt) -> Result<()> {
+        let unset = doc! { "$unset": { debt.key(): "" } };
+        self.update(doc! { "name": name }, unset, "note what is on again").await.map(drop)
     }
 
     /// There is an operation that is under way, or one that left something to be done.
     pub async fn any_open(&self) -> Result<bool> {
-        let mut open = vec![doc! { "status": not_final() }, doc! { BALANCER_DUE: true }, doc! { SLICING_DUE: true }];
+        let mut open = vec![doc! { "status": not_final() }];
+        open.extend(Debt::ALL.map(|debt| doc! { debt.key(): true }));
         if T::LEAVES_REMAINS {
             open.push(doc! { CLEANUP_DUE: true });
         }

@@ -168,6 +168,8 @@ async fn drop_databases(cx: &Cx, id: &str, databases: &BTreeSet<String>) -> Resu
 pub(super) async fn hold_balancer(cx: &Cx) -> Result<()> {
     let configured = cx.config.restore.as_ref().and_then(|c| c.timeouts.as_ref()).and_then(|t| t.balancer_stop);
     let limit = configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map(Duration::from_secs);
+    // It may take long, and whoever waits for the restore should see for what.
+    sampler::phase(cx, "balancer").await;
     until(&cx.cancel, balancer::hold_for_restore(&cx.control, &cx.name, limit)).await
 }
 

@@ -25,7 +25,7 @@ use super::{
     sound, target, users,
 };
 use crate::{
-    archive::meta::{NamespaceKind, NamespaceMeta, read_metadata_json},
+    archive::meta::{METADATA_LIMIT, NamespaceKind, NamespaceMeta, read_metadata_json},
     layout::{BUCKETS, Generation, ReplsetLayout},
     model::{backup::BackupMeta, selection::Selection},
     oplog::{
@@ -57,8 +57,6 @@ use std::{
     sync::Arc,
 };
 use tokio_util::sync::CancellationToken;
-
-pub(super) use crate::archive::meta::METADATA_LIMIT;
 
 /// What is to be restored, and how.
 #[derive(Debug, Clone)]

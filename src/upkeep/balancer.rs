@@ -5,7 +5,7 @@
 //! servers does it later ([`give_back_forgotten`]). A new operation takes the debt over, so that it is never paid in
 //! the middle of another one.
 
-use crate::control::{Control, OpDocs, OpDocument};
+use crate::control::{Control, Debt, OpDocs, OpDocument};
 use crate::topo::balancer;
 use anyhow::{Result, bail};
 use std::time::Duration;
@@ -20,7 +20,8 @@ pub async fn was_on(control: &Control) -> Result<bool> {
 }
 
 async fn is_owed(control: &Control) -> Result<bool> {
-    Ok(!control.backups.owing_balancer().await?.is_empty() || !control.restores.owing_balancer().await?.is_empty())
+    Ok(!control.backups.owing(Debt::Balancer).await?.is_empty()
+        || !control.restores.owing(Debt::Balancer).await?.is_empty())
 }
 
 /// Stops the balancer for the backup `name`, if it was on. Whatever the balancer still moves after `round` is in the oplog
@@ -64,7 +65,7 @@ async fn hold<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str, ro
     if !was_on(control).await? {
         return Ok(true);
     }
-    docs.owe_balancer(name).await?;
+    docs.owe(name, Debt::Balancer).await?;
     take_over(&control.backups, name).await?;
     take_over(&control.restores, name).await?;
     let still = balancer::stop(control.client(), round).await?;
@@ -73,19 +74,19 @@ async fn hold<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str, ro
 }
 
 async fn take_over<T: OpDocument>(docs: &OpDocs<T>, name: &str) -> Result<()> {
-    for other in docs.owing_balancer().await?.into_iter().filter(|other| other != name) {
-        docs.balancer_returned(&other).await?;
+    for other in docs.owing(Debt::Balancer).await?.into_iter().filter(|other| other != name) {
+        docs.paid(&other, Debt::Balancer).await?;
     }
     Ok(())
 }
 
 /// Starts the balancer again if the operation `name` stopped it.
 pub async fn give_back<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str) -> Result<()> {
-    if !docs.owing_balancer().await?.iter().any(|owing| owing == name) {
+    if !docs.owing(Debt::Balancer).await?.iter().any(|owing| owing == name) {
         return Ok(());
     }
     balancer::start(control.client()).await?;
-    docs.balancer_returned(name).await?;
+    docs.paid(name, Debt::Balancer).await?;
     tracing::info!("the balancer is on again");
     Ok(())
 }
@@ -96,12 +97,12 @@ pub async fn give_back_forgotten(control: &Control) -> Result<()> {
     if !is_owed(control).await? || !control.locks.all().await?.is_empty() {
         return Ok(());
     }
-    for name in control.backups.owing_balancer().await? {
+    for name in control.backups.owing(Debt::Balancer).await? {
         if control.backups.has_ended(&name).await? {
             give_back(control, &control.backups, &name).await?;
         }
     }
-    for name in control.restores.owing_balancer().await? {
+    for name in control.restores.owing(Debt::Balancer).await? {
         if control.restores.has_ended(&name).await? {
             give_back(control, &control.restores, &name).await?;
         }
