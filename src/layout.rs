@@ -118,6 +118,18 @@ impl ReplsetLayout {
         format!("{}/{db}.{buckets}{}", self.root, self.compression.suffix())
     }
 
+    /// An object's name below the folder of all of these.
+    #[must_use]
+    pub fn below<'a>(&self, object: &'a str) -> &'a str {
+        object.strip_prefix(&self.root).and_then(|rest| rest.strip_prefix('/')).unwrap_or(object)
+    }
+
+    /// The inverse of [`ReplsetLayout::below`].
+    #[must_use]
+    pub fn object(&self, below: &str) -> String {
+        format!("{}/{below}", self.root)
+    }
+
     /// The folder of the backup's oplog slices.
     #[must_use]
     pub fn oplog_dir(&self) -> String {

@@ -69,7 +69,8 @@ impl Stage {
 
     async fn chunk(&self, start_ts: Timestamp, end_ts: Timestamp) -> String {
         let fname = self.object(start_ts, end_ts);
-        let chunk = Chunk { rs: "rs0".into(), fname, compression: Compression::S2, start_ts, end_ts, size: 5 };
+        let chunk =
+            Chunk { rs: "rs0".into(), fname, compression: Compression::S2, start_ts, end_ts, size: 5, stored: None };
         self.control.chunks.add(&chunk).await.expect("add the chunk");
         chunk.fname
     }
@@ -224,8 +225,15 @@ async fn chunks_are_deleted_alone_and_lost_objects_are_found() {
     // Else the folder would go with its last chunk, and nothing be there whose name is too long.
     std::fs::write(stage.sandbox.store().join(layout::PITR).join("other"), "no chunk").expect("write a file");
     let (start_ts, end_ts) = (later(b, 1000), later(b, 1001));
-    let chunk =
-        Chunk { rs: "rs0".into(), fname: stuck.clone(), compression: Compression::S2, start_ts, end_ts, size: 5 };
+    let chunk = Chunk {
+        rs: "rs0".into(),
+        fname: stuck.clone(),
+        compression: Compression::S2,
+        start_ts,
+        end_ts,
+        size: 5,
+        stored: None,
+    };
     stage.control.chunks.add(&chunk).await.expect("add the chunk");
     let failed = stage.sandbox.pbm(&["delete-pitr", "--all", "-y", "--wait", "-o", "json"]).failed();
     assert!(failed.json()["Error"].as_str().is_some_and(|said| said.contains(&stuck)), "{failed:?}");

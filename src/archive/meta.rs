@@ -63,6 +63,39 @@ pub struct ArchiveMeta {
     /// Buckets that belong to no time series, and that a later series may take. *Added by us*: a field of its own, which
     /// the original does not read.
     pub remains: Vec<NamespaceMeta>,
+    /// Every object that was stored of this replica set. *Added by us*, as `remains`; empty where nobody noted it.
+    pub written: Vec<Written>,
+}
+
+/// An object as it was stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// Below the folder of the replica set's part, such as `shop.orders.s2`.
+    pub name: String,
+    /// Bytes on the storage.
+    pub stored: i64,
+    /// Of an oplog slice: uncompressed bytes and their CRC-64/XZ. Those of collections are told with their indexes.
+    pub content: Option<(i64, i64)>,
+}
+
+impl Written {
+    fn to_document(&self) -> Document {
+        let mut out = doc! { "name": &self.name, "stored": self.stored };
+        if let Some((size, crc)) = self.content {
+            out.extend(doc! { "size": size, "crc": crc });
+        }
+        out
+    }
+
+    fn read(value: &Bson) -> anyhow::Result<Self> {
+        let entry = value.as_document().context("an object is no document")?;
+        only(entry, &["name", "stored", "size", "crc"])?;
+        let content = match entry.contains_key("crc") {
+            true => Some((integer(entry, "size")?, integer(entry, "crc")?)),
+            false => None,
+        };
+        Ok(Self { name: text(entry, "name")?, stored: integer(entry, "stored")?, content })
+    }
 }
 
 impl ArchiveMeta {
@@ -93,6 +126,9 @@ pub fn write_metadata_json(meta: &ArchiveMeta) -> Vec<u8> {
     if !meta.remains.is_empty() {
         let remains = meta.remains.iter().map(|ns| listed(ns, ns));
         file.insert("remains", remains.collect::<Vec<_>>());
+    }
+    if !meta.written.is_empty() {
+        file.insert("written", meta.written.iter().map(Written::to_document).collect::<Vec<_>>());
     }
     extjson::indented(&file).into_bytes()
 }
@@ -149,22 +185,24 @@ pub fn read_prelude(prelude: &Prelude) -> anyhow::Result<Vec<NamespaceMeta>> {
     namespaces.collect()
 }
 
-/// Reads `metadata.json`. Unknown fields are ignored, numbers may be of any integer type.
+/// Reads `metadata.json`. Numbers may be of any integer type. A key that no program writes is that of a damaged file, and what
+/// should stand under the right key would be missed without a word.
 ///
 /// # Errors
-/// The bytes are no such file, or a namespace lacks its name or has an unknown type.
+/// The bytes are no such file, a namespace lacks its name or has an unknown type, or a key is unknown.
 pub fn read_metadata_json(bytes: &[u8]) -> anyhow::Result<ArchiveMeta> {
     let file = extjson::parse(bytes).context("parse metadata.json")?;
+    only(
+        &file,
+        &["concurrent_collections", "version", "server_version", "tool_version", "namespaces", "remains", "written"],
+    )
+    .context("read metadata.json")?;
     let format = text(&file, "version")?;
     if !matches!(format.as_str(), FORMAT | "") {
         return Err(anyhow!("metadata.json has format version '{format}', only '{FORMAT}' is known"));
     }
-    let list = |field: &str| match file.get(field) {
-        Some(Bson::Array(list)) => list.iter().map(read_namespace).collect(),
-        Some(Bson::Null) | None => Ok(Vec::new()),
-        Some(other) => Err(anyhow!("'{field}' in metadata.json is {:?}, not an array", other.element_type())),
-    };
-    let (namespaces, remains) = (list("namespaces")?, list("remains")?);
+    let (namespaces, remains) = (list(&file, "namespaces", read_namespace)?, list(&file, "remains", read_namespace)?);
+    let written = list(&file, "written", Written::read)?;
     let concurrent_collections =
         i32::try_from(integer(&file, "concurrent_collections")?).context("read concurrent_collections")?;
     Ok(ArchiveMeta {
@@ -173,10 +211,28 @@ pub fn read_metadata_json(bytes: &[u8]) -> anyhow::Result<ArchiveMeta> {
         tool_version: text(&file, "tool_version")?,
         namespaces,
         remains,
+        written,
     })
 }
 
-/// `meta.pbm`: all namespaces, buckets too, as one BSON document, ordered by the names of their objects.
+fn list<T>(file: &Document, field: &str, read: impl Fn(&Bson) -> anyhow::Result<T>) -> anyhow::Result<Vec<T>> {
+    match file.get(field) {
+        Some(Bson::Array(list)) => list.iter().map(read).collect(),
+        Some(Bson::Null) | None => Ok(Vec::new()),
+        Some(other) => Err(anyhow!("'{field}' is {:?}, not an array", other.element_type())),
+    }
+}
+
+/// The document has no other keys.
+fn only(doc: &Document, known: &[&str]) -> anyhow::Result<()> {
+    match doc.keys().find(|key| !known.contains(&key.as_str())) {
+        Some(key) => Err(anyhow!("'{key}' is no key that it can have: it is damaged, or of a newer version")),
+        None => Ok(()),
+    }
+}
+
+/// `meta.pbm`: all namespaces, buckets too, as one BSON document, ordered by the names of their objects. `remains` has a field
+/// of its own, *added by us*.
 ///
 /// # Errors
 /// The document cannot be encoded, that is, it would be larger than 2 GiB.
@@ -185,33 +241,53 @@ pub fn write_meta_pbm(
     server_version: &str,
     fcv: &str,
     namespaces: &[NamespaceMeta],
+    remains: &[NamespaceMeta],
 ) -> anyhow::Result<Vec<u8>> {
     let mut sorted: Vec<&NamespaceMeta> = namespaces.iter().collect();
     sorted.sort_by_cached_key(|ns| format!("{}.{}", ns.db, ns.coll.strip_prefix(BUCKETS).unwrap_or(&ns.coll)));
-    let specifications: Vec<Bson> = sorted
-        .into_iter()
-        .map(|ns| {
-            let mut spec = doc! { "db": &ns.db, "name": &ns.coll, "type": ns.kind.as_str() };
-            insert_uuid(&mut spec, ns);
-            insert_options(&mut spec, ns);
-            spec.insert("indexes", indexes(ns));
-            spec.insert("crc", ns.crc);
-            spec.insert("size", ns.size);
-            Bson::Document(spec)
-        })
-        .collect();
-    doc! { "version": version, "serverVersion": server_version, "fcv": fcv, "specifications": specifications }
-        .to_vec()
-        .context("encode meta.pbm")
+    let specifications: Vec<Bson> = sorted.into_iter().map(specification).collect();
+    let mut file =
+        doc! { "version": version, "serverVersion": server_version, "fcv": fcv, "specifications": specifications };
+    if !remains.is_empty() {
+        file.insert("remains", remains.iter().map(specification).collect::<Vec<_>>());
+    }
+    file.to_vec().context("encode meta.pbm")
 }
 
-fn is_listed(ns: &NamespaceMeta) -> bool {
+fn specification(ns: &NamespaceMeta) -> Bson {
+    let mut spec = doc! { "db": &ns.db, "name": &ns.coll, "type": ns.kind.as_str() };
+    insert_uuid(&mut spec, ns);
+    insert_options(&mut spec, ns);
+    spec.insert("indexes", indexes(ns));
+    spec.insert("crc", ns.crc);
+    spec.insert("size", ns.size);
+    Bson::Document(spec)
+}
+
+/// The namespaces of `meta.pbm`, and the remains if it has that field.
+///
+/// # Errors
+/// The bytes are no such file.
+pub fn read_meta_pbm(bytes: &[u8]) -> anyhow::Result<(Vec<NamespaceMeta>, Option<Vec<NamespaceMeta>>)> {
+    let file = Document::from_reader(bytes).context("read it as BSON")?;
+    let read = |spec: &Bson| {
+        let spec = spec.as_document().context("a specification is no document")?;
+        read_described(spec, spec, text(spec, "db")?, text(spec, "name")?)
+    };
+    if !file.contains_key("specifications") {
+        return Err(anyhow!("it has no specifications"));
+    }
+    let remains = file.contains_key("remains").then(|| list(&file, "remains", read)).transpose()?;
+    Ok((list(&file, "specifications", read)?, remains))
+}
+
+pub(super) fn is_listed(ns: &NamespaceMeta) -> bool {
     let whole = matches!(ns.db.as_str(), "admin" | "config") && !ns.coll.starts_with(BUCKETS);
     whole || !ns.coll.starts_with("system.") || ns.coll == "system.js"
 }
 
 /// The namespace that holds the documents: for a time series its buckets, where they are in the list.
-fn data_of<'a>(ns: &'a NamespaceMeta, all: &'a [NamespaceMeta]) -> &'a NamespaceMeta {
+pub(super) fn data_of<'a>(ns: &'a NamespaceMeta, all: &'a [NamespaceMeta]) -> &'a NamespaceMeta {
     if ns.kind != NamespaceKind::Timeseries {
         return ns;
     }
@@ -247,13 +323,20 @@ fn read_namespace(value: &Bson) -> anyhow::Result<NamespaceMeta> {
 }
 
 fn read_named(entry: &Document, db: String, coll: String) -> anyhow::Result<NamespaceMeta> {
-    let kind = match text(entry, "type")?.as_str() {
-        "" => NamespaceKind::Collection,
-        other => NamespaceKind::parse(other).ok_or_else(|| anyhow!("unknown type '{other}'"))?,
-    };
+    only(entry, &["db", "collection", "metadata", "type", "crc", "size"])?;
     let inner = match text(entry, "metadata")? {
         json if json.is_empty() => Document::new(),
         json => extjson::parse(json.as_bytes()).context("parse its options and indexes")?,
+    };
+    only(&inner, &["options", "indexes", "uuid", "collectionName", "type"])?;
+    read_described(entry, &inner, db, coll)
+}
+
+/// `inner` has options, indexes and UUID, `entry` the rest.
+fn read_described(entry: &Document, inner: &Document, db: String, coll: String) -> anyhow::Result<NamespaceMeta> {
+    let kind = match text(entry, "type")?.as_str() {
+        "" => NamespaceKind::Collection,
+        other => NamespaceKind::parse(other).ok_or_else(|| anyhow!("unknown type '{other}'"))?,
     };
     let options = match inner.get("options") {
         Some(Bson::Document(options)) => options.clone(),
@@ -268,7 +351,7 @@ fn read_named(entry: &Document, db: String, coll: String) -> anyhow::Result<Name
         Some(Bson::Null) | None => None,
         Some(_) => return Err(anyhow!("'indexes' is no array")),
     };
-    let uuid = match text(&inner, "uuid")? {
+    let uuid = match text(inner, "uuid")? {
         hex if hex.is_empty() => None,
         hex => Some(bson::Uuid::parse_str(&hex).with_context(|| format!("parse the uuid '{hex}'"))?),
     };
@@ -306,8 +389,8 @@ fn integer(doc: &Document, key: &str) -> anyhow::Result<i64> {
 #[cfg(test)]
 mod tests {
     use super::{
-        ArchiveMeta, METADATA_LIMIT, NamespaceKind, NamespaceMeta, check_size, read_metadata_json, write_meta_pbm,
-        write_metadata_json,
+        ArchiveMeta, METADATA_LIMIT, NamespaceKind, NamespaceMeta, Written, check_size, read_metadata_json,
+        write_meta_pbm, write_metadata_json,
     };
     use bson::{Document, doc};
 
@@ -340,6 +423,7 @@ mod tests {
             tool_version: "2.15.0".into(),
             namespaces,
             remains: Vec::new(),
+            written: Vec::new(),
         }
     }
 
@@ -350,6 +434,17 @@ mod tests {
         assert_eq!(read_metadata_json(&write_metadata_json(&meta)).unwrap(), meta);
         meta.remains.clear();
         assert!(!String::from_utf8(write_metadata_json(&meta)).unwrap().contains("remains"));
+    }
+
+    #[test]
+    fn what_was_written_has_a_field_of_its_own() {
+        let mut meta = archive(vec![namespace("shop", "x", NamespaceKind::Collection, 5)]);
+        let collection = Written { name: "shop.x.s2".into(), stored: 4, content: None };
+        let slice = Written { name: "oplog/1.2.s2".into(), stored: 9, content: Some((20, -3)) };
+        meta.written = vec![collection, slice];
+        assert_eq!(read_metadata_json(&write_metadata_json(&meta)).unwrap(), meta);
+        meta.written.clear();
+        assert!(!String::from_utf8(write_metadata_json(&meta)).unwrap().contains("written"));
     }
 
     #[test]
@@ -385,7 +480,7 @@ mod tests {
         let mut orders = namespace("shop", "zz", NamespaceKind::Collection, 3);
         orders.uuid = Some(bson::Uuid::parse_str("00112233-4455-4677-8899-aabbccddeeff").unwrap());
         let buckets = namespace("shop", "system.buckets.ts", NamespaceKind::Collection, 5);
-        let bytes = write_meta_pbm("2.15.0", "6.0.5", "6.0", &[orders, series, buckets]).unwrap();
+        let bytes = write_meta_pbm("2.15.0", "6.0.5", "6.0", &[orders, series, buckets], &[]).unwrap();
         let index = doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_", "hidden": true };
         let expected = doc! {
             "version": "2.15.0", "serverVersion": "6.0.5", "fcv": "6.0",

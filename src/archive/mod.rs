@@ -4,6 +4,7 @@
 pub mod backup_json;
 pub mod crc;
 pub mod demux;
+pub mod described;
 pub mod extjson;
 pub mod frame;
 mod json;

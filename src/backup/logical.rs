@@ -1,7 +1,10 @@
 //! The logical recipe: collections dumped while the oplog of the same time is kept beside them (spec/format.md D.3).
 
 use super::{Cx, cut, renames, resharding, sampler};
-use crate::archive::{backup_json, meta};
+use crate::archive::{
+    backup_json,
+    meta::{self, Written},
+};
 use crate::config::open;
 use crate::control::{ControlBoard, unix_now};
 use crate::layout::{self, ReplsetLayout};
@@ -48,7 +51,8 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     arrive(board, cx.role, Status::Running, Some(starting_limit(cx)), &cx.cancel, async || publish_first(cx).await)
         .await?;
 
-    let mut oplog = Oplog { cx, layout: &layout, budget: Budget::new(IN_FLIGHT / 4), next: first, bytes: 0 };
+    let budget = Budget::new(IN_FLIGHT / 4);
+    let mut oplog = Oplog { cx, layout: &layout, budget, next: first, bytes: 0, slices: Vec::new() };
     let dumped = {
         let progress = Arc::new(DumpProgress::default());
         let plan = DumpPlan {
@@ -67,7 +71,6 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
         }
     };
     tracing::info!("dumped {} documents, {} bytes", dumped.docs, dumped.bytes);
-    let described = describe(cx, &layout, &dumped).await?;
     if cx.cluster.sharded {
         let end = slice::last_write(&cx.client).await?;
         cx.control.backups.set_member(&cx.name, &cx.rs, doc! { "dump_end": end }).await?;
@@ -92,6 +95,8 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
         let dumped = dumped.namespaces.iter().filter_map(|meta| meta.uuid).collect();
         renames::check(&cx.client, &selection, &dumped, (first, last)).await?;
     }
+    // Not before: it tells every object, and the last slice is one.
+    let described = describe(cx, &layout, &dumped, oplog.slices).await?;
     cx.control.backups.set_member(&cx.name, &cx.rs, doc! { "last_write_ts": last }).await?;
     let size = dumped.stored + described + oplog.bytes;
     cx.control.backups.add_size(&cx.name, i64::try_from(size).unwrap_or(i64::MAX)).await?;
@@ -154,6 +159,8 @@ struct Oplog<'a> {
     next: Timestamp,
     /// Bytes kept so far, before compression.
     bytes: u64,
+    /// The slices kept so far.
+    slices: Vec<Written>,
 }
 
 impl Oplog<'_> {
@@ -179,9 +186,10 @@ impl Oplog<'_> {
             from: self.next,
             to,
         };
-        let Slice { bytes, entries, object, .. } =
+        let Slice { bytes, entries, object, stored, crc, .. } =
             slice::store(&self.cx.client, &self.cx.storage, &self.budget, wanted).await?;
         tracing::debug!("kept {entries} oplog entries in {object}");
+        self.slices.push(written(self.layout, &object, stored, Some((bytes, crc)))?);
         self.next = to;
         self.bytes += bytes;
         Ok(())
@@ -194,21 +202,36 @@ fn span(cx: &Cx) -> Duration {
     Duration::from_secs_f64(configured.or_else(pitr).unwrap_or(SPAN_MIN).min(60.0 * 24.0) * 60.0)
 }
 
-/// Stores what was dumped in words: `meta.pbm`, then `metadata.json`. Gives the stored bytes that count in the size.
-async fn describe(cx: &Cx, layout: &ReplsetLayout, dumped: &Dumped) -> Result<u64> {
-    let binary = meta::write_meta_pbm(PBM_VERSION, &cx.version.server, &cx.version.fcv, &dumped.namespaces)?;
-    let size = binary.len() as u64;
-    storage::write_all(cx.storage.as_ref(), &layout.meta_pbm(), binary).await?;
+/// An object as `metadata.json` tells of it.
+fn written(layout: &ReplsetLayout, object: &str, stored: u64, content: Option<(u64, i64)>) -> Result<Written> {
+    let number = |bytes: u64| i64::try_from(bytes).context("an object of more than 8 EiB");
+    let content = content.map(|(size, crc)| anyhow::Ok((number(size)?, crc))).transpose()?;
+    Ok(Written { name: layout.below(object).to_owned(), stored: number(stored)?, content })
+}
+
+/// Stores what was dumped in words: `meta.pbm`, then `metadata.json`, which tells every other object with its size. Looks
+/// whether they all have it still. Gives the stored bytes that count in the size of the backup.
+async fn describe(cx: &Cx, layout: &ReplsetLayout, dumped: &Dumped, slices: Vec<Written>) -> Result<u64> {
+    let (namespaces, remains) = (&dumped.namespaces, &dumped.remains);
+    let binary = meta::write_meta_pbm(PBM_VERSION, &cx.version.server, &cx.version.fcv, namespaces, remains)?;
+    let size = storage::write_all(cx.storage.as_ref(), &layout.meta_pbm(), binary).await?;
+    let mut objects = vec![written(layout, &layout.meta_pbm(), size, None)?];
+    for (object, stored) in &dumped.objects {
+        objects.push(written(layout, object, *stored, None)?);
+    }
+    objects.extend(slices);
     let archive = meta::ArchiveMeta {
         concurrent_collections: i32::try_from(cx.parallel).unwrap_or(1),
         server_version: cx.version.server.clone(),
         tool_version: PBM_VERSION.into(),
         namespaces: dumped.namespaces.clone(),
         remains: dumped.remains.clone(),
+        written: objects,
     };
     let text = meta::write_metadata_json(&archive);
     meta::check_size(text.len())?;
-    storage::write_all(cx.storage.as_ref(), &layout.metadata(), text).await?;
+    let own = storage::write_all(cx.storage.as_ref(), &layout.metadata(), text).await?;
+    storage::check_stored(cx.storage.as_ref(), &layout.metadata(), own).await?;
     Ok(size)
 }
 

@@ -110,6 +110,7 @@ impl ChunkTable {
             start_ts: row.start,
             end_ts: row.end,
             size: row.size,
+            stored: None,
         }
     }
 }
@@ -183,7 +184,15 @@ mod tests {
         let ts = |time| Timestamp { time, increment: 1 };
         let compression = Compression::S2;
         let fname = layout::pitr_chunk(rs, ts(from), ts(to), compression);
-        Chunk { rs: rs.into(), fname, compression, start_ts: ts(from), end_ts: ts(to), size: i64::from(to) }
+        Chunk {
+            rs: rs.into(),
+            fname,
+            compression,
+            start_ts: ts(from),
+            end_ts: ts(to),
+            size: i64::from(to),
+            stored: None,
+        }
     }
 
     fn odd(rs: &str, from: u32, to: u32) -> Chunk {

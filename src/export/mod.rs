@@ -23,8 +23,9 @@ use crate::{
     archive::{
         crc::Crc64,
         demux::Frame,
+        described,
         frame::{self, Cutter, OPLOG, Prelude, PreludeEntry},
-        meta::{ArchiveMeta, METADATA_LIMIT, NamespaceMeta, collection_metadata, read_metadata_json, read_prelude},
+        meta::{ArchiveMeta, NamespaceMeta, collection_metadata, read_prelude},
     },
     layout::{Generation, ReplsetLayout},
     model::{
@@ -34,7 +35,7 @@ use crate::{
     oplog::read,
     restore::{
         plan::restorable,
-        slices::{OplogObject, cover},
+        slices::{Ends, OplogObject, cover},
     },
     snapshot::{stored::StoredDocuments, unpack::Packed},
     storage::{self, ObjectInfo, Storage},
@@ -169,8 +170,7 @@ struct Found {
 async fn of_objects(storage: &dyn Storage, backup: &BackupMeta, part: &BackupReplset) -> Result<Found> {
     let layout = ReplsetLayout::new(&backup.name, &part.name, backup.compression);
     let name = if part.dump_name.is_empty() { layout.metadata() } else { part.dump_name.clone() };
-    let metadata = storage::read_all(storage, &name, METADATA_LIMIT).await?;
-    let meta = read_metadata_json(&metadata).with_context(|| format!("read '{name}'"))?;
+    let meta = described::read(storage, &name).await?;
     let folder = format!("{}/{}", backup.name, part.name);
     let wanted = meta.stored(&layout).map(|(name, _)| name);
     let objects = storage::list_with(storage, &folder, wanted).await.with_context(|| format!("list '{folder}'"))?;
@@ -187,6 +187,7 @@ async fn of_archive(storage: &dyn Storage, backup: &BackupMeta, part: &BackupRep
         tool_version: prelude.tool_version.clone(),
         namespaces: read_prelude(prelude).with_context(|| format!("read '{}'", packed.object))?,
         remains: Vec::new(),
+        written: Vec::new(),
     };
     let objects = match storage.stat(&part.oplog_name).await {
         Ok(info) => vec![info],
@@ -266,9 +267,11 @@ fn find_oplog(
     }
     let info = objects.iter().find(|info| info.name == part.oplog_name && info.size > 0);
     let info = info.with_context(|| format!("oplog '{}' does not exist or is empty", part.oplog_name))?;
-    let ends = if part.last_write_ts.time > 0 { last.min(part.last_write_ts) } else { last };
-    let (name, compression) = (info.name.clone(), backup.compression);
-    let object = OplogObject { name, size: info.size, compression, from: first, to: ends };
+    let range = (first, last.max(part.last_write_ts));
+    let object = OplogObject {
+        size: info.size,
+        ..OplogObject::new(info.name.clone(), backup.compression, range, Ends::Unnamed)
+    };
     Ok(Oplog { objects: vec![object], end: last })
 }
 

@@ -15,4 +15,7 @@ pub struct Chunk {
     pub end_ts: Timestamp,
     #[serde(default)]
     pub size: i64,
+    /// Bytes on the storage. *Added by us*; the original and a resync leave it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored: Option<i64>,
 }

@@ -13,13 +13,14 @@
 //! and last timestamps stay.
 
 use super::secrets::{self, Verdict};
+use crate::archive::crc::Crc64;
 use crate::compress;
 use crate::model::compression::Compression;
 use crate::snapshot::{
     budget::Budget,
     reply::{Owner, PIECE, Reply},
 };
-use crate::storage::{ByteStream, SizeHint, Storage};
+use crate::storage::{self, ByteStream, SizeHint, Storage};
 use anyhow::{Context, Result, bail};
 use bson::{RawDocument, Timestamp, doc};
 use bytes::Bytes;
@@ -33,7 +34,7 @@ use std::{
     io,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -201,6 +202,8 @@ pub struct Slice {
     pub bytes: u64,
     pub stored: u64,
     pub entries: u64,
+    /// CRC-64/XZ of the uncompressed bytes.
+    pub crc: i64,
 }
 
 /// What to store, and as what.
@@ -236,10 +239,21 @@ pub async fn store(client: &Client, storage: &Arc<dyn Storage>, budget: &Budget,
         .await
         .with_context(what)?;
     let counts = Arc::new(Counts::default());
-    let reader = Reader { cursor, from, to, last: None, reply: None, counts: counts.clone(), budget: budget.clone() };
+    let reader = Reader {
+        cursor,
+        from,
+        to,
+        last: None,
+        reply: None,
+        counts: counts.clone(),
+        crc: Crc64::new(),
+        budget: budget.clone(),
+    };
     let body = compress::encode(reader.stream(), compression, level)?;
     let stored = storage.put(&object, body, SizeHint(None)).await.with_context(what)?;
-    Ok(Slice { object, from, to, bytes: counts.bytes.load(Relaxed), stored, entries: counts.entries.load(Relaxed) })
+    storage::check_stored(storage.as_ref(), &object, stored).await.with_context(what)?;
+    let (bytes, entries, crc) = (counts.bytes.load(Relaxed), counts.entries.load(Relaxed), counts.crc.load(Relaxed));
+    Ok(Slice { object, from, to, bytes, stored, entries, crc })
 }
 
 /// Entries of one server batch.
@@ -249,6 +263,7 @@ const BATCH: u32 = 4000;
 struct Counts {
     bytes: AtomicU64,
     entries: AtomicU64,
+    crc: AtomicI64,
 }
 
 struct Reader {
@@ -259,6 +274,7 @@ struct Reader {
     /// The batch whose entries are being handed on.
     reply: Option<Reply>,
     counts: Arc<Counts>,
+    crc: Crc64,
     budget: Budget,
 }
 
@@ -269,9 +285,11 @@ impl Reader {
                 let piece = reader.piece().map_err(io::Error::other)?;
                 if !piece.is_empty() {
                     reader.counts.bytes.fetch_add(piece.len() as u64, Relaxed);
+                    reader.crc.update(&piece);
                     return Ok(Some((Bytes::from(piece), reader)));
                 }
                 if !reader.next_batch().await.map_err(io::Error::other)? {
+                    reader.counts.crc.store(reader.crc.value(), Relaxed);
                     return Ok(None);
                 }
             }

@@ -270,8 +270,9 @@ impl Slicing {
         let wanted =
             Wanted { object: chunk.fname.clone(), compression: settings.compression, level: settings.level, from, to };
         let budget = Budget::new(IN_FLIGHT);
-        let Slice { bytes, .. } = slice::store(&self.client, &settings.storage, &budget, wanted).await?;
+        let Slice { bytes, stored, .. } = slice::store(&self.client, &settings.storage, &budget, wanted).await?;
         chunk.size = i64::try_from(bytes).unwrap_or(i64::MAX);
+        chunk.stored = i64::try_from(stored).ok();
         let now = self.control.cluster_time().await?;
         if !self.control.locks.beat_slicing(&self.lock, now).await? {
             // Another agent goes on where the index ends. The object stays: that agent may have noted it by now.
@@ -331,7 +332,7 @@ impl Grown {
 
 fn chunk_of(rs: &str, from: Timestamp, to: Timestamp, compression: Compression) -> Chunk {
     let fname = layout::pitr_chunk(rs, from, to, compression);
-    Chunk { rs: rs.to_owned(), fname, compression, start_ts: from, end_ts: to, size: 0 }
+    Chunk { rs: rs.to_owned(), fname, compression, start_ts: from, end_ts: to, size: 0, stored: None }
 }
 
 /// Takes chunks out of the index, then deletes their objects. While a replay may read them they stay, for
@@ -386,6 +387,7 @@ pub async fn adopt(control: &Control, storage: &dyn Storage, rs: &str) -> Result
                 start_ts: name.from,
                 end_ts: name.to,
                 size: i64::try_from(object.size).unwrap_or(i64::MAX),
+                stored: None,
             };
             tracing::info!("{} was stored before a crash and is noted now", last.fname);
             control.chunks.add(&last).await?;

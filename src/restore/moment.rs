@@ -6,6 +6,7 @@ use super::{
     plan::restorable,
     slices::{Gap, OplogObject, Piece, chain, moment},
 };
+use crate::layout::Generation;
 use crate::model::{
     backup::{BackupMeta, BackupReplset, BackupType},
     chunk::Chunk,
@@ -82,8 +83,12 @@ pub fn too_early(backup: &BackupMeta, target: Timestamp) -> Option<String> {
         .then(|| format!("{} is before the end of the backup '{}' at {}", moment(target), backup.name, moment(end)))
 }
 
-/// From where a part that has no oplog of its own needs one.
+/// The end of a part's own oplog, from where it needs more.
 pub(super) fn begin(backup: &BackupMeta, part: &BackupReplset) -> Timestamp {
+    // Before 2.4 the oplog of every replica set went on to the last write of the cluster.
+    if Generation::of(&backup.pbm_version) < Generation::Current {
+        return backup.last_write_ts.max(part.last_write_ts);
+    }
     if part.last_write_ts.time > 0 { part.last_write_ts } else { backup.last_write_ts }
 }
 
@@ -322,7 +327,15 @@ mod tests {
 
     fn chunk(rs: &str, from: u32, to: u32) -> Chunk {
         let (start_ts, end_ts) = (ts(from), ts(to));
-        Chunk { rs: rs.into(), fname: String::new(), compression: Compression::S2, start_ts, end_ts, size: 1 }
+        Chunk {
+            rs: rs.into(),
+            fname: String::new(),
+            compression: Compression::S2,
+            start_ts,
+            end_ts,
+            size: 1,
+            stored: None,
+        }
     }
 
     fn found(

@@ -9,12 +9,12 @@
 //! or at some time of the oplog that is replayed.
 
 use super::router::{Ids, RoutingSource, clear, database_version, fill};
-use crate::archive::meta::{METADATA_LIMIT, read_metadata_json};
+use crate::archive::described;
 use crate::layout::BUCKETS;
 use crate::model::{backup::BackupMeta, selection::Selection};
 use crate::oplog::{follow::Followed, routing::OwnRouting, shard_ids::translate};
 use crate::snapshot::stored::StoredDocuments;
-use crate::storage::{self, Storage};
+use crate::storage::Storage;
 use anyhow::{Context as _, Result};
 use bson::{Bson, Document, Uuid, doc};
 use futures::TryStreamExt as _;
@@ -26,8 +26,7 @@ pub async fn names(storage: &dyn Storage, backup: &BackupMeta, selection: &Selec
     let mut found = BTreeSet::new();
     for part in &backup.replsets {
         let name = &part.dump_name;
-        let bytes = storage::read_all(storage, name, METADATA_LIMIT).await?;
-        let meta = read_metadata_json(&bytes).with_context(|| format!("read '{name}'"))?;
+        let meta = described::read(storage, name).await?;
         let selected = meta.namespaces.into_iter().filter(|ns| selection.wants(&ns.db, &ns.coll));
         found.extend(selected.map(|ns| format!("{}.{}", ns.db, plain(&ns.coll))));
     }

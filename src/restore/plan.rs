@@ -9,7 +9,7 @@ use super::{
     options::fit,
     packed::aside_name,
     router::RoutingSource,
-    slices::{OplogObject, chain, cover},
+    slices::{Ends, OplogObject, chain, cover},
     version::Version,
 };
 use crate::{
@@ -401,15 +401,17 @@ impl<'a> Draft<'a> {
         }
         // Before 2.4 a backup's oplog was one object.
         if Generation::of(&self.facts.backup.pbm_version) < Generation::Current {
-            // Before 2.0 the backup's end was that of the replica set that ended last.
-            let ends = if part.last_write_ts.time > 0 { last.min(part.last_write_ts) } else { last };
+            // Every replica set's object goes on to the last write of the cluster, which another one made.
             match self.sizes.get(part.oplog_name.as_str()) {
                 Some(&size) if size > 0 => self.oplog.push(OplogObject {
-                    name: part.oplog_name.clone(),
                     size,
-                    compression: self.layout.compression,
-                    from: first,
-                    to: ends,
+                    holds: Some(last.min(part.last_write_ts)).filter(|holds| holds.time > 0),
+                    ..OplogObject::new(
+                        part.oplog_name.clone(),
+                        self.layout.compression,
+                        (first, last.max(part.last_write_ts)),
+                        Ends::Unnamed,
+                    )
                 }),
                 _ => self.reasons.push(format!("oplog '{}' does not exist or is empty", part.oplog_name)),
             }
@@ -441,6 +443,12 @@ impl<'a> Draft<'a> {
         match chain(std::mem::take(&mut self.oplog).into_iter().chain(chunks).collect(), from, point.target) {
             Ok(oplog) => self.oplog = oplog,
             Err(gap) => self.reasons.push(gap.explain(self.facts.rs)),
+        }
+        // The replica set has an entry there, and so has every chunk that goes from before it to after it.
+        let known = part.last_write_ts;
+        let current = Generation::of(&self.facts.backup.pbm_version) == Generation::Current;
+        for object in self.oplog.iter_mut().filter(|it| current && it.from <= known && known <= it.to) {
+            object.holds.get_or_insert(known);
         }
     }
 
@@ -727,7 +735,7 @@ mod tests {
         world.backup.pbm_version = "1.6.0".to_owned();
         world.backup.replsets[0].dump_name = "b_rs0.dump.s2".to_owned();
         world.backup.replsets[0].oplog_name = "b_rs0.oplog.s2".to_owned();
-        world.backup.replsets[0].last_write_ts = ts(15);
+        world.backup.replsets[0].last_write_ts = ts(20);
         world.objects = vec![whole("b_rs0.dump.s2"), whole("b_rs0.oplog.s2")];
         world.archive = Some(Packed { object: "b_rs0.dump.s2".to_owned(), compression: Compression::S2 });
         let plan = world.plan().expect("a plan");
@@ -869,6 +877,7 @@ mod tests {
             start_ts: ts(from),
             end_ts: ts(to),
             size: 9,
+            stored: None,
         }
     }
 

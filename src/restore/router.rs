@@ -256,8 +256,7 @@ pub async fn databases(storage: &dyn Storage, backup: &BackupMeta) -> Result<BTr
             found.extend(packed::databases(storage, name, backup.compression).await?);
             continue;
         }
-        let bytes = crate::storage::read_all(storage, name, crate::archive::meta::METADATA_LIMIT).await?;
-        let meta = crate::archive::meta::read_metadata_json(&bytes).with_context(|| format!("read '{name}'"))?;
+        let meta = crate::archive::described::read(storage, name).await?;
         found.extend(meta.namespaces.into_iter().map(|ns| ns.db));
     }
     for own in OWN {

@@ -9,6 +9,17 @@ use crate::{
 use bson::Timestamp;
 use jiff::tz::TimeZone;
 
+/// What the two times of an object's name are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// Those of its first and of its last entry: a slice of a backup.
+    Entries,
+    /// A range that holds its entries. There need not be an entry at the beginning.
+    Range,
+    /// Its name tells no times: the one oplog object of a backup made before 2.4. It can hold more on both sides.
+    Unnamed,
+}
+
 /// One object of oplog entries; both ends inclusive.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OplogObject {
@@ -17,16 +28,29 @@ pub struct OplogObject {
     pub compression: Compression,
     pub from: Timestamp,
     pub to: Timestamp,
+    pub ends: Ends,
+    /// The time of an entry that it must hold, or be older and newer than.
+    pub holds: Option<Timestamp>,
+    /// Uncompressed bytes and their CRC-64/XZ, where the backup's metadata tell them.
+    pub content: Option<(u64, i64)>,
+    /// Bytes on the storage, where whoever stored it noted them.
+    pub stored: Option<u64>,
+}
+
+impl OplogObject {
+    /// Of which only the name is known.
+    #[must_use]
+    pub fn new(name: String, compression: Compression, (from, to): (Timestamp, Timestamp), ends: Ends) -> Self {
+        Self { name, size: 0, compression, from, to, ends, holds: None, content: None, stored: None }
+    }
 }
 
 impl From<&Chunk> for OplogObject {
     fn from(chunk: &Chunk) -> Self {
         Self {
-            name: chunk.fname.clone(),
             size: u64::try_from(chunk.size).unwrap_or_default(),
-            compression: chunk.compression,
-            from: chunk.start_ts,
-            to: chunk.end_ts,
+            stored: chunk.stored.and_then(|stored| u64::try_from(stored).ok()),
+            ..Self::new(chunk.fname.clone(), chunk.compression, (chunk.start_ts, chunk.end_ts), Ends::Range)
         }
     }
 }
@@ -109,11 +133,8 @@ pub fn cover(
         let Some(file) = object.name.strip_prefix(&prefix) else { continue };
         match SliceName::parse(file) {
             Some(slice) if object.size > 0 => slices.push(OplogObject {
-                name: object.name.clone(),
                 size: object.size,
-                compression: slice.compression(),
-                from: slice.from,
-                to: slice.to,
+                ..OplogObject::new(object.name.clone(), slice.compression(), (slice.from, slice.to), Ends::Entries)
             }),
             Some(_) => problems.push(format!("oplog slice '{}' is empty", object.name)),
             None => problems.push(format!("'{}' is not the name of an oplog slice", object.name)),
@@ -244,7 +265,7 @@ mod tests {
 
     fn piece(from: (u32, u32), to: (u32, u32)) -> OplogObject {
         let (from, to) = (ts(from.0, from.1), ts(to.0, to.1));
-        OplogObject { name: String::new(), size: 1, compression: Compression::None, from, to }
+        OplogObject::new(String::new(), Compression::None, (from, to), Ends::Range)
     }
 
     #[test]

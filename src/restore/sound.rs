@@ -1,7 +1,18 @@
 //! Is the oplog that is to be replayed whole? Every object is read to its end before anything of the target is changed.
+//!
+//! # What shows that an object lost its head or its tail
+//!
+//! The slices of a backup begin and end with entries, which their names tell ([`Ends::Entries`]). A chunk's name is a range:
+//! the first chunk that the original makes after a backup begins, on every replica set, at the *cluster's* last write, at
+//! which most replica sets have no entry. What a chunk must hold is then told by others:
+//!
+//! - the object before it and the object after it, where they reach into its range: they hold entries that it must have, too;
+//! - the backup, which knows one entry of this replica set's oplog, its last write ([`OplogObject::holds`]);
+//! - the end of the last object: every program ends its chunks with an entry.
 
-use super::slices::{OplogObject, moment};
+use super::slices::{Ends, OplogObject, moment};
 use crate::{
+    archive::crc::Crc64,
     model::compression::Compression,
     oplog::{entry::Entry, follow::note_databases, read},
     storage::Storage,
@@ -33,57 +44,90 @@ pub async fn check(
     end: Timestamp,
 ) -> Result<BTreeSet<String>, Unsound> {
     let mut made = BTreeSet::new();
-    let mut read = stream::iter(objects.iter().cloned().enumerate())
-        .map(|(at, object)| {
-            let storage = storage.clone();
-            async move { (at, whole(storage.as_ref(), &object, end).await, object.name) }
-        })
+    let unsound = |at: usize, why: String| {
+        let name = &objects[at].name;
+        Unsound { at, why: format!("oplog object '{name}' cannot be used: {why}") }
+    };
+    let mut read = stream::iter(0..objects.len())
+        .map(|at| async move { whole(storage.as_ref(), objects, at, end).await })
         .buffered(AT_ONCE);
-    while let Some((at, result, name)) = read.next().await {
-        match result {
-            Ok(databases) => made.extend(databases),
-            Err(error) => {
-                return Err(Unsound { at, why: format!("oplog object '{name}' cannot be used: {error:#}") });
-            }
+    let (mut at, mut before): (usize, Option<Seen>) = (0, None);
+    while let Some(result) = read.next().await {
+        let seen = result.map_err(|error| unsound(at, format!("{error:#}")))?;
+        if let Some(before) = &before {
+            seen.begins_in_time(before, &objects[at - 1]).map_err(|why| unsound(at, why))?;
+            before.ends_in_time(&seen, &objects[at]).map_err(|why| unsound(at - 1, why))?;
+        }
+        made.extend(seen.made.iter().cloned());
+        (at, before) = (at + 1, Some(seen));
+    }
+    Ok(made)
+}
+
+/// What an object holds.
+#[derive(Debug)]
+struct Seen {
+    first: Timestamp,
+    last: Timestamp,
+    /// The last entry that the range of the object before it has, too.
+    shared_with_before: Option<Timestamp>,
+    /// The first entry that the range of the object after it has, too.
+    shared_with_after: Option<Timestamp>,
+    made: BTreeSet<String>,
+}
+
+impl Seen {
+    /// What the object before it has of the range of this one, this one has from the same entry on.
+    fn begins_in_time(&self, before: &Self, of: &OplogObject) -> Result<(), String> {
+        match before.shared_with_after {
+            Some(shared) if self.first > shared => Err(format!(
+                "it begins at {} and lacks the entry at {}, which '{}' has",
+                moment(self.first),
+                moment(shared),
+                of.name
+            )),
+            _ => Ok(()),
         }
     }
-    Ok(made)
-}
 
-/// As [`check`], of an oplog that was checked when it was written.
-///
-/// # Errors
-/// It can't be read.
-pub async fn databases(storage: &dyn Storage, objects: &[OplogObject], end: Timestamp) -> Result<BTreeSet<String>> {
-    let mut made = BTreeSet::new();
-    for object in objects {
-        let read = async {
-            let mut entries = std::pin::pin!(read::entries(storage, &object.name, object.compression).await?);
-            while let Some(raw) = entries.next().await {
-                let raw = raw.context("read its entries")?;
-                let entry = Entry::parse(&raw, None)?;
-                if entry.ts > end {
-                    break;
-                }
-                note_databases(&entry, &mut made)?;
-            }
-            anyhow::Ok(())
-        };
-        read.await.with_context(|| format!("read oplog object '{}'", object.name))?;
+    fn ends_in_time(&self, after: &Self, of: &OplogObject) -> Result<(), String> {
+        match after.shared_with_before {
+            Some(shared) if self.last < shared => Err(format!(
+                "it ends at {} and lacks the entry at {}, which '{}' has",
+                moment(self.last),
+                moment(shared),
+                of.name
+            )),
+            _ => Ok(()),
+        }
     }
-    Ok(made)
 }
 
-/// The entries are readable, in order, and reach from the start to the end that the object's name tells.
-async fn whole(storage: &dyn Storage, object: &OplogObject, end: Timestamp) -> Result<BTreeSet<String>> {
+/// Reads one object: its entries are readable, in order, and those that its name and the backup's metadata tell of.
+async fn whole(storage: &dyn Storage, objects: &[OplogObject], at: usize, end: Timestamp) -> Result<Seen> {
+    let object = &objects[at];
+    let before = at.checked_sub(1).map(|before| objects[before].to);
+    let after = objects.get(at + 1).map(|after| after.from);
     let mut made = BTreeSet::new();
-    let mut entries = std::pin::pin!(read::entries(storage, &object.name, object.compression).await?);
     let (mut first, mut last): (Option<Timestamp>, Option<Timestamp>) = (None, None);
+    let (mut shared_with_before, mut shared_with_after) = (None, None);
+    let (mut size, mut crc) = (0_u64, Crc64::new());
+    if let Some(stored) = object.stored {
+        let there = storage.stat(&object.name).await?.size;
+        if there != stored {
+            bail!("it has {there} bytes on the storage in place of the {stored} that were written");
+        }
+    }
+    let mut entries = std::pin::pin!(read::entries(storage, &object.name, object.compression).await?);
     while let Some(raw) = entries.next().await {
         let raw = raw.with_context(|| match last {
             Some(last) => format!("read it after the entry at {}", moment(last)),
             None => "read its first entry".to_owned(),
         })?;
+        size += raw.as_bytes().len() as u64;
+        if object.content.is_some() {
+            crc.update(raw.as_bytes());
+        }
         let entry = Entry::parse(&raw, None)?;
         let ts = entry.ts;
         if ts <= end {
@@ -96,19 +140,46 @@ async fn whole(storage: &dyn Storage, object: &OplogObject, end: Timestamp) -> R
         if let Some(last) = last.filter(|last| ts < *last) {
             bail!("the entry at {} comes after the one at {}", moment(ts), moment(last));
         }
+        if object.ends != Ends::Unnamed && (ts < object.from || ts > object.to) {
+            bail!(
+                "it holds an entry at {}, and its name promises {} to {}: it is another object",
+                moment(ts),
+                moment(object.from),
+                moment(object.to)
+            );
+        }
+        if before.is_some_and(|before| ts <= before) {
+            shared_with_before = Some(ts);
+        }
+        if shared_with_after.is_none() && after.is_some_and(|after| ts >= after) && ts <= object.to {
+            shared_with_after = Some(ts);
+        }
         first.get_or_insert(ts);
         last = Some(ts);
     }
-    match (first, last) {
-        (Some(first), _) if first > object.from => {
-            bail!("it begins at {} in place of {}", moment(first), moment(object.from))
-        }
-        (_, Some(last)) if last < object.to => {
-            bail!("it ends at {} in place of {}", moment(last), moment(object.to))
-        }
-        (Some(_), Some(_)) => Ok(made),
-        _ => bail!("it is empty"),
+    let (Some(first), Some(last)) = (first, last) else { bail!("it is empty") };
+    // No other object tells whether the last one is whole.
+    let latest_begin = if object.ends == Ends::Entries { Some(object.from) } else { object.holds };
+    let earliest_end = match object.ends {
+        Ends::Entries => Some(object.to),
+        Ends::Range if after.is_none() => Some(object.to),
+        Ends::Range | Ends::Unnamed => object.holds,
+    };
+    if let Some(begin) = latest_begin.filter(|begin| first > *begin) {
+        bail!("it begins at {} in place of {}", moment(first), moment(begin));
     }
+    if let Some(end) = earliest_end.filter(|end| last < *end) {
+        bail!("it ends at {} in place of {}", moment(last), moment(end));
+    }
+    if let Some((expected, checksum)) = object.content {
+        if size != expected {
+            bail!("it has {size} bytes of entries where the backup's metadata say {expected}");
+        }
+        if crc.value() != checksum {
+            bail!("its checksum is not that of the backup's metadata");
+        }
+    }
+    Ok(Seen { first, last, shared_with_before, shared_with_after, made })
 }
 
 #[cfg(test)]
@@ -136,9 +207,9 @@ mod tests {
         if let Some(content) = content {
             write_all(store.as_ref(), &name, content).await.expect("memory takes everything");
         }
-        let good = OplogObject { name: "good".into(), size: 1, compression: Compression::None, from: ts(1), to: ts(9) };
+        let good = OplogObject::new("good".into(), Compression::None, (ts(1), ts(9)), Ends::Entries);
         write_all(store.as_ref(), "good", entries(&[1, 9])).await.expect("memory takes everything");
-        let object = OplogObject { name, size: 1, compression, from: ts(10), to: ts(20) };
+        let object = OplogObject::new(name, compression, (ts(10), ts(20)), Ends::Entries);
         match check(&store, &[good, object], ts(20)).await {
             Ok(_) => "whole".to_owned(),
             Err(unsound) => format!("{} {}", unsound.at, unsound.why),
@@ -160,6 +231,8 @@ mod tests {
             (Some(entries(&[10, 15])), "ends at 1970-01-01T00:00:15Z (15,1) in place of"),
             (Some(entries(&[11, 20])), "begins at 1970-01-01T00:00:11Z (11,1) in place of"),
             (Some(entries(&[10, 16, 15, 20])), "(15,1) comes after the one at"),
+            (Some(entries(&[9, 10, 20])), "it holds an entry at 1970-01-01T00:00:09Z (9,1), and its name promises"),
+            (Some(entries(&[10, 20, 21])), "it holds an entry at 1970-01-01T00:00:21Z (21,1), and its name promises"),
             (Some(structure), "read the entry at"),
         ] {
             let said = verdict(content, Compression::None).await;
@@ -175,6 +248,97 @@ mod tests {
             let middle = packed.len() / 2;
             packed[middle] ^= 0x10;
             assert!(verdict(Some(packed), codec).await.starts_with("1 "), "{codec:?}: a flipped bit");
+        }
+    }
+
+    /// From, to, what these are, an entry that it must have, and its entries.
+    type Piece<'a> = (u32, u32, Ends, Option<u32>, &'a [u32]);
+
+    /// Which object is unsound, and why.
+    async fn judged(objects: &[Piece<'_>]) -> String {
+        let store: Arc<dyn Storage> = Arc::new(Memory::new());
+        let mut all = Vec::new();
+        for (from, to, ends, holds, times) in objects {
+            let name = format!("{from}-{to}");
+            write_all(store.as_ref(), &name, entries(times)).await.expect("memory takes everything");
+            let object = OplogObject::new(name, Compression::None, (ts(*from), ts(*to)), *ends);
+            all.push(OplogObject { holds: holds.map(ts), ..object });
+        }
+        match check(&store, &all, ts(99)).await {
+            Ok(_) => "whole".to_owned(),
+            Err(unsound) => format!("{} {}", unsound.at, unsound.why),
+        }
+    }
+
+    /// The first chunk of the original begins at the cluster's last write, where other replica sets have no entry.
+    #[tokio::test]
+    async fn a_chunk_begins_within_its_range() {
+        use Ends::{Entries, Range, Unnamed};
+        type Case<'a> = (&'a [Piece<'a>], &'a str);
+        let cases: &[Case<'_>] = &[
+            (&[(10, 20, Range, None, &[12, 20])], "whole"),
+            (&[(10, 20, Range, None, &[12, 20]), (20, 30, Range, None, &[20, 25, 30])], "whole"),
+            // Behind a backup's own slice, which reaches further than the cluster's last write.
+            (&[(5, 12, Entries, None, &[5, 7, 12]), (10, 20, Range, None, &[12, 20])], "whole"),
+            (
+                &[(5, 12, Entries, None, &[5, 11, 12]), (10, 20, Range, None, &[12, 20])],
+                "1 oplog object '10-20' cannot be used: it begins at 1970-01-01T00:00:12Z (12,1) and lacks the entry at 1970-01-01T00:00:11Z (11,1), which '5-12' has",
+            ),
+            (&[(5, 12, Entries, None, &[5, 12]), (10, 20, Range, None, &[15, 20])], "1 oplog object '10-20'"),
+            // Of an idle replica set only the backup's metadata know an entry.
+            (&[(10, 20, Range, Some(14), &[14, 20])], "whole"),
+            (
+                &[(10, 20, Range, Some(14), &[15, 20])],
+                "begins at 1970-01-01T00:00:15Z (15,1) in place of 1970-01-01T00:00:14Z (14,1)",
+            ),
+            // Neighbours share the entry at their border.
+            (
+                &[(10, 20, Range, None, &[12, 20]), (20, 30, Range, None, &[22, 30])],
+                "1 oplog object '20-30' cannot be used: it begins",
+            ),
+            (
+                &[(10, 20, Range, None, &[12, 18]), (20, 30, Range, None, &[20, 30])],
+                "0 oplog object '10-20' cannot be used: it ends at 1970-01-01T00:00:18Z (18,1) and lacks the entry at 1970-01-01T00:00:20Z (20,1), which '20-30' has",
+            ),
+            (&[(10, 20, Range, None, &[12, 18]), (20, 30, Range, None, &[22, 30])], "whole"),
+            // Nothing follows: the end is that of an entry.
+            (&[(10, 20, Range, None, &[12, 19])], "ends at 1970-01-01T00:00:19Z (19,1) in place of"),
+            // The one object of an old backup holds more than its range, and nothing at its ends.
+            (&[(10, 20, Unnamed, Some(15), &[5, 15, 25])], "whole"),
+            (&[(10, 20, Unnamed, Some(15), &[12, 16])], "whole"),
+            (
+                &[(10, 20, Unnamed, Some(15), &[12, 14])],
+                "ends at 1970-01-01T00:00:14Z (14,1) in place of 1970-01-01T00:00:15Z (15,1)",
+            ),
+        ];
+        for (number, (objects, expected)) in cases.iter().enumerate() {
+            let said = judged(objects).await;
+            assert!(said.contains(expected) && (*expected != "whole" || said == "whole"), "case {number}: {said}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_noted_of_an_object_is_compared() {
+        let store: Arc<dyn Storage> = Arc::new(Memory::new());
+        let (good, other) = (entries(&[10, 15, 20]), entries(&[10, 16, 20]));
+        let mut crc = Crc64::new();
+        crc.update(&good);
+        let noted = OplogObject {
+            content: Some((good.len() as u64, crc.value())),
+            stored: Some(good.len() as u64),
+            ..OplogObject::new("x".into(), Compression::None, (ts(10), ts(20)), Ends::Entries)
+        };
+        for (content, expected) in [
+            (good, None),
+            (other, Some("its checksum is not")),
+            (entries(&[10, 20]), Some("bytes on the storage in place of")),
+        ] {
+            write_all(store.as_ref(), "x", content).await.expect("memory takes everything");
+            let said = check(&store, std::slice::from_ref(&noted), ts(20)).await.map_err(|unsound| unsound.why);
+            match expected {
+                None => drop(said.expect("whole")),
+                Some(words) => assert!(said.expect_err(words).contains(words), "{words}"),
+            }
         }
     }
 }

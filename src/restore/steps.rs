@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! prepare         read the metadata, list the objects, look at the target → the plan; changes nothing
-//! check_oplog     read the oplog of a restore to a moment to its end; changes nothing
+//! check_oplog     read all oplog that will be replayed to its end; changes nothing
 //! drop            what the backup replaces
 //! load            create it empty; storage → decompress → insert
 //! put_users_back  users and roles
@@ -21,11 +21,14 @@ use super::{
     part,
     plan::{Facts, Planned, PointInTime, Refusal, RestorePlan, plan as decide, restorable},
     router::{self, Ids},
-    slices::{OplogObject, at, moment},
+    slices::{Ends, OplogObject, at, moment},
     sound, target, users,
 };
 use crate::{
-    archive::meta::{METADATA_LIMIT, NamespaceKind, NamespaceMeta, read_metadata_json},
+    archive::{
+        described,
+        meta::{NamespaceKind, NamespaceMeta, Written},
+    },
     layout::{BUCKETS, Generation, ReplsetLayout},
     model::{backup::BackupMeta, selection::Selection},
     oplog::{
@@ -47,11 +50,11 @@ use crate::{
     storage::{self, ObjectInfo, Storage},
 };
 use anyhow::{Context as _, Result, bail};
-use bson::{RawDocumentBuf, Timestamp};
+use bson::RawDocumentBuf;
 use futures::{Stream, StreamExt as _, stream::BoxStream};
 use mongodb::Client;
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     io,
     pin::pin,
     sync::Arc,
@@ -105,14 +108,20 @@ impl Steps {
         }
         let layout = ReplsetLayout::new(&order.backup.name, &order.rs, order.backup.compression);
         let name = if part.dump_name.is_empty() { layout.metadata() } else { part.dump_name.clone() };
-        let metadata = storage::read_all(storage.as_ref(), &name, METADATA_LIMIT).await?;
-        let metadata = read_metadata_json(&metadata).with_context(|| format!("read '{name}'"))?;
+        let metadata = described::read(storage.as_ref(), &name).await?;
         let folder = format!("{}/{}", order.backup.name, order.rs);
         let wanted = metadata.stored(&layout).map(|(name, _)| name);
         let objects =
             storage::list_with(storage.as_ref(), &folder, wanted).await.with_context(|| format!("list '{folder}'"))?;
         let aside = storage.clone();
-        Self::plan_with(storage, aside, client, order, (&metadata.namespaces, &metadata.remains), &objects, None).await
+        let mut steps =
+            Self::plan_with(storage, aside, client, order, (&metadata.namespaces, &metadata.remains), &objects, None)
+                .await?;
+        let reasons = note_written(&mut steps.plan, &layout, &metadata.written, &objects);
+        if reasons.is_empty() {
+            return Ok(steps);
+        }
+        Err(Refusal { backup: steps.order.backup.name, reasons }.into())
     }
 
     /// As [`Steps::prepare`], for a backup made before 2.0.
@@ -209,26 +218,20 @@ impl Steps {
         Ok(())
     }
 
-    /// Reads the whole oplog of a restore to a moment, so that a chunk that is lost or damaged is known before anything is
-    /// dropped; and the oplog of a backup made before 2.0, whose name does not tell where it ends. Gives the databases in
-    /// which it creates something, for a full restore of a sharded cluster.
+    /// Reads the whole oplog that will be replayed, so that an object that is lost or damaged is known before anything is
+    /// dropped. Gives the databases in which it creates something.
     pub async fn check_oplog(&self, cancel: &CancellationToken) -> Result<BTreeSet<String>> {
-        if self.order.point.is_none() && self.archive.is_none() {
-            if !self.order.sharded || !self.order.wish.selection.is_everything() {
-                return Ok(BTreeSet::new());
-            }
-            let read = sound::databases(self.storage.as_ref(), &self.plan.oplog, self.plan.end);
-            return until(cancel, read).await.context("nothing was changed");
-        }
-        let mut oplog = self.plan.oplog.clone();
-        if let (Some(_), Some(own)) = (&self.archive, oplog.first_mut()) {
-            // It began with the first entry after that time, which need not have one of its own.
-            own.from = Timestamp { time: u32::MAX, increment: u32::MAX };
-        }
-        let checked = until(cancel, async { Ok(sound::check(&self.storage, &oplog, self.plan.end).await) }).await?;
+        let oplog = &self.plan.oplog;
+        let checked = until(cancel, async { Ok(sound::check(&self.storage, oplog, self.plan.end).await) }).await?;
         checked.map_err(|unsound| {
-            if self.order.point.is_none() {
-                return anyhow::anyhow!("{}; nothing was changed", unsound.why);
+            // Without one of its own slices the backup leads nowhere.
+            let own = self.plan.oplog.get(unsound.at).is_some_and(|object| object.ends != Ends::Range);
+            if own || self.order.point.is_none() {
+                return anyhow::anyhow!(
+                    "{}; nothing was changed; restore another backup, or the saved oplog from an earlier one \
+                     (--base-snapshot)",
+                    unsound.why
+                );
             }
             let before = unsound.at.checked_sub(1).map(|before| oplog[before].to);
             let advice = match before.filter(|before| *before > super::moment::end(&self.order.backup)) {
@@ -342,6 +345,32 @@ impl Steps {
     }
 }
 
+/// Takes what was noted of the plan's objects when they were stored. Gives why some of them are not those that were stored.
+fn note_written(
+    plan: &mut RestorePlan,
+    layout: &ReplsetLayout,
+    written: &[Written],
+    objects: &[ObjectInfo],
+) -> Vec<String> {
+    let noted: HashMap<String, &Written> = written.iter().map(|it| (layout.object(&it.name), it)).collect();
+    for slice in &mut plan.oplog {
+        let content = noted.get(&slice.name).and_then(|it| it.content);
+        slice.content = content.and_then(|(size, crc)| Some((u64::try_from(size).ok()?, crc)));
+    }
+    let users = [&plan.users.users, &plan.users.roles];
+    let data = plan.data().chain(users.into_iter().flatten()).map(|data| data.object.as_str());
+    let needed: HashSet<&str> = data.chain(plan.oplog.iter().map(|slice| slice.name.as_str())).collect();
+    let differs = |info: &&ObjectInfo| {
+        needed.contains(info.name.as_str())
+            && noted.get(&info.name).is_some_and(|it| u64::try_from(it.stored) != Ok(info.size))
+    };
+    let why = |info: &ObjectInfo| {
+        let stored = noted.get(&info.name).map_or(0, |it| it.stored);
+        format!("object '{}' has {} bytes in place of the {stored} that were written", info.name, info.size)
+    };
+    objects.iter().filter(differs).map(why).collect()
+}
+
 /// What the oplog of the plan does to the names of a selection. Of everything nobody wants to know.
 async fn follow(storage: &dyn Storage, plan: &RestorePlan, wish: &Wish) -> Result<Followed> {
     let mut followed = Followed::default();
@@ -392,12 +421,14 @@ pub(super) async fn replay_all(
         let entries = rewrite.entries(read::entries(storage, &slice.name, slice.compression).await?);
         let applied = until(cancel, replayer.apply(entries)).await;
         match applied.with_context(|| format!("replay '{}'", slice.name))? {
-            // An object can lose its tail at the border of two entries, where nothing else shows it.
-            Flow::Continue if replayer.last().is_none_or(|last| last < slice.to) => bail!(
-                "'{}' is damaged: its entries end before {}, the end that its name tells; nothing more was replayed",
-                slice.name,
-                at(slice.to)
-            ),
+            // It was whole when it was checked. Nothing else shows that it lost its tail since.
+            Flow::Continue if slice.ends == Ends::Entries && replayer.last().is_none_or(|last| last < slice.to) => {
+                bail!(
+                    "'{}' is damaged: its entries end before {}, the end that its name tells; nothing more was replayed",
+                    slice.name,
+                    at(slice.to)
+                )
+            }
             Flow::Continue => {}
             Flow::PastEnd => break,
         }

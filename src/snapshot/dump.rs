@@ -56,6 +56,8 @@ pub struct Dumped {
     pub remains: Vec<NamespaceMeta>,
     /// Stored bytes of all objects.
     pub stored: u64,
+    /// Every object that was stored, with its stored bytes.
+    pub objects: Vec<(String, u64)>,
     pub bytes: u64,
     pub docs: u64,
 }
@@ -121,7 +123,12 @@ pub async fn dump(
     let mut remains: Vec<Part> = remains.into_iter().map(|(dumped, _)| dumped).collect();
     done.sort_by(by_name);
     remains.sort_by(by_name);
+    let usual = done.iter().map(|part| (layout.collection(&part.0.db, &part.0.coll), part));
+    let apart = remains.iter().map(|part| (layout.remains(&part.0.db, &part.0.coll), part));
+    let objects =
+        usual.chain(apart).filter(|(_, (meta, ..))| meta.size != 0).map(|(name, (_, stored, _))| (name, *stored));
     Ok(Dumped {
+        objects: objects.collect(),
         stored: done.iter().chain(&remains).map(|(_, stored, _)| stored).sum(),
         docs: done.iter().chain(&remains).map(|(.., docs)| docs).sum(),
         bytes: progress.bytes.load(Relaxed),

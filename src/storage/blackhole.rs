@@ -30,7 +30,7 @@ impl Blackhole {
 #[async_trait]
 impl Storage for Blackhole {
     fn promises(&self) -> Promises {
-        Promises { largest_object: u64::MAX, durable_on_return: false }
+        Promises { largest_object: u64::MAX, durable_on_return: false, keeps: false }
     }
 
     async fn put(&self, name: &str, mut body: ByteStream, _hint: SizeHint) -> Result<u64> {

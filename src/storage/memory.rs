@@ -64,7 +64,7 @@ impl fmt::Display for Memory {
 #[async_trait]
 impl Storage for Memory {
     fn promises(&self) -> Promises {
-        Promises { largest_object: u64::MAX, durable_on_return: false }
+        Promises { largest_object: u64::MAX, durable_on_return: false, keeps: true }
     }
 
     async fn put(&self, name: &str, mut body: ByteStream, _hint: SizeHint) -> Result<u64> {

@@ -25,7 +25,7 @@ mod small;
 pub mod wrap;
 
 pub use present::list_with;
-pub use small::{body, read_all, write_all};
+pub use small::{body, check_stored, read_all, write_all};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -90,6 +90,8 @@ pub struct Promises {
     pub largest_object: u64,
     /// `put` returns only when the object survives a power cut.
     pub durable_on_return: bool,
+    /// What was stored can be read again.
+    pub keeps: bool,
 }
 
 /// How much `put` will get, if known: a wrong hint costs speed, not correctness.

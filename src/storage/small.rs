@@ -21,6 +21,24 @@ pub async fn write_all(store: &dyn Storage, name: &str, content: impl Into<Bytes
     store.put(name, body(content), hint).await
 }
 
+/// Looks whether an object that was just stored has the size that it was stored with.
+///
+/// # Errors
+/// It has another one, or is not there; as [`Storage::stat`].
+pub async fn check_stored(store: &dyn Storage, name: &str, size: u64) -> Result<()> {
+    let there = match store.stat(name).await {
+        Ok(info) => info.size,
+        // What this one was given is nowhere.
+        Err(error) if error.is_not_found() && !store.promises().keeps => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if there == size {
+        return Ok(());
+    }
+    let reason = format!("it has {there} bytes right after {size} bytes were written");
+    Err(Error::Failed { store: store.to_string(), action: "checking", name: name.to_owned(), reason, retryable: true })
+}
+
 /// Reads a whole object of at most `limit` bytes.
 ///
 /// # Errors

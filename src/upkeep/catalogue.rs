@@ -149,6 +149,7 @@ pub async fn chunks(store: &dyn Storage) -> Result<ChunkTable> {
             start_ts: name.from,
             end_ts: name.to,
             size: i64::try_from(object.size).unwrap_or(i64::MAX),
+            stored: None,
         });
     }
     chunks.keep_longest();

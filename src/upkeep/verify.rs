@@ -8,7 +8,7 @@ use super::{
     coverage::{self, Gap},
 };
 use crate::{
-    archive::meta::{METADATA_LIMIT, read_metadata_json},
+    archive::{described, meta::Written},
     layout::{self, Generation, ReplsetLayout, SliceName},
     model::{
         backup::{BackupMeta, BackupReplset, BackupType},
@@ -153,19 +153,43 @@ impl Check<'_> {
         metadata: &str,
         sizes: &HashMap<String, u64>,
     ) -> Result<Vec<Problem>> {
-        let bytes = storage::read_all(self.store, metadata, METADATA_LIMIT).await?;
-        let read = match read_metadata_json(&bytes) {
+        let read = match described::read(self.store, metadata).await {
             Ok(read) => read,
+            Err(error) if error.downcast_ref::<storage::Error>().is_some() => return Err(error),
             Err(error) => return Ok(vec![Problem::new(metadata, What::Damaged(format!("{error:#}")))]),
         };
         let stored: Vec<_> = read.stored(at).map(|(name, ns)| (name, ns.size, ns.crc)).collect();
         let names: Vec<_> = stored.iter().map(|(name, ..)| name.clone()).collect();
         let mut problems = self.objects(&names, sizes).await?;
+        problems.extend(self.written(at, &read.written, sizes).await?);
         if self.depth == Depth::Content {
             let present =
                 stored.into_iter().filter(|(name, ..)| problems.iter().all(|problem| problem.object != *name));
             let present: Vec<_> = present.map(|(name, size, crc)| (name, Some((size, crc)))).collect();
             problems.extend(self.contents(present, at.compression).await?);
+        }
+        Ok(problems)
+    }
+
+    /// Objects whose size was noted when they were stored. One that is missing altogether is told by others.
+    async fn written(
+        &self,
+        at: &ReplsetLayout,
+        written: &[Written],
+        sizes: &HashMap<String, u64>,
+    ) -> Result<Vec<Problem>> {
+        let mut problems = Vec::new();
+        for it in written {
+            let name = at.object(&it.name);
+            let size = match sizes.get(&name) {
+                Some(size) => Some(*size),
+                None => self.size(&name).await?,
+            };
+            // An empty one is told by others, too.
+            if let Some(size) = size.filter(|size| *size > 0 && u64::try_from(it.stored) != Ok(*size)) {
+                let reason = format!("it has {size} bytes in place of the {} that were written", it.stored);
+                problems.push(Problem::new(name, What::Damaged(reason)));
+            }
         }
         Ok(problems)
     }

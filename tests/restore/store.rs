@@ -67,6 +67,7 @@ impl Store {
     /// Writes metadata and an oplog slice; the backup ends at `ts(200, 1)`.
     pub async fn finish(&self, oplog: &[Document]) -> BackupMeta {
         let metadata = ArchiveMeta {
+            written: Vec::new(),
             concurrent_collections: 1,
             server_version: "6.0.5".to_owned(),
             tool_version: "2.15.0".to_owned(),

@@ -217,7 +217,7 @@ impl Drop for Begun {
 #[async_trait]
 impl Storage for CloudStorage {
     fn promises(&self) -> Promises {
-        Promises { largest_object: self.largest_object, durable_on_return: true }
+        Promises { largest_object: self.largest_object, durable_on_return: true, keeps: true }
     }
 
     async fn put(&self, name: &str, body: ByteStream, hint: SizeHint) -> Result<u64> {

@@ -106,7 +106,7 @@ impl fmt::Display for FsStorage {
 #[async_trait]
 impl Storage for FsStorage {
     fn promises(&self) -> Promises {
-        Promises { largest_object: u64::MAX, durable_on_return: true }
+        Promises { largest_object: u64::MAX, durable_on_return: true, keeps: true }
     }
 
     async fn put(&self, name: &str, body: ByteStream, _hint: SizeHint) -> Result<u64> {

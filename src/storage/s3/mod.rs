@@ -240,7 +240,7 @@ impl fmt::Display for S3Storage {
 #[async_trait]
 impl Storage for S3Storage {
     fn promises(&self) -> Promises {
-        Promises { largest_object: LARGEST_OBJECT, durable_on_return: true }
+        Promises { largest_object: LARGEST_OBJECT, durable_on_return: true, keeps: true }
     }
 
     async fn put(&self, name: &str, body: ByteStream, hint: SizeHint) -> Result<u64> {
