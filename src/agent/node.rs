@@ -120,6 +120,11 @@ impl Node {
         let config = self.control.config.main().await?;
         self.config.send_if_modified(|seen| {
             let new = *seen != config;
+            let mistakes = |config: &Option<Config>| config.as_ref().map_or(Vec::new(), |it| it.mistakes.clone());
+            let known = mistakes(seen);
+            for mistake in mistakes(&config).iter().filter(|mistake| !known.contains(mistake)) {
+                tracing::warn!("in the stored configuration {mistake}; `pbm config --set` corrects it");
+            }
             seen.clone_from(&config);
             new
         });

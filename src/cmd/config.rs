@@ -9,8 +9,10 @@ use super::{
     resync,
 };
 use crate::config::{self, duration, edit, effective, idle, mask};
-use crate::model::{command::ResyncCmd, config::Config};
-use bson::Document;
+use crate::model::{
+    command::ResyncCmd,
+    config::{Config, StorageConf},
+};
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
@@ -27,21 +29,27 @@ const LARGEST: u64 = 1 << 20;
 #[derive(Debug, Args)]
 pub struct ConfigArgs {
     /// Key to show, such as storage.type
-    #[arg(conflicts_with_all = ["file", "set", "list", "force_resync", "effective"])]
+    #[arg(conflicts_with_all = ["file", "set", "unset", "list", "force_resync", "effective"])]
     key: Option<String>,
     /// Replace the configuration by this YAML file; `-` reads stdin
-    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["set", "list", "force_resync"])]
+    ///
+    /// A secret that is written as ***, as this command shows it, stays as it is stored.
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = ["set", "unset", "list", "force_resync"])]
     file: Option<PathBuf>,
     /// Set a key; repeatable, or several separated by commas
     ///
-    /// In `a=1,b=2` a value that contains a comma stands in quotes, with its key: 'a=1,"b=2,3"'.
+    /// In `a=1,b=2` a value that contains a comma stands in quotes, with its key: 'a=1,"b=2,3"'. An empty value takes the
+    /// setting back.
     #[arg(long, value_name = "KEY=VALUE", value_parser = Assignments::parse, conflicts_with_all = ["list", "force_resync"])]
     set: Vec<Assignments>,
+    /// Take a setting back, so that its default holds; repeatable
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["list", "force_resync"])]
+    unset: Vec<String>,
     /// Show the whole configuration (also without any option)
     #[arg(long, conflicts_with = "force_resync")]
     list: bool,
     /// Show the whole configuration with every default: what takes effect
-    #[arg(long, conflicts_with_all = ["file", "set", "force_resync"])]
+    #[arg(long, conflicts_with_all = ["file", "set", "unset", "force_resync"])]
     effective: bool,
     /// Read the storage again: backups, oplog chunks, restores
     #[arg(long)]
@@ -170,14 +178,14 @@ impl Report for Resynced {
 impl ConfigArgs {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
-        let changes = self.file.is_some() || self.force_resync || !self.set.is_empty();
-        if self.wait && !changes {
-            return Err(CliError::usage("--wait goes with --file, --set or --force-resync"));
+        let keys = !self.set.is_empty() || !self.unset.is_empty();
+        if self.wait && !(self.file.is_some() || self.force_resync || keys) {
+            return Err(CliError::usage("--wait goes with --file, --set, --unset or --force-resync"));
         }
         if let Some(file) = &self.file {
             return self.apply(cx, file).await;
         }
-        if !self.set.is_empty() {
+        if keys {
             return self.set(cx).await;
         }
         if self.force_resync {
@@ -202,11 +210,11 @@ impl ConfigArgs {
 
     /// Replaces the main document.
     async fn apply(&self, cx: &Context, file: &Path) -> Result<()> {
-        let config = config::load(&read(file)?)?;
+        let text = read(file)?;
+        let before = cx.control.config.main().await?.map(|before| before.storage);
+        let config = config::load_over(&text, before.as_ref())?;
         cx.ready_to_write().await?;
-        // One that can't be read is a reason to replace it.
-        let before = cx.control.config.main().await.ok().flatten();
-        let moved = before.is_none_or(|before| !config::same_place(&before.storage, &config.storage));
+        let moved = before.is_none_or(|before| moved(&before, &config.storage));
         if moved {
             checks::nothing_runs(&cx.control).await?;
         }
@@ -221,26 +229,24 @@ impl ConfigArgs {
 
     /// Changes single keys, all or none.
     async fn set(&self, cx: &Context) -> Result<()> {
+        let stored = cx.control.config.main_document().await?.unwrap_or_default();
         let mut config = cx.config().await?;
         let before = config.clone();
-        let mut keys = Document::new();
-        let mut pairs = Vec::new();
-        let given: Vec<(&str, &str)> =
-            self.set.iter().flat_map(|it| &it.0).map(|(key, value)| (key.as_str(), value.as_str())).collect();
-        for change in edit::set(&mut config, given.iter().copied())? {
-            keys.insert(change.path, change.set);
-            pairs.push(Pair { key: change.key, value: change.value });
-        }
+        let set = self.set.iter().flat_map(|it| &it.0).map(|(key, value)| (key.as_str(), Some(value.as_str())));
+        let given: Vec<(&str, Option<&str>)> = set.chain(self.unset.iter().map(|key| (key.as_str(), None))).collect();
+        let changes = edit::change(&mut config, given.iter().copied())?;
+        let mut keys = edit::update(&stored, &changes);
+        let pairs = changes.into_iter().map(|change| Pair { key: change.key, value: change.value }).collect();
         cx.ready_to_write().await?;
-        let moved = !config::same_place(&before.storage, &config.storage);
+        let moved = moved(&before.storage, &config.storage);
         if moved {
             checks::nothing_runs(&cx.control).await?;
         }
         let enabled = |config: &Config| config.pitr.as_ref().is_some_and(|pitr| pitr.enabled);
         if moved || enabled(&before) != enabled(&config) {
-            keys.insert("epoch", cx.control.cluster_time().await?);
+            keys.set.insert("epoch", cx.control.cluster_time().await?);
         }
-        if !cx.control.config.set(keys).await? {
+        if !cx.control.config.update(keys).await? {
             return Err(CliError::refused("the configuration has just been removed by somebody else; nothing was set"));
         }
         if moved {
@@ -294,6 +300,11 @@ impl ConfigArgs {
         }
         Ok(())
     }
+}
+
+/// What is known of backups has to be read again.
+fn moved(before: &StorageConf, after: &StorageConf) -> bool {
+    before.unusable.is_some() || !config::same_place(before, after)
 }
 
 fn warn(cx: &Context, warnings: &[String]) {

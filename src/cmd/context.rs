@@ -10,7 +10,10 @@ use crate::mongo::{self, Purpose};
 use crate::preflight::gather::{Asker, Depth};
 use crate::topo::cluster::{self, Cluster};
 use mongodb::Client;
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The name of our connections in the server's log.
@@ -25,6 +28,8 @@ pub struct Context {
     pub uri: String,
     /// Ends the background tasks.
     stop: CancellationToken,
+    /// What is wrong in the stored configuration has been said.
+    warned: AtomicBool,
 }
 
 impl Context {
@@ -54,7 +59,13 @@ impl Context {
     }
 
     fn around(client: Client, uri: &str, out: Format) -> Self {
-        Self { control: Control::new(client), out, uri: uri.to_owned(), stop: CancellationToken::new() }
+        Self {
+            control: Control::new(client),
+            out,
+            uri: uri.to_owned(),
+            stop: CancellationToken::new(),
+            warned: AtomicBool::new(false),
+        }
     }
 
     /// Asks every member directly, and the control collections.
@@ -81,15 +92,22 @@ impl Context {
         Ok(self.cluster().await?.names())
     }
 
-    /// The main configuration.
+    /// The main configuration. What of it can't be used is said, once.
     ///
     /// # Errors
     /// There is none.
     pub async fn config(&self) -> Result<Config> {
-        self.control.config.main().await?.ok_or_else(|| {
+        let config = self.control.config.main().await?.ok_or_else(|| {
             CliError::refused("there is no configuration yet, so no storage is known")
                 .hint("write the storage settings into a file and run `pbm config --file FILE`")
-        })
+        })?;
+        if !config.mistakes.is_empty() && !self.warned.swap(true, Ordering::Relaxed) {
+            for mistake in &config.mistakes {
+                self.out.note(&format!("Warning: in the stored configuration {mistake}"));
+            }
+            self.out.note("`pbm config --set KEY=VALUE` corrects a setting, `pbm config --unset KEY` takes it back");
+        }
+        Ok(config)
     }
 }
 

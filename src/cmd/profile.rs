@@ -232,7 +232,10 @@ impl Profile {
 
 impl Add {
     async fn run(self, cx: &Context) -> Result<()> {
-        let (settings, unused) = places::read(&config::read(&self.file)?)?;
+        let text = config::read(&self.file)?;
+        let profiles = cx.control.config.profiles().await?;
+        let stored = places::find(&profiles, &self.name).ok().map(|profile| &profile.storage);
+        let (settings, unused) = places::read(&text, stored)?;
         let main = cx.config().await?;
         self.check_place(cx, &main, &settings).await?;
         if !unused.is_empty() {
@@ -266,7 +269,7 @@ impl Add {
         }
         for other in &profiles {
             let name = other.name.as_deref().unwrap_or_default();
-            let same = same_place(&other.storage, settings);
+            let same = other.storage.unusable.is_some() || same_place(&other.storage, settings);
             if name != self.name {
                 if same {
                     cx.out.note(&format!(

@@ -58,6 +58,9 @@ struct View {
     pitr: Option<Pitr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     running: Option<Running>,
+    /// *Added by us*: what of the stored configuration can't be used. People read it as warnings.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    configuration: Vec<String>,
     /// *Added by us*, with `--check`: what needs a person.
     #[serde(skip_serializing_if = "Option::is_none")]
     problems: Option<Vec<String>>,
@@ -100,7 +103,9 @@ impl StatusArgs {
         let filter = Filter::read(cx, &self.profile).await?;
         let wanted = |section| self.sections.is_empty() || self.sections.contains(&section);
         let mut view = View::default();
-        let mut problems = Vec::new();
+        let mut problems: Vec<String> =
+            config.mistakes.iter().map(|mistake| format!("in the stored configuration {mistake}")).collect();
+        view.configuration.clone_from(&problems);
         if self.check || wanted(Section::Cluster) {
             let replsets = nodes::read(cx, &config, self.priority).await?;
             problems.extend(nodes::problems(&replsets));
@@ -116,7 +121,7 @@ impl StatusArgs {
         }
         if self.check || wanted(Section::Backups) {
             let judge = Judge::read(cx, self.replset_remapping.clone()).await?;
-            let backups = async { Ok::<_, CliError>(cx.control.backups.all().await?) };
+            let backups = async { Ok::<_, CliError>(cx.control.backups.readable().await?) };
             let (all, saved) = futures::try_join!(backups, Saved::read(cx, &judge))?;
             let gaps = saved.gaps_after_the_newest_base(&all);
             problems.extend(gaps.iter().map(|gap| format!("later times can't be restored: {}", gap_text(gap))));
@@ -251,6 +256,7 @@ mod tests {
             cluster: Some(Vec::new()),
             pitr: Some(Pitr::default()),
             running: Some(Running::default()),
+            configuration: Vec::new(),
             problems: None,
         };
         assert_eq!(

@@ -1,36 +1,106 @@
 //! Single keys: reading one, and turning `key=value` into the update of the configuration document.
 
-use super::{ConfigError, mask, schema, to_document};
+use super::{
+    ConfigError, mask, reading,
+    schema::{self, Kind},
+    to_document,
+};
 use crate::model::config::Config;
 use bson::{Bson, Document};
 
-/// One `$set` on the main configuration document.
+/// One change of the main configuration document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// The key as the user wrote it, and the value as it will be shown.
     pub key: String,
     pub value: String,
     /// Dotted path of the field. For an entry of a map it is the map itself: entries' names contain dots.
-    pub path: &'static str,
-    pub set: Bson,
+    pub path: String,
+    /// The new value; `None` takes the setting back.
+    pub set: Option<Bson>,
 }
 
-/// Changes several keys, one after the other, and checks the result as a whole: all or none.
+/// The update of the stored document.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Update {
+    pub set: Document,
+    pub unset: Document,
+}
+
+/// Changes several keys, one after the other, and checks the result as a whole: all or none. A key without a value is taken
+/// back; so is one of another type than text whose value is empty.
 ///
-/// Changes build on each other; if one is refused, `config` is left as it was.
+/// Changes build on each other; if one is refused, `config` is left as it was. What is wrong in the stored document already
+/// stands against no change: it is corrected key by key.
 ///
 /// # Errors
 /// An unknown key, a value that its key can't have, or settings that don't go together.
-pub fn set<'a>(
+pub fn change<'a>(
     config: &mut Config,
-    pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+    pairs: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
 ) -> Result<Vec<Change>, ConfigError> {
     let mut doc = to_document(config).map_err(|error| ConfigError::Document(error.to_string()))?;
-    let changes = pairs.into_iter().map(|(key, text)| one(&mut doc, key, text)).collect::<Result<_, _>>()?;
-    let changed = super::from_document(doc)?;
-    super::validate(&changed)?;
+    let mut changes = Vec::new();
+    for (key, text) in pairs {
+        changes.push(match text {
+            Some(text) if !takes_back(key, text) => one(&mut doc, key, text)?,
+            _ => take_back(&mut doc, &config.mistakes, key)?,
+        });
+    }
+    let mut changed = super::from_document(doc)?;
+    mask::unmask(&mut changed.storage, Some(&config.storage))?;
+    let before = super::validate(config);
+    match super::validate(&changed) {
+        Err(error) if before.as_ref() != Err(&error) => return Err(error),
+        _ => {}
+    }
+    // What was hidden is what was stored.
+    let real = to_document(&changed).map_err(|error| ConfigError::Document(error.to_string()))?;
+    let hidden = |change: &&mut Change| change.set.as_ref().and_then(Bson::as_str) == Some(mask::HIDDEN);
+    for change in changes.iter_mut().filter(hidden) {
+        change.set = lookup(&real, &change.path).cloned();
+    }
+    let within =
+        |path: &str, group: &str| path == group || path.strip_prefix(group).is_some_and(|it| it.starts_with('.'));
+    changed.mistakes = config.mistakes.clone();
+    changed.mistakes.retain(|mistake| !changes.iter().any(|change| within(&mistake.key, &change.path)));
+    reading::settle(&mut changed);
     *config = changed;
     Ok(changes)
+}
+
+/// The changes as an update of `stored`: a group that is no group there is replaced as a whole.
+#[must_use]
+pub fn update(stored: &Document, changes: &[Change]) -> Update {
+    let mut after = stored.clone();
+    for change in changes {
+        match &change.set {
+            Some(value) => put(&mut after, &change.path, value.clone()),
+            None => remove(&mut after, &change.path),
+        }
+    }
+    let mut update = Update::default();
+    for change in changes {
+        let path = writable(stored, &change.path);
+        match lookup(&after, path) {
+            Some(value) => update.set.insert(path, value.clone()),
+            None => update.unset.insert(path, ""),
+        };
+    }
+    update
+}
+
+/// The path, or the group in it that has to be replaced because it is no group in `stored`.
+fn writable<'a>(stored: &Document, path: &'a str) -> &'a str {
+    let groups = path.match_indices('.').map(|(dot, _)| &path[..dot]);
+    let mut broken = groups.filter(|group| lookup(stored, group).is_some_and(|value| value.as_document().is_none()));
+    broken.next().unwrap_or(path)
+}
+
+fn takes_back(key: &str, text: &str) -> bool {
+    text.is_empty()
+        && schema::find(key).is_none_or(|found| found.kind != Kind::Text)
+        && schema::find_entry(key).is_none()
 }
 
 fn one(doc: &mut Document, key: &str, text: &str) -> Result<Change, ConfigError> {
@@ -39,22 +109,43 @@ fn one(doc: &mut Document, key: &str, text: &str) -> Result<Change, ConfigError>
         (None, Some((found, entry))) => (found, Some(entry)),
         (None, None) => return Err(super::unknown(key)),
     };
-    let value = if found.secret { "***" } else { text };
+    let value = if found.secret { mask::HIDDEN } else { text };
     let bad = |reason: String| ConfigError::Value { key: key.to_owned(), value: value.to_owned(), reason };
     let set = match entry {
         None => found.kind.parse(text).map_err(bad)?,
         Some(entry) => {
-            let mut map = match lookup(doc, found.path) {
-                Some(Bson::Document(map)) => map.clone(),
-                _ => Document::new(),
-            };
+            let mut map = map_of(doc, found.path);
             map.insert(entry, found.kind.parse_entry(text).map_err(bad)?);
             Bson::Document(map)
         }
     };
     found.check(&set).map_err(bad)?;
     put(doc, found.path, set.clone());
-    Ok(Change { key: key.to_owned(), value: value.to_owned(), path: found.path, set })
+    Ok(Change { key: key.to_owned(), value: value.to_owned(), path: found.path.to_owned(), set: Some(set) })
+}
+
+/// A key that nobody knows can be taken back where it is stored.
+fn take_back(doc: &mut Document, mistakes: &[crate::model::config::Mistake], key: &str) -> Result<Change, ConfigError> {
+    let change = |path: &str, set| Change { key: key.to_owned(), value: String::new(), path: path.to_owned(), set };
+    if let Some((found, entry)) = schema::find_entry(key) {
+        let mut map = map_of(doc, found.path);
+        map.remove(entry);
+        put(doc, found.path, map.clone().into());
+        return Ok(change(found.path, Some(map.into())));
+    }
+    let known = schema::find(key).is_some() || !(key.is_empty() || schema::children(key).is_empty());
+    if !known && !mistakes.iter().any(|mistake| mistake.key == key) {
+        return Err(super::unknown(key));
+    }
+    remove(doc, key);
+    Ok(change(key, None))
+}
+
+fn map_of(doc: &Document, path: &str) -> Document {
+    match lookup(doc, path) {
+        Some(Bson::Document(map)) => map.clone(),
+        _ => Document::new(),
+    }
 }
 
 /// The value of a key as text, secrets hidden; empty when it is not set.
@@ -97,6 +188,19 @@ pub(super) fn put(doc: &mut Document, path: &str, value: Bson) {
     }
 }
 
+fn remove(doc: &mut Document, path: &str) {
+    match path.split_once('.') {
+        None => {
+            doc.remove(path);
+        }
+        Some((head, rest)) => {
+            if let Some(Bson::Document(inner)) = doc.get_mut(head) {
+                remove(inner, rest);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +209,13 @@ mod tests {
     fn config() -> Config {
         super::super::load("storage: {type: filesystem, filesystem: {path: /backups}}\npitr: {enabled: false}\n")
             .expect("a good file")
+    }
+
+    fn set<'a>(
+        config: &mut Config,
+        pairs: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Vec<Change>, ConfigError> {
+        change(config, pairs.into_iter().map(|(key, text)| (key, Some(text))))
     }
 
     fn set_one(config: &mut Config, key: &str, text: &str) -> Result<Change, ConfigError> {
@@ -130,7 +241,7 @@ mod tests {
             ),
         ] {
             let change = set_one(&mut config(), key, text).unwrap_or_else(|error| panic!("{key}: {error}"));
-            assert_eq!((change.path, change.set), (path, value), "{key}");
+            assert_eq!((change.path.as_str(), change.set), (path, Some(value)), "{key}");
         }
     }
 
@@ -139,7 +250,7 @@ mod tests {
         let mut config = config();
         set_one(&mut config, "backup.priority.a:1", "1").expect("first");
         let second = set_one(&mut config, "backup.priority.b:1", "2").expect("second");
-        assert_eq!(second.set, doc! {"a:1": 1.0, "b:1": 2.0}.into());
+        assert_eq!(second.set, Some(doc! {"a:1": 1.0, "b:1": 2.0}.into()));
         assert_eq!(get(&config, "backup.priority.b:1").as_deref(), Ok("2"));
         assert_eq!(get(&config, "backup.priority").as_deref(), Ok(r#"{"a:1":1,"b:1":2}"#));
     }
@@ -195,7 +306,7 @@ mod tests {
         let mut config = config();
         let change = set_one(&mut config, "storage.s3.credentials.secret-access-key", "hunter2").expect("set");
         assert_eq!(change.value, "***");
-        assert_eq!(change.set, "hunter2".into());
+        assert_eq!(change.set, Some("hunter2".into()));
         assert_eq!(get(&config, "storage.s3.credentials.secret-access-key").as_deref(), Ok("***"));
         assert!(!get(&config, "storage").expect("a group").contains("hunter2"));
         assert!(!mask::shown(&config).expect("shown").to_string().contains("hunter2"));
@@ -206,5 +317,62 @@ mod tests {
         assert_eq!(get(&config(), "storage.type").as_deref(), Ok("filesystem"));
         assert_eq!(get(&config(), "backup.compressionLevel").as_deref(), Ok(""));
         assert!(matches!(get(&config(), "no.such.key"), Err(ConfigError::UnknownKey { .. })));
+    }
+
+    #[test]
+    fn every_key_can_be_taken_back() {
+        for key in schema::KEYS.iter().filter(|key| !matches!(key.path, "storage.type" | "storage.filesystem.path")) {
+            let mut config = config();
+            set_one(&mut config, key.path, schema::tests::sample(key)).unwrap_or_else(|e| panic!("{}: {e}", key.path));
+            let stored = to_document(&config).expect("a document");
+            let changes = change(&mut config, [(key.path, None)]).unwrap_or_else(|e| panic!("{}: {e}", key.path));
+            assert_eq!(update(&stored, &changes).unset, doc! { key.path: "" });
+            if key.kind != Kind::Text {
+                let emptied = set_one(&mut config, key.path, "").expect(key.path);
+                assert_eq!(emptied.set, None, "{}", key.path);
+            }
+        }
+        let mut config = config();
+        set(&mut config, [("backup.priority.a:1", "1"), ("backup.priority.b:1", "2")]).expect("set");
+        let changes = change(&mut config, [("backup.priority.a:1", None)]).expect("taken back");
+        assert_eq!(changes[0].set, Some(doc! { "b:1": 2.0 }.into()));
+        assert!(change(&mut config, [("storage.type", None)]).is_err(), "nothing works without it");
+        assert!(change(&mut config, [("no.such.key", None)]).is_err());
+    }
+
+    #[test]
+    fn what_is_wrong_can_be_corrected_key_by_key() {
+        let stored = doc! {
+            "storage": { "type": "filesystem", "filesystem": { "path": 5, "newer": 1 } },
+            "backup": { "compression": "zip" }, "pitr": Bson::Null, "restore": "text",
+        };
+        let read = || reading::read(&stored);
+        let apply = |pairs: &[(&str, Option<&str>)]| {
+            let mut config = read();
+            let changes = change(&mut config, pairs.iter().copied())?;
+            Ok::<_, ConfigError>((config, update(&stored, &changes)))
+        };
+        let (config, update) = apply(&[("backup.compression", Some("zstd"))]).expect("the storage is no matter");
+        assert_eq!(update.set, doc! { "backup.compression": "zstd" });
+        assert!(config.storage.unusable.is_some() && !config.mistakes.iter().any(|it| it.key == "backup.compression"));
+        let (config, _) = apply(&[("storage.filesystem.path", Some("/b"))]).expect("corrected");
+        assert_eq!(config.storage.unusable, None);
+        assert!(apply(&[("storage.filesystem.path", Some("b"))]).is_err());
+        let (_, update) =
+            apply(&[("pitr.enabled", Some("true")), ("restore.batchSize", Some("5"))]).expect("new groups");
+        assert_eq!(update.set, doc! { "pitr": { "enabled": true }, "restore": { "batchSize": 5 } });
+        let (_, update) = apply(&[("storage.filesystem.newer", None)]).expect("a key that nobody knows");
+        assert_eq!(update.unset, doc! { "storage.filesystem.newer": "" });
+    }
+
+    #[test]
+    fn a_hidden_secret_is_kept_or_refused() {
+        const KEY: &str = "storage.s3.credentials.secret-access-key";
+        let mut config = config();
+        assert!(set_one(&mut config, KEY, "***").expect_err("none is stored").to_string().contains("none is stored"));
+        set_one(&mut config, KEY, "hunter2").expect("set");
+        assert_eq!(set_one(&mut config, KEY, "***").expect("kept").set, Some("hunter2".into()));
+        let both = [("storage.s3.endpointUrl", "https://elsewhere"), (KEY, "***")];
+        assert!(set(&mut config, both).expect_err("another store").to_string().contains("another store"));
     }
 }

@@ -68,6 +68,12 @@ pub const KEYS: &[Key] = &[
     key("storage.filesystem.restoreBuffSize", Kind::I32)
         .or_so("0", "the agent's own")
         .limits(Limits::ZeroOr(32_768.0, 10_485_760.0)),
+    key("storage.filesystem.fileMode", Kind::Text)
+        .or_so("640", "less what the umask takes away")
+        .limits(Limits::Mode { needed: 0o600, allowed: 0o664 }),
+    key("storage.filesystem.dirMode", Kind::Text)
+        .or_so("750", "less what the umask takes away")
+        .limits(Limits::Mode { needed: 0o700, allowed: 0o2775 }),
     key("storage.s3.region", Kind::Text).or("us-east-1"),
     key("storage.s3.endpointUrl", Kind::Text).address(),
     key("storage.s3.endpointUrlMap", Kind::MapText).address(),

@@ -1,11 +1,118 @@
 //! The configuration as people may see it: secrets hidden, numbers written as the original writes them.
 
-use super::schema;
-use crate::model::config::Config;
+use super::{
+    ConfigError,
+    edit::{lookup, put},
+    schema,
+};
+use crate::model::config::{Config, StorageConf};
 use bson::{Bson, Document};
 use serde_json::{Map, Value};
 
-const HIDDEN: &str = "***";
+/// Stands for a secret.
+pub const HIDDEN: &str = "***";
+
+/// Settings of a storage that say where requests go and how they are protected on the way.
+const DESTINATION: &[&str] = &[
+    "region",
+    "endpointUrl",
+    "endpointUrlMap",
+    "endpoint",
+    "endpointMap",
+    "bucket",
+    "account",
+    "container",
+    "namespace",
+    "secure",
+    "insecureSkipTLSVerify",
+    "server",
+];
+
+/// Puts the stored secrets in the place of hidden ones, where both belong to the same store.
+///
+/// # Errors
+/// A secret is hidden and none is stored, or the stored one belongs to another store: it must not be sent there.
+pub fn unmask(new: &mut StorageConf, stored: Option<&StorageConf>) -> Result<(), ConfigError> {
+    let encode = |conf: &StorageConf| {
+        bson::serialize_to_document(conf).map_err(|error| ConfigError::Document(error.to_string()))
+    };
+    let mut doc = encode(new)?;
+    let mut hidden = Vec::new();
+    find_hidden(&doc, "storage", &mut hidden);
+    if hidden.is_empty() {
+        return Ok(());
+    }
+    let stored = stored.map(encode).transpose()?;
+    for path in hidden {
+        let refuse = |reason: String| ConfigError::Setting { key: path.clone(), reason };
+        let below = path.strip_prefix("storage.").unwrap_or(&path);
+        let kind = below.split('.').next().unwrap_or_default();
+        let secret = stored.as_ref().and_then(|stored| lookup(stored, below)).filter(|it| !is_hidden(it));
+        let Some(secret) = secret.filter(|it| it.as_str() != Some("")) else {
+            return Err(refuse(format!(
+                "{HIDDEN} stands for a hidden value, and none is stored here; give the value itself"
+            )));
+        };
+        let settings = |doc: &Document| doc.get_document(kind).cloned().unwrap_or_default();
+        if let Some(other) = stored.as_ref().and_then(|stored| moved(&settings(stored), &settings(&doc))) {
+            return Err(refuse(format!(
+                "{HIDDEN} stands for a hidden value, and the stored one belongs to another store ({other} differs); give the \
+                 value itself"
+            )));
+        }
+        put(&mut doc, below, secret.clone());
+    }
+    let unusable = new.unusable.take();
+    *new = bson::deserialize_from_document(doc).map_err(|error| ConfigError::Document(error.to_string()))?;
+    new.unusable = unusable;
+    Ok(())
+}
+
+fn is_hidden(value: &Bson) -> bool {
+    value.as_str() == Some(HIDDEN)
+}
+
+/// Paths of secrets that are hidden.
+fn find_hidden(doc: &Document, at: &str, found: &mut Vec<String>) {
+    for (name, value) in doc {
+        let path = format!("{at}.{name}");
+        match value {
+            Bson::Document(inner) => find_hidden(inner, &path, found),
+            value if is_hidden(value) && is_secret(&path) => found.push(path),
+            _ => {}
+        }
+    }
+}
+
+/// The first setting that makes it another store.
+fn moved(old: &Document, new: &Document) -> Option<String> {
+    let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
+    names.dedup();
+    for name in names {
+        let (old, new) = (old.get(name), new.get(name));
+        if DESTINATION.contains(&name.as_str()) {
+            // Not given and empty are the same.
+            if is_set(old) != is_set(new) {
+                return Some(name.clone());
+            }
+            continue;
+        }
+        let group = |value: Option<&Bson>| value.and_then(Bson::as_document).cloned().unwrap_or_default();
+        if let Some(inner) = moved(&group(old), &group(new)) {
+            return Some(format!("{name}.{inner}"));
+        }
+    }
+    None
+}
+
+fn is_set(value: Option<&Bson>) -> Option<&Bson> {
+    value.filter(|value| !matches!(value, Bson::Null | Bson::Boolean(false)) && value.as_str() != Some(""))
+}
+
+fn is_secret(path: &str) -> bool {
+    // What nobody knows beside credentials may be some of a newer release.
+    schema::find(path).map_or_else(|| path.contains(".credentials."), |key| key.secret)
+}
 
 /// The configuration for `pbm config`: no `_id`, no epoch, every secret replaced by `***`.
 pub fn shown(config: &Config) -> anyhow::Result<Value> {
@@ -32,12 +139,10 @@ pub fn masked(doc: &Document, at: &str) -> Value {
 /// A single value under its dotted path, hidden if it is a secret.
 #[must_use]
 pub fn one(value: &Bson, path: &str) -> Value {
-    // What nobody knows beside credentials may be some of a newer release.
-    let secret = schema::find(path).map_or_else(|| path.contains(".credentials."), |key| key.secret);
     match value {
         Bson::Null => Value::Null,
         Bson::String(text) if text.is_empty() => "".into(),
-        _ if secret => HIDDEN.into(),
+        _ if is_secret(path) => HIDDEN.into(),
         other => json(other),
     }
 }
@@ -66,5 +171,62 @@ pub fn text(value: &Value) -> String {
         Value::Null => String::new(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bson::doc;
+
+    fn s3(settings: Document) -> StorageConf {
+        StorageConf { kind: "s3".to_owned(), s3: Some(settings), ..StorageConf::default() }
+    }
+
+    fn real() -> Document {
+        doc! { "bucket": "b", "endpointUrl": "https://h", "prefix": "p", "credentials": { "secret-access-key": "real" } }
+    }
+
+    fn hidden(more: Document) -> StorageConf {
+        let mut settings = real();
+        put(&mut settings, "credentials.secret-access-key", HIDDEN.into());
+        more.into_iter().for_each(|(key, value)| put(&mut settings, &key, value));
+        s3(settings)
+    }
+
+    #[test]
+    fn hidden_secrets_stay_as_they_are_stored() {
+        for more in [doc! {}, doc! { "prefix": "other" }, doc! { "region": "", "insecureSkipTLSVerify": false }] {
+            let mut new = hidden(more);
+            unmask(&mut new, Some(&s3(real()))).expect("the same store");
+            let settings = new.s3.expect("settings");
+            assert_eq!(settings.get_document("credentials"), Ok(&doc! { "secret-access-key": "real" }));
+        }
+        let mut given = s3(real());
+        unmask(&mut given, None).expect("nothing is hidden");
+        let mut bucket = s3(doc! { "bucket": HIDDEN });
+        unmask(&mut bucket, None).expect("no secret");
+    }
+
+    #[test]
+    fn a_secret_goes_to_no_other_store() {
+        for (key, value) in [
+            ("bucket", Bson::from("c")),
+            ("endpointUrl", "https://elsewhere".into()),
+            ("endpointUrlMap", doc! { "h:1": "https://elsewhere" }.into()),
+            ("region", "eu".into()),
+            ("insecureSkipTLSVerify", true.into()),
+            ("credentials.vault.server", "https://elsewhere".into()),
+        ] {
+            let mut new = hidden([(key.to_owned(), value)].into_iter().collect());
+            let error = unmask(&mut new, Some(&s3(real()))).expect_err(key).to_string();
+            assert!(error.starts_with("storage.s3.credentials.secret-access-key: ***"), "{error}");
+            assert!(error.contains("another store") && !error.contains("real"), "{error}");
+        }
+        let nothing = [None, Some(s3(doc! { "bucket": "b" })), Some(hidden(doc! {})), Some(StorageConf::default())];
+        for stored in nothing {
+            let error = unmask(&mut hidden(doc! {}), stored.as_ref()).expect_err("nothing is stored").to_string();
+            assert!(error.contains("none is stored"), "{error}");
+        }
     }
 }

@@ -14,6 +14,7 @@ mod nearest;
 pub mod open;
 pub mod places;
 pub mod probe;
+pub mod reading;
 pub mod redact;
 pub mod schema;
 pub mod stores;
@@ -46,15 +47,23 @@ pub enum ConfigError {
     Document(String),
 }
 
-/// Reads a configuration file: every key must be known, every value of its key's type and within its limits.
+/// Reads a configuration file: every key must be known, every value of its key's type and within its limits, and no secret
+/// hidden.
 pub fn load(yaml: &str) -> Result<Config, ConfigError> {
+    load_over(yaml, None)
+}
+
+/// As [`load`], for a file that takes the place of `stored`: secrets that the file hides, as [`mask::shown`] does, stay as
+/// they are.
+pub fn load_over(yaml: &str, stored: Option<&StorageConf>) -> Result<Config, ConfigError> {
     let tree: Yaml = serde_norway::from_str(yaml).map_err(|error| ConfigError::Yaml(error.to_string()))?;
     let doc = match &tree {
         Yaml::Mapping(map) => section(map, "")?,
         Yaml::Null => return Err(ConfigError::Yaml("the file is empty".to_owned())),
         _ => return Err(ConfigError::Yaml("expected keys and values".to_owned())),
     };
-    let config = from_document(doc)?;
+    let mut config = from_document(doc)?;
+    mask::unmask(&mut config.storage, stored)?;
     validate(&config)?;
     Ok(config)
 }

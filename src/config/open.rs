@@ -1,6 +1,9 @@
 //! From storage settings to a usable [`Storage`]: driver, retries, size limit; and the mark of an initialised storage.
 
-use super::stores::{self, cloud::Gcs};
+use super::{
+    schema::{self, Limits},
+    stores::{self, cloud::Gcs},
+};
 use crate::{
     layout,
     model::{config::StorageConf, names::PBM_VERSION},
@@ -8,7 +11,7 @@ use crate::{
         self, Error, Storage,
         blackhole::Blackhole,
         cloud::CloudStorage,
-        fs::{Buffers, FsStorage},
+        fs::{Buffers, FsStorage, Modes},
         pace::Pace,
         patience::Patience,
         ranges::Downloads,
@@ -122,6 +125,12 @@ pub async fn open_briefly(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<
 
 async fn open_so(conf: &StorageConf, node: &str, how: How) -> anyhow::Result<Arc<dyn Storage>> {
     let kind = conf.kind.as_str();
+    if let Some(why) = &conf.unusable {
+        bail!(
+            "the storage is not used, because its settings can't be read: {why}; correct it with `pbm config --set`, that \
+             of a profile with `pbm profile add`"
+        );
+    }
     let Some(driver) = DRIVERS.iter().find(|driver| driver.kind == kind) else {
         let usable: Vec<_> = DRIVERS.iter().map(|driver| driver.kind).filter(|kind| *kind != "blackhole").collect();
         let usable = usable.join(", ");
@@ -165,7 +174,15 @@ async fn filesystem(conf: &StorageConf, how: How) -> anyhow::Result<Opened> {
         write: buffer(conf.backup_buff_size, default.write),
         read: buffer(conf.restore_buff_size, default.read),
     };
-    let driver = Arc::new(FsStorage::open(Path::new(&conf.path), buffers).await?);
+    let mode = |key, text: &Option<String>| match (schema::find(key).map(|key| key.limits), text) {
+        (Some(Limits::Mode { needed, allowed }), Some(text)) => schema::mode(text, needed, allowed).ok(),
+        _ => None,
+    };
+    let modes = Modes {
+        file: mode("storage.filesystem.fileMode", &conf.file_mode),
+        folder: mode("storage.filesystem.dirMode", &conf.dir_mode),
+    };
+    let driver = Arc::new(FsStorage::open_with(Path::new(&conf.path), buffers, modes).await?);
     let driver: Arc<dyn Storage> = match how.pace {
         Some(pace) => Arc::new(Limited::new(driver, pace)),
         None => driver,
@@ -310,7 +327,7 @@ mod tests {
             path: path.to_string_lossy().into_owned(),
             max_obj_size_gb: Some(0.5),
             backup_buff_size: Some(65536),
-            restore_buff_size: None,
+            ..FilesystemConf::default()
         };
         let conf = StorageConf { filesystem: Some(filesystem), ..conf("filesystem") };
         let store = open(&conf, "h:27017").await.expect("open");

@@ -3,7 +3,7 @@
 //! A profile overrides the storage and nothing else. A backup's document holds the settings that it was made with, so
 //! it can be read even when its profile is gone; the profile's own document counts first, because keys are changed there.
 
-use super::{ConfigError, load, same_place};
+use super::{ConfigError, load_over, same_place};
 use crate::control::Control;
 use crate::model::{
     backup::BackupMeta,
@@ -88,12 +88,12 @@ pub async fn storage(control: &Control, main: &StorageConf, profile: &str) -> Re
 }
 
 /// Reads the file of a profile, as strictly as a configuration file. Gives its storage and the sections beside it, which
-/// are not used.
+/// are not used. `stored` is the profile as it is: what the file hides stays so.
 ///
 /// # Errors
-/// As [`load`].
-pub fn read(yaml: &str) -> Result<(StorageConf, Vec<&'static str>), ConfigError> {
-    let config = load(yaml)?;
+/// As [`load_over`].
+pub fn read(yaml: &str, stored: Option<&StorageConf>) -> Result<(StorageConf, Vec<&'static str>), ConfigError> {
+    let config = load_over(yaml, stored)?;
     let others =
         [("pitr", config.pitr.is_some()), ("backup", config.backup.is_some()), ("restore", config.restore.is_some())];
     Ok((config.storage, others.into_iter().filter(|(_, there)| *there).map(|(name, _)| name).collect()))
@@ -101,6 +101,7 @@ pub fn read(yaml: &str) -> Result<(StorageConf, Vec<&'static str>), ConfigError>
 
 #[cfg(test)]
 mod tests {
+    use super::super::load;
     use super::*;
 
     fn storage(path: &str, buffer: i32) -> StorageConf {
@@ -142,10 +143,10 @@ mod tests {
     fn a_file_is_read_strictly_and_its_other_sections_are_named() {
         let file =
             "storage: {type: filesystem, filesystem: {path: /p}}\npitr: {enabled: true}\nrestore: {batchSize: 5}";
-        let (storage, others) = read(file).expect("a good file");
+        let (storage, others) = read(file, None).expect("a good file");
         assert_eq!((storage.kind.as_str(), others), ("filesystem", vec!["pitr", "restore"]));
         for bad in ["pitr: {enabled: true}", "storage: {type: filesystem, filesystem: {pth: /p}}", "name: p"] {
-            assert!(read(bad).is_err(), "{bad}");
+            assert!(read(bad, None).is_err(), "{bad}");
         }
     }
 }

@@ -56,6 +56,11 @@ pub enum Limits {
     OneOf(&'static [&'static str]),
     /// `host:port` or an http(s) URL.
     Address,
+    /// Permissions in octal digits: the bits that must be there, and those that may.
+    Mode {
+        needed: u32,
+        allowed: u32,
+    },
 }
 
 /// The key of exactly this path.
@@ -168,6 +173,7 @@ impl Key {
                     Err(format!("expected {}", choices.join(" or ")))
                 }
                 Limits::Address => address(text),
+                Limits::Mode { needed, allowed } if !text.is_empty() => mode(text, needed, allowed).map(drop),
                 _ => Ok(()),
             },
             Bson::Int32(number) => self.check_number(f64::from(*number)),
@@ -203,7 +209,7 @@ impl Key {
             Limits::ZeroOr(least, most) => {
                 (number == 0.0 || (least..=most).contains(&number), format!("must be 0, or from {least} to {most}"))
             }
-            Limits::Any | Limits::OneOf(_) | Limits::Address => (true, String::new()),
+            Limits::Any | Limits::OneOf(_) | Limits::Address | Limits::Mode { .. } => (true, String::new()),
         };
         if right { Ok(()) } else { Err(words) }
     }
@@ -222,6 +228,14 @@ fn address(text: &str) -> Result<(), String> {
     Err(wrong())
 }
 
+/// Permissions in octal digits.
+pub(super) fn mode(text: &str, needed: u32, allowed: u32) -> Result<u32, String> {
+    let wrong =
+        || format!("expected permissions in octal digits, with at least {needed:o} and nothing beyond {allowed:o}");
+    let mode = u32::from_str_radix(text, 8).map_err(|_| wrong())?;
+    if mode & needed == needed && mode & !allowed == 0 { Ok(mode) } else { Err(wrong()) }
+}
+
 fn number(text: &str) -> Result<f64, String> {
     text.parse().ok().filter(|it: &f64| it.is_finite()).ok_or_else(|| "expected a number".to_owned())
 }
@@ -235,6 +249,8 @@ pub(super) mod tests {
         match (key.kind, key.limits, key.default.and_then(|default| default.value)) {
             (Kind::Text, Limits::OneOf(choices), _) => choices[0],
             (Kind::Text, Limits::Address, _) => "hunter2",
+            (_, Limits::Mode { needed: 0o600, .. }, _) => "664",
+            (_, Limits::Mode { .. }, _) => "775",
             (Kind::Rate, ..) => "1MiB",
             (_, Limits::ZeroOr(_, most), _) if most > 65536.0 => "65536",
             (Kind::Text, _, None) if key.path == "storage.type" => "blackhole",
@@ -276,6 +292,11 @@ pub(super) mod tests {
             ("backup.priority", "{}", "{\"h\": 1}"),
             ("storage.s3.endpointUrlMap", "{\"h:1\": \"https://x\"}", "{\"h:1\": \"ftp://x\"}"),
             ("storage.s3.bucket", "b", "a\nb"),
+            ("storage.filesystem.fileMode", "0644", "666"),
+            ("storage.filesystem.fileMode", "600", "750"),
+            ("storage.filesystem.fileMode", "", "416"),
+            ("storage.filesystem.dirMode", "2770", "640"),
+            ("storage.filesystem.dirMode", "700", "777"),
         ] {
             let key = find(path).expect(path);
             let check = |text: &str| key.check(&key.kind.parse(text).expect(text));

@@ -1,6 +1,7 @@
 //! `pbmConfig`: the main configuration, and storage profiles, which have documents of their own (spec/format.md C.3).
 
 use super::Bell;
+use crate::config::{edit::Update, reading};
 use crate::model::{
     config::{Config, StorageConf},
     names,
@@ -31,12 +32,10 @@ impl Configs {
         Self { coll: db.collection(names::CONFIG), bell: bell.clone() }
     }
 
-    /// The main configuration; `None` before the first `pbm config --file`.
+    /// The main configuration; `None` before the first `pbm config --file`. What of it can't be used is among its
+    /// mistakes.
     pub async fn main(&self) -> Result<Option<Config>> {
-        self.main_document()
-            .await?
-            .map(|d| bson::deserialize_from_document(d).context("the configuration in admin.pbmConfig can't be read"))
-            .transpose()
+        Ok(self.main_document().await?.as_ref().map(reading::read))
     }
 
     /// The main configuration as stored.
@@ -60,17 +59,12 @@ impl Configs {
         Ok(())
     }
 
-    /// All storage profiles, by name.
+    /// All storage profiles, by name; of those that can't be read the storage is unusable.
     pub async fn profiles(&self) -> Result<Vec<Config>> {
         let found = self.coll.find(doc! { "profile": true }).sort(doc! { "name": 1 });
         let failed = "read the profiles in admin.pbmConfig";
         let found: Vec<Document> = found.await.context(failed)?.try_collect().await.context(failed)?;
-        let read = |d: Document| {
-            let name = d.get_str("name").unwrap_or("?").to_owned();
-            bson::deserialize_from_document(d)
-                .with_context(|| format!("profile {name} in admin.pbmConfig can't be read"))
-        };
-        found.into_iter().map(read).collect()
+        Ok(found.iter().map(reading::read).collect())
     }
 
     /// Stores a profile, in place of one of the same name. Its epoch becomes `epoch`.
@@ -90,8 +84,16 @@ impl Configs {
     }
 
     /// Sets dotted keys of the main configuration. `false` when there is none.
-    pub async fn set(&self, keys: Document) -> Result<bool> {
-        let done = self.coll.update_one(main(), doc! { "$set": keys }).await.context("write admin.pbmConfig")?;
+    async fn set(&self, keys: Document) -> Result<bool> {
+        self.update(Update { set: keys, unset: Document::new() }).await
+    }
+
+    /// Sets dotted keys of the main configuration and takes others back. `false` when there is none.
+    pub async fn update(&self, keys: Update) -> Result<bool> {
+        // Old servers refuse operators without a key.
+        let parts = [("$set", keys.set), ("$unset", keys.unset)].into_iter().filter(|(_, keys)| !keys.is_empty());
+        let update: Document = parts.map(|(name, keys)| (name.to_owned(), Bson::from(keys))).collect();
+        let done = self.coll.update_one(main(), update).await.context("write admin.pbmConfig")?;
         self.bell.ring().await;
         Ok(done.matched_count > 0)
     }

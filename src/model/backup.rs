@@ -1,6 +1,6 @@
 //! `admin.pbmBackups`, and with few other names `<backup>.pbm.json` (spec/format.md A.2, C.7).
 
-use super::config::StorageConf;
+use super::config::{StorageConf, any_storage};
 use super::selection::Narrowed;
 use super::serde_help::{is_default, null_default, null_ts, zero_ts};
 use super::status::{Condition, Status};
@@ -68,7 +68,7 @@ pub struct BackupMeta {
     pub replsets: Vec<BackupReplset>,
     #[serde(default)]
     pub compression: super::compression::Compression,
-    #[serde(default, deserialize_with = "null_default")]
+    #[serde(default, deserialize_with = "any_storage")]
     pub store: StorageConf,
     #[serde(default, deserialize_with = "null_default")]
     pub size: i64,

@@ -28,6 +28,24 @@ pub struct Config {
     /// Generation: changes when the file is applied, PITR is switched, after a resync and a restore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Timestamp>,
+    /// What of the stored document has no meaning here; the defaults hold in its place.
+    #[serde(skip)]
+    pub mistakes: Vec<Mistake>,
+}
+
+/// A stored value that this program can't use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mistake {
+    /// Dotted path of the key.
+    pub key: String,
+    /// The value and what is wrong with it, for people; no secret is in it.
+    pub problem: String,
+}
+
+impl std::fmt::Display for Mistake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.key, self.problem)
+    }
 }
 
 /// Where backups are kept: `type` and one sub-document of that name.
@@ -55,6 +73,29 @@ pub struct StorageConf {
     pub oss: Option<Document>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<Document>,
+    /// Why nothing may be written to or read from it: a setting that decides about the place, the access or the protection
+    /// of data is stored, but can't be read.
+    #[serde(skip)]
+    pub unusable: Option<String>,
+}
+
+/// Reads the storage of a backup's document: one that can't be read must not hide the backup.
+pub fn any_storage<'de, D: serde::Deserializer<'de>>(de: D) -> Result<StorageConf, D::Error> {
+    let Some(stored) = Option::<bson::Bson>::deserialize(de)? else { return Ok(StorageConf::default()) };
+    let bson::Bson::Document(stored) = stored else {
+        let unusable = Some("the document names no storage".to_owned());
+        return Ok(StorageConf { unusable, ..StorageConf::default() });
+    };
+    match bson::deserialize_from_document(stored.clone()) {
+        Ok(storage) => Ok(storage),
+        Err(error) => Ok(StorageConf {
+            name: stored.get_str("name").ok().map(str::to_owned),
+            profile: stored.get_bool("profile").ok(),
+            kind: stored.get_str("type").unwrap_or_default().to_owned(),
+            unusable: Some(format!("its settings in the backup's document can't be read: {error}")),
+            ..StorageConf::default()
+        }),
+    }
 }
 
 impl StorageConf {
@@ -86,6 +127,12 @@ pub struct FilesystemConf {
     pub backup_buff_size: Option<i32>,
     #[serde(rename = "restoreBuffSize", default, skip_serializing_if = "Option::is_none")]
     pub restore_buff_size: Option<i32>,
+    /// *Added by us*: permissions of files, in octal digits. Without it 640, less what the umask takes away.
+    #[serde(rename = "fileMode", default, skip_serializing_if = "Option::is_none")]
+    pub file_mode: Option<String>,
+    /// *Added by us*: permissions of folders, in octal digits. Without it 750, less what the umask takes away.
+    #[serde(rename = "dirMode", default, skip_serializing_if = "Option::is_none")]
+    pub dir_mode: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]

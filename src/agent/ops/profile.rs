@@ -1,17 +1,20 @@
 //! `addConfigProfile`, `removeConfigProfile`: storages beside the main one (spec/format.md C.3.1, D.6).
 
 use super::{Task, alone};
-use crate::config::{open, places};
+use crate::config::{mask, open, places};
 use crate::model::command::{ProfileCmd, name};
 use anyhow::{Context, Result, ensure};
 
 /// Stores the profile once its storage can be used from here.
 pub(in crate::agent) async fn add(task: Task, command: Option<ProfileCmd>) -> Result<()> {
     alone::run(task, name::ADD_PROFILE, async |task| {
-        let profile = named(command)?;
+        let mut profile = named(command)?;
+        let control = &task.node.control;
+        let known = control.config.profiles().await?;
+        let stored = known.iter().find(|known| known.name.as_ref() == Some(&profile.name)).map(|known| &known.storage);
+        mask::unmask(&mut profile.storage, stored)?;
         let store = task.node.open_place(&profile.storage).await?;
         open::initialise(store.as_ref()).await.context("look for the storage's mark .pbm.init, or write it")?;
-        let control = &task.node.control;
         control.config.put_profile(&profile.name, &profile.storage, control.cluster_time().await?).await?;
         tracing::info!("profile saved");
         Ok(())
