@@ -315,7 +315,7 @@ async fn facts(node: &Node, config: &Config) -> Result<begin::Facts> {
 
 /// The last write of the newest backup that chunks can be replayed on, and the first one of a backup that is being made.
 async fn bases(node: &Node) -> Result<(Option<Timestamp>, Option<Timestamp>)> {
-    let all = node.control.backups.all().await?;
+    let all = node.control.backups.readable().await?;
     let fit = |b: &&BackupMeta| b.nss.is_empty() && b.kind != BackupType::External && b.store.profile != Some(true);
     let (mut base, mut coming) = (None, None);
     for backup in all.iter().filter(fit) {
@@ -331,7 +331,7 @@ async fn bases(node: &Node) -> Result<(Option<Timestamp>, Option<Timestamp>)> {
 
 /// When the newest restore began to change data.
 async fn restored(node: &Node) -> Result<Option<Timestamp>> {
-    Ok(node.control.restores.all().await?.iter().filter_map(begin::changed_from).max())
+    Ok(node.control.restores.readable().await?.iter().filter_map(begin::changed_from).max())
 }
 
 /// What goes on beside the slicing.

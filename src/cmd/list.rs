@@ -191,7 +191,7 @@ impl List {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
         if self.restore {
-            let all = cx.control.restores.all().await?;
+            let all = cx.control.restores.readable().await?;
             cx.out.print(&Restores(newest(all, self.size).into_iter().map(RestoreItem::of).collect()));
             return Ok(());
         }
@@ -203,7 +203,7 @@ impl List {
             return Ok(());
         }
         let filter = Filter::read(cx, self.profile.as_deref().unwrap_or("*")).await?;
-        let backups = cx.control.backups.all().await?;
+        let backups = cx.control.backups.readable().await?;
         let judge = Judge::read(cx, self.replset_remapping.clone()).await?;
         let shown = backups.iter().filter(|b| b.status == Status::Done && filter.shows(&b.store));
         let (fitting, others): (Vec<&BackupMeta>, Vec<&BackupMeta>) = shown.partition(|backup| judge.fits(backup));

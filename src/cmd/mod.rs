@@ -140,7 +140,9 @@ fn start(cli: Cli) -> Result<()> {
         }),
         command => launch::on_runtime(async {
             let cx = Context::connect(uri, format).await?;
-            command.run(&cx).await
+            let done = command.run(&cx).await;
+            cx.control.unreadable.named().iter().for_each(|text| format.note(&format!("Warning: {text}")));
+            done
         }),
     }
 }

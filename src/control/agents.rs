@@ -1,5 +1,6 @@
 //! `pbmAgents`: the agents' lines about themselves (spec/format.md C.2).
 
+use super::Unreadable;
 use crate::model::{
     agent::AgentStat,
     lock::{STALE_SECS, is_stale},
@@ -13,12 +14,13 @@ use mongodb::{Collection, Database};
 /// The registry of agents.
 #[derive(Debug, Clone)]
 pub struct Agents {
-    coll: Collection<AgentStat>,
+    coll: Collection<Document>,
+    unreadable: Unreadable,
 }
 
 impl Agents {
-    pub(super) fn new(db: &Database) -> Self {
-        Self { coll: db.collection(names::AGENTS) }
+    pub(super) fn new(db: &Database, unreadable: &Unreadable) -> Self {
+        Self { coll: db.collection(names::AGENTS), unreadable: unreadable.clone() }
     }
 
     /// Replaces this agent's line. Gives the [`AgentStat::instance`] of the line that was there; an agent that tells none
@@ -27,7 +29,6 @@ impl Agents {
         let line = bson::serialize_to_document(stat).context("encode this agent's line")?;
         let before = self
             .coll
-            .clone_with_type::<Document>()
             .find_one_and_replace(doc! { "n": &stat.n, "rs": &stat.rs }, line)
             .upsert(true)
             .await
@@ -46,27 +47,19 @@ impl Agents {
 
     /// Every line, stale ones included, sorted by replica set and node.
     pub async fn all(&self) -> Result<Vec<AgentStat>> {
-        self.coll
-            .find(doc! {})
-            .sort(doc! { "rs": 1, "n": 1 })
-            .await
-            .context("read admin.pbmAgents")?
-            .try_collect()
-            .await
-            .context("read admin.pbmAgents")
+        self.find(doc! {}).await
     }
 
     /// Lines of a replica set whose agents live, at cluster time `now`.
     pub async fn alive_of(&self, rs: &str, now: Timestamp) -> Result<Vec<AgentStat>> {
-        let all: Vec<AgentStat> = self
-            .coll
-            .find(doc! { "rs": rs })
-            .await
-            .context("read admin.pbmAgents")?
-            .try_collect()
-            .await
-            .context("read admin.pbmAgents")?;
+        let all = self.find(doc! { "rs": rs }).await?;
         Ok(all.into_iter().filter(|a| !is_stale(a.hb, now)).collect())
+    }
+
+    async fn find(&self, filter: Document) -> Result<Vec<AgentStat>> {
+        const READ: &str = "read admin.pbmAgents";
+        let found = self.coll.find(filter).sort(doc! { "rs": 1, "n": 1 }).await.context(READ)?;
+        Ok(self.unreadable.sort_out(names::AGENTS, found.try_collect().await.context(READ)?))
     }
 
     /// Lines whose agents live, at cluster time `now`. Removes those that have been silent for long.

@@ -4,7 +4,7 @@
 //! only then do the documents go whose backups were not found.
 
 use super::{OpDocs, ops::CLEANUP_DUE};
-use crate::model::{backup::BackupMeta, status::Status};
+use crate::model::{backup::BackupMeta, names, status::Status};
 use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, doc};
 use futures::{Stream, TryStreamExt};
@@ -57,7 +57,7 @@ impl OpDocs<BackupMeta> {
         filter
             .extend(doc! { "status": Status::Done.as_str(), "nss": { "$in": [Bson::Null, Bson::Array(Vec::new())] } });
         let found = self.coll.find_one(filter).sort(doc! { "start_ts": -1 }).await.context("read admin.pbmBackups")?;
-        found.map(Self::decode).transpose()
+        Ok(found.and_then(|found| self.unreadable.read(names::BACKUPS, found)))
     }
 
     /// How many backups are known on a storage.

@@ -1,14 +1,17 @@
 //! `pbmPITRChunks`: the index of PITR oplog chunks (spec/format.md C.8).
 
-use super::chunk_table::{ChunkTable, Only};
+use super::{
+    Unreadable,
+    chunk_table::{ChunkTable, Only},
+};
 use crate::model::{chunk::Chunk, names};
 use crate::mongo::admin::{is_duplicate_key, only_duplicate_keys};
 use anyhow::{Context, Result};
-use bson::{Bson, Document, Timestamp, doc};
+use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
 use futures::{Stream, TryStreamExt};
-use mongodb::{Collection, Database};
-use serde::Deserialize;
-use std::collections::HashSet;
+use mongodb::{Collection, Cursor, Database};
+use serde::{Deserialize, de::DeserializeOwned};
+use std::{collections::HashSet, pin::pin};
 
 /// Chunks that come from the server at a time.
 const BATCH: u32 = 10_000;
@@ -48,51 +51,56 @@ const READ: &str = "read admin.pbmPITRChunks";
 #[derive(Debug, Clone)]
 pub struct Chunks {
     coll: Collection<Chunk>,
+    /// The bytes of the documents: one that can't be read is left out.
+    raw: Collection<RawDocumentBuf>,
+    unreadable: Unreadable,
 }
 
 impl Chunks {
-    pub(super) fn new(db: &Database) -> Self {
-        Self { coll: db.collection(names::PITR_CHUNKS) }
+    pub(super) fn new(db: &Database, unreadable: &Unreadable) -> Self {
+        let (coll, raw) = (db.collection(names::PITR_CHUNKS), db.collection(names::PITR_CHUNKS));
+        Self { coll, raw, unreadable: unreadable.clone() }
+    }
+
+    fn readable<T: DeserializeOwned>(&self, found: Cursor<RawDocumentBuf>) -> impl Stream<Item = Result<T>> + use<T> {
+        let unreadable = self.unreadable.clone();
+        found
+            .map_err(|error| anyhow::Error::new(error).context(READ))
+            .try_filter_map(move |it| std::future::ready(Ok(unreadable.read_raw(names::PITR_CHUNKS, &it))))
     }
 
     /// All chunks by replica set and start.
     pub async fn all(&self) -> Result<Vec<Chunk>> {
-        self.coll
-            .find(doc! {})
-            .sort(doc! { "rs": 1, "start_ts": 1 })
-            .await
-            .context(READ)?
-            .try_collect()
-            .await
-            .context(READ)
+        let found = self.raw.find(doc! {}).sort(doc! { "rs": 1, "start_ts": 1 });
+        self.readable(found.await.context(READ)?).try_collect().await
     }
 
     /// The chunks of a replica set by start.
     pub async fn of(&self, rs: &str) -> Result<Vec<Chunk>> {
-        self.coll
-            .find(doc! { "rs": rs })
-            .sort(doc! { "start_ts": 1, "end_ts": 1 })
-            .await
-            .context(READ)?
-            .try_collect()
-            .await
-            .context(READ)
+        let found = self.raw.find(doc! { "rs": rs }).sort(doc! { "start_ts": 1, "end_ts": 1 });
+        self.readable(found.await.context(READ)?).try_collect().await
     }
 
     /// The newest chunks of a replica set, by start.
     pub async fn recent(&self, rs: &str, limit: i64) -> Result<Vec<Chunk>> {
-        let found = self.coll.find(doc! { "rs": rs }).sort(doc! { "start_ts": -1 }).limit(limit);
-        found.await.context(READ)?.try_collect().await.context(READ)
+        let found = self.raw.find(doc! { "rs": rs }).sort(doc! { "start_ts": -1 }).limit(limit);
+        self.readable(found.await.context(READ)?).try_collect().await
     }
 
     /// The end of the newest chunk of all.
     pub async fn newest_end(&self) -> Result<Option<Timestamp>> {
-        Ok(self.coll.find_one(doc! {}).sort(doc! { "end_ts": -1 }).await.context(READ)?.map(|chunk| chunk.end_ts))
+        Ok(self.ending_last(doc! {}).await?.map(|chunk| chunk.end_ts))
     }
 
     /// The chunk of a replica set that ends last.
     pub async fn last(&self, rs: &str) -> Result<Option<Chunk>> {
-        self.coll.find_one(doc! { "rs": rs }).sort(doc! { "end_ts": -1 }).await.context(READ)
+        self.ending_last(doc! { "rs": rs }).await
+    }
+
+    async fn ending_last(&self, filter: Document) -> Result<Option<Chunk>> {
+        // More than one is asked for only where the first can't be read.
+        let found = self.raw.find(filter).sort(doc! { "end_ts": -1 }).batch_size(1).await.context(READ)?;
+        pin!(self.readable(found)).try_next().await
     }
 
     /// Adds a chunk; fine when it is there.
@@ -119,21 +127,19 @@ impl Chunks {
     /// Times and sizes of all chunks, by replica set and start, as a stream: there may be very many.
     pub async fn spans(&self) -> Result<impl Stream<Item = Result<ChunkSpan>> + use<>> {
         let fields = doc! { "_id": 0, "rs": 1, "start_ts": 1, "end_ts": 1, "size": 1 };
-        let spans = self.coll.clone_with_type::<ChunkSpan>();
         let order = doc! { "rs": 1, "start_ts": 1, "end_ts": 1 };
-        let found = spans.find(doc! {}).sort(order).projection(fields).batch_size(BATCH).await.context(READ)?;
-        Ok(found.map_err(|error| anyhow::Error::new(error).context(READ)))
+        let found = self.raw.find(doc! {}).sort(order).projection(fields).batch_size(BATCH).await.context(READ)?;
+        Ok(self.readable(found))
     }
 
     /// Times of all chunks, in the order of [`Chunks::spans`]. The server reads the keys of one index and neither documents
     /// nor sorts; being sparse, that index needs a filter to be used.
     pub async fn times(&self) -> Result<impl Stream<Item = Result<ChunkTimes>> + use<>> {
         let fields = doc! { "_id": 0, "rs": 1, "start_ts": 1, "end_ts": 1 };
-        let times = self.coll.clone_with_type::<ChunkTimes>();
         let order = doc! { "rs": 1, "start_ts": 1, "end_ts": 1 };
         let every = doc! { "rs": { "$gte": "" } };
-        let found = times.find(every).sort(order).projection(fields).batch_size(BATCH).await.context(READ)?;
-        Ok(found.map_err(|error| anyhow::Error::new(error).context(READ)))
+        let found = self.raw.find(every).sort(order).projection(fields).batch_size(BATCH).await.context(READ)?;
+        Ok(self.readable(found))
     }
 
     /// The sizes of all chunks together.
@@ -146,10 +152,9 @@ impl Chunks {
 
     /// The chunks that end at or before `until`, by start, as a stream.
     pub async fn ending_by(&self, until: Timestamp) -> Result<impl Stream<Item = Result<Indexed>> + use<>> {
-        let indexed = self.coll.clone_with_type::<Indexed>();
         let filter = doc! { "start_ts": { "$lte": until }, "end_ts": { "$lte": until } };
-        let found = indexed.find(filter).sort(doc! { "start_ts": 1, "end_ts": 1 }).batch_size(BATCH);
-        Ok(found.await.context(READ)?.map_err(|error| anyhow::Error::new(error).context(READ)))
+        let found = self.raw.find(filter).sort(doc! { "start_ts": 1, "end_ts": 1 }).batch_size(BATCH);
+        Ok(self.readable(found.await.context(READ)?))
     }
 
     /// Which of these objects, given with their starts, are in the index.
@@ -168,12 +173,19 @@ impl Chunks {
         Ok(())
     }
 
-    /// All chunks as a table, in no order.
+    /// All chunks as a table, in no order. Entries that can't be read are removed: whoever wants the table fills the index
+    /// anew, and they would be in the way.
     pub async fn table(&self) -> Result<ChunkTable> {
-        let mut chunks = self.coll.find(doc! {}).batch_size(BATCH).await.context(READ)?;
-        let mut table = ChunkTable::default();
-        while let Some(chunk) = chunks.try_next().await.context(READ)? {
-            table.push(chunk);
+        let mut found = self.raw.find(doc! {}).batch_size(BATCH).await.context(READ)?;
+        let (mut table, mut broken) = (ChunkTable::default(), Vec::new());
+        while let Some(raw) = found.try_next().await.context(READ)? {
+            match self.unreadable.read_raw(names::PITR_CHUNKS, &raw) {
+                Some(chunk) => table.push(chunk),
+                None => broken.extend(raw.get("_id").ok().flatten().and_then(|id| Bson::try_from(id).ok())),
+            }
+        }
+        for part in broken.chunks(AT_ONCE) {
+            self.forget(part).await?;
         }
         Ok(table)
     }

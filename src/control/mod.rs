@@ -23,6 +23,7 @@ mod logs;
 mod ops;
 mod pitr;
 mod setup;
+mod unreadable;
 
 pub use agents::Agents;
 pub use bell::{Bell, Waiter};
@@ -36,6 +37,7 @@ pub use locks::{Locks, TakeLock};
 pub use logs::{LogQuery, Logs};
 pub use ops::{Debt, OpDocs, OpDocument};
 pub use pitr::Pitr;
+pub use unreadable::Unreadable;
 
 use crate::model::{backup::BackupMeta, names, restore::RestoreMeta};
 use crate::mongo;
@@ -66,6 +68,8 @@ pub struct Control {
     pub chunks: Chunks,
     pub pitr: Pitr,
     pub bell: Arc<Bell>,
+    /// Documents that were left out.
+    pub unreadable: Unreadable,
 }
 
 impl Control {
@@ -74,17 +78,19 @@ impl Control {
     pub fn new(client: Client) -> Self {
         let db = client.database(names::CONTROL_DB);
         let bell = Arc::new(Bell::new(db.clone()));
+        let unreadable = Unreadable::default();
         Self {
             commands: Commands::new(&db, &bell),
-            backups: OpDocs::new(&db, names::BACKUPS, &bell),
-            restores: OpDocs::new(&db, names::RESTORES, &bell),
+            backups: OpDocs::new(&db, names::BACKUPS, &bell, &unreadable),
+            restores: OpDocs::new(&db, names::RESTORES, &bell, &unreadable),
             locks: Locks::new(&db, &bell),
-            agents: Agents::new(&db),
+            agents: Agents::new(&db, &unreadable),
             config: Configs::new(&db, &bell),
             logs: Logs::new(&db),
-            chunks: Chunks::new(&db),
-            pitr: Pitr::new(&db),
+            chunks: Chunks::new(&db, &unreadable),
+            pitr: Pitr::new(&db, &unreadable),
             bell,
+            unreadable,
             client,
             db,
         }

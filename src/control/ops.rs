@@ -3,7 +3,7 @@
 //! A status once final is never changed: the writes below carry that in their filters, so that a straggler can't
 //! revive a cancelled operation.
 
-use super::{Bell, unix_now};
+use super::{Bell, Unreadable, unix_now};
 use crate::model::{
     backup::{BackupMeta, BackupReplset, BackupType, Nomination, Progress},
     names,
@@ -45,12 +45,14 @@ impl OpDocument for RestoreMeta {
 pub struct OpDocs<T> {
     pub(super) coll: Collection<Document>,
     pub(super) bell: Arc<Bell>,
+    pub(super) unreadable: Unreadable,
     kind: PhantomData<fn() -> T>,
 }
 
 impl<T> Clone for OpDocs<T> {
     fn clone(&self) -> Self {
-        Self { coll: self.coll.clone(), bell: self.bell.clone(), kind: PhantomData }
+        let (coll, bell) = (self.coll.clone(), self.bell.clone());
+        Self { coll, bell, unreadable: self.unreadable.clone(), kind: PhantomData }
     }
 }
 
@@ -90,8 +92,8 @@ fn condition(status: Status, error: &str) -> Document {
 }
 
 impl<T: OpDocument> OpDocs<T> {
-    pub(super) fn new(db: &Database, name: &str, bell: &Arc<Bell>) -> Self {
-        Self { coll: db.collection(name), bell: bell.clone(), kind: PhantomData }
+    pub(super) fn new(db: &Database, name: &str, bell: &Arc<Bell>, unreadable: &Unreadable) -> Self {
+        Self { coll: db.collection(name), bell: bell.clone(), unreadable: unreadable.clone(), kind: PhantomData }
     }
 
     pub(super) fn decode(document: Document) -> Result<T> {
@@ -148,18 +150,26 @@ impl<T: OpDocument> OpDocs<T> {
             .with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
-    /// All, oldest first. One that can't be read is an error.
+    /// All, oldest first. One that can't be read is an error: this is for whoever decides from it what to delete.
     pub async fn all(&self) -> Result<Vec<T>> {
-        let found: Vec<Document> = self
-            .coll
+        self.documents().await?.into_iter().map(Self::decode).collect()
+    }
+
+    /// All that can be read, oldest first.
+    pub async fn readable(&self) -> Result<Vec<T>> {
+        Ok(self.unreadable.sort_out(T::COLLECTION, self.documents().await?))
+    }
+
+    /// All as stored, oldest first.
+    async fn documents(&self) -> Result<Vec<Document>> {
+        self.coll
             .find(doc! {})
             .sort(doc! { "start_ts": 1, "name": 1 })
             .await
             .with_context(|| format!("read admin.{}", T::COLLECTION))?
             .try_collect()
             .await
-            .with_context(|| format!("read admin.{}", T::COLLECTION))?;
-        found.into_iter().map(Self::decode).collect()
+            .with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
     /// Operations that have not come to an end, as stored.

@@ -4,7 +4,7 @@
 //! the others from slicing; who slices is decided by the locks (`pbmLockOp`). Nobody waits for this document, so the bell is
 //! not rung for it.
 
-use super::unix_now;
+use super::{Unreadable, unix_now};
 use crate::model::{
     names,
     pitr::{PitrMeta, SlicerState, state},
@@ -17,6 +17,7 @@ use mongodb::{Collection, Database};
 #[derive(Debug, Clone)]
 pub struct Pitr {
     coll: Collection<Document>,
+    unreadable: Unreadable,
 }
 
 /// `field` without the elements whose `key` is `rs`, and with `new` in their place.
@@ -29,14 +30,14 @@ fn replaced(field: &str, key: &str, rs: &str, new: Vec<Bson>) -> Document {
 }
 
 impl Pitr {
-    pub(super) fn new(db: &Database) -> Self {
-        Self { coll: db.collection(names::PITR) }
+    pub(super) fn new(db: &Database, unreadable: &Unreadable) -> Self {
+        Self { coll: db.collection(names::PITR), unreadable: unreadable.clone() }
     }
 
     /// The document; `None` when nobody ever sliced.
     pub async fn get(&self) -> Result<Option<PitrMeta>> {
         let found = self.coll.find_one(doc! {}).await.context("read admin.pbmPITR")?;
-        found.map(|d| bson::deserialize_from_document(d).context("admin.pbmPITR can't be read")).transpose()
+        Ok(found.and_then(|found| self.unreadable.read(names::PITR, found)))
     }
 
     /// Writes a slicer's part: its state, those who could do its work (`candidates`), and its error as the original

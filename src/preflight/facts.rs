@@ -75,6 +75,8 @@ pub struct ControlFacts {
     pub pitr: Option<PitrMeta>,
     /// Errors of slicing that the log has, with the replica set.
     pub slicing_errors: Vec<(String, String)>,
+    /// Documents of the control collections that can't be read, a sentence for each.
+    pub unreadable: Vec<String>,
     /// Operations that have not come to an end.
     pub unfinished: Vec<Unfinished>,
     /// Of the newest complete full backup on the main storage: bytes, and seconds that it took.

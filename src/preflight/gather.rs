@@ -150,6 +150,9 @@ impl Asker<'_> {
         };
         facts.newest_backup = keep(&mut failed, newest_backup(control).await).flatten();
         if self.depth == Depth::Full {
+            // What is found does not matter here, only what can't be read.
+            keep(&mut failed, control.backups.readable().await);
+            keep(&mut failed, control.restores.readable().await);
             facts.locks = keep(&mut failed, control.locks.all().await).unwrap_or_default();
             facts.slicers = keep(&mut failed, control.locks.slicers().await).unwrap_or_default();
             facts.pitr = keep(&mut failed, control.pitr.get().await).flatten();
@@ -165,6 +168,7 @@ impl Asker<'_> {
                 .extend(keep(&mut failed, unfinished(&control.restores, "restore").await).unwrap_or_default());
         }
         failed.dedup();
+        facts.unreadable = control.unreadable.named();
         (facts, failed)
     }
 

@@ -54,6 +54,7 @@ pub fn judge(facts: &Facts) -> Vec<Finding> {
     findings.extend(oplog::windows(facts));
     findings.extend(work::slicing(facts));
     findings.extend(work::operations(facts));
+    findings.extend(work::documents(facts));
     findings
 }
 

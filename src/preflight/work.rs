@@ -16,12 +16,30 @@ pub(super) fn configuration(facts: &Facts) -> Vec<Finding> {
     if !facts.unanswered.is_empty() && facts.control.config.is_none() {
         return Vec::new();
     }
-    let finding = match &facts.control.config {
-        None => Finding::failure(Check::Configuration, CLUSTER, "there is none, so no storage is known")
-            .next("write the storage settings into a file and run `pbm config --file FILE`"),
-        Some(config) => Finding::ok(Check::Configuration, CLUSTER, format!("storage of type {}", config.storage.kind)),
+    let Some(config) = &facts.control.config else {
+        let none = Finding::failure(Check::Configuration, CLUSTER, "there is none, so no storage is known");
+        return vec![none.next("write the storage settings into a file and run `pbm config --file FILE`")];
     };
-    vec![finding]
+    if config.mistakes.is_empty() {
+        let kind = format!("storage of type {}", config.storage.kind);
+        return vec![Finding::ok(Check::Configuration, CLUSTER, kind)];
+    }
+    let wrong = config.mistakes.iter().map(|mistake| {
+        let text = mistake.to_string();
+        let finding = match config.storage.unusable.as_ref() == Some(&text) {
+            true => Finding::failure(Check::Configuration, CLUSTER, format!("the storage can't be used: {text}")),
+            false => Finding::warning(Check::Configuration, CLUSTER, text),
+        };
+        finding.next("correct it with `pbm config --set KEY=VALUE`, or take it back with `pbm config --unset KEY`")
+    });
+    wrong.collect()
+}
+
+/// Can every document be read that others have left for us?
+pub(super) fn documents(facts: &Facts) -> Vec<Finding> {
+    let next = "look whether another release wrote it; `pbm config --force-resync` writes backups and chunks anew";
+    let found = facts.control.unreadable.iter();
+    found.map(|text| Finding::warning(Check::Operations, CLUSTER, text).next(next)).collect()
 }
 
 /// If point-in-time recovery is on: is the oplog of every replica set saved?

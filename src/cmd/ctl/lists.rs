@@ -139,7 +139,7 @@ impl Report for Backups {
 
 /// Finished backups, by name.
 pub async fn backups(cx: &Context) -> Result<Backups> {
-    let all = cx.control.backups.all().await?.into_iter();
+    let all = cx.control.backups.readable().await?.into_iter();
     let done = all.filter(|backup| backup.status == Status::Done && was_known(backup.kind));
     let mut out: Vec<Backup> = done
         .map(|it| Backup { filename: format!("{}.json", it.name), description: it.description.unwrap_or_default() })
