@@ -9,11 +9,12 @@
 //! <backup>/<rs>/metadata.json                        namespaces, options, indexes, sizes and checksums
 //! <backup>/<rs>/meta.pbm                             the same as one BSON document
 //! <backup>/<rs>/<db>.<coll><sfx>                     documents of one collection
+//! <backup>/<rs>/escaped/<number>-<words><sfx>        ours: the same, of a name that can't be an object's
 //! <backup>/<rs>/oplog/<from>.<to><sfx>               oplog slices of the backup
 //! pbmPitr/<rs>/<YYYYMMDD>/<from>.<to>.oplog<sfx>     PITR chunks
 //! ```
 
-use crate::model::compression::Compression;
+use crate::model::{compression::Compression, names::PBM_VERSION};
 use bson::Timestamp;
 use jiff::{civil, tz::TimeZone};
 
@@ -33,6 +34,13 @@ pub const PITR: &str = "pbmPitr";
 pub const RESTORES: &str = ".pbm.restore";
 /// Prefix of a time-series collection's bucket collection; never part of an object's name.
 pub const BUCKETS: &str = "system.buckets.";
+
+/// Folder of documents of collections whose names can't be names of objects. No object of another collection is in it: their
+/// names begin with a database and a dot. The original neither writes nor reads it.
+const ESCAPED: &str = "escaped";
+
+/// Bytes of one element of a path that every file system takes.
+const LONGEST_ELEMENT: usize = 255;
 
 /// `<backup>.pbm.json`.
 #[must_use]
@@ -130,6 +138,12 @@ impl ReplsetLayout {
         format!("{}/{below}", self.root)
     }
 
+    /// The object of a collection whose own name can't be an object's (*added by us*); see [`escaped_name`].
+    #[must_use]
+    pub fn escaped(&self, name: &str) -> String {
+        format!("{}/{ESCAPED}/{name}{}", self.root, self.compression.suffix())
+    }
+
     /// The folder of the backup's oplog slices.
     #[must_use]
     pub fn oplog_dir(&self) -> String {
@@ -140,6 +154,41 @@ impl ReplsetLayout {
     #[must_use]
     pub fn oplog_slice(&self, from: Timestamp, to: Timestamp) -> String {
         format!("{}/oplog/{}.{}{}", self.root, format_ts(from), format_ts(to), self.compression.suffix())
+    }
+}
+
+/// The name under which documents are stored that can't have the name of their collection: the number is the collection's
+/// own in its backup, the rest is for people. Small letters, digits and dashes: every store can keep it, also those that
+/// don't tell small letters from large ones.
+#[must_use]
+pub fn escaped_name(number: usize, db: &str, coll: &str) -> String {
+    const WORDS: usize = 60;
+    let words: String = format!("{db}-{coll}").chars().take(WORDS).collect();
+    let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+    format!("{number}-{}", words.chars().map(plain).collect::<String>())
+}
+
+/// Is this a name of [`escaped_name`]? Nothing else is followed: names come out of files that others can write.
+#[must_use]
+pub fn is_escaped_name(text: &str) -> bool {
+    const LONGEST: usize = 100;
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=LONGEST).contains(&text.len()) && text.chars().all(plain)
+}
+
+/// Why a store could refuse an object of this name, or not list it, for what stands in the name; `None` if none would.
+#[must_use]
+pub fn unfit_name(object: &str) -> Option<&'static str> {
+    // Listings are XML for most stores, which has no place for these.
+    let unlisted = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
+    if object.split('/').any(|element| matches!(element, "" | "." | "..")) {
+        Some("between slashes something other than '.' and '..' has to stand")
+    } else if object.split('/').any(|element| element.len() > LONGEST_ELEMENT) {
+        Some("no file has so long a name")
+    } else if object.contains(unlisted) {
+        Some("object stores don't take control characters")
+    } else {
+        None
     }
 }
 
@@ -223,6 +272,35 @@ impl Generation {
     }
 }
 
+/// How a version that wrote a backup compares with ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// As old as ours or older.
+    Known,
+    /// Of the same generation: what it adds is beside what we know.
+    Newer,
+    /// Of a generation whose files nobody here knows.
+    Unknown,
+}
+
+/// By `pbm_version`; what is no version is an old one, as in [`Generation::of`].
+#[must_use]
+pub fn origin(pbm_version: &str) -> Origin {
+    let (theirs, ours) = (numbers(pbm_version), numbers(PBM_VERSION));
+    match theirs.zip(ours) {
+        Some((theirs, ours)) if theirs.0 > ours.0 => Origin::Unknown,
+        Some((theirs, ours)) if theirs > ours => Origin::Newer,
+        _ => Origin::Known,
+    }
+}
+
+/// The first two numbers of a version.
+fn numbers(version: &str) -> Option<(u32, u32)> {
+    let mut numbers = version.strip_prefix('v').unwrap_or(version).splitn(3, ['.', '-', '+']);
+    let mut number = || numbers.next().and_then(|text| text.parse().ok());
+    number().map(|major| (major, number().unwrap_or(0)))
+}
+
 /// `YYYYMMDDhhmmss-I`, UTC.
 #[must_use]
 pub fn format_ts(ts: Timestamp) -> String {
@@ -302,6 +380,32 @@ mod tests {
     }
 
     #[test]
+    fn names_that_no_store_takes_are_known() {
+        let at = ReplsetLayout::new("b", "rs0", Compression::S2);
+        for fit in ["a", "a/b", "a.tmp", "sl/ash", "a\\b", "ü ", "/a", "a/", "..", "a/..", &"x".repeat(200)] {
+            assert_eq!(unfit_name(&at.collection("shop", fit)), None, "{fit}");
+        }
+        for unfit in
+            ["x/../y", "x//y", "x/./y", "a\nb", "a\u{1b}[2J", "a\u{7f}", "a\u{9b}", "\u{ffff}", &"x".repeat(248)]
+        {
+            assert!(unfit_name(&at.collection("shop", unfit)).is_some(), "{unfit}");
+        }
+        let bare = ReplsetLayout::new("b", "rs0", Compression::None);
+        for unfit in ["a/", "a/.."] {
+            assert!(unfit_name(&bare.collection("shop", unfit)).is_some(), "{unfit}");
+        }
+        for name in ["x/../y", "\u{1b}", "Ä", &"/".repeat(250)] {
+            let escaped = escaped_name(7, "Shop", name);
+            assert!(is_escaped_name(&escaped) && escaped.starts_with("7-shop-"), "{escaped}");
+            assert_eq!(unfit_name(&at.escaped(&escaped)), None);
+        }
+        assert_eq!(at.escaped("7-x"), "b/rs0/escaped/7-x.s2");
+        for other in ["", "../x", "a/b", "A", "a.b", &"a".repeat(101)] {
+            assert!(!is_escaped_name(other), "{other}");
+        }
+    }
+
+    #[test]
     fn chunks_are_filed_by_day() {
         assert_eq!(
             pitr_chunk("rs0", ts(1_795_222_204, 2), ts(1_795_222_282, 1), Compression::S2),
@@ -347,6 +451,22 @@ mod tests {
             ("10.0.0", Generation::Current),
         ] {
             assert_eq!(Generation::of(version), generation, "{version}");
+        }
+    }
+
+    #[test]
+    fn another_generation_is_not_guessed_at() {
+        for (version, wanted) in [
+            ("", Origin::Known),
+            ("1.8.1", Origin::Known),
+            ("2.15.0", Origin::Known),
+            ("v2.15.9-rc1", Origin::Known),
+            ("2.16.0", Origin::Newer),
+            ("3.0.0", Origin::Unknown),
+            ("v99", Origin::Unknown),
+            ("99.0-dev", Origin::Unknown),
+        ] {
+            assert_eq!(origin(version), wanted, "{version}");
         }
     }
 }

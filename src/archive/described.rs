@@ -178,6 +178,7 @@ mod tests {
             uuid: Some(bson::Uuid::from_bytes([7; 16])),
             crc: size * 3,
             size,
+            object: None,
         }
     }
 

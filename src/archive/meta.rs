@@ -1,7 +1,7 @@
 //! `metadata.json` (version 1) and `meta.pbm` (version 2) of one replica set (spec/format.md A.3.3, A.3.4).
 
 use super::{extjson, frame::Prelude};
-use crate::layout::{BUCKETS, ReplsetLayout};
+use crate::layout::{self, BUCKETS, ReplsetLayout};
 use anyhow::{Context as _, anyhow, bail};
 use bson::{Bson, Document, doc};
 
@@ -49,6 +49,23 @@ pub struct NamespaceMeta {
     pub crc: i64,
     /// Uncompressed bytes; 0 means that there is no object.
     pub size: i64,
+    /// Under which name the documents are stored if the collection's own can't be an object's: see
+    /// [`layout::escaped_name`]. *Added by us*.
+    pub object: Option<String>,
+}
+
+impl NamespaceMeta {
+    /// The object of the documents.
+    #[must_use]
+    pub fn object_in(&self, at: &ReplsetLayout) -> String {
+        self.object.as_ref().map_or_else(|| at.collection(&self.db, &self.coll), |name| at.escaped(name))
+    }
+
+    /// The object of the documents of buckets that belong to no time series.
+    #[must_use]
+    pub fn remains_in(&self, at: &ReplsetLayout) -> String {
+        self.object.as_ref().map_or_else(|| at.remains(&self.db, &self.coll), |name| at.escaped(name))
+    }
 }
 
 /// Everything that `metadata.json` says.
@@ -101,8 +118,8 @@ impl Written {
 impl ArchiveMeta {
     /// What has documents, each with the object that holds them.
     pub fn stored<'a>(&'a self, at: &ReplsetLayout) -> impl Iterator<Item = (String, &'a NamespaceMeta)> {
-        let usual = self.namespaces.iter().map(|ns| (at.collection(&ns.db, &ns.coll), ns));
-        let remains = self.remains.iter().map(|ns| (at.remains(&ns.db, &ns.coll), ns));
+        let usual = self.namespaces.iter().map(|ns| (ns.object_in(at), ns));
+        let remains = self.remains.iter().map(|ns| (ns.remains_in(at), ns));
         usual.chain(remains).filter(|(_, ns)| ns.size != 0)
     }
 }
@@ -110,19 +127,27 @@ impl ArchiveMeta {
 /// `metadata.json` in canonical Extended JSON, namespaces ordered by database and collection.
 ///
 /// Takes every namespace that was dumped. A bucket collection is not listed, its checksum and size go to its time
-/// series; other `system.*` collections than `system.js` are listed only for `admin` and `config`.
+/// series; other `system.*` collections than `system.js` are listed only for `admin` and `config`. What is stored under an
+/// escaped name is in a list of its own, which the original does not read: it restores the rest.
 #[must_use]
 pub fn write_metadata_json(meta: &ArchiveMeta) -> Vec<u8> {
     let mut namespaces: Vec<&NamespaceMeta> = meta.namespaces.iter().filter(|ns| is_listed(ns)).collect();
     namespaces.sort_by_key(|ns| (&ns.db, &ns.coll));
-    let namespaces: Vec<_> = namespaces.into_iter().map(|ns| listed(ns, data_of(ns, &meta.namespaces))).collect();
+    let listings = namespaces.into_iter().map(|ns| (ns, data_of(ns, &meta.namespaces)));
+    let (escaped, usual): (Vec<_>, Vec<_>) = listings.partition(|(_, data)| data.object.is_some());
+    let list = |of: Vec<(&NamespaceMeta, &NamespaceMeta)>| -> Vec<Document> {
+        of.into_iter().map(|(ns, data)| listed(ns, data)).collect()
+    };
     let mut file = doc! {
         "concurrent_collections": meta.concurrent_collections,
         "version": FORMAT,
         "server_version": &meta.server_version,
         "tool_version": &meta.tool_version,
-        "namespaces": namespaces,
+        "namespaces": list(usual),
     };
+    if !escaped.is_empty() {
+        file.insert("escaped", list(escaped));
+    }
     if !meta.remains.is_empty() {
         let remains = meta.remains.iter().map(|ns| listed(ns, ns));
         file.insert("remains", remains.collect::<Vec<_>>());
@@ -149,14 +174,18 @@ pub fn check_size(bytes: usize) -> anyhow::Result<()> {
 
 /// A namespace as an element of a list, with the checksum and size of what holds its documents.
 fn listed(ns: &NamespaceMeta, data: &NamespaceMeta) -> Document {
-    doc! {
+    let mut listed = doc! {
         "db": &ns.db,
         "collection": &ns.coll,
         "metadata": collection_metadata(ns),
         "type": ns.kind.as_str(),
         "crc": data.crc,
         "size": data.size,
+    };
+    if let Some(object) = &data.object {
+        listed.insert("object", object);
     }
+    listed
 }
 
 /// Options, indexes and UUID of a namespace as one line of canonical Extended JSON.
@@ -194,14 +223,20 @@ pub fn read_metadata_json(bytes: &[u8]) -> anyhow::Result<ArchiveMeta> {
     let file = extjson::parse(bytes).context("parse metadata.json")?;
     only(
         &file,
-        &["concurrent_collections", "version", "server_version", "tool_version", "namespaces", "remains", "written"],
+        &["concurrent_collections", "version", "server_version", "tool_version", "namespaces", "escaped", "remains", "written"],
     )
     .context("read metadata.json")?;
     let format = text(&file, "version")?;
     if !matches!(format.as_str(), FORMAT | "") {
         return Err(anyhow!("metadata.json has format version '{format}', only '{FORMAT}' is known"));
     }
-    let (namespaces, remains) = (list(&file, "namespaces", read_namespace)?, list(&file, "remains", read_namespace)?);
+    let (mut namespaces, remains) =
+        (list(&file, "namespaces", read_namespace)?, list(&file, "remains", read_namespace)?);
+    let escaped = list(&file, "escaped", read_namespace)?;
+    if !escaped.is_empty() {
+        namespaces.extend(escaped);
+        namespaces.sort_by(|a: &NamespaceMeta, b| (&a.db, &a.coll).cmp(&(&b.db, &b.coll)));
+    }
     let written = list(&file, "written", Written::read)?;
     let concurrent_collections =
         i32::try_from(integer(&file, "concurrent_collections")?).context("read concurrent_collections")?;
@@ -323,7 +358,7 @@ fn read_namespace(value: &Bson) -> anyhow::Result<NamespaceMeta> {
 }
 
 fn read_named(entry: &Document, db: String, coll: String) -> anyhow::Result<NamespaceMeta> {
-    only(entry, &["db", "collection", "metadata", "type", "crc", "size"])?;
+    only(entry, &["db", "collection", "metadata", "type", "crc", "size", "object"])?;
     let inner = match text(entry, "metadata")? {
         json if json.is_empty() => Document::new(),
         json => extjson::parse(json.as_bytes()).context("parse its options and indexes")?,
@@ -364,6 +399,11 @@ fn read_described(entry: &Document, inner: &Document, db: String, coll: String) 
         uuid,
         crc: integer(entry, "crc")?,
         size: integer(entry, "size")?,
+        object: match text(entry, "object")? {
+            none if none.is_empty() => None,
+            name if layout::is_escaped_name(&name) => Some(name),
+            name => return Err(anyhow!("'{name}' is no name of an object that we write")),
+        },
     })
 }
 
@@ -413,6 +453,7 @@ mod tests {
             uuid: None,
             crc: size * 7,
             size,
+            object: None,
         }
     }
 
@@ -445,6 +486,26 @@ mod tests {
         assert_eq!(read_metadata_json(&write_metadata_json(&meta)).unwrap(), meta);
         meta.written.clear();
         assert!(!String::from_utf8(write_metadata_json(&meta)).unwrap().contains("written"));
+    }
+
+    #[test]
+    fn escaped_names_are_hidden_from_the_original() {
+        let escaped = |ns: NamespaceMeta, object: &str| NamespaceMeta { object: Some(object.to_owned()), ..ns };
+        let series = namespace("shop", "t//s", NamespaceKind::Timeseries, 0);
+        let buckets = escaped(namespace("shop", "system.buckets.t//s", NamespaceKind::Collection, 9), "4-shop-t--s");
+        let odd = escaped(namespace("shop", "a/../b", NamespaceKind::Collection, 5), "0-shop-a----b");
+        let meta = archive(vec![odd.clone(), namespace("shop", "c", NamespaceKind::Collection, 3), series, buckets]);
+        let text = write_metadata_json(&meta);
+        let file: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(file["namespaces"].as_array().map(Vec::len), Some(1), "the original reads this list alone");
+        let read = read_metadata_json(&text).unwrap();
+        assert_eq!(read.namespaces[0], odd);
+        let at = ReplsetLayout::new("b", "rs0", crate::model::compression::Compression::S2);
+        let stored: Vec<_> = read.stored(&at).map(|(name, ns)| (name, ns.size)).collect();
+        let want = [("b/rs0/escaped/0-shop-a----b.s2", 5), ("b/rs0/shop.c.s2", 3), ("b/rs0/escaped/4-shop-t--s.s2", 9)];
+        assert_eq!(stored, want.map(|(name, size)| (name.to_owned(), size)));
+        let evil = String::from_utf8(text).unwrap().replace("0-shop-a----b", "../../other");
+        assert!(format!("{:#}", read_metadata_json(evil.as_bytes()).unwrap_err()).contains("no name of an object"));
     }
 
     #[test]

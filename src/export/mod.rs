@@ -244,7 +244,7 @@ fn find_data(
     if size == 0 {
         return Ok(None);
     }
-    let object = layout.collection(&meta.db, coll);
+    let object = meta.object_in(layout);
     match objects.iter().find(|info| info.name == object) {
         None => bail!("object '{object}' does not exist; the backup is not complete"),
         Some(info) if info.size == 0 => bail!("object '{object}' is empty; the backup is not complete"),

@@ -395,7 +395,17 @@ mod tests {
     fn meta(coll: &str, kind: NamespaceKind, options: Document, indexes: Vec<Document>) -> NamespaceMeta {
         let uuid = (kind == NamespaceKind::Collection).then_some(UUID);
         let indexes = Some(indexes);
-        NamespaceMeta { db: "shop".into(), coll: coll.into(), kind, options, indexes, uuid, crc: 0, size: 0 }
+        NamespaceMeta {
+            db: "shop".into(),
+            coll: coll.into(),
+            kind,
+            options,
+            indexes,
+            uuid,
+            crc: 0,
+            size: 0,
+            object: None,
+        }
     }
 
     fn names(catalog: &Catalog, key: &Key) -> Vec<String> {

@@ -175,6 +175,7 @@ mod tests {
             uuid: Some(Uuid::from_bytes([0x42; 16])),
             crc: 0,
             size: 0,
+            object: None,
         }
     }
 

@@ -9,16 +9,17 @@ use super::{
     options::fit,
     packed::aside_name,
     router::RoutingSource,
-    slices::{Ends, OplogObject, chain, cover},
+    slices::{Ends, OplogObject, chain, cover, moment as time},
     version::Version,
 };
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta},
-    layout::{BUCKETS, Generation, ReplsetLayout},
+    layout::{self, BUCKETS, Generation, ReplsetLayout},
     model::{
         backup::{BackupMeta, BackupReplset, BackupType},
         chunk::Chunk,
         compression::Compression,
+        names::PBM_VERSION,
         status::Status,
     },
     oplog::{aside, follow::Followed},
@@ -170,6 +171,12 @@ pub fn restorable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupRepl
     if backup.kind != BackupType::Logical {
         reasons.push(format!("it is a {} backup, not a logical one", backup.kind));
     }
+    if let layout::Origin::Unknown = layout::origin(&backup.pbm_version) {
+        reasons.push(format!(
+            "version {} made it, and this program knows the files of versions up to {PBM_VERSION}; use one of that generation",
+            backup.pbm_version
+        ));
+    }
     if backup.status != Status::Done {
         let error = backup.error.as_deref().filter(|error| !error.is_empty());
         reasons.push(format!(
@@ -193,6 +200,29 @@ pub fn restorable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupRepl
         Some(part) if reasons.is_empty() => Ok(part),
         _ => Err(Refusal { backup: backup.name.clone(), reasons }),
     }
+}
+
+/// What of the ends in the backup's metadata can't be true: every replica set's slices go to the end of its own part, and
+/// the backup's end is that of the part that ended first. Up to another moment the data would not be that of any moment.
+fn contradiction(backup: &BackupMeta, part: &BackupReplset, slices: &[OplogObject]) -> Option<String> {
+    let ends: Vec<Timestamp> = backup.replsets.iter().map(|part| part.last_write_ts).collect();
+    let earliest = ends.iter().copied().min().filter(|earliest| earliest.time > 0);
+    if let Some(earliest) = earliest.filter(|earliest| *earliest != backup.last_write_ts) {
+        let says = time(backup.last_write_ts);
+        return Some(format!(
+            "its metadata contradicts itself: it ends at {says}, but the first of its replica sets at {}",
+            time(earliest)
+        ));
+    }
+    let reached = slices.iter().map(|slice| slice.to).max()?;
+    (part.last_write_ts.time > 0 && reached > part.last_write_ts).then(|| {
+        format!(
+            "its metadata contradicts its files: replica set '{}' ends at {}, but its oplog goes on to {}",
+            part.name,
+            time(part.last_write_ts),
+            time(reached)
+        )
+    })
 }
 
 /// Plans the restore, or says everything that stands against it.
@@ -251,6 +281,12 @@ impl<'a> Draft<'a> {
                 backup.fcv, target.fcv
             ));
         }
+        if let layout::Origin::Newer = layout::origin(&backup.pbm_version) {
+            self.warnings.push(format!(
+                "version {} made the backup, and this program is like {PBM_VERSION}: what is new in it is not restored",
+                backup.pbm_version
+            ));
+        }
         if let Some(source) = Version::parse(&backup.mongodb_version)
             && source.series() > target.server.series()
         {
@@ -260,7 +296,7 @@ impl<'a> Draft<'a> {
 
     fn take_namespaces(&mut self) {
         for meta in self.facts.namespaces {
-            let data = self.find_data(meta, self.layout.collection(&meta.db, &meta.coll));
+            let data = self.find_data(meta, meta.object_in(&self.layout));
             let meta = &self.facts.wish.renamed(meta);
             match fate(&meta.db, &meta.coll, self.facts.wish) {
                 Fate::Leave(_) if self.is_followed(meta) => {
@@ -278,7 +314,7 @@ impl<'a> Draft<'a> {
             }
         }
         for meta in self.facts.remains {
-            let data = self.find_data(meta, self.layout.remains(&meta.db, &meta.coll));
+            let data = self.find_data(meta, meta.remains_in(&self.layout));
             let meta = &self.facts.wish.renamed(meta);
             // They go with what has the name of their series.
             let name = meta.coll.strip_prefix(BUCKETS).unwrap_or(&meta.coll);
@@ -419,7 +455,10 @@ impl<'a> Draft<'a> {
         }
         let dir = if part.oplog_name.is_empty() { self.layout.oplog_dir() } else { part.oplog_name.clone() };
         match cover(&dir, self.facts.objects, first, last) {
-            Ok(slices) => self.oplog = slices,
+            Ok(slices) => {
+                self.reasons.extend(contradiction(self.facts.backup, part, &slices));
+                self.oplog = slices;
+            }
             Err(problems) => self.reasons.extend(problems),
         }
     }
@@ -529,6 +568,7 @@ mod tests {
             uuid: None,
             crc: 7,
             size,
+            object: None,
         }
     }
 

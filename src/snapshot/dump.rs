@@ -15,18 +15,18 @@ use super::{
 };
 use crate::archive::meta::{NamespaceKind, NamespaceMeta};
 use crate::compress;
-use crate::layout::ReplsetLayout;
+use crate::layout::{self, ReplsetLayout};
 use crate::model::{
     names::{TMP_ROLES, TMP_USERS},
     selection::Selection,
 };
-use crate::storage::{SizeHint, Storage, wrap::split::whole_of};
+use crate::storage::{self, SizeHint, Storage, wrap::split::whole_of};
 use anyhow::{Context, Result, bail};
 use bson::doc;
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::Client;
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -69,8 +69,7 @@ const REPEATS: usize = 20;
 /// restore reads them.
 ///
 /// # Errors
-/// The node can't be read or the storage can't be written; objects that were finished before stay. A collection's name
-/// that an uncompressed object can't have.
+/// The node can't be read or the storage can't be written; objects that were finished before stay.
 pub async fn dump(
     client: &Client,
     storage: &Arc<dyn Storage>,
@@ -91,13 +90,26 @@ pub async fn dump(
     let layout = &plan.layout;
     let usual = namespaces.into_iter().map(|it| (layout.collection(&it.db, &it.coll), it, false));
     let remains = remains.into_iter().map(|it| (layout.remains(&it.db, &it.coll), it, true));
-    let objects: Vec<_> = usual.chain(remains).collect();
-    check_names(layout, &objects)?;
+    let (names, all): (Vec<_>, Vec<_>) =
+        usual.chain(remains).map(|(name, namespace, remains)| (name, (namespace, remains))).unzip();
+    let with_data = names.iter().zip(&all).filter(|(_, (namespace, _))| namespace.has_data()).map(|(name, _)| name);
+    let with_data: Vec<&str> = with_data.map(String::as_str).collect();
+    let same_letters = differ_by_letters(&with_data) && ignores_case(storage.as_ref()).await?;
+    let unfit = unfit_names(layout, &with_data, same_letters);
+    let objects: Vec<(Target, Namespace, bool)> = names
+        .iter()
+        .zip(all)
+        .enumerate()
+        .map(|(number, (name, (namespace, remains)))| {
+            let escaped = layout::escaped_name(number, &namespace.db, &namespace.coll);
+            (Target { own: name.clone(), escaped, why: unfit.get(name.as_str()).cloned() }, namespace, remains)
+        })
+        .collect();
     let all: Vec<(Part, bool)> = stream::iter(objects)
-        .map(|(object, namespace, remains)| {
+        .map(|(target, namespace, remains)| {
             let budget = budget.clone();
             async move {
-                let dumped = collection(client, storage, plan, progress, &budget, &namespace, &object).await;
+                let dumped = collection(client, storage, plan, progress, &budget, &namespace, target).await;
                 progress.collections.fetch_add(1, Relaxed);
                 dumped.map(|dumped| (dumped, remains)).with_context(|| format!("dump {}", namespace.ns()))
             }
@@ -112,8 +124,8 @@ pub async fn dump(
             done.push(again(storage.as_ref(), plan, &done, from, to).await?);
         } else if plan.users {
             let some = of_databases(from, &plan.selection.databases());
-            let object = layout.collection("admin", to);
-            let (meta, stored, docs) = collection(client, storage, plan, progress, &budget, &some, &object)
+            let object = Target::plain(layout.collection("admin", to));
+            let (meta, stored, docs) = collection(client, storage, plan, progress, &budget, &some, object)
                 .await
                 .with_context(|| format!("dump {}", some.ns()))?;
             done.push((NamespaceMeta { coll: to.to_owned(), ..meta }, stored, docs));
@@ -123,8 +135,8 @@ pub async fn dump(
     let mut remains: Vec<Part> = remains.into_iter().map(|(dumped, _)| dumped).collect();
     done.sort_by(by_name);
     remains.sort_by(by_name);
-    let usual = done.iter().map(|part| (layout.collection(&part.0.db, &part.0.coll), part));
-    let apart = remains.iter().map(|part| (layout.remains(&part.0.db, &part.0.coll), part));
+    let usual = done.iter().map(|part| (part.0.object_in(layout), part));
+    let apart = remains.iter().map(|part| (part.0.remains_in(layout), part));
     let objects =
         usual.chain(apart).filter(|(_, (meta, ..))| meta.size != 0).map(|(name, (_, stored, _))| (name, *stored));
     Ok(Dumped {
@@ -137,27 +149,71 @@ pub async fn dump(
     })
 }
 
-/// Without compression an object has the bare name of its collection, which something else of the backup can have too.
-fn check_names(layout: &ReplsetLayout, objects: &[(String, Namespace, bool)]) -> Result<()> {
-    let with_data = || objects.iter().filter(|(_, namespace, _)| namespace.has_data());
-    let names: HashSet<&str> = with_data().map(|(object, ..)| object.as_str()).collect();
+/// Where the documents of a collection go.
+struct Target {
+    /// The object with the collection's name.
+    own: String,
+    /// The name that is used if that one can't be; empty where there is none.
+    escaped: String,
+    /// Why it can't be.
+    why: Option<String>,
+}
+
+impl Target {
+    fn plain(own: String) -> Self {
+        Self { own, escaped: String::new(), why: None }
+    }
+
+    /// The store has refused the name, or something in it: with another name we know which.
+    fn is_refused(&self, error: &storage::Error) -> bool {
+        let unusual = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/'));
+        let name = self.own.rsplit_once('/').map_or("", |(_, name)| name);
+        let refused = matches!(error, storage::Error::Invalid { .. } | storage::Error::Failed { retryable: false, .. });
+        refused && !self.escaped.is_empty() && self.why.is_none() && (name.contains(unusual) || name.len() > 200)
+    }
+}
+
+/// The objects that can't have the names of their collections, each with the reason: one such name must not end the backup
+/// of all others. `objects` are those with documents.
+fn unfit_names<'a>(layout: &ReplsetLayout, objects: &[&'a str], same_letters: bool) -> HashMap<&'a str, String> {
     let own = [layout.metadata(), layout.meta_pbm()];
-    for (object, namespace, _) in with_data() {
-        let whole = whole_of(object).filter(|whole| names.contains(whole));
-        let clash = if own.contains(object) {
-            "where the backup keeps the description of its collections".to_owned()
-        } else if let Some(whole) = whole {
-            format!("which is also the name of a part of '{whole}'")
+    let mut sorted = objects.to_vec();
+    sorted.sort_unstable();
+    let names: HashSet<&str> = sorted.iter().copied().collect();
+    let (mut unfit, mut folded) = (HashMap::new(), HashSet::new());
+    for object in sorted {
+        let folder = object.match_indices('/').map(|(at, _)| &object[..at]).find(|folder| names.contains(folder));
+        let why = if let Some(why) = layout::unfit_name(object) {
+            why.to_owned()
+        } else if own.iter().any(|own| own == object) {
+            "the backup keeps the description of its collections under that name".to_owned()
+        } else if let Some(whole) = whole_of(object).filter(|whole| names.contains(whole)) {
+            format!("that is also the name of a part of '{whole}'")
+        } else if let Some(folder) = folder {
+            format!("'{folder}' can't be a file and a folder")
+        } else if same_letters && !folded.insert(object.to_lowercase()) {
+            "another collection's name has the same letters, and the storage does not tell small from large ones"
+                .to_owned()
         } else {
             continue;
         };
-        bail!(
-            "collection '{}' can't be backed up without compression: its documents would be stored as '{object}', {clash}; \
-             use a compression, for example `pbm backup --compression s2`",
-            namespace.ns()
-        );
+        unfit.insert(object, why);
     }
-    Ok(())
+    unfit
+}
+
+fn differ_by_letters(objects: &[&str]) -> bool {
+    let mut folded = HashSet::new();
+    !objects.iter().all(|object| folded.insert(object.to_lowercase()))
+}
+
+/// Does the storage take small and large letters for the same? Its mark has small ones.
+async fn ignores_case(storage: &dyn Storage) -> Result<bool> {
+    match storage.stat(&layout::INIT.to_uppercase()).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.is_not_found() => Ok(false),
+        Err(error) => Err(error).context("see whether the storage tells small letters from large ones"),
+    }
 }
 
 /// The users or roles that were made in some databases.
@@ -190,13 +246,14 @@ fn empty(namespace: &Namespace) -> NamespaceMeta {
         uuid: namespace.uuid,
         crc: 0,
         size: 0,
+        object: None,
     }
 }
 
 /// One namespace: its metadata, stored bytes and number of documents.
 type Part = (NamespaceMeta, u64, u64);
 
-/// Dumps the documents of one namespace to `object`.
+/// Dumps the documents of one namespace.
 async fn collection(
     client: &Client,
     storage: &Arc<dyn Storage>,
@@ -204,7 +261,7 @@ async fn collection(
     progress: &Arc<DumpProgress>,
     budget: &Budget,
     namespace: &Namespace,
-    object: &str,
+    mut target: Target,
 ) -> Result<Part> {
     let mut meta = empty(namespace);
     if !namespace.has_data() {
@@ -216,7 +273,11 @@ async fn collection(
         };
         let state = scan.state();
         let body = compress::encode(scan.stream(), plan.layout.compression, plan.level)?;
-        let stored = storage.put(object, body, SizeHint(Some(namespace.bytes))).await;
+        let object = match &target.why {
+            Some(_) => plan.layout.escaped(&target.escaped),
+            None => target.own.clone(),
+        };
+        let stored = storage.put(&object, body, SizeHint(Some(namespace.bytes))).await;
         let scanned = lock(&state).clone();
         if let Some(why) = &scanned.repeat {
             tracing::info!("reading {} again from its start: {why}", namespace.ns());
@@ -224,7 +285,25 @@ async fn collection(
             progress.docs.fetch_sub(scanned.docs, Relaxed);
             continue;
         }
-        let stored = stored?;
+        let stored = match stored {
+            Err(error) if target.is_refused(&error) => {
+                tracing::info!("{} is tried once more under another name: {error}", namespace.ns());
+                target.why = Some(format!("the storage refused it: {error}"));
+                progress.bytes.fetch_sub(scanned.bytes, Relaxed);
+                progress.docs.fetch_sub(scanned.docs, Relaxed);
+                continue;
+            }
+            stored => stored?,
+        };
+        if let Some(why) = &target.why {
+            tracing::warn!(
+                "the documents of {} can't be stored as '{}' ({why}); they are in '{object}', where only this program finds \
+                 them: a restore by the original leaves the collection out",
+                namespace.ns(),
+                target.own
+            );
+            meta.object = Some(target.escaped);
+        }
         meta.crc = scanned.crc();
         meta.size = i64::try_from(scanned.bytes).context("a collection of more than 8 EiB")?;
         return Ok((meta, stored, scanned.docs));
@@ -254,6 +333,7 @@ async fn again(storage: &dyn Storage, plan: &DumpPlan, done: &[Part], from: &str
         uuid: None,
         crc,
         size,
+        object: None,
     };
     Ok((meta, stored, 0))
 }
@@ -263,29 +343,43 @@ mod tests {
     use super::*;
     use crate::model::compression::Compression;
 
-    fn check(compression: Compression, names: &[(&str, &str)]) -> Result<()> {
+    /// The names of collections of the database `a` that are stored under others.
+    fn unfit(compression: Compression, same_letters: bool, colls: &[&str]) -> Vec<String> {
         let layout = ReplsetLayout::new("b", "rs0", compression);
-        let namespace = |db: &str, coll: &str| Namespace { db: db.into(), ..of_databases(coll, &[]) };
-        let objects: Vec<_> =
-            names.iter().map(|(db, coll)| (layout.collection(db, coll), namespace(db, coll), false)).collect();
-        check_names(&layout, &objects)
+        let object = |coll: &str| match coll.split_once(':') {
+            Some((db, coll)) => layout.collection(db, coll),
+            None => layout.collection("a", coll),
+        };
+        let objects: Vec<String> = colls.iter().map(|coll| object(coll)).collect();
+        let unfit = unfit_names(&layout, &objects.iter().map(String::as_str).collect::<Vec<_>>(), same_letters);
+        colls.iter().filter(|coll| unfit.contains_key(object(coll).as_str())).map(|coll| (*coll).to_owned()).collect()
     }
 
     #[test]
-    fn bare_names_that_mean_something_else_are_refused() {
-        let own: [&[(&str, &str)]; 4] = [
-            &[("metadata", "json")],
-            &[("a", "b"), ("meta", "pbm")],
-            &[("metadata", "system.buckets.json")],
-            &[("a", "b.pbmpart.1"), ("a", "b")],
-        ];
-        for names in own {
-            let refusal = check(Compression::None, names).expect_err("two objects of one name").to_string();
-            assert!(refusal.contains("can't be backed up without compression"), "{refusal}");
-            assert!(refusal.ends_with("for example `pbm backup --compression s2`"), "{refusal}");
-            check(Compression::S2, names).expect("names with a suffix");
+    fn what_can_not_be_an_object_gets_another_name_and_nothing_else() {
+        let long = "x".repeat(252);
+        let never = ["a/../b", "a//b", "./a/./b", "a\nb", long.as_str()];
+        for compression in [Compression::None, Compression::S2] {
+            let names: Vec<&str> =
+                never.into_iter().chain(["plain", "sl/ash", "d.tmp", "c.pbmpart.x", "Plain"]).collect();
+            assert_eq!(unfit(compression, false, &names), never);
+            assert_eq!(
+                unfit(compression, true, &["plain", "Plain"]),
+                ["plain"],
+                "the first in the order of bytes keeps its name"
+            );
         }
-        let unlucky = [("metadata", "json.x"), ("a", "b.pbmpart.1"), ("a", "c"), ("a", "c.pbmpart.x"), ("a", "d.tmp")];
-        check(Compression::None, &unlucky).expect("every name once");
+        for (bare, other) in [
+            (vec!["metadata:json", "meta:pbm"], vec!["metadata:json", "meta:pbm"]),
+            (vec!["b", "b.pbmpart.1"], vec!["b.pbmpart.1"]),
+            (vec!["b.pbmpart.1"], vec![]),
+            (vec!["a", "a/b", "a/b/c"], vec!["a/b", "a/b/c"]),
+            (vec!["a.s2/b", "a"], vec![]),
+            (vec!["x/"], vec!["x/"]),
+        ] {
+            assert_eq!(unfit(Compression::None, false, &bare), other, "{bare:?}");
+        }
+        assert_eq!(unfit(Compression::S2, false, &["a", "a/b", "metadata:json", "b", "b.pbmpart.1"]), [""; 0]);
+        assert_eq!(unfit(Compression::S2, false, &["a", "a.s2/b"]), ["a.s2/b"]);
     }
 }

@@ -26,8 +26,17 @@ fn ts(time: u32) -> Timestamp {
 pub(super) fn collection(coll: &str, uuid: Uuid, options: Document, documents: Vec<Document>) -> Dumped {
     let indexes = Some(vec![doc! {"v": 2, "key": {"_id": 1}, "name": "_id_"}]);
     let kind = NamespaceKind::Collection;
-    let meta =
-        NamespaceMeta { db: "t".into(), coll: coll.into(), kind, options, indexes, uuid: Some(uuid), crc: 0, size: 0 };
+    let meta = NamespaceMeta {
+        db: "t".into(),
+        coll: coll.into(),
+        kind,
+        options,
+        indexes,
+        uuid: Some(uuid),
+        crc: 0,
+        size: 0,
+        object: None,
+    };
     let documents = documents.iter().map(|document| RawDocumentBuf::try_from(document).unwrap()).collect();
     Dumped { meta, from: coll.to_owned(), documents }
 }

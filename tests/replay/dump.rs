@@ -114,6 +114,7 @@ pub async fn dump(client: &Client, pace: &mut Pace) -> Vec<Dumped> {
                     uuid: uuid.map(|uuid| mongodb::bson::deserialize_from_bson(uuid).unwrap()),
                     crc: 0,
                     size: 0,
+                    object: None,
                 },
                 from: name,
                 documents,

@@ -61,6 +61,7 @@ impl Store {
             uuid: more.get_str("uuid").ok().map(|text| bson::Uuid::parse_str(text).expect("a UUID")),
             crc: data.crc,
             size: i64::try_from(data.size).expect("small"),
+            object: None,
         });
     }
 
