@@ -12,7 +12,7 @@
 //! | L3 engines | [`snapshot`], [`oplog`] | move data; know nothing of commands or statuses |
 //! | L2 facts | [`mongo`], [`topo`], [`control`], [`config`] | the cluster and what it remembers |
 //! | L1 bytes and protocol | [`rendezvous`], [`layout`], [`archive`], [`compress`], [`storage`] | formats, objects, who waits for whom |
-//! | L0 words | [`model`], [`log`], [`pages`], [`spelling`] | documents, statuses, names, byte for byte; no behaviour. Manual pages, completion scripts, reading of command lines |
+//! | L0 words | [`model`], [`log`], [`pages`], [`printable`], [`spelling`] | documents, statuses, names, byte for byte; no behaviour. Manual pages, completion scripts, reading of command lines, text for terminals |
 //!
 //! # The two flows
 //!
@@ -43,6 +43,7 @@ pub mod oplog;
 pub mod pages;
 pub mod pitr;
 pub mod preflight;
+pub mod printable;
 pub mod rendezvous;
 pub mod restore;
 pub mod snapshot;

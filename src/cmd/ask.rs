@@ -4,6 +4,7 @@ use super::{
     error::{CliError, Result},
     output::Format,
 };
+use crate::printable;
 use std::io::{IsTerminal, Write};
 
 /// Shows the plan and asks; goes on only after a yes. `undone` says what has not happened otherwise.
@@ -20,8 +21,8 @@ pub async fn confirm(out: Format, plan: &str, question: &str, undone: &str) -> R
         let error = CliError::refused(format!("{undone}: there is no terminal to ask for a confirmation"));
         return Err(error.hint(hint));
     }
-    eprintln!("{plan}");
-    eprint!("{question} [y/N] ");
+    eprintln!("{}", printable::lines(plan));
+    eprint!("{} [y/N] ", printable::line(question));
     // Without a working stderr there is no question either, and the answer decides.
     let _ = std::io::stderr().flush();
     let answer = tokio::task::spawn_blocking(|| {

@@ -9,6 +9,7 @@ use super::{
 use crate::model::{backup::BackupMeta, config::StorageConf};
 use crate::mongo::connect::{Purpose, connect_elsewhere};
 use crate::oplog::build::CommitQuorum;
+use crate::printable;
 use crate::restore::{
     members::participants,
     moment,
@@ -195,7 +196,7 @@ impl Report for DryRun {
             list(&mut lines, "stays", &part.stays);
             lines.extend(part.warnings.iter().map(|warning| format!("  note      {warning}")));
         }
-        lines.join("\n")
+        lines.iter().map(|line| printable::line(line)).collect::<Vec<_>>().join("\n")
     }
 }
 

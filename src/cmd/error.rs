@@ -2,6 +2,7 @@
 
 use super::output::Format;
 use crate::mongo::admin;
+use crate::printable;
 use std::{io::Write, process::ExitCode};
 
 /// What kind of end it is: its exit code, and the `Class` of a JSON error. [`CODES`] tells people.
@@ -146,8 +147,8 @@ impl CliError {
 
     fn print(&self, text: &str) -> std::io::Result<()> {
         let mut out = std::io::stderr().lock();
-        writeln!(out, "Error: {text}")?;
-        self.hints.iter().try_for_each(|hint| writeln!(out, "Hint: {hint}"))
+        writeln!(out, "Error: {}", printable::line(text))?;
+        self.hints.iter().try_for_each(|hint| writeln!(out, "Hint: {}", printable::line(hint)))
     }
 
     /// The original's key, and ours beside it.

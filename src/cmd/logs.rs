@@ -8,6 +8,7 @@ use super::{
 use crate::control::LogQuery;
 use crate::log::Level;
 use crate::model::log::LogEntry;
+use crate::printable;
 use bson::oid::ObjectId;
 use clap::{Args, builder::NonEmptyStringValueParser};
 use futures::StreamExt;
@@ -135,7 +136,7 @@ impl Style {
         if self.extra && !it.opid.is_empty() {
             out.push_str(&format!(" [opid {}]", it.opid));
         }
-        format!("{out} {}", it.msg)
+        printable::line(&format!("{out} {}", it.msg)).into_owned()
     }
 }
 

@@ -1,5 +1,6 @@
 //! A subcommand's result: text for people, or exactly one JSON value on stdout.
 
+use crate::printable;
 use serde::Serialize;
 use serde_json::Value;
 use std::{io::Write, path::PathBuf};
@@ -44,7 +45,10 @@ impl Format {
     /// Prints a result on stdout.
     pub fn print(self, report: &impl Report) {
         match self {
-            Self::Text | Self::Quiet => line(&report.text()),
+            Self::Text | Self::Quiet => match serde_json::to_value(report) {
+                Ok(value) => line(&printable::laid_out(report.text(), &value)),
+                Err(_) => line(&report.text()),
+            },
             Self::Json | Self::JsonPretty => self.print_json(report),
         }
     }
@@ -53,7 +57,8 @@ impl Format {
     pub fn print_json(self, value: &impl Serialize) {
         let text =
             if self == Self::JsonPretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
-        line(&text.unwrap_or_else(|error| serde_json::json!({ "Error": error.to_string() }).to_string()));
+        let text = text.unwrap_or_else(|error| serde_json::json!({ "Error": error.to_string() }).to_string());
+        write(&printable::json(&text));
     }
 
     /// Are results and errors written for people?
@@ -77,13 +82,18 @@ impl Format {
     /// A remark on the way, on stderr; nothing when a program reads, or nobody wants it.
     pub fn note(self, text: &str) {
         if self.is_chatty() {
-            eprintln!("{text}");
+            eprintln!("{}", printable::lines(text));
         }
     }
 }
 
-/// Writes a line on stdout. A reader that has gone away (`| head`) is no error of ours.
+/// Writes a line on stdout, or several.
 pub fn line(text: &str) {
+    write(&printable::lines(text));
+}
+
+/// A reader that has gone away (`| head`) is no error of ours.
+fn write(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }

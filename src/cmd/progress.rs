@@ -2,6 +2,7 @@
 
 use super::output::Format;
 use crate::model::{backup::Progress, status::Status};
+use crate::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::IsTerminal;
@@ -40,7 +41,7 @@ impl View {
             self.last.clone_from(&phase);
         }
         if self.lines && new_phase {
-            eprintln!("{}: {phase}", self.what);
+            eprintln!("{}: {}", self.what, printable::line(&phase));
         }
         let Some(bar) = &self.bar else { return };
         if status.is_final() {
@@ -51,7 +52,7 @@ impl View {
             bar.reset();
         }
         bar.set_style(if status == Status::Running { style(known) } else { waiting() });
-        bar.set_prefix(format!("{}: {phase}", self.what));
+        bar.set_prefix(format!("{}: {}", self.what, printable::line(&phase)));
         if known {
             bar.set_length(sum.bytes_total.max(sum.bytes));
         }

@@ -22,6 +22,7 @@ use crate::model::{
     status::Status,
 };
 use crate::preflight::Operation;
+use crate::printable;
 use crate::restore::{
     members::participants,
     moment::{self, Moment, Unreachable},
@@ -233,7 +234,7 @@ impl Restore {
             })?;
             return Ok((name, None));
         };
-        let (backups, chunks) = (cx.control.backups.all().await?, cx.control.chunks.all().await?);
+        let (backups, chunks) = (cx.control.backups.readable().await?, cx.control.chunks.all().await?);
         if let Some(base) = self.base_snapshot.as_ref().filter(|base| !backups.iter().any(|it| it.name == **base)) {
             return Err(no_such(base));
         }
@@ -344,15 +345,15 @@ async fn plan(place: &StorageConf, backup: &BackupMeta, wish: &Wish, target: Opt
     let which = if wish.selection.is_everything() { "Collections" } else { "Selected collections" };
     let others = if wish.drop_extra { "others are dropped, too" } else { "others stay as they are" };
     lines.push(format!("{which} that the backup holds are dropped and loaded anew; {others}."));
-    lines.join("\n")
+    lines.iter().map(|line| printable::line(line)).collect::<Vec<_>>().join("\n")
 }
 
 /// What a clone will do.
 fn clone_plan(backup: &BackupMeta, from: &str, to: &str, target: Option<Timestamp>) -> String {
     let time = target.map_or_else(|| units::rfc3339(i64::from(backup.last_write_ts.time)), slices::moment);
+    let (name, from, to) = (printable::line(&backup.name), printable::line(from), printable::line(to));
     format!(
-        "Restore of backup {}:\n  clones:       {from} as {to}\n  restore time: {time}\nEverything in the cluster stays as it is; nothing may have the new names.",
-        backup.name
+        "Restore of backup {name}:\n  clones:       {from} as {to}\n  restore time: {time}\nEverything in the cluster stays as it is; nothing may have the new names."
     )
 }
 

@@ -1,5 +1,6 @@
 //! Times, sizes and tables as people read them.
 
+use crate::printable;
 use jiff::tz::TimeZone;
 
 /// `2026-11-21T00:44:31`, UTC, as in tables; empty for 0.
@@ -66,13 +67,15 @@ pub fn span(seconds: i64) -> String {
 /// Columns, left-aligned, two spaces between them, indented by two. The first row is the heading.
 #[must_use]
 pub fn table(rows: &[Vec<String>]) -> String {
+    let printable = |cell: &String| printable::line(cell).into_owned();
+    let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(printable).collect()).collect();
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
     let width = |column: usize| {
         rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..columns).map(width).collect();
     let mut lines = Vec::new();
-    for row in rows {
+    for row in &rows {
         let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
         lines.push(format!("  {}", cells.join("  ")).trim_end().to_owned());
     }
@@ -117,5 +120,7 @@ mod tests {
     fn tables_line_up() {
         let rows = [vec!["A".to_owned(), "B".to_owned()], vec!["long".to_owned(), "x".to_owned()]];
         assert_eq!(table(&rows), "  A     B\n  long  x");
+        let forged = [vec!["a\n  done".to_owned(), "\u{1b}[2J".to_owned()]];
+        assert_eq!(table(&forged), "  a\\n  done  \\u{1b}[2J", "a cell is within its line");
     }
 }

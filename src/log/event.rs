@@ -2,6 +2,7 @@
 
 use super::{database::DbSink, text::TextSink};
 use crate::model::log::{LogEntry, Severity};
+use crate::printable;
 use bson::{Timestamp, oid::ObjectId};
 use jiff::Zoned;
 use std::{fmt, fmt::Write as _, str::FromStr, sync::Arc};
@@ -158,10 +159,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogLayer {
             rs: String::new(),
             node: String::new(),
             e: scope.event,
-            eobj: scope.object,
+            eobj: printable::line(&scope.object).into_owned(),
             ep: (scope.epoch.0 > 0).then_some(Timestamp { time: scope.epoch.0, increment: scope.epoch.1 }),
             opid: scope.opid,
-            msg: format!("{}{}", line.message, line.fields).trim_end().to_owned(),
+            // One event is one line, whatever the names in it hold.
+            msg: printable::line(format!("{}{}", line.message, line.fields).trim_end()).into_owned(),
         };
         self.text.write(&now, &entry);
         if is_ours(event.metadata()) {

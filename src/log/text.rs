@@ -2,6 +2,7 @@
 
 use super::{Level, LogOptions};
 use crate::model::log::{LogEntry, Severity};
+use crate::printable;
 use anyhow::Context as _;
 use jiff::Zoned;
 use std::{
@@ -75,7 +76,7 @@ impl State {
 pub(super) fn last_words(text: &str) {
     let journal = is_journal(std::env::var("JOURNAL_STREAM").ok().as_deref());
     let prefix = if journal { format!("<{}>", priority(Severity::Error as i32)) } else { String::new() };
-    eprintln!("{prefix}{}", text.replace('\n', &format!("\n{prefix}")));
+    eprintln!("{prefix}{}", printable::lines(text).replace('\n', &format!("\n{prefix}")));
 }
 
 /// Does stderr lead to the journal? `stream` is what systemd tells: device and inode of what it opened, which our stderr
