@@ -164,12 +164,7 @@ impl Export {
 }
 
 fn directory(dir: &Path) -> StorageConf {
-    let filesystem = FilesystemConf {
-        path: dir.display().to_string(),
-        max_obj_size_gb: None,
-        backup_buff_size: None,
-        restore_buff_size: None,
-    };
+    let filesystem = FilesystemConf { path: dir.display().to_string(), ..FilesystemConf::default() };
     StorageConf { kind: "filesystem".to_owned(), filesystem: Some(filesystem), ..StorageConf::default() }
 }
 
@@ -208,6 +203,9 @@ fn replset(backup: &BackupMeta, wanted: Option<&str>) -> Result<String> {
     }
 }
 
+/// Permissions of the file, from which the umask takes away: it may hold users with their credentials.
+const EXPORT_MODE: u32 = 0o640;
+
 /// On a terminal only.
 fn bar(bytes: u64, format: Format) -> ProgressBar {
     if !format.is_chatty() || !std::io::stderr().is_terminal() {
@@ -230,7 +228,9 @@ async fn carry(export: export::Export, file: Option<&Path>, gzip: bool, bar: &Pr
     let mut name = file.as_os_str().to_owned();
     name.push(".tmp");
     let tmp = PathBuf::from(name);
-    let out = tokio::fs::File::create(&tmp).await.with_context(|| format!("create {}", tmp.display()))?;
+    let mut open = tokio::fs::File::options();
+    open.write(true).create(true).truncate(true).mode(EXPORT_MODE);
+    let out = open.open(&tmp).await.with_context(|| format!("create {}", tmp.display()))?;
     let result = async {
         let (done, out, size) = flow(export, out, gzip, bar).await?;
         out.sync_all().await.with_context(|| format!("write {} to the disk", tmp.display()))?;

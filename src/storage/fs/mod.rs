@@ -52,6 +52,15 @@ impl Default for Buffers {
     }
 }
 
+/// Permissions of what is made, where the settings say them: they then hold whatever the umask is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Modes {
+    /// Otherwise 0640, less what the umask takes away: backups hold what only the database's users may read.
+    pub file: Option<u32>,
+    /// Otherwise 0750, less what the umask takes away.
+    pub folder: Option<u32>,
+}
+
 /// Objects as files below a root directory.
 #[derive(Debug, Clone)]
 pub struct FsStorage {
@@ -60,18 +69,26 @@ pub struct FsStorage {
 }
 
 impl FsStorage {
-    /// Opens the directory `path`, creating it (mode 0755) if it is missing and following it if it is a symlink.
+    /// Opens the directory `path`, creating it if it is missing and following it if it is a symlink.
+    ///
+    /// # Errors
+    /// As [`Self::open_with`].
+    pub async fn open(path: &Path, buffers: Buffers) -> Result<Self> {
+        Self::open_with(path, buffers, Modes::default()).await
+    }
+
+    /// As [`Self::open`], with permissions of what is made.
     ///
     /// # Errors
     /// [`Error::Invalid`] if it is something else than a directory, [`Error::Denied`] and [`Error::Failed`] if it can
     /// neither be made nor entered.
-    pub async fn open(path: &Path, buffers: Buffers) -> Result<Self> {
+    pub async fn open_with(path: &Path, buffers: Buffers, modes: Modes) -> Result<Self> {
         let store = format!("filesystem {}", path.display());
         if path.as_os_str().is_empty() {
             return Err(Error::Invalid { store, reason: "the path of the storage is empty".to_owned() });
         }
         let wanted = path.to_owned();
-        let root = blocking(move || Root::open(&wanted)).await.map_err(|error| match error.kind() {
+        let root = blocking(move || Root::open(&wanted, modes)).await.map_err(|error| match error.kind() {
             ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
                 Error::Invalid { store: store.clone(), reason: format!("the root is not a directory: {error}") }
             }

@@ -1,17 +1,21 @@
 //! The directories of a store: made durably, walked, removed when empty.
 
-use super::{super::ObjectInfo, blocking};
+use super::{super::ObjectInfo, Modes, blocking};
 use futures::{Stream, TryStreamExt, stream};
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, Permissions},
     io::{self, ErrorKind},
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// Suffix of files that are no objects (yet).
 pub(super) const TEMP: &str = ".tmp";
+
+/// Permissions of new files and folders, from which the umask takes away.
+pub(super) const FILE_MODE: u32 = 0o640;
+const FOLDER_MODE: u32 = 0o750;
 
 /// How often folders are made again when other processes remove them.
 const TRIES: u32 = 16;
@@ -20,6 +24,7 @@ const TRIES: u32 = 16;
 #[derive(Debug)]
 pub(super) struct Root {
     path: PathBuf,
+    modes: Modes,
     /// Held while directories are made and removed: whoever finds one existing can rely on its being synced, and on
     /// its staying until a file is in it.
     changing: Mutex<()>,
@@ -27,22 +32,27 @@ pub(super) struct Root {
 
 impl Root {
     /// Finds or makes the root. Anything but a directory there is `NotADirectory` or `AlreadyExists`.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, modes: Modes) -> io::Result<Self> {
         if let Err(error) = fs::metadata(path) {
             if error.kind() != ErrorKind::NotFound {
                 return Err(error);
             }
-            make_dirs(&std::path::absolute(path)?)?;
+            make_dirs(&std::path::absolute(path)?, modes)?;
         }
         let path = path.canonicalize()?;
         if !path.is_dir() {
             return Err(io::Error::new(ErrorKind::NotADirectory, format!("{} is a file", path.display())));
         }
-        Ok(Self { path, changing: Mutex::new(()) })
+        Ok(Self { path, modes, changing: Mutex::new(()) })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Gives a new file, opened with [`FILE_MODE`], the permissions that the settings say.
+    pub(super) fn set_mode(&self, file: &File) -> io::Result<()> {
+        self.modes.file.map_or(Ok(()), |mode| file.set_permissions(Permissions::from_mode(mode)))
     }
 
     /// Makes the folder `dir` and those above it, durably, and a file in it by `create`. The root itself is not made
@@ -55,7 +65,7 @@ impl Root {
                 return Err(io::Error::new(ErrorKind::NotFound, "the root of the storage is gone"));
             }
             tries += 1;
-            match make_dirs(dir).and_then(|()| create()) {
+            match make_dirs(dir, self.modes).and_then(|()| create()) {
                 // Another process removed a folder, being empty, before our file was in it.
                 Err(error) if error.kind() == ErrorKind::NotFound && tries < TRIES => {}
                 result => return result,
@@ -109,14 +119,19 @@ fn is_absence(error: &io::Error) -> bool {
 }
 
 /// `mkdir -p` that syncs the parent of every directory it makes.
-fn make_dirs(dir: &Path) -> io::Result<()> {
+fn make_dirs(dir: &Path, modes: Modes) -> io::Result<()> {
     if dir.is_dir() {
         return Ok(());
     }
     let parent = dir.parent().ok_or(ErrorKind::NotFound)?;
-    make_dirs(parent)?;
-    match DirBuilder::new().mode(0o755).create(dir) {
-        Ok(()) => sync_dir(parent),
+    make_dirs(parent, modes)?;
+    match DirBuilder::new().mode(FOLDER_MODE).create(dir) {
+        Ok(()) => {
+            if let Some(mode) = modes.folder {
+                fs::set_permissions(dir, Permissions::from_mode(mode))?;
+            }
+            sync_dir(parent)
+        }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let reason = || io::Error::new(ErrorKind::NotADirectory, format!("{} is not a directory", dir.display()));
             dir.is_dir().then_some(()).ok_or_else(reason)

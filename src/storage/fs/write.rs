@@ -3,14 +3,14 @@
 use super::{
     super::ByteStream,
     blocking, joined,
-    tree::{Root, TEMP, sync_dir},
+    tree::{FILE_MODE, Root, TEMP, sync_dir},
 };
 use bytes::Bytes;
 use futures::StreamExt;
 use std::{
-    fs::{self, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions},
     io::{self, ErrorKind, IoSlice, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -114,10 +114,9 @@ impl Partial {
             .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "not a file in a folder"))?;
         let temp = folder.join(temp_name(element));
         let file =
-            root.create_in(folder, || OpenOptions::new().write(true).create_new(true).mode(0o644).open(&temp))?;
+            root.create_in(folder, || OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&temp))?;
         let partial = Self { file, root, temp, size: 0, pending: 0, syncing: None, committed: false, target };
-        // The mode at creation was subject to the umask; whoever restores may run as another user.
-        partial.file.set_permissions(Permissions::from_mode(0o644))?;
+        partial.root.set_mode(&partial.file)?;
         Ok(partial)
     }
 
