@@ -6,6 +6,10 @@ use anyhow::{Context as _, anyhow};
 use bson::{Bson, Document};
 use serde_json::{Map, Value, json};
 
+/// Values of a file: some dozens for each shard, one for each selected namespace.
+const MOST_VALUES: usize = 200_000;
+/// Lists of data files, which only physical backups before 2.4.1 have. They may be long, and nothing here reads them.
+const FILES: [&str; 2] = ["files", "journal"];
 /// What stands in place of a secret.
 const MASK: &str = "***";
 /// Keys of storage settings outside of `credentials` whose text is secret.
@@ -63,7 +67,7 @@ const REPLSET: [&str; 17] = [
     "mongo_version",
 ];
 const STORE: [&str; 10] = ["name", "profile", "type", "filesystem", "s3", "minio", "gcs", "azure", "oss", "oci"];
-const FILESYSTEM: [&str; 4] = ["path", "maxObjSizeGB", "backupBuffSize", "restoreBuffSize"];
+const FILESYSTEM: [&str; 6] = ["path", "maxObjSizeGB", "backupBuffSize", "restoreBuffSize", "fileMode", "dirMode"];
 
 /// The file's bytes: indented by tabs, no line break at the end. Secrets of the storage are masked, progress is left
 /// out.
@@ -99,8 +103,7 @@ pub fn write(meta: &BackupMeta) -> anyhow::Result<Vec<u8>> {
 /// # Errors
 /// The bytes do not begin with a JSON object, or a known key has a value of the wrong type.
 pub fn read(bytes: &[u8]) -> anyhow::Result<BackupMeta> {
-    let first = serde_json::Deserializer::from_slice(bytes).into_iter::<Value>().next();
-    let value = first.context("the file is empty")?.context("parse the file as JSON")?;
+    let value = json::first_value(bytes, MOST_VALUES, &FILES)?;
     let mut backup = pick(value, &BACKUP, "the backup")?;
     drop_empty(&mut backup, &["type", "status", "compression"]);
     backup.entry("compression").or_insert_with(|| json!("none"));

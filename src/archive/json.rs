@@ -1,4 +1,97 @@
-//! JSON text with the escapes and the layout of the original's files (spec/format.md A.2).
+//! JSON text with the escapes and the layout of the original's files (spec/format.md A.2), and reading what others have written.
+
+use anyhow::Context as _;
+use serde::{
+    Deserializer,
+    de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Value};
+use std::{cell::Cell, fmt};
+
+/// Reads the first JSON value of a file that anybody may have written, in memory that does not grow much beyond the file: of
+/// more than `most` values nothing is read. Members whose name is one of `skipped`, in any case, are left out and don't count.
+///
+/// # Errors
+/// There is no JSON value at the beginning, or too much in it.
+pub fn first_value(bytes: &[u8], most: usize, skipped: &[&str]) -> anyhow::Result<Value> {
+    let left = Cell::new(most);
+    let value = Bounded { left: &left, skipped }.deserialize(&mut serde_json::Deserializer::from_slice(bytes));
+    value.context("parse the file as JSON")
+}
+
+#[derive(Clone, Copy)]
+struct Bounded<'a> {
+    left: &'a Cell<usize>,
+    skipped: &'a [&'a str],
+}
+
+impl Bounded<'_> {
+    fn count<E: de::Error>(self, value: impl Into<Value>) -> Result<Value, E> {
+        let left = self.left.get().checked_sub(1);
+        self.left.set(left.ok_or_else(|| E::custom("it holds more values than make sense"))?);
+        Ok(value.into())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Bounded<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, from: D) -> Result<Value, D::Error> {
+        from.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Bounded<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        self.count(value)
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        self.count(value)
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        self.count(value)
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        self.count(value)
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        self.count(value)
+    }
+
+    fn visit_unit<E: de::Error>(self) -> Result<Value, E> {
+        self.count(Value::Null)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = from.next_element_seed(self)? {
+            items.push(item);
+        }
+        self.count(items)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut from: A) -> Result<Value, A::Error> {
+        let mut members = Map::new();
+        while let Some(name) = from.next_key::<String>()? {
+            if self.skipped.iter().any(|skipped| skipped.eq_ignore_ascii_case(&name)) {
+                from.next_value::<IgnoredAny>()?;
+            } else {
+                members.insert(name, from.next_value_seed(self)?);
+            }
+        }
+        self.count(members)
+    }
+}
 
 /// Appends a quoted string. `<`, `>`, `&` and the two Unicode line separators are escaped too.
 pub fn push_string(out: &mut String, text: &str) {
@@ -75,7 +168,19 @@ fn new_line(out: &mut String, unit: &str, depth: usize) {
 
 #[cfg(test)]
 mod tests {
-    use super::{indent, push_string};
+    use super::{first_value, indent, push_string};
+
+    #[test]
+    fn no_file_takes_much_more_memory_than_it_has_bytes() {
+        let text = br#"{"a": [1, -2, 2.5, "x", null, true], "FILES": [{"name": "f"}, {}], "b": {"c": {}}} and more"#;
+        let read = first_value(text, 10, &["files"]).unwrap();
+        assert_eq!(read, serde_json::json!({"a": [1, -2, 2.5, "x", null, true], "b": {"c": {}}}));
+        let error = format!("{:#}", first_value(text, 9, &["files"]).unwrap_err());
+        assert!(error.contains("more values than make sense"), "{error}");
+        for bad in ["", " ", "{", "[1,", "nil"] {
+            assert!(first_value(bad.as_bytes(), 10, &[]).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn strings_are_escaped() {

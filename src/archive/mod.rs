@@ -7,5 +7,5 @@ pub mod demux;
 pub mod described;
 pub mod extjson;
 pub mod frame;
-mod json;
+pub mod json;
 pub mod meta;

@@ -15,10 +15,14 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use futures::{Stream, StreamExt, TryStreamExt};
-use std::collections::HashSet;
+use std::{collections::HashSet, sync::Arc};
+use tokio::sync::Semaphore;
 
-/// No backup's metadata file is as large.
-const META_LIMIT: usize = 64 << 20;
+/// No backup's metadata file is as large: the same document is in the database, where one has at most 16 MiB, and as
+/// indented JSON takes about twice as much.
+const META_LIMIT: u64 = 32 << 20;
+/// KiB of metadata files that are read at a time: what is made of one may take some times its bytes.
+const KIB_AT_ONCE: u32 = 32 << 10;
 /// Metadata files read, with the files of their backups checked, at a time: object stores answer slowly, but many at
 /// once, and what is kept of each is small.
 const AT_ONCE: usize = 16;
@@ -85,14 +89,22 @@ pub async fn backups<'a>(
 ) -> Result<impl Stream<Item = Result<Read>> + 'a> {
     let mut files: Vec<_> = store
         .list("")
-        .try_filter_map(
-            |object| async move { Ok(object.name.ends_with(layout::BACKUP_META_SUFFIX).then_some(object.name)) },
-        )
+        .try_filter_map(|object| async move {
+            Ok(object.name.ends_with(layout::BACKUP_META_SUFFIX).then_some((object.name, object.size)))
+        })
         .try_collect()
         .await
         .context("list the storage for backups")?;
-    files.sort_by(|a: &String, b| (a.contains('/'), a).cmp(&(b.contains('/'), b)));
-    let read = futures::stream::iter(files).map(async move |object| {
+    files.sort_by(|(a, _): &(String, u64), (b, _)| (a.contains('/'), a).cmp(&(b.contains('/'), b)));
+    let room = Arc::new(Semaphore::new(KIB_AT_ONCE as usize));
+    let read = futures::stream::iter(files).map(move |(object, size)| (object, size, room.clone()));
+    let read = read.map(async move |(object, size, room)| {
+        if size > META_LIMIT {
+            let reason = format!("it has {size} bytes, and metadata of a backup at most {META_LIMIT}");
+            return Ok(Read::Unreadable { object, reason });
+        }
+        let kib = u32::try_from(size / 1024 + 1).unwrap_or(KIB_AT_ONCE).min(KIB_AT_ONCE);
+        let _room = room.acquire_many(kib).await.context("wait for other metadata files to be read")?;
         let found = read_backup(store, &object, current).await.with_context(|| format!("read {object}"))?;
         Ok(match found {
             Ok(found) => Read::Backup(Box::new(found)),
@@ -111,7 +123,7 @@ pub async fn backups<'a>(
 
 /// One backup, or why its file is no use.
 async fn read_backup(store: &dyn Storage, file: &str, current: &StorageConf) -> Result<Result<Found, String>> {
-    let bytes = match storage::read_all(store, file, META_LIMIT).await {
+    let bytes = match storage::read_all(store, file, META_LIMIT as usize).await {
         Ok(bytes) => bytes,
         Err(error) if error.is_retryable() => return Err(error.into()),
         Err(error) => return Ok(Err(error.to_string())),
@@ -121,7 +133,7 @@ async fn read_backup(store: &dyn Storage, file: &str, current: &StorageConf) -> 
         Ok(meta) if meta.name.is_empty() => Ok(Err("it does not say the name of its backup".to_owned())),
         Ok(mut meta) => {
             meta.store = current.clone();
-            let problems = match verify::backup_files(store, &meta).await {
+            let problems = match verify::backup_files_briefly(store, &meta).await {
                 Ok(problems) => problems,
                 Err(error) if error.downcast_ref().is_some_and(storage::Error::is_retryable) => return Err(error),
                 // One backup that cannot be looked at must not keep us from the others.

@@ -19,6 +19,7 @@ use crate::{
 use anyhow::{Context, Result};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::{collections::HashMap, fmt};
+use tokio::sync::Semaphore;
 
 /// Objects looked at, or read, at a time.
 const AT_ONCE: usize = 8;
@@ -83,6 +84,15 @@ pub async fn backup_files(store: &dyn Storage, meta: &BackupMeta) -> Result<Vec<
     backup(store, meta, Depth::Files).await
 }
 
+/// As [`backup_files`], for whoever looks at all backups of a storage: a description of collections that takes much memory is
+/// left to the restore, which reads it before it changes anything.
+///
+/// # Errors
+/// As [`backup`].
+pub async fn backup_files_briefly(store: &dyn Storage, meta: &BackupMeta) -> Result<Vec<Problem>> {
+    check(store, meta, Depth::Files, LONGEST_LOOK).await
+}
+
 /// Checks the files of a finished backup and returns what is wrong, in the order of its replica sets.
 ///
 /// By type: logical as described above, of any version; physical and incremental only whether each replica set has
@@ -91,7 +101,11 @@ pub async fn backup_files(store: &dyn Storage, meta: &BackupMeta) -> Result<Vec<
 /// # Errors
 /// The storage cannot be read; what is missing or damaged is no error.
 pub async fn backup(store: &dyn Storage, meta: &BackupMeta, depth: Depth) -> Result<Vec<Problem>> {
-    let check = Check { store, depth };
+    check(store, meta, depth, u64::MAX).await
+}
+
+async fn check(store: &dyn Storage, meta: &BackupMeta, depth: Depth, longest: u64) -> Result<Vec<Problem>> {
+    let check = Check { store, depth, longest };
     let mut problems = Vec::new();
     if meta.kind == BackupType::External || meta.store.kind == "blackhole" {
         return Ok(problems);
@@ -107,9 +121,17 @@ pub async fn backup(store: &dyn Storage, meta: &BackupMeta, depth: Depth) -> Res
     Ok(problems)
 }
 
+/// Bytes of a description of collections that is read beside others: some ten thousand collections.
+const LONGEST_LOOK: u64 = 64 << 20;
+/// KiB of such descriptions that this process reads at a time; a longer one is read alone.
+const KIB_AT_ONCE: u32 = 64 << 10;
+static ROOM: Semaphore = Semaphore::const_new(KIB_AT_ONCE as usize);
+
 struct Check<'a> {
     store: &'a dyn Storage,
     depth: Depth,
+    /// A longer description of collections is not read.
+    longest: u64,
 }
 
 impl Check<'_> {
@@ -153,6 +175,13 @@ impl Check<'_> {
         metadata: &str,
         sizes: &HashMap<String, u64>,
     ) -> Result<Vec<Problem>> {
+        let size = [metadata, &at.meta_pbm()].iter().filter_map(|name| sizes.get(*name)).sum::<u64>();
+        if size > self.longest {
+            tracing::info!("'{metadata}' has {size} bytes; with its twin; what they describe is looked at by restores only");
+            return Ok(Vec::new());
+        }
+        let kib = u32::try_from(size / 1024 + 1).unwrap_or(KIB_AT_ONCE).min(KIB_AT_ONCE);
+        let _room = ROOM.acquire_many(kib).await.context("wait for other descriptions to be read")?;
         let read = match described::read(self.store, metadata).await {
             Ok(read) => read,
             Err(error) if error.downcast_ref::<storage::Error>().is_some() => return Err(error),

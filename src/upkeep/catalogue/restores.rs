@@ -1,6 +1,7 @@
 //! Records of physical restores (spec/format.md A.9). Logical restores leave nothing on a storage.
 
 use crate::{
+    archive::json::first_value,
     layout,
     model::{backup::BackupType, restore::RestoreMeta, status::Status},
     storage::{self, Storage},
@@ -10,9 +11,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use serde_json::{Value, json};
 
 /// Records read at a time.
-const AT_ONCE: usize = 16;
-/// No record is as large.
-const RECORD_LIMIT: usize = 64 << 20;
+const AT_ONCE: usize = 4;
+/// No record is as large: it was a document of the database, without what is not read here.
+const RECORD_LIMIT: usize = 32 << 20;
+/// Values of a record.
+const MOST_VALUES: usize = 200_000;
 /// Last steps of a restore as the suffix of `cluster.`, the more telling first.
 const LAST_STEPS: [Status; 3] = [Status::Error, Status::PartlyDone, Status::Done];
 
@@ -57,14 +60,9 @@ pub async fn restores(store: &dyn Storage, all: bool) -> Result<Vec<RestoreMeta>
 
 async fn record(store: &dyn Storage, name: &str) -> Result<RestoreMeta> {
     let bytes = storage::read_all(store, name, RECORD_LIMIT).await?;
-    let mut json: Value = serde_json::from_slice(&bytes).context("parse it as JSON")?;
+    // Entries of the oplog, in a form from which they cannot be had back, matter only while a restore runs.
+    let mut json: Value = first_value(&bytes, MOST_VALUES, &["partial_txn"])?;
     timestamps(&mut json);
-    for rs in json.get_mut("replsets").and_then(Value::as_array_mut).into_iter().flatten() {
-        // Entries of the oplog, in a form from which they cannot be had back. They matter only while a restore runs.
-        if let Some(rs) = rs.as_object_mut() {
-            rs.remove("partial_txn");
-        }
-    }
     let mut restore: RestoreMeta = serde_json::from_value(json).context("read it as the record of a restore")?;
     restore.kind = BackupType::Physical;
     let folder = name.strip_suffix(".json").unwrap_or(name);
