@@ -248,35 +248,74 @@ fn backups_of_the_original_are_exported_without_a_server() {
     assert!(refused.failed().stderr.contains("--dir PATH"));
 }
 
-/// Without compression an object's name is the collection's, which can look like one that listings hide, or be one of the
-/// backup's own.
+/// Names that no object can have, that are the backup's own, that listings hide, and that would forge lines: they come back, and
+/// so does everything beside them.
 #[tokio::test(flavor = "multi_thread")]
-async fn collections_with_unlucky_names_come_back_or_are_refused() {
+async fn collections_with_unlucky_names_come_back() {
     let sandbox = Sandbox::start(Options::default()).await;
     let client = sandbox.set.client().await;
-    let unlucky = ["import.tmp", "old.pbmpart.1"];
-    for coll in unlucky {
-        client.database("shop").collection(coll).insert_one(doc! { "_id": coll }).await.expect("insert");
-    }
-    let name = sandbox.backup(&["--compression", "none"]);
-
+    let long = "x".repeat(248);
+    let unlucky = [
+        ("shop", "plain"),
+        ("shop", "import.tmp"),
+        ("shop", "old.pbmpart.1"),
+        ("shop", "old"),
+        ("shop", "x/../y"),
+        ("shop", "x//y"),
+        ("shop", "a"),
+        ("shop", "a/b"),
+        ("shop", "a.s2/b"),
+        ("shop", "ends/"),
+        ("shop", "drops\n  creates   nothing\u{1b}[2J\u{202e}"),
+        ("shop", long.as_str()),
+        ("metadata", "json"),
+        ("meta", "pbm"),
+    ];
+    let fill = async || {
+        for (db, coll) in unlucky {
+            client.database(db).collection(coll).insert_one(doc! { "_id": coll }).await.expect("insert");
+        }
+    };
+    fill().await;
     let folder = Folder::new("export");
-    let out = folder.path().join("archive").display().to_string();
-    sandbox.pbm(&["export", &name, "--out", &out]).ok();
-    let decoded = decode(&fs::read(&out).expect("the archive"));
-    client.database("shop").drop().await.expect("drop");
-    sandbox.pbm(&["restore", &name, "--wait", "-y"]).ok();
-    for coll in unlucky {
-        let back = documents(&client, "shop", coll).await;
-        assert_eq!(back.len(), 1, "{coll}");
-        assert_eq!(decoded.of(&format!("shop.{coll}")), Some(&back[..]), "{coll}");
+    for compression in ["none", "s2"] {
+        let name = sandbox.backup(&["--compression", compression]);
+        let out = folder.path().join(compression).display().to_string();
+        sandbox.pbm(&["export", &name, "--out", &out]).ok();
+        let decoded = decode(&fs::read(&out).expect("the archive"));
+        let plan = sandbox.pbm(&["restore", &name, "--dry-run"]).ok().stdout;
+        let forged = plan.lines().any(|line| line.starts_with("  creates   nothing"));
+        assert!(!forged && !plan.contains(['\u{1b}', '\u{202e}']), "{plan}");
+        assert!(plan.contains("shop.drops\\n  creates   nothing\\u{1b}[2J\\u{202e}"), "{plan}");
+        for db in ["shop", "metadata", "meta"] {
+            client.database(db).drop().await.expect("drop");
+        }
+        sandbox.pbm(&["restore", &name, "--wait", "-y"]).ok();
+        for (db, coll) in unlucky {
+            let back = documents(&client, db, coll).await;
+            assert_eq!(back.len(), 1, "{compression}: {coll:?}");
+            assert_eq!(decoded.of(&format!("{db}.{coll}")), Some(&back[..]), "{compression}: {coll:?}");
+        }
+        // What the original reads names only what it can find.
+        let root = sandbox.store().join(&name).join("rs0");
+        let text = fs::read_to_string(root.join("metadata.json")).expect("metadata.json");
+        let listed: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let suffix = if compression == "none" { "" } else { ".s2" };
+        for namespace in listed["namespaces"].as_array().expect("namespaces") {
+            if namespace["size"]["$numberLong"] != "0" && namespace["type"] == "collection" {
+                let (db, coll) =
+                    (namespace["db"].as_str().expect("db"), namespace["collection"].as_str().expect("name"));
+                assert!(root.join(format!("{db}.{coll}{suffix}")).is_file(), "{db}.{coll}");
+            }
+        }
+        assert!(listed["escaped"].as_array().is_some_and(|escaped| escaped.len() >= 4), "{listed}");
+        sandbox.pbm(&["delete-backup", &name, "-y"]).ok();
     }
-
-    client.database("metadata").collection("json").insert_one(doc! { "_id": 1 }).await.expect("insert");
-    let refused = sandbox.pbm(&["backup", "--wait", "--compression", "none"]).failed();
+    let log = sandbox.agents.iter().map(crate::support::programs::Agent::log).collect::<String>();
     assert!(
-        refused.stderr.contains("collection 'metadata.json' can't be backed up without compression"),
-        "{refused:?}"
+        log.contains("shop.x/../y") && log.contains("a restore by the original leaves the collection out"),
+        "{log}"
     );
-    sandbox.backup(&["--compression", "s2"]);
+    assert!(!log.contains('\u{1b}'), "{log}");
+    sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
 }

@@ -429,7 +429,7 @@ fn integer(doc: &Document, key: &str) -> anyhow::Result<i64> {
 #[cfg(test)]
 mod tests {
     use super::{
-        ArchiveMeta, METADATA_LIMIT, NamespaceKind, NamespaceMeta, Written, check_size, read_metadata_json,
+        ArchiveMeta, METADATA_LIMIT, NamespaceKind, NamespaceMeta, ReplsetLayout, Written, check_size, read_metadata_json,
         write_meta_pbm, write_metadata_json,
     };
     use bson::{Document, doc};

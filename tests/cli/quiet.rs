@@ -2,6 +2,7 @@
 
 use crate::support::cluster::Options;
 use crate::support::programs::Sandbox;
+use mongodb::bson::{Bson, Document, doc};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -35,4 +36,77 @@ async fn quiet_calls_leave_results_and_errors() {
     assert!(!text.contains("hunter2"), "{text}");
     let unset = sandbox.pbm(&["config", "backup.limitUpload"]).ok().stdout;
     assert_eq!(unset, "[backup.limitUpload=]\n");
+
+    foreign_values_hide_nothing(&sandbox).await;
+}
+
+/// What shells and other programs have left in the control collections is named, the rest works, and `pbm` mends it.
+async fn foreign_values_hide_nothing(sandbox: &Sandbox) {
+    let db = sandbox.set.client().await.database("admin");
+    let config = db.collection::<Document>("pbmConfig");
+    let main = || doc! { "profile": Bson::Null };
+    let write = async |change: Document| config.update_one(main(), change).await.expect("write").matched_count == 1;
+
+    // What is shown can be applied, and its secrets stay.
+    let file = sandbox.storage.path().join("shown.yaml").display().to_string();
+    let shown = sandbox.pbm(&["config"]).ok().stdout;
+    std::fs::write(&file, &shown).expect("write the file");
+    sandbox.pbm(&["config", "--file", &file]).ok();
+    let stored = config.find_one(main()).await.expect("read").expect("a configuration");
+    assert!(stored.to_string().contains("hunter2") && !stored.to_string().contains("***"), "{stored}");
+    std::fs::write(&file, shown.replace("session-token", "secret-access-key")).expect("write the file");
+    let refused = sandbox.pbm(&["config", "--file", &file]).failed();
+    assert!(refused.stderr.contains("none is stored"), "{refused:?}");
+    let refused = sandbox.pbm(&["profile", "add", "p", &file]).failed();
+    assert!(refused.stderr.contains("none is stored"), "{refused:?}");
+
+    let spoilt = doc! { "backup.compression": "zip", "backup.numParallelCollections": 2.0, "newer.key": 1, "pitr.maxLossSec": 60 };
+    assert!(write(doc! { "$set": spoilt }).await);
+    let broken = doc! { "_id": "broken", "name": "broken", "rs": "rs0", "n": "h:1", "fname": "f", "status": 5, "s": "up", "start_ts": 5 };
+    for coll in ["pbmBackups", "pbmRestores", "pbmPITRChunks", "pbmAgents"] {
+        db.collection::<Document>(coll).insert_one(&broken).await.expect("insert");
+    }
+    let status = sandbox.pbm(&["status"]).ok();
+    for part in ["backup.compression can't be 'zip'", "newer is no key", "broken in admin.pbmBackups"] {
+        assert!(status.stderr.contains(part), "{part}: {status:?}");
+    }
+    assert!(status.stdout.contains("success"), "backups are shown: {status:?}");
+    let json = sandbox.pbm(&["status", "-o", "json"]).ok().json();
+    assert_eq!(json["configuration"].as_array().map(Vec::len), Some(2), "{json}");
+    let doctor = sandbox.pbm(&["doctor"]).stdout;
+    for part in [
+        "backup.compression can't be 'zip'",
+        "broken in admin.pbmBackups",
+        "the line of",
+        "broken in admin.pbmRestores",
+    ] {
+        assert!(doctor.contains(part), "{part}: {doctor}");
+    }
+    sandbox.pbm(&["list"]).ok();
+    sandbox.pbm(&["list", "--restore"]).ok();
+    let name = sandbox.backup(&[]);
+    let made =
+        db.collection::<Document>("pbmBackups").find_one(doc! { "name": &name }).await.expect("read").expect("it");
+    assert_eq!(made.get_str("compression"), Ok("s2"), "the default holds");
+    let log = sandbox.agents[0].log();
+    assert!(log.contains("backup.compression can't be 'zip'"), "{log}");
+
+    // Nothing is written to a place that can't be read.
+    let path = sandbox.store().display().to_string();
+    assert!(write(doc! { "$set": { "storage.filesystem.path": 5 } }).await);
+    let refused = sandbox.pbm(&["backup", "--wait"]).failed();
+    assert!(refused.stderr.contains("storage.filesystem.path can't be '5'"), "{refused:?}");
+    sandbox.pbm(&["config", "--set", &format!("storage.filesystem.path={path}"), "--wait"]).ok();
+
+    sandbox.pbm(&["config", "--set", "backup.compression=zstd", "--unset", "newer", "--unset", "pitr.maxLossSec"]).ok();
+    let mended = sandbox.pbm(&["config", "-o", "json"]).ok().json();
+    assert_eq!((&mended["backup"]["compression"], &mended["pitr"]["maxLossSec"]), (&json!("zstd"), &json!(null)));
+    assert_eq!(mended["backup"]["numParallelCollections"], json!(2));
+    sandbox.pbm(&["config", "--set", "backup.numParallelCollections="]).ok();
+    for coll in ["pbmBackups", "pbmRestores", "pbmAgents"] {
+        db.collection::<Document>(coll).delete_one(doc! { "_id": "broken" }).await.expect("delete");
+    }
+    // The index of chunks was written anew when the storage was read.
+    let status = sandbox.pbm(&["status"]).ok();
+    assert!(!status.stderr.contains("Warning"), "{status:?}");
 }

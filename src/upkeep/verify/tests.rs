@@ -124,7 +124,7 @@ async fn other_types_and_versions() {
 #[tokio::test]
 async fn objects_that_listings_hide_are_found() {
     let store = fixture::load().await;
-    let check = Check { store: &store, depth: Depth::Files };
+    let check = Check { store: &store, depth: Depth::Files, longest: u64::MAX };
     let name = at(SELECTIVE, "rs0/shop.orders.gz");
     assert_eq!(check.objects(&[name], &HashMap::new()).await.expect("objects"), []);
     let nonsense = check.objects(&["../x".to_owned()], &HashMap::new()).await.expect("objects");
