@@ -135,6 +135,7 @@ async fn metadata(client: &Client) -> Vec<NamespaceMeta> {
             uuid: Some(mongodb::bson::deserialize_from_bson(uuid).expect("a UUID")),
             crc: 0,
             size: 0,
+            object: None,
         });
     }
     all

@@ -112,6 +112,7 @@ fn defaults_and_limits_are_told_as_they_are() {
             Limits::AtLeast(least) => says(&format!("At least {least}.")),
             Limits::Within(least, most) => says(&format!("{least} to {most}.")),
             Limits::ZeroOr(least, most) => says(&format!("0, or {least} to {most}.")),
+            Limits::Mode { needed, allowed } => says(&format!("At least {needed:o}, and nothing beyond {allowed:o}.")),
             Limits::OneOf(choices) => says(&format!("One of {}.", choices.join(", "))),
         }
         let idle = IDLE.iter().find(|(idle, _)| *idle == key.path);

@@ -42,6 +42,13 @@ async fn fill(client: &Client, from: i32, to: i32) {
     orders.create_index(index).await.expect("create an index");
 }
 
+/// Collections whose names stores can't have, or that listings can't show.
+async fn fill_odd(client: &Client, id: i32) {
+    for name in ["x/../y", "x//y", "a", "a/b", "line\nfeed\u{1}\u{7f}", "ü \\ & <"] {
+        client.database("shop").collection(name).insert_one(doc! { "_id": id }).await.expect("insert");
+    }
+}
+
 async fn now(client: &Client) -> Timestamp {
     pbmbox::mongo::hello(client).await.expect("hello").majority_write().expect("a write")
 }
@@ -66,9 +73,11 @@ pub async fn everything(storage: &str, objects: impl AsyncFn() -> Vec<String>) {
     source.configure_with(storage, &["pitr.oplogSpanMin=0.05", "pitr.enabled=true"]).await;
     let client = source.set.client().await;
     fill(&client, 0, 2000).await;
+    fill_odd(&client, 0).await;
     let name = source.backup(&["--compression", "zstd"]);
     let at_backup = state::read(&client).await;
     fill(&client, 2000, 3000).await;
+    fill_odd(&client, 1).await;
     let later = now(&client).await;
     let at_later = state::read(&client).await;
     saved(&client, "rs0", later).await;

@@ -223,7 +223,16 @@ pub fn read_metadata_json(bytes: &[u8]) -> anyhow::Result<ArchiveMeta> {
     let file = extjson::parse(bytes).context("parse metadata.json")?;
     only(
         &file,
-        &["concurrent_collections", "version", "server_version", "tool_version", "namespaces", "escaped", "remains", "written"],
+        &[
+            "concurrent_collections",
+            "version",
+            "server_version",
+            "tool_version",
+            "namespaces",
+            "escaped",
+            "remains",
+            "written",
+        ],
     )
     .context("read metadata.json")?;
     let format = text(&file, "version")?;
@@ -429,8 +438,8 @@ fn integer(doc: &Document, key: &str) -> anyhow::Result<i64> {
 #[cfg(test)]
 mod tests {
     use super::{
-        ArchiveMeta, METADATA_LIMIT, NamespaceKind, NamespaceMeta, ReplsetLayout, Written, check_size, read_metadata_json,
-        write_meta_pbm, write_metadata_json,
+        ArchiveMeta, METADATA_LIMIT, NamespaceKind, NamespaceMeta, ReplsetLayout, Written, check_size,
+        read_metadata_json, write_meta_pbm, write_metadata_json,
     };
     use bson::{Document, doc};
 

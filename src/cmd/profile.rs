@@ -215,18 +215,29 @@ impl Profile {
                 if all.is_empty() {
                     cx.out.note("There are no profiles; `pbm profile add NAME FILE` adds one");
                 }
+                all.iter().for_each(|profile| warn(cx, profile));
                 let profiles = all.iter().map(mask::shown).collect::<anyhow::Result<_>>()?;
                 cx.out.print(&Profiles { profiles });
                 Ok(())
             }
             Command::Show { name } => {
-                cx.out.print(&Shown(mask::shown(&known(cx, &name).await?)?));
+                let profile = known(cx, &name).await?;
+                warn(cx, &profile);
+                cx.out.print(&Shown(mask::shown(&profile)?));
                 Ok(())
             }
             Command::Add(it) => it.run(cx).await,
             Command::Remove(it) => it.run(cx).await,
             Command::Sync(it) => it.run(cx).await,
         }
+    }
+}
+
+/// What of the stored profile can't be used.
+fn warn(cx: &Context, profile: &Config) {
+    let name = profile.name.as_deref().unwrap_or_default();
+    for mistake in &profile.mistakes {
+        cx.out.note(&format!("Warning: in profile {name} {mistake}; `pbm profile add {name} FILE` corrects it"));
     }
 }
 

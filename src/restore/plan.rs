@@ -753,6 +753,26 @@ mod tests {
         let mut world = fresh();
         world.backup.last_write_ts = Timestamp { time: 0, increment: 0 };
         world.refused("last_write_ts");
+        let mut world = fresh();
+        world.backup.pbm_version = "99.0.0".to_owned();
+        world.refused("version 99.0.0 made it, and this program knows");
+        world.backup.pbm_version = "2.99.0".to_owned();
+        assert!(world.plan().expect("a plan").warnings.iter().any(|warning| warning.contains("2.99.0")));
+    }
+
+    #[test]
+    fn ends_that_contradict_each_other_are_refused() {
+        let mut world = World::new(vec![], vec![]);
+        world.backup.last_write_ts = ts(15);
+        world.refused("contradicts itself");
+        world.backup.replsets[0].last_write_ts = ts(15);
+        world.refused("contradicts its files: replica set 'rs0' ends at");
+        let mut world = World::new(vec![], vec![]);
+        let other = BackupReplset { name: "rs1".to_owned(), last_write_ts: ts(19), ..world.backup.replsets[0].clone() };
+        world.backup.replsets.push(other);
+        world.refused("contradicts itself");
+        world.backup.last_write_ts = ts(19);
+        world.plan().expect("the cut is the smallest end");
     }
 
     #[test]
@@ -935,6 +955,8 @@ mod tests {
         world.point = Some(PointInTime { target: ts(20), chunks: vec![] });
         assert_eq!(world.plan().expect("a plan").oplog.len(), 1);
         // Of a cluster, the dump of one shard may be newer than where the cluster's backup ends.
+        let earlier = BackupReplset { name: "rs1".to_owned(), ..world.backup.replsets[0].clone() };
+        world.backup.replsets.push(earlier);
         world.backup.replsets[0].last_write_ts = ts(21);
         world.point = Some(PointInTime { target: ts(20), chunks: vec![] });
         world.refused("before the end of the backup");

@@ -177,7 +177,9 @@ impl Check<'_> {
     ) -> Result<Vec<Problem>> {
         let size = [metadata, &at.meta_pbm()].iter().filter_map(|name| sizes.get(*name)).sum::<u64>();
         if size > self.longest {
-            tracing::info!("'{metadata}' has {size} bytes; with its twin; what they describe is looked at by restores only");
+            tracing::info!(
+                "'{metadata}' has {size} bytes; with its twin; what they describe is looked at by restores only"
+            );
             return Ok(Vec::new());
         }
         let kib = u32::try_from(size / 1024 + 1).unwrap_or(KIB_AT_ONCE).min(KIB_AT_ONCE);

@@ -93,6 +93,26 @@ async fn one_bad_file_does_not_hide_the_others() {
     assert_eq!(names(&scan), [SELECTIVE, SHARDED], "at any depth");
 }
 
+/// Neither a long file nor a short one with very many values is made into a backup, and the others are found.
+#[tokio::test]
+async fn no_file_takes_the_memory_of_the_agent() {
+    let store = fixture::load().await;
+    let long = usize::try_from(META_LIMIT).expect("small") + 1;
+    write_all(&store, "long.pbm.json", vec![b' '; long]).await.expect("put");
+    let many = format!(r#"{{"name": "many", "replsets": [{}{{}}]}}"#, "{},".repeat(300_000));
+    write_all(&store, "many.pbm.json", many).await.expect("put");
+    let file = r#"{"name": "f", "size": 1},"#.repeat(300_000);
+    let physical = format!(
+        r#"{{"name": "old", "type": "physical", "status": "error", "replsets": [{{"name": "rs0", "files": [{file}{{}}]}}]}}"#
+    );
+    write_all(&store, "old.pbm.json", physical).await.expect("put");
+    let scan = backups(&store, &current()).await.expect("backups");
+    assert_eq!(names(&scan), [SELECTIVE, SHARDED, "old"], "long lists of files are no matter");
+    let [(long, too_long), (many, too_many)] = scan.unreadable.try_into().expect("two");
+    assert_eq!((long.as_str(), many.as_str()), ("long.pbm.json", "many.pbm.json"));
+    assert!(too_long.contains("bytes") && too_many.contains("more values"), "{too_long} {too_many}");
+}
+
 #[tokio::test]
 async fn a_storage_that_fails_in_passing_is_told_and_one_that_refuses_is_noted() {
     let faulty = Faulty::new(Arc::new(fixture::load().await));
