@@ -38,8 +38,8 @@ pub struct ConfigArgs {
     file: Option<PathBuf>,
     /// Set a key; repeatable, or several separated by commas
     ///
-    /// In `a=1,b=2` a value that contains a comma stands in quotes, with its key: 'a=1,"b=2,3"'. An empty value takes the
-    /// setting back.
+    /// In `a=1,b=2` a value that contains a comma stands in quotes, with its key: 'a=1,"b=2,3"'. An empty value takes a
+    /// number or a codec back, as --unset does with every setting.
     #[arg(long, value_name = "KEY=VALUE", value_parser = Assignments::parse, conflicts_with_all = ["list", "force_resync"])]
     set: Vec<Assignments>,
     /// Take a setting back, so that its default holds; repeatable

@@ -28,7 +28,7 @@ pub struct Update {
 }
 
 /// Changes several keys, one after the other, and checks the result as a whole: all or none. A key without a value is taken
-/// back; so is one of another type than text whose value is empty.
+/// back; so is a number or a codec whose value is empty.
 ///
 /// Changes build on each other; if one is refused, `config` is left as it was. What is wrong in the stored document already
 /// stands against no change: it is corrected key by key.
@@ -97,10 +97,10 @@ fn writable<'a>(stored: &Document, path: &'a str) -> &'a str {
     broken.next().unwrap_or(path)
 }
 
+/// An empty value: of a text it is one, and of a switch most likely the slip of a script.
 fn takes_back(key: &str, text: &str) -> bool {
-    text.is_empty()
-        && schema::find(key).is_none_or(|found| found.kind != Kind::Text)
-        && schema::find_entry(key).is_none()
+    let kind = schema::find(key).map(|found| found.kind);
+    text.is_empty() && kind.is_some_and(|kind| !matches!(kind, Kind::Text | Kind::Bool))
 }
 
 fn one(doc: &mut Document, key: &str, text: &str) -> Result<Change, ConfigError> {
@@ -327,7 +327,7 @@ mod tests {
             let stored = to_document(&config).expect("a document");
             let changes = change(&mut config, [(key.path, None)]).unwrap_or_else(|e| panic!("{}: {e}", key.path));
             assert_eq!(update(&stored, &changes).unset, doc! { key.path: "" });
-            if key.kind != Kind::Text {
+            if !matches!(key.kind, Kind::Text | Kind::Bool) {
                 let emptied = set_one(&mut config, key.path, "").expect(key.path);
                 assert_eq!(emptied.set, None, "{}", key.path);
             }
