@@ -219,6 +219,13 @@ async fn slicing_begins_at_the_base_and_goes_on_during_backups() {
     let backups = rig.client.database("admin").collection::<Document>("pbmBackups");
     let base = backups.find_one(doc! { "name": base }).await.expect("read").expect("the base");
     assert_eq!(start, base.get_timestamp("last_write_ts").expect("its end"));
+
+    // The latest moment is now, whatever the span: what is not saved yet is saved first.
+    rig.set("pitr.oplogSpanMin=10");
+    rig.write(5).await;
+    rig.sandbox.pbm(&["restore", "--time", "latest", "--wait", "-y"]).ok();
+    let orders = rig.client.database("shop").collection::<Document>("orders");
+    assert_eq!(orders.count_documents(doc! { "n": 5 }).await.expect("count"), 1);
 }
 
 /// With a limit in seconds the tail is stored in small chunks, which are joined when their span is over.

@@ -15,6 +15,7 @@
 //! where the index of chunks ends.
 
 use super::{node::Node, sharing};
+use crate::backup::cut;
 use crate::control::HEARTBEAT;
 use crate::layout::format_ts;
 use crate::log::operation;
@@ -25,6 +26,7 @@ use crate::model::{
     config::{Config, PitrConf},
     lock::{Lock, LockHeader, STALE_SECS, is_stale},
     pitr::SlicerState,
+    serde_help::zero_ts,
     status::Status,
 };
 use crate::mongo::admin::explain;
@@ -266,6 +268,7 @@ async fn hold(
 
     let (settings_in, settings) = watch::channel(settings_of(&config, storage));
     let (progress, progress_out) = watch::channel(Progress { saved: at, error: String::new() });
+    let (flush, flush_out) = watch::channel(zero_ts());
     let quit = CancellationToken::new();
     let work = Slicing {
         control: node.control.clone(),
@@ -273,6 +276,7 @@ async fn hold(
         lock: lock.clone(),
         settings,
         progress,
+        flush: flush_out,
         quit: quit.clone(),
     };
     let guard = Guard {
@@ -281,6 +285,7 @@ async fn hold(
         candidates,
         config,
         settings: settings_in,
+        flush,
         progress: progress_out,
         quit,
         oldest: None,
@@ -341,6 +346,7 @@ struct Guard<'a> {
     candidates: Vec<String>,
     config: Config,
     settings: watch::Sender<Settings>,
+    flush: watch::Sender<Timestamp>,
     progress: watch::Receiver<Progress>,
     quit: CancellationToken,
     /// The oldest entry of the oplog when this slicer began.
@@ -385,6 +391,11 @@ impl Guard<'_> {
             if let Err(error) = self.follow_config().await {
                 tracing::warn!("{}", explain(&error));
             }
+            match tokio::time::timeout(TELL, self.pass_flush_on()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!("{}", explain(&error)),
+                Err(_) => tracing::warn!("the oplog can't be stored up to now: this replica set takes no write"),
+            }
             tokio::select! {
                 () = stop.cancelled(), if !self.quit.is_cancelled() => {}
                 () = tokio::time::sleep_until(due) => {}
@@ -420,6 +431,18 @@ impl Guard<'_> {
         self.warn(&state);
         node.control.pitr.report(&state, &self.candidates).await?;
         Ok(rank)
+    }
+
+    /// Somebody wants everything up to now to be stored. An idle replica set gets an entry first, because its oplog ends long
+    /// before.
+    async fn pass_flush_on(&self) -> Result<()> {
+        let node = self.node;
+        let Some(asked) = node.control.locks.asked_to_flush(self.lock).await? else { return Ok(()) };
+        if *self.flush.borrow() < asked {
+            cut::note(node.control.client(), &node.primary, &node.client, "stored up to here").await?;
+            self.flush.send_replace(asked);
+        }
+        Ok(())
     }
 
     /// Before it is too late: two thirds of the oplog's window have passed without a chunk.

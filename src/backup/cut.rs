@@ -51,7 +51,7 @@ pub(super) async fn publish(node: &Client, config: &Client) -> Result<()> {
 
 /// Step 2: `primary` writes a note that is newer than everything the config servers have heard of. Returns when `node`,
 /// and the majority of the replica set, have it.
-pub(super) async fn note(config: &Client, primary: &Client, node: &Client, text: &str) -> Result<()> {
+pub async fn note(config: &Client, primary: &Client, node: &Client, text: &str) -> Result<()> {
     let mut session = tell(config, primary).await?;
     let done = append(primary, &mut session, text).await;
     let done = done.context("write a note into the oplog of this replica set's primary")?;

@@ -1,6 +1,6 @@
 //! Backups of this node's replica set: picks the recipe, and sees to it that a failure is known and leaves nothing.
 
-mod cut;
+pub mod cut;
 mod logical;
 mod renames;
 mod resharding;

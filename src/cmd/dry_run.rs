@@ -116,6 +116,7 @@ pub(super) async fn run(cx: &Context, asked: &Question<'_>) -> Result<()> {
             point,
             sharded: cluster.sharded,
             ids: of.ids.clone(),
+            places: of.places.clone(),
         };
         match Steps::prepare(store.clone(), client.clone(), order).await {
             Ok(steps) => {

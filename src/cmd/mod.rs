@@ -21,6 +21,7 @@ mod dry_run;
 mod ending;
 mod error;
 mod export;
+mod flush;
 mod launch;
 mod list;
 mod logs;

@@ -6,7 +6,7 @@ use super::{
     dry_run::{self, Question},
     ending::Waiting,
     error::{CliError, Result},
-    moment as times,
+    flush, moment as times,
     output::Report,
     selection, storage, units,
     wait::{self, Goal},
@@ -51,8 +51,9 @@ pub struct Restore {
     ///
     /// 2026-03-01T10:20:30 is UTC; an offset (+02:00, Z) can follow. T,I is a cluster time in Unix seconds and increment,
     /// and the operation with exactly that time is the last one to be there. A time without an increment means T,0: the
-    /// state before the first operation of that second. Fractions of a second are cut. `latest` is the end of the saved
-    /// oplog, as far as all replica sets have it.
+    /// state before the first operation of that second. Fractions of a second are cut. `latest` is now, if the oplog is
+    /// being saved: what is not saved yet is saved first. Else it is the end of the saved oplog behind the newest backup, as
+    /// far as all replica sets have it, and the end of that backup where there is none.
     #[arg(long, value_name = "TIME", value_parser = parse_moment, allow_hyphen_values = true)]
     time: Option<Moment>,
     /// Begin with this backup in place of the newest one before that moment
@@ -188,7 +189,7 @@ impl Restore {
             selection::understood(cx, "--drop-extra").await?;
         }
         let map = self.replset_remapping.clone().unwrap_or_default();
-        let (name, target) = self.way(cx).await?;
+        let (name, target, said) = self.way(cx).await?;
         let (backup, sharded) = find(cx, &name, &map).await?;
         let wish = self.wish(&backup)?;
         if self.dry_run {
@@ -205,6 +206,8 @@ impl Restore {
                 (Some(from), Some(to)) => clone_plan(&backup, from, to, target),
                 _ => plan(&place, &backup, &wish, target).await,
             };
+            let said: String = said.iter().map(|line| format!("\n  attention:    {line}")).collect();
+            let plan = plan + &said;
             ask::confirm(cx.out, &plan, "Start the restore?", "nothing was restored").await?;
         }
 
@@ -226,23 +229,33 @@ impl Restore {
     }
 
     /// The backup to begin with, and the moment to go on to.
-    async fn way(&self, cx: &Context) -> Result<(String, Option<Timestamp>)> {
+    ///
+    /// The third is what the latest moment does not have although it is newer.
+    async fn way(&self, cx: &Context) -> Result<(String, Option<Timestamp>, Vec<String>)> {
         let Some(wish) = self.time else {
             let name = self.backup_name.clone().ok_or_else(|| {
                 CliError::usage("give the name of a backup, or a moment with --time")
                     .hint("`pbm list` shows the backups, and the ranges in which every moment can be restored")
             })?;
-            return Ok((name, None));
+            return Ok((name, None, Vec::new()));
         };
+        if wish == Moment::Latest && !self.dry_run {
+            flush::up_to_now(cx).await?;
+        }
         let (backups, chunks) = (cx.control.backups.readable().await?, cx.control.chunks.all().await?);
         if let Some(base) = self.base_snapshot.as_ref().filter(|base| !backups.iter().any(|it| it.name == **base)) {
             return Err(no_such(base));
         }
         let way = moment::find(&backups, &chunks, wish, self.base_snapshot.as_deref()).map_err(unreachable)?;
+        let mut said = Vec::new();
         if wish == Moment::Latest {
-            cx.out.note(&format!("The latest moment is {}", slices::moment(way.target)));
+            let itself = format!(", the end of backup {}: no saved oplog goes on from it", way.base.name);
+            let itself = if way.target.is_none() { itself } else { String::new() };
+            cx.out.note(&format!("The latest moment is {}{itself}", slices::moment(way.moment())));
+            said = way.leaves_behind(&backups, &chunks, &cx.control.restores.all().await?);
+            said.iter().for_each(|line| cx.out.note(&format!("Attention: {line}")));
         }
-        Ok((way.base.name.clone(), Some(way.target)))
+        Ok((way.base.name.clone(), way.target, said))
     }
 
     fn wish(&self, backup: &BackupMeta) -> Result<Wish> {

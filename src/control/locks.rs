@@ -10,7 +10,12 @@ use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc};
 use futures::TryStreamExt;
 use mongodb::{Collection, Database};
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
+
+/// Fields of a slicing lock, *added by us*: up to where somebody wants the oplog to be stored, and up to where it was because
+/// of that.
+const FLUSH: &str = "flush";
+const FLUSHED: &str = "flushed";
 
 /// Locks with heartbeats.
 #[derive(Debug, Clone)]
@@ -149,6 +154,40 @@ impl Locks {
             .with_context(|| format!("release the slicing lock of {}", mine.replset))?;
         self.bell.ring().await;
         Ok(())
+    }
+
+    /// Asks every slicer to store what it has up to `at`: a field of its lock, *added by us*.
+    pub async fn ask_to_flush(&self, at: Timestamp) -> Result<()> {
+        let later = doc! { "type": "pitr", FLUSH: { "$not": { "$gte": at } } };
+        let asked = self.slicing.update_many(later, doc! { "$set": { FLUSH: at } }).await;
+        if asked.context("ask the slicers to store what they have")?.modified_count > 0 {
+            self.bell.ring().await;
+        }
+        Ok(())
+    }
+
+    /// Up to where this slicer was asked to store.
+    pub async fn asked_to_flush(&self, mine: &LockHeader) -> Result<Option<Timestamp>> {
+        let lock = self.slicing.clone_with_type::<Document>().find_one(header_filter(mine)?).await;
+        let lock = lock.context("read admin.pbmLockOp")?;
+        Ok(lock.and_then(|lock| lock.get_timestamp(FLUSH).ok()))
+    }
+
+    /// Says that everything up to `at` is stored, as it was asked for.
+    pub async fn flushed(&self, mine: &LockHeader, at: Timestamp) -> Result<()> {
+        self.slicing
+            .update_one(header_filter(mine)?, doc! { "$set": { FLUSHED: at } })
+            .await
+            .with_context(|| format!("tell that the oplog of {} is stored", mine.replset))?;
+        self.bell.ring().await;
+        Ok(())
+    }
+
+    /// The replica sets whose slicers have stored everything up to `at`.
+    pub async fn flushed_since(&self, at: Timestamp) -> Result<HashSet<String>> {
+        let found = self.slicing.find(doc! { FLUSHED: { "$gte": at } }).await.context("read admin.pbmLockOp")?;
+        let found: Vec<Lock> = found.try_collect().await.context("read admin.pbmLockOp")?;
+        Ok(found.into_iter().map(|lock| lock.header.replset).collect())
     }
 
     /// The slicing lock of a replica set, stale or not.

@@ -80,6 +80,8 @@ pub struct Slicing {
     pub lock: LockHeader,
     pub settings: watch::Receiver<Settings>,
     pub progress: watch::Sender<Progress>,
+    /// Somebody wants everything up to here to be stored now.
+    pub flush: watch::Receiver<Timestamp>,
     /// Ends slicing, after a last chunk.
     pub quit: CancellationToken,
 }
@@ -91,6 +93,8 @@ enum Due {
     Tail,
     /// The span is over, or full.
     Span,
+    /// Somebody asked for it.
+    Flush,
     /// The last one.
     Quit,
 }
@@ -104,8 +108,10 @@ impl Slicing {
         let mut span = Span { next: begin, begun: Instant::now(), tail: Vec::new() };
         let mut due = Due::Tail;
         let mut pause = Duration::from_millis(500);
+        let mut answered = *self.flush.borrow();
         loop {
             let started = Instant::now();
+            let asked = *self.flush.borrow_and_update();
             let stored = match due {
                 Due::Quit => tokio::time::timeout(LAST, self.store(&mut span, due)).await.unwrap_or_else(|_| {
                     Err(anyhow::anyhow!("store the last chunk: it took longer than {} s", LAST.as_secs()))
@@ -118,6 +124,12 @@ impl Slicing {
                     pause = Duration::from_millis(500);
                     if due == Due::Quit {
                         return Ok(());
+                    }
+                    if !behind && asked > answered {
+                        match self.control.locks.flushed(&self.lock, asked).await {
+                            Ok(()) => answered = asked,
+                            Err(error) => tracing::warn!("{}", explain(&error)),
+                        }
                     }
                     // More than a span is waiting: no pause.
                     due = if behind { Due::Span } else { self.wait(&span, started).await };
@@ -184,6 +196,7 @@ impl Slicing {
             tokio::select! {
                 () = self.quit.cancelled() => return Due::Quit,
                 changed = self.settings.changed() => if changed.is_err() { return Due::Quit },
+                asked = self.flush.changed() => return if asked.is_ok() { Due::Flush } else { Due::Quit },
                 () = tokio::time::sleep_until(at.min(look)) => {}
             }
             if Instant::now() >= whole {
@@ -241,7 +254,7 @@ impl Slicing {
             if to != newest {
                 // Catching up: these chunks are large enough.
                 span.restart(to);
-            } else if due == Due::Tail && settings.max_loss.is_some() {
+            } else if due == Due::Flush || due == Due::Tail && settings.max_loss.is_some() {
                 span.tail.push(chunk_of(&self.lock.replset, from, to, settings.compression));
             }
         }

@@ -196,8 +196,8 @@ async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bo
         None => None,
     };
     let (load, quorum) = (options(&cx.config, restore), quorum(cx, restore).parse()?);
-    let (sharded, ids) = (cx.cluster.sharded, parts.of.ids.clone());
-    let order = Order { backup: parts.backup.clone(), rs, wish, load, quorum, point, sharded, ids };
+    let (sharded, ids, places) = (cx.cluster.sharded, parts.of.ids.clone(), parts.of.places.clone());
+    let order = Order { backup: parts.backup.clone(), rs, wish, load, quorum, point, sharded, ids, places };
     Steps::prepare(storage, cx.client.clone(), order).await
 }
 

@@ -9,8 +9,11 @@ use std::collections::BTreeMap;
 pub struct Participants {
     /// Replica set of the cluster → replica set of the backup.
     pub parts: BTreeMap<String, String>,
-    /// Shard id in the backup → in the cluster, where they differ.
+    /// Shard id in the backup → in the cluster, where they differ. A backup made before 2.0 does not tell its ids here; they
+    /// are then taken to be the names of the replica sets.
     pub ids: Ids,
+    /// Replica set of the backup → shard id in the cluster.
+    pub places: BTreeMap<String, String>,
 }
 
 /// Finds the participants, or says everything that stands against it. `map` is the operator's: backup → cluster.
@@ -24,7 +27,7 @@ pub fn participants(
 ) -> Result<Participants, Vec<String>> {
     let mut problems = Vec::new();
     let mut parts: BTreeMap<String, String> = BTreeMap::new();
-    let mut pairs = Vec::new();
+    let (mut pairs, mut places) = (Vec::new(), BTreeMap::new());
     let here = cluster.names().join(", ");
     for from in map.keys().filter(|from| !backup.replsets.iter().any(|part| part.name == **from)) {
         problems.push(format!("the mapping names '{from}', which the backup does not have"));
@@ -55,13 +58,14 @@ pub fn participants(
         }
         let id = backup.shard_remap.get(&part.name).unwrap_or(&part.name);
         pairs.push((id.clone(), member.id.clone()));
+        places.insert(part.name.clone(), member.id.clone());
     }
     // The leader publishes every step, so it must take part.
     let leads = |rs: &String| !cluster.sharded || cluster.members[rs].config;
     if problems.is_empty() && !parts.keys().any(leads) {
         problems.push("the backup has no part for the config servers of this cluster".to_owned());
     }
-    if problems.is_empty() { Ok(Participants { parts, ids: ids(pairs) }) } else { Err(problems) }
+    if problems.is_empty() { Ok(Participants { parts, ids: ids(pairs), places }) } else { Err(problems) }
 }
 
 #[cfg(test)]

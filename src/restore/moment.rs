@@ -10,9 +10,14 @@ use crate::layout::Generation;
 use crate::model::{
     backup::{BackupMeta, BackupReplset, BackupType},
     chunk::Chunk,
+    restore::RestoreMeta,
+    serde_help::zero_ts,
     status::Status,
 };
-use crate::pitr::timeline::{Line, timelines};
+use crate::pitr::{
+    begin::changed_from,
+    timeline::{Line, timelines},
+};
 use bson::Timestamp;
 use std::collections::BTreeMap;
 
@@ -21,7 +26,7 @@ use std::collections::BTreeMap;
 pub enum Moment {
     /// This time, itself included.
     At(Timestamp),
-    /// As late as the oplog of all replica sets goes.
+    /// The end of the newest backup, or as late as the oplog of all replica sets goes from there.
     Latest,
 }
 
@@ -29,7 +34,48 @@ pub enum Moment {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Way<'a> {
     pub base: &'a BackupMeta,
-    pub target: Timestamp,
+    /// `None`: the end of the backup itself, because no saved oplog goes on from it.
+    pub target: Option<Timestamp>,
+}
+
+impl Way<'_> {
+    /// The state of which moment it gives.
+    #[must_use]
+    pub fn moment(&self) -> Timestamp {
+        self.target.unwrap_or(self.base.last_write_ts)
+    }
+
+    /// Everything newer that this way does not lead to, in words: for whoever asked for the latest moment and thinks of now.
+    #[must_use]
+    pub fn leaves_behind(&self, backups: &[BackupMeta], chunks: &[Chunk], restores: &[RestoreMeta]) -> Vec<String> {
+        let reached = self.moment();
+        let mut all = Vec::new();
+        let newer = |it: &&BackupMeta| it.status == Status::Done && it.nss.is_empty() && it.last_write_ts > reached;
+        if let Some(newest) = backups.iter().filter(newer).max_by_key(|it| it.last_write_ts) {
+            all.push(format!(
+                "backup '{}' is newer: it ends at {}, and is restored by its name",
+                newest.name,
+                moment(newest.last_write_ts)
+            ));
+        }
+        let changed = restores.iter().filter_map(|it| Some((it, changed_from(it).filter(|at| *at >= reached)?)));
+        if let Some((restore, at)) = changed.max_by_key(|(_, at)| *at) {
+            all.push(format!(
+                "restore '{}' replaced the data at {}: the moment is of the time before it, and what was written after it is \
+                 not there",
+                restore.name,
+                moment(at)
+            ));
+        }
+        let far = Timestamp { time: u32::MAX, increment: u32::MAX };
+        for part in &self.base.replsets {
+            let (pieces, first) = pieces(self.base, part, chunks);
+            if let Err(gap @ Gap { next: Some(_), .. }) = chain(pieces, first, far) {
+                all.push(format!("{}; nothing after it can be reached from this backup", gap.explain(&part.name)));
+            }
+        }
+        all
+    }
 }
 
 /// Why a moment can't be reached, and what can be.
@@ -161,17 +207,14 @@ pub fn find<'a>(
     };
     bases.sort_by_key(|base| (end(base), base.start_ts));
     let way = match wish {
-        Moment::Latest => {
-            let reached = bases.iter().rev().map(|base| Way { base, target: reach(base, chunks) });
-            // A timeline is more than the backup that it begins with.
-            reached.into_iter().find(|way| way.target > end(way.base)).ok_or_else(|| Unreachable {
-                reason: "no saved oplog continues a backup, so there is no latest moment beyond the backups".to_owned(),
-                hints: vec![
-                    "`pbm list` shows backups, which can be restored by name, and the ranges that oplog covers"
-                        .to_owned(),
-                ],
-            })?
-        }
+        // Never from an older backup, however far its oplog goes: there is a gap or a restore between the two.
+        Moment::Latest => match bases.last() {
+            Some(base) => {
+                let reached = reach(base, chunks);
+                Way { base, target: Some(reached).filter(|reached| *reached > end(base)) }
+            }
+            None => return Err(Unreachable { reason: NO_BASE.to_owned(), hints: near(&bases, chunks, zero_ts()) }),
+        },
         Moment::At(target) => {
             let base = bases.iter().rev().find(|base| end(base) <= target).or(bases.first().filter(|_| name.is_some()));
             let Some(base) = base else {
@@ -182,30 +225,30 @@ pub fn find<'a>(
                         first.name,
                         moment(end(first))
                     ),
-                    None => {
-                        "there is no backup to begin with: a finished logical one, not selective, on the main storage"
-                            .to_owned()
-                    }
+                    None => NO_BASE.to_owned(),
                 };
                 return Err(Unreachable { reason, hints: near(&bases, chunks, target) });
             };
-            Way { base, target }
+            Way { base, target: Some(target) }
         }
     };
-    let obstacles = obstacles(way.base, chunks, way.target);
+    let Some(target) = way.target else { return Ok(way) };
+    let obstacles = obstacles(way.base, chunks, target);
     if obstacles.is_empty() {
         return Ok(way);
     }
     Err(Unreachable {
         reason: format!(
             "{} cannot be restored from backup '{}': {}",
-            moment(way.target),
+            moment(target),
             way.base.name,
             obstacles.join("; ")
         ),
-        hints: near(&bases, chunks, way.target),
+        hints: near(&bases, chunks, target),
     })
 }
+
+const NO_BASE: &str = "there is no backup to begin with: a finished logical one, not selective, on the main storage";
 
 /// The chunks that hold everything from `start` to `end` for each of `sources` (names of replica sets where the oplog comes
 /// from), in the order of replay; or everything that is missing.
@@ -345,7 +388,7 @@ mod tests {
         name: Option<&str>,
     ) -> Result<(String, u32), String> {
         match find(backups, chunks, wish, name) {
-            Ok(way) => Ok((way.base.name.clone(), way.target.time)),
+            Ok(way) => Ok((way.base.name.clone(), way.moment().time)),
             Err(error) => Err(format!("{error} | {}", error.hints.join(" | "))),
         }
     }
@@ -359,7 +402,8 @@ mod tests {
         assert_eq!(at(60, None), Ok(("b".into(), 60)), "the end of the backup itself");
         assert_eq!(at(59, None), Ok(("a".into(), 59)));
         assert_eq!(at(70, Some("a")), Ok(("a".into(), 70)));
-        assert_eq!(found(&backups, &chunks, Moment::Latest, None), Ok(("b".into(), 80)), "nothing continues c");
+        assert_eq!(found(&backups, &chunks, Moment::Latest, None), Ok(("c".into(), 95)), "nothing continues c");
+        assert_eq!(found(&backups[..2], &chunks, Moment::Latest, None), Ok(("b".into(), 80)));
         assert_eq!(found(&backups, &chunks, Moment::Latest, Some("a")), Ok(("a".into(), 80)));
     }
 
@@ -396,9 +440,28 @@ mod tests {
         refused(15, Some("a"), &["before the end of the backup 'a'"]);
         refused(60, Some("x"), &["no backup named x"]);
         assert!(found(&[], &chunks, Moment::At(ts(60)), None).expect_err("none").contains("no backup to begin with"));
-        assert!(
-            found(&backups[1..], &chunks, Moment::Latest, None).expect_err("none").contains("no saved oplog continues")
-        );
+        assert_eq!(find(&backups[1..], &chunks, Moment::Latest, None).expect("itself").target, None);
+        assert!(found(&[], &chunks, Moment::Latest, None).expect_err("none").contains("no backup to begin with"));
+    }
+
+    #[test]
+    fn what_the_latest_moment_leaves_behind_is_said() {
+        let backups = [backup("a", &[("a", 10, 20)]), backup("b", &[("a", 90, 95)])];
+        let restore = |json: serde_json::Value| serde_json::from_value::<RestoreMeta>(json).expect("a restore");
+        let restores = [restore(json!({ "name": "r", "backup": "a", "changed_from": ts(60) }))];
+        let whole = [chunk("a", 20, 40)];
+        let broken = [chunk("a", 20, 40), chunk("a", 50, 80)];
+        let said = |base: Option<&str>, chunks: &[Chunk], restores: &[RestoreMeta]| {
+            let way = find(&backups, chunks, Moment::Latest, base).expect("a way");
+            way.leaves_behind(&backups, chunks, restores)
+        };
+        assert_eq!(said(None, &whole, &restores), [""; 0], "the newest backup is after the restore");
+        let older = said(Some("a"), &broken, &restores);
+        assert_eq!(older.len(), 3, "{older:?}");
+        assert!(older[0].contains("backup 'b' is newer: it ends at 1970-01-01T00:01:35Z (95,1)"), "{older:?}");
+        assert!(older[1].contains("restore 'r' replaced the data at 1970-01-01T00:01:00Z (60,1)"), "{older:?}");
+        assert!(older[2].contains("has a gap from 1970-01-01T00:00:40Z (40,1)"), "{older:?}");
+        assert_eq!(said(Some("a"), &whole, &[]).len(), 1);
     }
 
     #[test]
@@ -447,6 +510,16 @@ mod tests {
         chunks.remove(0);
         let said = found(&backups, &chunks, Moment::At(ts(30)), None).expect_err("no chunks of a");
         assert!(said.contains("'a' ends at"), "{said}");
+    }
+
+    /// Before 2.0 every replica set's own oplog went on to the last write of the cluster.
+    #[test]
+    fn old_backups_of_shards_go_on_from_one_moment() {
+        let mut old = backup("b", &[("a", 10, 20), ("c", 10, 14)]);
+        (old.pbm_version, old.last_write_ts) = ("1.6.0".to_owned(), ts(20));
+        let chunks = [chunk("a", 20, 80), chunk("c", 20, 50)];
+        assert_eq!(found(&[old.clone()], &chunks, Moment::At(ts(50)), None), Ok(("b".into(), 50)));
+        assert_eq!(found(&[old], &chunks, Moment::Latest, None), Ok(("b".into(), 50)));
     }
 
     #[test]

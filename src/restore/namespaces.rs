@@ -142,6 +142,8 @@ fn in_admin(coll: &str) -> Fate {
 
 fn in_config(coll: &str, wish: &Wish) -> Fate {
     match coll {
+        // Not put back: it tells which replica set each shard id of the backup belongs to.
+        "shards" if wish.config_server => Fate::Routing,
         "version" | "shards" => Fate::Leave("describes the cluster that made the backup"),
         "databases" | "collections" | "chunks" if wish.config_server => Fate::Routing,
         "tags" if wish.config_server && !wish.selection.is_everything() => Fate::Routing,

@@ -805,6 +805,11 @@ mod tests {
         assert_eq!((users.object.as_str(), users.compression), ("admin.pbmRUsers", Compression::None));
         // Other replica sets of the backup may have ended later than this one.
         assert_eq!((plan.oplog[0].from, plan.oplog[0].to, plan.end), (ts(10), ts(15), ts(20)));
+        assert_eq!(plan.oplog[0].holds, Some(ts(15)), "the last one of its own");
+        // So that is where the chunks begin, on all of them.
+        world.point = Some(PointInTime { target: ts(30), chunks: vec![chunk(20, 40)] });
+        assert_eq!(world.plan().expect("a plan").oplog.len(), 2);
+        world.point = None;
         world.objects.pop();
         world.refused("b_rs0.oplog.s2");
     }

@@ -14,7 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
 use futures::TryStreamExt as _;
 use mongodb::{Client, Database};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 pub use crate::oplog::shard_ids::Ids;
 
@@ -33,6 +33,8 @@ pub struct RoutingSource {
     pub chunks: Option<StoredDocuments>,
     /// Zones; only of a selection, a full restore has them as a collection.
     pub tags: Option<StoredDocuments>,
+    /// Not put back: which replica set each shard id belongs to.
+    pub shards: Option<StoredDocuments>,
 }
 
 impl RoutingSource {
@@ -43,6 +45,7 @@ impl RoutingSource {
             "collections" => Some(&mut self.collections),
             "chunks" => Some(&mut self.chunks),
             "tags" => Some(&mut self.tags),
+            "shards" => Some(&mut self.shards),
             _ => None,
         }
     }
@@ -109,6 +112,48 @@ pub async fn named(storage: &dyn Storage, source: &RoutingSource) -> Result<BTre
         }
     }
     Ok(names)
+}
+
+/// The shard ids of the backup, each with the replica set that it belongs to. A backup made before 2.0 tells them nowhere
+/// else.
+pub async fn shard_ids(storage: &dyn Storage, source: &RoutingSource) -> Result<BTreeMap<String, String>> {
+    let mut known = BTreeMap::new();
+    let Some(data) = &source.shards else { return Ok(known) };
+    let mut reading = data.open(storage).await?;
+    while let Some(document) = reading.next_document().await? {
+        let (id, host) = (document.get_str("_id"), document.get_str("host"));
+        let id = id.context("read the id of a shard")?;
+        if let Some((rs, _)) = host.context("read the hosts of a shard")?.split_once('/') {
+            known.insert(id.to_owned(), rs.to_owned());
+        }
+    }
+    Ok(known)
+}
+
+/// Shard ids that the backup's routing would name although the cluster has no such shard, each with what it is named for.
+pub async fn strangers(
+    storage: &dyn Storage,
+    source: &RoutingSource,
+    ids: &Ids,
+    shards: &BTreeSet<&str>,
+) -> Result<Vec<String>> {
+    let mut found = BTreeMap::new();
+    for (data, field, what) in [
+        (&source.databases, "primary", "the primary shard of a database"),
+        (&source.chunks, "shard", "the shard of a chunk"),
+    ] {
+        let Some(data) = data else { continue };
+        let mut reading = data.open(storage).await?;
+        while let Some(document) = reading.next_document().await? {
+            let Ok(id) = document.get_str(field) else { continue };
+            if !shards.contains(ids.get(id).map_or(id, String::as_str)) {
+                found.insert(id.to_owned(), what);
+            }
+        }
+    }
+    let words =
+        |(id, what)| format!("{what} is '{id}' in the backup, and no shard of the cluster has the place of that one");
+    Ok(found.into_iter().map(words).collect())
 }
 
 /// What of the target's tables stays: the routing of databases that the restore has nothing to do with.
@@ -273,6 +318,43 @@ pub fn ids(pairs: impl IntoIterator<Item = (String, String)>) -> Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Documents as an archive's set-aside collections are.
+    async fn table(
+        store: &crate::storage::memory::Memory,
+        name: &str,
+        documents: &[Document],
+    ) -> Option<StoredDocuments> {
+        let bytes: Vec<u8> = documents.iter().flat_map(|it| it.to_vec().expect("a document")).collect();
+        let mut crc = crate::archive::crc::Crc64::new();
+        crc.update(&bytes);
+        let (size, crc) = (bytes.len() as u64, crc.value());
+        crate::storage::write_all(store, name, bytes).await.expect("memory takes everything");
+        let compression = crate::model::compression::Compression::None;
+        Some(StoredDocuments { object: name.to_owned(), compression, size, crc })
+    }
+
+    #[tokio::test]
+    async fn shard_ids_are_told_by_the_table_of_shards() {
+        let store = crate::storage::memory::Memory::new();
+        let shards = [doc! { "_id": "one", "host": "rs1/h:1,h:2" }, doc! { "_id": "shardB", "host": "rs2/h:3" }];
+        let source = RoutingSource {
+            shards: table(&store, "shards", &shards).await,
+            databases: table(&store, "databases", &[doc! { "_id": "shop", "primary": "shardB" }]).await,
+            chunks: table(&store, "chunks", &[doc! { "_id": 1, "shard": "one" }, doc! { "_id": 2, "shard": "shardB" }])
+                .await,
+            ..RoutingSource::default()
+        };
+        let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+        let known = shard_ids(&store, &source).await.expect("read");
+        assert_eq!(known, BTreeMap::from([pair("one", "rs1"), pair("shardB", "rs2")]));
+        let here = BTreeSet::from(["a", "b", "config"]);
+        let both = Ids::from([pair("one", "a"), pair("shardB", "b")]);
+        assert_eq!(strangers(&store, &source, &both, &here).await.expect("read"), [""; 0]);
+        let half = Ids::from([pair("one", "a")]);
+        let said = strangers(&store, &source, &half, &here).await.expect("read");
+        assert!(said.len() == 1 && said[0].contains("'shardB'"), "{said:?}");
+    }
 
     #[test]
     fn only_ids_that_differ_are_translated() {

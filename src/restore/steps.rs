@@ -54,7 +54,7 @@ use bson::RawDocumentBuf;
 use futures::{Stream, StreamExt as _, stream::BoxStream};
 use mongodb::Client;
 use std::{
-    collections::{BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
     pin::pin,
     sync::Arc,
@@ -76,6 +76,8 @@ pub struct Order {
     pub sharded: bool,
     /// Shard ids that differ.
     pub ids: Ids,
+    /// Replica set of the backup → shard id in the cluster.
+    pub places: BTreeMap<String, String>,
 }
 
 /// A restore that is under way. The steps are methods, to be called in their order.
@@ -134,7 +136,7 @@ impl Steps {
         storage: Arc<dyn Storage>,
         aside: Arc<dyn Storage>,
         client: Client,
-        order: Order,
+        mut order: Order,
         (namespaces, remains): (&[NamespaceMeta], &[NamespaceMeta]),
         objects: &[ObjectInfo],
         archive: Option<Packed>,
@@ -154,6 +156,22 @@ impl Steps {
             sharded: order.sharded,
         };
         let mut plan = decide(&facts)?;
+        let mut ids = order.ids.clone();
+        if order.sharded && order.wish.config_server {
+            for (id, rs) in router::shard_ids(aside.as_ref(), &plan.routing).await? {
+                match order.places.get(&rs) {
+                    Some(place) if *place != id => drop(ids.insert(id, place.clone())),
+                    _ => drop(ids.remove(&id)),
+                }
+            }
+            if order.wish.selection.is_everything() {
+                let shards = order.places.values().map(String::as_str).collect();
+                let reasons = router::strangers(aside.as_ref(), &plan.routing, &ids, &shards).await?;
+                if !reasons.is_empty() {
+                    return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
+                }
+            }
+        }
         let followed = follow(storage.as_ref(), &plan, &order.wish).await?;
         if !order.wish.selection.is_everything() {
             facts.followed = Some(&followed);
@@ -167,12 +185,13 @@ impl Steps {
                 let reasons = vec![format!("it holds nothing of {selection}")];
                 return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
             }
-            let kept = part::kept(aside.as_ref(), &client, &plan.routing, &order.ids, selection, &followed);
+            let kept = part::kept(aside.as_ref(), &client, &plan.routing, &ids, selection, &followed);
             let kept = Box::pin(kept).await?;
             routing.kept = kept.map_err(|reasons| Refusal { backup: order.backup.name.clone(), reasons })?;
         }
         let catalog = Catalog::new(i32::try_from(target.server.major).context("read the server's version")?);
         let progress = Arc::default();
+        order.ids = ids;
         Ok(Self { storage, aside, archive, client, order, plan, catalog, progress, sessions: None, followed, routing })
     }
 

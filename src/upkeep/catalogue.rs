@@ -9,7 +9,7 @@ use super::verify::{self, Problem, What};
 use crate::{
     archive::backup_json,
     control::ChunkTable,
-    layout::{self, ChunkName},
+    layout::{self, ChunkName, Generation},
     model::{backup::BackupMeta, chunk::Chunk, config::StorageConf, status::Status},
     storage::{self, Storage},
 };
@@ -133,6 +133,9 @@ async fn read_backup(store: &dyn Storage, file: &str, current: &StorageConf) -> 
         Ok(meta) if meta.name.is_empty() => Ok(Err("it does not say the name of its backup".to_owned())),
         Ok(mut meta) => {
             meta.store = current.clone();
+            if meta.size == 0 && Generation::of(&meta.pbm_version) == Generation::Archive {
+                meta.size = size_of_archives(store, &meta).await?;
+            }
             let problems = match verify::backup_files_briefly(store, &meta).await {
                 Ok(problems) => problems,
                 Err(error) if error.downcast_ref().is_some_and(storage::Error::is_retryable) => return Err(error),
@@ -142,6 +145,20 @@ async fn read_backup(store: &dyn Storage, file: &str, current: &StorageConf) -> 
             Ok(Ok(Found { object: file.to_owned(), meta, problems }))
         }
     }
+}
+
+/// Before 2.0 a backup did not say how large it is.
+async fn size_of_archives(store: &dyn Storage, meta: &BackupMeta) -> Result<i64> {
+    let mut size = 0_i64;
+    for name in meta.replsets.iter().flat_map(|rs| [&rs.dump_name, &rs.oplog_name]) {
+        match store.stat(name).await {
+            Ok(info) => size = size.saturating_add(i64::try_from(info.size).unwrap_or(i64::MAX)),
+            Err(error) if error.is_retryable() => return Err(error.into()),
+            // The check of the files says it.
+            Err(_) => {}
+        }
+    }
+    Ok(size)
 }
 
 /// All PITR chunks, by replica set and time. What is empty or has another kind of name is left out, and so is what lies

@@ -52,8 +52,16 @@ async fn beside_the_metadata(store: &dyn Storage, name: &str) -> Result<Vec<Stri
         bytes => bytes?,
     };
     let Ok(meta) = backup_json::read(&bytes) else { return Ok(Vec::new()) };
-    let own = |object: &String| object.starts_with(name) && !object.contains('/') && check_name(object).is_ok();
-    Ok(meta.replsets.into_iter().flat_map(|rs| [rs.dump_name, rs.oplog_name]).filter(own).collect())
+    // Whatever a metadata file says: nothing of another backup is taken, and no metadata file.
+    let own = |object: &String| {
+        object.contains(name)
+            && !object.contains('/')
+            && !object.ends_with(layout::BACKUP_META_SUFFIX)
+            && check_name(object).is_ok()
+    };
+    let named = meta.replsets.into_iter().flat_map(|rs| [rs.dump_name, rs.oplog_name]);
+    let plain = |object: String| object.trim_start_matches("./").trim_start_matches('/').to_owned();
+    Ok(named.map(plain).filter(own).collect())
 }
 
 /// Deletes objects by name, several at once, in no order: for PITR chunks.
@@ -127,14 +135,18 @@ mod tests {
 
     #[tokio::test]
     async fn the_archive_of_an_old_backup_goes_too() {
-        let store = Memory::new();
-        let meta =
-            r#"{"name": "b", "replsets": [{"name": "rs0", "backup_name": "b_rs0.dump.gz", "oplog_name": "other"}]}"#;
-        for (name, content) in [("b.pbm.json", meta), ("b_rs0.dump.gz", "x"), ("other", "x"), ("bb_rs0.dump.gz", "x")] {
-            write_all(&store, name, content).await.expect("put");
+        let (store, name) = (Memory::new(), "2022-02-07T14:05:59Z");
+        let old = |rest: &str| rest.replace('B', name);
+        let meta = old(
+            r#"{"name": "B", "replsets": [{"name": "rs.0", "backup_name": "B_rs.0.dump.gz", "oplog_name": "./.B_rs.0.oplog.gz"},
+                {"name": "rs1", "backup_name": "other", "oplog_name": "otherB.pbm.json"}]}"#,
+        );
+        for object in ["B_rs.0.dump.gz", ".B_rs.0.oplog.gz", "other", "otherB.pbm.json"] {
+            write_all(&store, &old(object), "x").await.expect("put");
         }
-        backup(&store, "b").await.expect("delete");
-        assert_eq!(store.names(), ["bb_rs0.dump.gz", "other"]);
+        write_all(&store, &old("B.pbm.json"), meta).await.expect("put");
+        backup(&store, name).await.expect("delete");
+        assert_eq!(store.names(), ["other".to_owned(), old("otherB.pbm.json")]);
     }
 
     #[tokio::test]

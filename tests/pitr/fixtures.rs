@@ -5,6 +5,8 @@ use crate::support::cluster::Options;
 use crate::support::programs::Sandbox;
 use crate::support::sharded::{ShardedCluster, ShardedSandbox, TWO_SHARDS};
 use crate::support::state;
+use futures::TryStreamExt;
+use mongodb::bson::{Document, doc};
 use serde_json::Value;
 use std::fs;
 
@@ -61,4 +63,20 @@ async fn a_sharded_cluster() {
     sandbox.pbm(&["restore", "--time", time, "--wait", "-y"]).ok();
     let truth = &expected["source_at_target"];
     assert_cluster(&sandbox.set, "cfgrs", TWO_SHARDS, truth, &expected["restored"]).await;
+
+    // Of an idle cluster: the first chunks begin at the cluster's last write, where other replica sets have no entry.
+    copy(&fixtures().join("sharded-idle/store"), &sandbox.store());
+    sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
+    let names = ["--replset-remapping", "cfgrs=cfg"];
+    sandbox.pbm(&[&["restore", "--time", "1796078047,3", "--wait", "-y"][..], &names].concat()).ok();
+    for (shard, db, wanted) in [("rs1", "a", vec![1, 2, 3]), ("shardB", "b", vec![1])] {
+        let client = sandbox.set.shard(shard).set.client().await;
+        let found = client.database(db).collection::<Document>("x").find(doc! {}).sort(doc! { "_id": 1 }).await;
+        let found: Vec<Document> = found.expect("find").try_collect().await.expect("find");
+        let ids: Vec<i64> = found
+            .iter()
+            .map(|it| it.get_i32("_id").map(i64::from).or_else(|_| it.get_i64("_id")).expect("a number"))
+            .collect();
+        assert_eq!(ids, wanted, "{db}.x");
+    }
 }

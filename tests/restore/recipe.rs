@@ -32,6 +32,7 @@ async fn prepare(server: &Server, store: &Store, backup: &BackupMeta) -> anyhow:
         point: None,
         sharded: false,
         ids: BTreeMap::new(),
+        places: BTreeMap::new(),
     };
     Steps::prepare(store.storage.clone(), server.client.clone(), order).await
 }

@@ -95,6 +95,30 @@ async fn checksums_are_compared() {
     assert!(matches!(&*found, [one] if one.contains("metadata.json' is damaged")), "{found:?}");
 }
 
+/// What was written is noted, so an object that was cut since shows without being read.
+#[tokio::test]
+async fn sizes_that_were_written_are_compared() {
+    let store = fixture::load().await;
+    let (name, folder) = (at(SELECTIVE, "rs0/metadata.json"), at(SELECTIVE, "rs0/"));
+    let mut described = described::read(&store, &name).await.expect("read");
+    for object in store.names().iter().filter(|object| object.starts_with(&folder) && **object != name) {
+        let stored = i64::try_from(store.stat(object).await.expect("stat").size).expect("a small one");
+        described.written.push(Written { name: object[folder.len()..].to_owned(), stored, content: None });
+    }
+    assert!(described.written.len() > 3);
+    write_all(&store, &name, crate::archive::meta::write_metadata_json(&described)).await.expect("put");
+    assert_eq!(problems(&store, SELECTIVE, Depth::Files).await, [""; 0]);
+    for written in described.written.iter().filter(|written| written.name != "meta.pbm") {
+        let object = format!("{folder}{}", written.name);
+        let whole = read_all(&store, &object, 1 << 30).await.expect("read");
+        write_all(&store, &object, whole.slice(..whole.len() / 2)).await.expect("put");
+        let found = problems(&store, SELECTIVE, Depth::Files).await;
+        let words = format!("'{object}' is damaged: it has {} bytes in place of the {}", whole.len() / 2, whole.len());
+        assert!(matches!(&*found, [one] if one.starts_with(&words)), "{found:?}");
+        write_all(&store, &object, whole).await.expect("put");
+    }
+}
+
 #[tokio::test]
 async fn other_types_and_versions() {
     let store = Memory::new();
