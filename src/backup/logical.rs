@@ -27,7 +27,7 @@ use crate::topo::cluster;
 use crate::upkeep::verify;
 use anyhow::{Context, Result, bail};
 use bson::{Timestamp, doc};
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 /// Bytes of documents and oplog entries on their way.
 const IN_FLIGHT: usize = 16 * 1024 * 1024;
@@ -232,7 +232,30 @@ async fn describe(cx: &Cx, layout: &ReplsetLayout, dumped: &Dumped, slices: Vec<
     meta::check_size(text.len())?;
     let own = storage::write_all(cx.storage.as_ref(), &layout.metadata(), text).await?;
     storage::check_stored(cx.storage.as_ref(), &layout.metadata(), own).await?;
+    if cx.storage.promises().keeps {
+        still_there(cx, layout, &archive.written).await?;
+    }
     Ok(size)
+}
+
+/// Somebody may have changed objects while others were written.
+async fn still_there(cx: &Cx, layout: &ReplsetLayout, written: &[Written]) -> Result<()> {
+    let folder = format!("{}/{}", cx.name, cx.rs);
+    let names = written.iter().map(|it| layout.object(&it.name));
+    let there = storage::list_with(cx.storage.as_ref(), &folder, names).await;
+    let there = there.context("look whether the backup's objects are as they were written")?;
+    let sizes: HashMap<&str, u64> = there.iter().map(|info| (info.name.as_str(), info.size)).collect();
+    for it in written {
+        let name = layout.object(&it.name);
+        let what = match sizes.get(name.as_str()) {
+            Some(size) if u64::try_from(it.stored) == Ok(*size) => continue,
+            Some(0) => "is empty".to_owned(),
+            Some(size) => format!("has {size} bytes in place of the {} that were written", it.stored),
+            None => "is missing".to_owned(),
+        };
+        bail!("the backup's files are not complete: '{name}' {what}");
+    }
+    Ok(())
 }
 
 /// The leader's last step: the consistency point, a look at every file, and the metadata file. It comes last, so that

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 /// What the two times of an object's name are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ends {
-    /// Those of its first and of its last entry: a slice of a backup.
+    /// Those of its first and of its last entry: a slice of a backup, or a chunk of ours.
     Entries,
     /// A range that holds its entries. There need not be an entry at the beginning.
     Range,
@@ -47,10 +47,12 @@ impl OplogObject {
 
 impl From<&Chunk> for OplogObject {
     fn from(chunk: &Chunk) -> Self {
+        // Only we note this, and our chunks begin with an entry.
+        let ends = if chunk.stored.is_some() { Ends::Entries } else { Ends::Range };
         Self {
             size: u64::try_from(chunk.size).unwrap_or_default(),
             stored: chunk.stored.and_then(|stored| u64::try_from(stored).ok()),
-            ..Self::new(chunk.fname.clone(), chunk.compression, (chunk.start_ts, chunk.end_ts), Ends::Range)
+            ..Self::new(chunk.fname.clone(), chunk.compression, (chunk.start_ts, chunk.end_ts), ends)
         }
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! # What shows that an object lost its head or its tail
 //!
-//! The slices of a backup begin and end with entries, which their names tell ([`Ends::Entries`]). A chunk's name is a range:
+//! The slices of a backup begin and end with entries, which their names tell ([`Ends::Entries`]), and so do chunks of ours, as
+//! far as the index knows them for such. The name of another chunk is a range:
 //! the first chunk that the original makes after a backup begins, on every replica set, at the *cluster's* last write, at
 //! which most replica sets have no entry. What a chunk must hold is then told by others:
 //!

@@ -29,7 +29,7 @@ use crate::{
         described,
         meta::{NamespaceKind, NamespaceMeta, Written},
     },
-    layout::{BUCKETS, Generation, ReplsetLayout},
+    layout::{BUCKETS, Generation, PITR, ReplsetLayout},
     model::{backup::BackupMeta, selection::Selection},
     oplog::{
         apply::{Flow, ReplayOptions, Replayed, Replayer, Settled},
@@ -244,7 +244,7 @@ impl Steps {
         let checked = until(cancel, async { Ok(sound::check(&self.storage, oplog, self.plan.end).await) }).await?;
         checked.map_err(|unsound| {
             // Without one of its own slices the backup leads nowhere.
-            let own = self.plan.oplog.get(unsound.at).is_some_and(|object| object.ends != Ends::Range);
+            let own = self.plan.oplog.get(unsound.at).is_some_and(|object| !object.name.starts_with(PITR));
             if own || self.order.point.is_none() {
                 return anyhow::anyhow!(
                     "{}; nothing was changed; restore another backup, or the saved oplog from an earlier one \
