@@ -58,17 +58,25 @@ async fn a_damaged_object_fails_the_restore_and_the_mended_one_restores() {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0x10;
     };
-    let cases: [(&str, Option<Damage>); 8] = [
-        ("shop.orders", Some(cut)),
-        ("shop.orders", Some(flip)),
-        ("shop.orders", None),
-        ("metadata.json", Some(cut)),
-        ("metadata.json", None),
-        ("/oplog/", Some(cut)),
-        ("/oplog/", Some(flip)),
-        ("/oplog/", None),
+    // One bit of a key: what stands under it would not be restored.
+    let key: Damage = |bytes| {
+        let at = bytes.windows(7).position(|it| it == b"indexes").expect("a key");
+        bytes[at + 3] = b'p';
+    };
+    // The third: whether it is found before anything is dropped. Only the documents are not read before.
+    let cases: [(&str, Option<Damage>, bool); 10] = [
+        ("shop.orders", Some(cut), true),
+        ("shop.orders", Some(flip), false),
+        ("shop.orders", None, true),
+        ("metadata.json", Some(cut), true),
+        ("metadata.json", None, true),
+        ("metadata.json", Some(key), true),
+        ("meta.pbm", Some(cut), true),
+        ("/oplog/", Some(cut), true),
+        ("/oplog/", Some(flip), true),
+        ("/oplog/", None, true),
     ];
-    for (part, damage) in cases {
+    for (part, damage, early) in cases {
         let file = find(part);
         let whole = fs::read(&file).expect("read the object");
         match damage {
@@ -89,8 +97,7 @@ async fn a_damaged_object_fails_the_restore_and_the_mended_one_restores() {
         let end = rig.settles("pbmRestores", &restore, since).await;
         assert_eq!(end.status, "error", "{what}");
         assert!(end.error.contains(part.trim_matches('/')), "{what}: the reason names no object: {}", end.error);
-        if damage.is_none() {
-            // What a listing shows is found before anything is dropped.
+        if early {
             let now = state::read(&rig.client).await;
             assert_eq!(state::differences(&untouched, &now), Vec::<String>::new(), "{what}: data was touched");
         }
@@ -98,6 +105,25 @@ async fn a_damaged_object_fails_the_restore_and_the_mended_one_restores() {
     }
     rig.pbm(&["restore", &name, "--wait", "-y"]).ok();
     assert_eq!(state::differences(&before, &state::read(&rig.client).await), Vec::<String>::new());
+
+    // Cut while the backup is made, after it was written.
+    let dumping = Hold::reading(&rig, "shop.orders").await;
+    let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
+    dumping.entered().await;
+    dumping.release().await;
+    let hold = Hold::reading(&rig, "local.oplog.rs").await;
+    hold.entered().await;
+    let name = rig.reaches("pbmBackups", "dumpDone").await;
+    let object = files(&root.join(&name)).into_iter().find(|file| file.display().to_string().contains("shop.orders"));
+    let object = object.expect("an object");
+    let whole = fs::read(&object).expect("read the object");
+    fs::write(&object, &whole[..100]).expect("cut the object");
+    let since = Instant::now();
+    hold.release().await;
+    rig.ended(child, since, SETTLED).await.failed();
+    let end = rig.settles("pbmBackups", &name, since).await;
+    assert_eq!(end.status, "error");
+    assert!(end.error.contains("shop.orders") && end.error.contains("100 bytes in place of"), "{}", end.error);
     rig.next_backup_works();
 }
 

@@ -267,7 +267,9 @@ fn find_oplog(
     }
     let info = objects.iter().find(|info| info.name == part.oplog_name && info.size > 0);
     let info = info.with_context(|| format!("oplog '{}' does not exist or is empty", part.oplog_name))?;
-    let range = (first, last.max(part.last_write_ts));
+    // It goes on to the last write of the cluster, but only its own last write is an entry of it.
+    let ends = if part.last_write_ts.time > 0 { last.min(part.last_write_ts) } else { last };
+    let range = (first, ends);
     let object = OplogObject {
         size: info.size,
         ..OplogObject::new(info.name.clone(), backup.compression, range, Ends::Unnamed)

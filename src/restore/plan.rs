@@ -795,7 +795,7 @@ mod tests {
         world.backup.pbm_version = "1.6.0".to_owned();
         world.backup.replsets[0].dump_name = "b_rs0.dump.s2".to_owned();
         world.backup.replsets[0].oplog_name = "b_rs0.oplog.s2".to_owned();
-        world.backup.replsets[0].last_write_ts = ts(20);
+        world.backup.replsets[0].last_write_ts = ts(15);
         world.objects = vec![whole("b_rs0.dump.s2"), whole("b_rs0.oplog.s2")];
         world.archive = Some(Packed { object: "b_rs0.dump.s2".to_owned(), compression: Compression::S2 });
         let plan = world.plan().expect("a plan");
@@ -803,8 +803,8 @@ mod tests {
         assert_eq!((data.object.as_str(), data.size), ("b_rs0.dump.s2", 100));
         let users = plan.users.users.expect("users");
         assert_eq!((users.object.as_str(), users.compression), ("admin.pbmRUsers", Compression::None));
-        // Other replica sets of the backup may have ended later than this one.
-        assert_eq!((plan.oplog[0].from, plan.oplog[0].to, plan.end), (ts(10), ts(15), ts(20)));
+        // Other replica sets of the backup may have ended later than this one, and its object goes on as far.
+        assert_eq!((plan.oplog[0].from, plan.oplog[0].to, plan.end), (ts(10), ts(20), ts(20)));
         assert_eq!(plan.oplog[0].holds, Some(ts(15)), "the last one of its own");
         // So that is where the chunks begin, on all of them.
         world.point = Some(PointInTime { target: ts(30), chunks: vec![chunk(20, 40)] });
