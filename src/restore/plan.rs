@@ -202,7 +202,7 @@ pub fn restorable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupRepl
     }
 }
 
-/// What of the ends in the backup's metadata can't be true: every replica set's slices go to the end of its own part, and
+/// What of the ends in the backup's metadata can't be true: no slice of a replica set begins behind the end of its own part, and
 /// the backup's end is that of the part that ended first. Up to another moment the data would not be that of any moment.
 fn contradiction(backup: &BackupMeta, part: &BackupReplset, slices: &[OplogObject]) -> Option<String> {
     let ends: Vec<Timestamp> = backup.replsets.iter().map(|part| part.last_write_ts).collect();
@@ -214,10 +214,10 @@ fn contradiction(backup: &BackupMeta, part: &BackupReplset, slices: &[OplogObjec
             time(earliest)
         ));
     }
-    let reached = slices.iter().map(|slice| slice.to).max()?;
+    let reached = slices.iter().map(|slice| slice.from).max()?;
     (part.last_write_ts.time > 0 && reached > part.last_write_ts).then(|| {
         format!(
-            "its metadata contradicts its files: replica set '{}' ends at {}, but its oplog goes on to {}",
+            "its metadata contradicts its files: replica set '{}' ends at {}, but its oplog goes on from {}",
             part.name,
             time(part.last_write_ts),
             time(reached)
@@ -766,6 +766,7 @@ mod tests {
         world.backup.last_write_ts = ts(15);
         world.refused("contradicts itself");
         world.backup.replsets[0].last_write_ts = ts(15);
+        world.objects.push(object(&format!("oplog/{}.{}.s2", format_ts(ts(20)), format_ts(ts(30))), 5));
         world.refused("contradicts its files: replica set 'rs0' ends at");
         let mut world = World::new(vec![], vec![]);
         let other = BackupReplset { name: "rs1".to_owned(), last_write_ts: ts(19), ..world.backup.replsets[0].clone() };
