@@ -127,6 +127,7 @@ async fn describe(node: &Node, server: &mut String) -> AgentStat {
     let mut stat = AgentStat {
         v: PBM_VERSION.into(),
         own: env!("CARGO_PKG_VERSION").into(),
+        rules: AgentStat::RULES,
         nodes: SubsysStatus::usable(),
         ..AgentStat::unknown(&node.rs, &node.me)
     };

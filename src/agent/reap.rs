@@ -1,16 +1,20 @@
-//! Finds operations whose agents are lost, and removes what failed backups left on the storage.
+//! Finds operations whose agents are lost, and removes what failed backups and earlier releases left.
 
 use super::node::Node;
 use crate::control::{Control, HEARTBEAT};
-use crate::model::lock::Lock;
+use crate::model::lock::{Lock, is_stale};
 use crate::mongo::admin::explain;
 use crate::upkeep::{balancer, delete, pause, reap};
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// A lock of this very node that nobody refreshes for this long after our start was left by an earlier life of ours.
 const OWN_SILENCE: Duration = Duration::from_secs(7);
+
+/// How often it is asked whether the bell of earlier releases can go.
+const OLD_BELL: Duration = Duration::from_secs(60);
 
 /// Runs until `stop`. Only agents of the leader replica set do this.
 pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
@@ -18,7 +22,15 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
         if let Err(error) = end_own(&node).await {
             tracing::warn!("look for operations that an earlier run of this agent left: {}", explain(&error));
         }
+        // Agents that started before this one have told their release by then.
+        let mut bell_due = Instant::now() + HEARTBEAT * 2;
         loop {
+            if node.in_leader_rs && Instant::now() >= bell_due {
+                bell_due = Instant::now() + OLD_BELL;
+                if let Err(error) = drop_old_bell(&node).await {
+                    tracing::debug!("{}", explain(&error));
+                }
+            }
             if node.in_leader_rs {
                 let done = async {
                     if !is_needed(&node.control).await? {
@@ -42,6 +54,21 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
         () = stop.cancelled() => {}
         () = work => {}
     }
+}
+
+/// Drops the bell of earlier releases when no agent of such a release lives. One that comes later makes it again.
+async fn drop_old_bell(node: &Node) -> Result<()> {
+    if !node.hello().await?.is_primary() || !node.control.has_old_bell().await? {
+        return Ok(());
+    }
+    let now = node.control.cluster_time().await?;
+    let agents = node.control.agents.all().await?;
+    if agents.iter().any(|agent| !is_stale(agent.hb, now) && !agent.is_original() && !agent.names_slicers()) {
+        return Ok(());
+    }
+    node.control.drop_old_bell().await?;
+    tracing::info!("dropped admin.pbmBell, which only earlier releases used");
+    Ok(())
 }
 
 /// Mostly nothing is under way: three questions then, and nobody is woken.

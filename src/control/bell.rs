@@ -1,4 +1,10 @@
-//! `pbmBell` (*added by us*): a capped collection whose only purpose is to wake waiters at once.
+//! Wakes whoever waits for a change of the control collections, on every node, within milliseconds.
+//!
+//! A ring is an empty document in `pbmOpLog`, which is capped, so that it can be followed with a tailable cursor. It has to be
+//! a collection that the original knows: of others its dumps carry the content, and its replay of the oplog stops at a
+//! write to a collection that the target lacks. Of `pbmOpLog` neither is ever restored. The original only inserts there; a
+//! document without its fields is in none of its (sparse) indexes. What it inserts itself, for each lock that it takes,
+//! rings too.
 
 use crate::model::names;
 use bson::{Document, doc};
@@ -11,6 +17,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// So many rings may come, and as many old ones leave the full collection, between the count and the first look of the
+/// cursor. What is skipped too much would be rings that are never heard.
+const IN_BETWEEN: u64 = 1000;
 
 /// Rings for others, and hears when others ring.
 #[derive(Debug)]
@@ -27,7 +37,7 @@ impl Bell {
     /// Wakes every waiter of the cluster. Never fails: whoever misses it looks again within [`super::POLL`].
     pub async fn ring(&self) {
         self.heard.send_modify(|n| *n += 1);
-        let bell = self.db.collection::<Document>(names::BELL);
+        let bell = self.db.collection::<Document>(names::OP_LOG);
         let quick = WriteConcern::builder().w(mongodb::options::Acknowledgment::Nodes(1)).journal(false).build();
         if let Err(error) = bell.insert_one(doc! {}).write_concern(quick).await {
             tracing::debug!(%error, "ring the bell");
@@ -55,12 +65,15 @@ impl Bell {
     }
 
     async fn listen(&self) -> mongodb::error::Result<()> {
-        let bell = self.db.collection::<Document>(names::BELL);
+        let bell = self.db.collection::<Document>(names::OP_LOG);
         if !super::can_be_tailed(&bell).await? {
             return Ok(());
         }
+        // Up to 10 MiB of old rings need not be sent.
+        let old = bell.count_documents(doc! {}).read_concern(ReadConcern::local()).await?;
         let mut rings = bell
             .find(doc! {})
+            .skip(old.saturating_sub(IN_BETWEEN))
             .projection(doc! { "_id": 1 })
             .cursor_type(CursorType::TailableAwait)
             .read_concern(ReadConcern::local())

@@ -5,7 +5,7 @@
 //!
 //! # What wakes whom
 //!
-//! Every change of an operation's document is followed by [`Bell::ring`]: one insert into a small capped collection
+//! Every change of an operation's document is followed by [`Bell::ring`]: one insert into a capped collection
 //! that everybody follows with a tailable cursor. Waiters read the document again when the bell rings, and at the
 //! latest after [`POLL`], so a lost ring (or a change made by the original's command line) costs a second, nothing
 //! else. Commands are followed in `pbmCmd` itself, which is capped too.
@@ -107,6 +107,16 @@ impl Control {
         setup::create_all(&self.db).await?;
         self.bell.ring().await;
         Ok(())
+    }
+
+    /// Does the bell of earlier releases exist ([`names::OLD_BELL`])?
+    pub async fn has_old_bell(&self) -> Result<bool> {
+        setup::has_old_bell(&self.db).await
+    }
+
+    /// Drops it.
+    pub async fn drop_old_bell(&self) -> Result<()> {
+        setup::drop_old_bell(&self.db).await
     }
 
     /// Now, in cluster time: advances the primary's view with a read first, so that it is never older than what any

@@ -1,4 +1,4 @@
-//! Collections and indexes as the original creates them (spec/format.md C.0.1), and our bell.
+//! Collections and indexes as the original creates them, and nothing else.
 //!
 //! The unique indexes are the locking mechanism: they must exist before any lock is taken.
 
@@ -23,7 +23,6 @@ pub(super) async fn create_all(db: &Database) -> Result<()> {
         (names::PITR, None),
         (names::PITR_CHUNKS, None),
         (names::AGENTS, None),
-        (names::BELL, Some(MIB / 16)),
     ] {
         let create = match capped {
             Some(size) => doc! { "create": name, "capped": true, "size": size, "writeConcern": { "w": "majority" } },
@@ -60,4 +59,14 @@ pub(super) async fn create_all(db: &Database) -> Result<()> {
             .with_context(|| format!("create index {name} on admin.{coll}"))?;
     }
     Ok(())
+}
+
+/// Does the collection of earlier releases exist?
+pub(super) async fn has_old_bell(db: &Database) -> Result<bool> {
+    let found = db.list_collection_names().filter(doc! { "name": names::OLD_BELL }).await;
+    Ok(!found.context("list the collections of admin")?.is_empty())
+}
+
+pub(super) async fn drop_old_bell(db: &Database) -> Result<()> {
+    db.collection::<Document>(names::OLD_BELL).drop().await.context("drop admin.pbmBell, which nobody uses any more")
 }

@@ -42,6 +42,9 @@ pub struct AgentStat {
     /// *Added by us*: the version of this program; the original has none.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub own: String,
+    /// *Added by us*: what our agents can rely on among themselves ([`AgentStat::RULES`]). Earlier releases tell nothing.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub rules: i32,
     /// *Added by us*: other clusters that make backups on the main storage.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub shared: Vec<Tenant>,
@@ -132,6 +135,7 @@ impl AgentStat {
             delay: 0,
             repl_lag: 0,
             own: String::new(),
+            rules: 0,
             shared: Vec::new(),
             instance: String::new(),
             doubled: false,
@@ -159,6 +163,21 @@ impl AgentStat {
             stors: SubsysStatus::usable(),
             ..Self::unknown(rs, n)
         }
+    }
+
+    /// The rules of this release: 1, the bell rings in `pbmOpLog`, and our leader names slicers for agents of the original.
+    pub const RULES: i32 = 1;
+
+    /// It is an agent of the original: ours tell their own version.
+    #[must_use]
+    pub fn is_original(&self) -> bool {
+        self.own.is_empty()
+    }
+
+    /// It is an agent of ours that names slicers for agents of the original, and does not need the old bell.
+    #[must_use]
+    pub fn names_slicers(&self) -> bool {
+        !self.is_original() && self.rules >= 1
     }
 
     /// The parts of its surroundings that it can't use, each with the reason.

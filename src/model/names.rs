@@ -18,9 +18,9 @@ pub const RESTORES: &str = "pbmRestores";
 pub const PITR: &str = "pbmPITR";
 pub const PITR_CHUNKS: &str = "pbmPITRChunks";
 pub const LOG: &str = "pbmLog";
-/// A capped collection *added by us*: a small document is inserted after each change of a control document, so that
-/// waiters can follow one tailable cursor in place of polling. Losing it costs speed, not correctness.
-pub const BELL: &str = "pbmBell";
+/// Where earlier releases of ours rang. The original does not know it: its dumps carried the collection, and its replay
+/// stopped at the writes. It is dropped when no agent of such a release is left.
+pub const OLD_BELL: &str = "pbmBell";
 /// Temporary copies of `system.users` and `system.roles`, on every replica set while a backup or restore runs.
 pub const TMP_USERS: &str = "pbmRUsers";
 pub const TMP_ROLES: &str = "pbmRRoles";
@@ -39,7 +39,7 @@ pub const CONTROL: &[&str] = &[
     PITR,
     PITR_CHUNKS,
     LOG,
-    BELL,
+    OLD_BELL,
     "pbmBackups.old",
     "pbmPITRChunks.old",
 ];
