@@ -22,6 +22,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
         if let Err(error) = end_own(&node).await {
             tracing::warn!("look for operations that an earlier run of this agent left: {}", explain(&error));
         }
+        let mut quiet = None;
         // Agents that started before this one have told their release by then.
         let mut bell_due = Instant::now() + HEARTBEAT * 2;
         loop {
@@ -41,7 +42,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
                     }
                     sweep(&node).await?;
                     balancer::give_back_forgotten(&node.control).await?;
-                    pause::give_back_forgotten(&node.control).await
+                    pause::give_back_forgotten(&node.control, &mut quiet).await
                 };
                 if let Err(error) = done.await {
                     tracing::warn!("look for lost operations: {}", explain(&error));

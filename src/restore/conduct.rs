@@ -117,9 +117,10 @@ async fn appears(cx: &Cx) -> Result<()> {
     }
 }
 
-/// Leaves a document that says why a restore never began.
+/// Leaves a document that says why a restore never began, and lets agents of the original go, which have the command too.
 pub async fn refuse(control: &Control, opid: &str, restore: &RestoreCmd, why: &str) -> Result<()> {
-    insert_refused(control, first_document(control, opid, restore).await?, why).await
+    insert_refused(control, first_document(control, opid, restore).await?, why).await?;
+    pause::hold_for_originals(control, &restore.name).await
 }
 
 pub(super) async fn insert_refused(control: &Control, mut meta: RestoreMeta, why: &str) -> Result<()> {

@@ -3,9 +3,19 @@
 //! As with the balancer ([`super::balancer`]): a restore that switches it off says so in its document (`pitr_due`, a field
 //! of ours) before it does, and whoever ends the restore switches it on again and takes the remark away. If everybody died,
 //! any agent of the leader replica set does it later. A new restore takes the debt over.
+//!
+//! Agents of the original take every restore command, also of a restore that ours refuse, and then wait up to two minutes until
+//! they have seen that point-in-time recovery is off and nobody slices their replica set; they look every 5 s. So while one
+//! of them lives it is switched off for refused restores too, and stays off until they must have seen it.
 
 use crate::control::{Control, Debt};
+use crate::model::{command::name, lock::is_stale};
 use anyhow::Result;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long it stays off after the last slicer has ended, so that agents of the original see it.
+const SEEN: Duration = Duration::from_secs(6);
 
 /// Switches point-in-time recovery off for the restore `name`. `true` if it was on, or only off because of a restore that
 /// died: then it has to be on again at the end.
@@ -23,8 +33,32 @@ pub async fn hold(control: &Control, name: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// Switches it on again, unless another restore has taken the debt over.
+/// For a restore that is refused: agents of the original may wait for the moment when it is off.
+pub async fn hold_for_originals(control: &Control, name: &str) -> Result<()> {
+    let on = control.config.main().await?.and_then(|config| config.pitr).is_some_and(|pitr| pitr.enabled);
+    // If it is off, they wait for nothing, and another restore may be under way.
+    if on && originals_live(control).await? {
+        hold(control, name).await?;
+    }
+    Ok(())
+}
+
+async fn originals_live(control: &Control) -> Result<bool> {
+    let agents = control.agents.all().await?;
+    let now = control.time_of_last_call().await?;
+    Ok(agents.iter().any(|agent| agent.is_original() && !is_stale(agent.hb, now)))
+}
+
+/// Switches it on again, unless another restore has taken the debt over. While an agent of the original lives this is left
+/// to [`give_back_forgotten`], after the restore has ended.
 pub async fn give_back(control: &Control, name: &str) -> Result<()> {
+    if originals_live(control).await? {
+        return Ok(());
+    }
+    switch_on(control, name).await
+}
+
+async fn switch_on(control: &Control, name: &str) -> Result<()> {
     if !control.restores.owing(Debt::Slicing).await?.iter().any(|owing| owing == name) {
         return Ok(());
     }
@@ -32,17 +66,32 @@ pub async fn give_back(control: &Control, name: &str) -> Result<()> {
     control.restores.paid(name, Debt::Slicing).await
 }
 
-/// Switches it on again where a restore was declared lost without doing it. Nothing while any operation holds a lock.
-pub async fn give_back_forgotten(control: &Control) -> Result<()> {
+/// Switches it on again where a restore has ended without doing it. Nothing while any operation but a backup holds a lock.
+/// `quiet`: since when nothing but the time for agents of the original stands against it, from call to call.
+pub async fn give_back_forgotten(control: &Control, quiet: &mut Option<Instant>) -> Result<()> {
     let owed = control.restores.owing(Debt::Slicing).await?;
-    if owed.is_empty() || !control.locks.all().await?.is_empty() {
+    let busy = async { anyhow::Ok(control.locks.all().await?.iter().any(|lock| lock.header.kind != name::BACKUP)) };
+    if owed.is_empty() || busy.await? {
+        *quiet = None;
         return Ok(());
+    }
+    if originals_live(control).await? {
+        let slicers = control.locks.slicers().await?;
+        let now = control.time_of_last_call().await?;
+        if slicers.iter().any(|lock| !is_stale(lock.hb, now)) {
+            *quiet = None;
+            return Ok(());
+        }
+        if quiet.get_or_insert_with(Instant::now).elapsed() < SEEN {
+            return Ok(());
+        }
     }
     for name in owed {
         if control.restores.has_ended(&name).await? {
-            give_back(control, &name).await?;
-            tracing::info!("point-in-time recovery is on again: restore {name} had switched it off, and was lost");
+            switch_on(control, &name).await?;
+            tracing::info!("point-in-time recovery is on again: restore {name}, which had switched it off, has ended");
         }
     }
+    *quiet = None;
     Ok(())
 }
