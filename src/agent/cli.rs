@@ -1,6 +1,8 @@
 //! Arguments, start and end of the daemon.
 
-use super::{beat, dispatch::Dispatcher, logbook, node::Node, reap, reload::Reload, service, settings::Given, slicer};
+use super::{
+    beat, dispatch::Dispatcher, logbook, naming, node::Node, reap, reload::Reload, service, settings::Given, slicer,
+};
 use crate::control::Place;
 use crate::log::{DbSink, Log, last_words};
 use crate::model::{build, names::PBM_VERSION};
@@ -163,6 +165,7 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
     let book = tasks.spawn(logbook::write(node.clone(), lines, background.clone()));
     tasks.spawn(beat::keep(node.clone(), background.clone()));
     tasks.spawn(reap::keep(node.clone(), background.clone()));
+    tasks.spawn(naming::keep(node.clone(), stop.clone()));
 
     tokio::join!(Dispatcher::new(node.clone()).run(place, stop.clone()), slicer::keep(node.clone(), stop));
 

@@ -41,7 +41,9 @@ pub(super) struct Node {
     pub me: String,
     /// When the agent started. Work asks [`Node::version_now`].
     pub version: admin::Version,
-    /// This node belongs to the leader replica set.
+    /// Name of the leader replica set.
+    pub leader_rs: String,
+    /// This node belongs to it.
     pub in_leader_rs: bool,
     /// The way of this agent's log into the database.
     pub log: DbSink,
@@ -62,6 +64,7 @@ impl Node {
             config: watch::Sender::new(None),
             shared: watch::Sender::new(Vec::new()),
             in_leader_rs: leader_rs == hello.set_name,
+            leader_rs,
             rs: hello.set_name,
             me: hello.me,
             client,

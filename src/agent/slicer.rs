@@ -6,6 +6,9 @@
 //! begin. The one that holds the lock slices ([`slicing`]) and goes on looking: at the configuration, at its own fitness
 //! and at better candidates, and publishes how far it is.
 //!
+//! While agents of the original live in the cluster, a leader decides who slices, and when everybody has to stop
+//! ([`crate::pitr::beside`]); where that is an agent of ours, `naming` does its part.
+//!
 //! # Cancellation
 //! When slicing is to end (switched off, a signal, a better node), a last chunk is stored and the lock is given back, so
 //! that the next slicer has nothing to catch up. Only when the lock is lost nothing is stored any more.
@@ -20,6 +23,7 @@ use crate::control::HEARTBEAT;
 use crate::layout::format_ts;
 use crate::log::operation;
 use crate::model::{
+    agent::AgentStat,
     backup::{BackupMeta, BackupType},
     command::name,
     compression::Compression,
@@ -33,6 +37,7 @@ use crate::mongo::admin::explain;
 use crate::oplog::slice;
 use crate::pitr::{
     begin::{self, Begin},
+    beside::{Leader, Mix, Rules, View},
     slicing::{self, Progress, Settings, Slicing},
     stand::{self, Rank},
     timeline::Line,
@@ -52,12 +57,17 @@ const SPAN_MIN: f64 = 10.0;
 const FENCE: Duration = Duration::from_secs(STALE_SECS as u64 - 1);
 /// The shortest time between two looks when the bell rings a lot.
 const BREATH: Duration = Duration::from_millis(250);
+/// Time between two looks while this node waits to be named: a round of nominations may be short.
+const NAMED_LOOK: Duration = Duration::from_secs(1);
+/// How long the original's leader may do without a slicer of its own replica set before it counts as waiting for the end
+/// of all slicers. It waits for two minutes.
+const LEADER_WAITS: Duration = Duration::from_secs(30);
 /// A warning that stays true is repeated after this time.
 const REPEAT: Duration = Duration::from_secs(300);
 
 /// Slices, whenever it is this agent's turn, until `stop`.
 pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
-    let mut watch = Watch { seen: None, stood_back: None };
+    let mut watch = Watch { seen: None, stood_back: None, waits_to_be_named: false };
     let mut config = node.config.subscribe();
     while !stop.is_cancelled() {
         let now = config.borrow_and_update().clone();
@@ -83,13 +93,14 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
                 },
             }
         } else {
-            (watch.seen, watch.stood_back) = (None, None);
+            watch = Watch { seen: None, stood_back: None, waits_to_be_named: false };
         }
+        let pause = if watch.waits_to_be_named { NAMED_LOOK } else { HEARTBEAT };
         let mut waiter = node.control.bell.waiter();
         tokio::select! {
             () = stop.cancelled() => return,
             changed = config.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(HEARTBEAT) => {}
+            () = tokio::time::sleep(pause) => {}
             // A slicer that ends rings; while PITR is off nobody listens.
             () = waiter.next_within(HEARTBEAT), if config.borrow().as_ref().is_some_and(is_on) => {
                 tokio::time::sleep(BREATH).await;
@@ -111,6 +122,8 @@ struct Watch {
     seen: Option<(Option<Lock>, Instant)>,
     /// For the sake of what follows this end of the timeline the work was left to others, until then.
     stood_back: Option<(Timestamp, Instant)>,
+    /// Nobody slices, and a leader is to name who does.
+    waits_to_be_named: bool,
 }
 
 /// This node's oplog does not hold what has to be saved next, and that of another member does: one that was down or
@@ -166,6 +179,7 @@ impl Watch {
             _ => self.seen.insert((lock.clone(), Instant::now())).1,
         };
         let now = node.control.time_of_last_call().await?;
+        self.waits_to_be_named = false;
         if let Some(lock) = &lock {
             // A lock of this node that nobody refreshes belongs to an agent that was killed here.
             let orphan = lock.header.node == node.me && since.elapsed() > HEARTBEAT * 2;
@@ -181,15 +195,25 @@ impl Watch {
             return Ok(None);
         }
         let conf = pitr(config);
-        let agents = node.control.agents.alive_of(&node.rs, now).await?;
-        let facts = stand::Facts { rs: &node.rs, me: &node.me, agents: &agents, priority: conf.priority.as_ref() };
-        let (rank, candidates) = stand::rank(&facts);
-        let vacant = if lock.is_some() { Duration::MAX } else { since.elapsed() };
-        if !rank.may_take(vacant) {
-            if let Rank::Unfit(why) = rank {
-                tracing::debug!("this node can't slice: {why}");
+        let agents = node.control.agents.alive_for_slicing(&node.rs, &node.leader_rs, now).await?;
+        let mix = Mix::of(&agents, &node.leader_rs, &node.rs);
+        let (rank, candidates) = rank(node, &mix, &agents, &conf);
+        if let Rank::Unfit(why) = &rank {
+            tracing::debug!("this node can't slice: {why}");
+        }
+        match mix.rules {
+            Rules::Own | Rules::OwnBeside => {
+                let vacant = if lock.is_some() { Duration::MAX } else { since.elapsed() };
+                if !rank.may_take(vacant) {
+                    return Ok(None);
+                }
             }
-            return Ok(None);
+            Rules::Named | Rules::NamedByOriginal => {
+                self.waits_to_be_named = true;
+                if !is_named(node, &mix, now).await? || matches!(rank, Rank::Unfit(_)) {
+                    return Ok(None);
+                }
+            }
         }
         if let Some(lock) = lock {
             node.control.locks.release_slicing(&lock.header).await?;
@@ -201,9 +225,76 @@ impl Watch {
             opid: String::new(),
             epoch: config.epoch,
         };
-        let taken = node.control.locks.try_take_slicing(&header, now).await?;
-        Ok(taken.then_some((header, candidates)))
+        if !node.control.locks.try_take_slicing(&header, now).await? {
+            return Ok(None);
+        }
+        if matches!(mix.rules, Rules::Named | Rules::NamedByOriginal) {
+            node.control.pitr.acknowledge(&node.rs, &node.me).await?;
+        }
+        Ok(Some((header, candidates)))
     }
+}
+
+/// Where this node stands among those that decide: all agents of the replica set where a leader names the slicer, else only
+/// ours, because nobody names the others.
+fn rank(node: &Node, mix: &Mix, agents: &[AgentStat], conf: &PitrConf) -> (Rank, Vec<String>) {
+    let ours_only = matches!(mix.rules, Rules::Own | Rules::OwnBeside);
+    let agents: Vec<AgentStat> = agents.iter().filter(|it| !ours_only || !it.is_original()).cloned().collect();
+    stand::rank(&stand::Facts { rs: &node.rs, me: &node.me, agents: &agents, priority: conf.priority.as_ref() })
+}
+
+/// Has the leader named this node? The original's leader, which waits for the word of every candidate, hears first that this
+/// one is ready.
+async fn is_named(node: &Node, mix: &Mix, now: Timestamp) -> Result<bool> {
+    if mix.rules == Rules::NamedByOriginal
+        && let Some(why) = pause_of_the_original(node, now, false).await?
+    {
+        tracing::debug!("slicing waits, as that of the original does: {why}");
+        return Ok(false);
+    }
+    let meta = node.control.pitr.get().await?;
+    let view =
+        View { meta: meta.as_ref(), leader_is_content: leader_is_content(node, mix, now).await?, ..view(node, now) };
+    if view.owes_ready(mix.rules) {
+        node.control.pitr.ready(&node.rs, &node.me).await?;
+    }
+    Ok(view.is_named(mix.rules))
+}
+
+fn view(node: &Node, now: Timestamp) -> View<'_> {
+    View { meta: None, now, rs: &node.rs, me: &node.me, leader_is_content: false }
+}
+
+/// The leader's replica set is another one, and somebody slices it.
+async fn leader_is_content(node: &Node, mix: &Mix, now: Timestamp) -> Result<bool> {
+    if node.in_leader_rs || !matches!(mix.leader, Leader::Original(_)) {
+        return Ok(false);
+    }
+    let lock = node.control.locks.slicer_of(&node.leader_rs).await?;
+    Ok(lock.is_some_and(|lock| !is_stale(lock.hb, now)))
+}
+
+/// Why agents of the original begin no slicing now: an operation runs. Where it is a logical backup to the main storage
+/// (`only_backups` asks for no other), those that slice end for it, and its leader then waits for the end of all slicers.
+async fn pause_of_the_original(node: &Node, now: Timestamp, only_backups: bool) -> Result<Option<String>> {
+    for lock in node.control.locks.all().await?.iter().filter(|lock| !is_stale(lock.hb, now)) {
+        let header = &lock.header;
+        let is_backup = header.kind == name::BACKUP;
+        if only_backups && !is_backup {
+            continue;
+        }
+        let pauses = !is_backup
+            || node
+                .control
+                .backups
+                .by_opid(&header.opid)
+                .await?
+                .is_some_and(|backup| backup.kind == BackupType::Logical && backup.store.profile != Some(true));
+        if pauses {
+            return Ok(Some(format!("a {} runs (OPID {})", header.kind, header.opid)));
+        }
+    }
+    Ok(None)
 }
 
 /// Slices until there is a reason to stop, then gives the lock back.
@@ -217,8 +308,9 @@ async fn slice(
 ) -> Result<()> {
     let result = hold(node, &lock, candidates, config, stood_back, stop).await;
     let why = result.as_ref().err().filter(|error| !error.is::<Elsewhere>()).map(explain).unwrap_or_default();
+    let stood_back = result.as_ref().is_err_and(|error| error.is::<Elsewhere>());
     let leave = async {
-        node.control.pitr.leave(&node.rs, &node.me, &why).await?;
+        tell_the_end(node, &why, stood_back).await?;
         node.control.locks.release_slicing(&lock).await
     };
     match tokio::time::timeout(FENCE, leave).await {
@@ -227,6 +319,25 @@ async fn slice(
         Err(_) => tracing::warn!("the control collections don't answer; the slicing lock goes stale"),
     }
     result
+}
+
+/// Says that nobody slices this replica set now, in the words of whoever names the next slicer.
+async fn tell_the_end(node: &Node, why: &str, stood_back: bool) -> Result<()> {
+    let (pitr, rs, me) = (&node.control.pitr, &node.rs, &node.me);
+    let now = node.control.cluster_time().await?;
+    let agents = node.control.agents.alive_for_slicing(rs, &node.leader_rs, now).await?;
+    if Mix::of(&agents, &node.leader_rs, rs).rules != Rules::NamedByOriginal {
+        return pitr.leave(rs, me, why).await;
+    }
+    pitr.leave_beside(rs).await?;
+    if stood_back {
+        pitr.acknowledge(rs, "").await
+    } else if why.is_empty() {
+        // The acknowledgement stays: by it the leader sees that a slicer is missing.
+        Ok(())
+    } else {
+        pitr.failed(rs, me, why).await
+    }
 }
 
 async fn hold(
@@ -290,6 +401,7 @@ async fn hold(
         quit,
         oldest: None,
         warned: None,
+        unwanted: None,
     };
     tokio::select! {
         ended = work.run(at) => ended,
@@ -353,13 +465,24 @@ struct Guard<'a> {
     oldest: Option<Timestamp>,
     /// When the last warning was given that the oplog is running out.
     warned: Option<Instant>,
+    /// Since when the original's leader does not count with this slicer.
+    unwanted: Option<Instant>,
+}
+
+/// What a look at the others says about this slicer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Verdict {
+    GoesOn,
+    /// To be believed when it is said twice: once may be a passing view of things.
+    Doubted(String),
+    Ends(String),
 }
 
 impl Guard<'_> {
     /// Returns only when the lock is lost.
     async fn watch(mut self, stop: &CancellationToken) -> Result<()> {
         let mut beaten = Instant::now();
-        let mut outranked = 0_u32;
+        let mut doubted = false;
         let mut due = Instant::now();
         loop {
             let mut waiter = self.node.control.bell.waiter();
@@ -369,16 +492,15 @@ impl Guard<'_> {
             let began = Instant::now();
             if began >= due {
                 match tokio::time::timeout_at(beaten + FENCE, self.beat()).await {
-                    Ok(Ok(rank)) => {
+                    Ok(Ok(verdict)) => {
                         beaten = began;
                         due = began + HEARTBEAT;
-                        // Once may be a passing view of things.
-                        outranked = if rank == Rank::First { 0 } else { outranked + 1 };
-                        if outranked >= 2
-                            && let Some(why) = rank.must_yield()
-                        {
-                            self.end(&why);
+                        match &verdict {
+                            Verdict::Ends(why) => self.end(why),
+                            Verdict::Doubted(why) if doubted => self.end(why),
+                            Verdict::Doubted(_) | Verdict::GoesOn => {}
                         }
+                        doubted = verdict != Verdict::GoesOn;
                     }
                     Ok(Err(error)) if error.is::<slicing::LockLost>() => return Err(error),
                     Ok(Err(error)) if beaten.elapsed() < FENCE => {
@@ -412,16 +534,15 @@ impl Guard<'_> {
     }
 
     /// Refreshes the lock, tells how far slicing is, and looks at who else could do it.
-    async fn beat(&mut self) -> Result<Rank> {
+    async fn beat(&mut self) -> Result<Verdict> {
         let node = self.node;
         let now = node.control.cluster_time().await?;
         if !node.control.locks.beat_slicing(self.lock, now).await? {
             return Err(slicing::LockLost.into());
         }
-        let agents = node.control.agents.alive_of(&node.rs, now).await?;
-        let conf = pitr(&self.config);
-        let facts = stand::Facts { rs: &node.rs, me: &node.me, agents: &agents, priority: conf.priority.as_ref() };
-        let (rank, candidates) = stand::rank(&facts);
+        let agents = node.control.agents.alive_for_slicing(&node.rs, &node.leader_rs, now).await?;
+        let mix = Mix::of(&agents, &node.leader_rs, &node.rs);
+        let (rank, candidates) = rank(node, &mix, &agents, &pitr(&self.config));
         self.candidates = candidates;
         let (oldest, newest) = slice::window(&node.client).await.context("look at the oplog")?;
         let Progress { saved, error } = self.progress.borrow().clone();
@@ -429,8 +550,48 @@ impl Guard<'_> {
         let rolling = *self.oldest.get_or_insert(oldest) != oldest;
         let state = SlicerState { rs, node: me, saved, newest, oldest, rolling, error, hb: now };
         self.warn(&state);
-        node.control.pitr.report(&state, &self.candidates).await?;
-        Ok(rank)
+        match mix.rules {
+            Rules::Own => node.control.pitr.report(&state, &self.candidates).await?,
+            Rules::OwnBeside => node.control.pitr.report_beside(&state, Some(&self.candidates)).await?,
+            Rules::Named | Rules::NamedByOriginal => node.control.pitr.report_beside(&state, None).await?,
+        }
+        self.judge(&mix, &rank, now).await
+    }
+
+    /// Does this slicer go on, by the rules of the moment?
+    async fn judge(&mut self, mix: &Mix, rank: &Rank, now: Timestamp) -> Result<Verdict> {
+        let node = self.node;
+        let doubts = match rank {
+            Rank::Unfit(_) => rank.must_yield(),
+            // Named ones stay: whether a better one could take over shows only when it has.
+            _ if matches!(mix.rules, Rules::Named | Rules::NamedByOriginal) => None,
+            _ => rank.must_yield(),
+        };
+        let doubted = doubts.map_or(Verdict::GoesOn, Verdict::Doubted);
+        if matches!(mix.rules, Rules::Own | Rules::OwnBeside) {
+            self.unwanted = None;
+            return Ok(doubted);
+        }
+        if mix.rules == Rules::NamedByOriginal
+            && let Some(why) = pause_of_the_original(node, now, true).await?
+        {
+            return Ok(Verdict::Ends(format!(
+                "{why}; the original's slicers end for it, and its leader waits for all"
+            )));
+        }
+        let meta = node.control.pitr.get().await?;
+        let leader_is_content = leader_is_content(node, mix, now).await?;
+        let view = View { meta: meta.as_ref(), leader_is_content, ..view(node, now) };
+        if let Some(why) = view.must_stop(mix.rules) {
+            return Ok(Verdict::Ends(why));
+        }
+        if !view.is_unwanted(mix.rules, node.in_leader_rs) {
+            self.unwanted = None;
+        } else if self.unwanted.get_or_insert_with(Instant::now).elapsed() >= LEADER_WAITS {
+            let why = "the leader, an agent of the original, waits for the end of all slicers to name new ones";
+            return Ok(Verdict::Ends(why.to_owned()));
+        }
+        Ok(doubted)
     }
 
     /// Somebody wants everything up to now to be stored. An idle replica set gets an entry first, because its oplog ends long

@@ -6,6 +6,8 @@ use crate::model::{
     lock::{Lock, is_stale},
     pitr::{PitrMeta, SlicerState, state},
 };
+use crate::mongo;
+use crate::pitr::beside::{self, Leader, Mix};
 use serde::Serialize;
 
 /// The original's keys, and ours after them.
@@ -19,6 +21,9 @@ pub struct Pitr {
     pub error: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     slicers: Vec<Slicer>,
+    /// What a person may want to know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -69,7 +74,13 @@ pub async fn read(cx: &Context, config: &Config, members: &[String]) -> Result<P
         }
     }
     let logged = logged.into_iter().map(|line| format!("{}/{}: {}", line.rs, line.node, line.msg)).collect();
-    Ok(judge(conf, members, &locks, meta.as_ref(), logged))
+    let mut pitr = judge(conf, members, &locks, meta.as_ref(), logged);
+    if conf {
+        let mut agents = cx.control.agents.all().await?;
+        agents.retain(|agent| !is_stale(agent.hb, now));
+        pitr.tell_mix(&Mix::of(&agents, &mongo::hello(cx.control.client()).await?.set_name, ""));
+    }
+    Ok(pitr)
 }
 
 /// `locks` are those of living slicers, `logged` the errors that the log has.
@@ -116,10 +127,16 @@ fn judge(conf: bool, members: &[String], locks: &[Lock], meta: Option<&PitrMeta>
     }
     let run = !nodes.is_empty();
     let error = (!errors.is_empty()).then(|| errors.join("; "));
-    Pitr { conf, run, nodes: run.then_some(nodes), error, slicers, warnings }
+    Pitr { conf, run, nodes: run.then_some(nodes), error, slicers, notes: Vec::new(), warnings }
 }
 
 impl Pitr {
+    /// Says what agents of the original mean for slicing.
+    fn tell_mix(&mut self, mix: &Mix) {
+        let place = if mix.leader == Leader::Nobody { &mut self.warnings } else { &mut self.notes };
+        place.extend(beside::meaning(mix));
+    }
+
     /// For people.
     #[must_use]
     pub fn text(&self) -> String {
@@ -141,6 +158,9 @@ impl Pitr {
         if let Some(error) = &self.error {
             out.push_str(&format!("\n  error: {error}"));
         }
+        for note in &self.notes {
+            out.push_str(&format!("\n  {note}"));
+        }
         for warning in &self.warnings {
             out.push_str(&format!("\n  WARNING: {warning}"));
         }
@@ -160,6 +180,7 @@ impl Pitr {
 mod tests {
     use super::*;
     use crate::model::{lock::LockHeader, pitr::PitrReport};
+    use crate::pitr::beside::Rules;
     use bson::Timestamp;
 
     fn ts(time: u32) -> Timestamp {
@@ -223,6 +244,19 @@ mod tests {
         }
         let dead = judge(false, &members(), &[], Some(&meta(90, Vec::new())), Vec::new());
         assert_eq!(dead.slicers, [], "what a dead slicer said is old");
+    }
+
+    #[test]
+    fn a_mix_of_agents_is_told() {
+        let mix = |leader| Mix { leader, rules: Rules::Named, originals: vec!["h:2".into()] };
+        let mut pitr = judge(true, &members(), &[lock("a"), lock("b")], None, Vec::new());
+        pitr.tell_mix(&Mix { originals: Vec::new(), ..mix(Leader::Nobody) });
+        assert_eq!((pitr.notes.len(), pitr.problems().count()), (0, 0));
+        pitr.tell_mix(&mix(Leader::Original("h:2".into())));
+        assert!(pitr.text().contains("the one on h:2 leads"), "{pitr:?}");
+        assert_eq!(pitr.problems().count(), 0, "a migration is no problem");
+        pitr.tell_mix(&mix(Leader::Nobody));
+        assert_eq!(pitr.problems().count(), 1);
     }
 
     #[test]

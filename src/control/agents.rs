@@ -7,7 +7,7 @@ use crate::model::{
     names,
 };
 use anyhow::{Context, Result};
-use bson::{Document, Timestamp, doc};
+use bson::{Bson, Document, Timestamp, doc};
 use futures::TryStreamExt;
 use mongodb::{Collection, Database};
 
@@ -50,10 +50,12 @@ impl Agents {
         self.find(doc! {}).await
     }
 
-    /// Lines of a replica set whose agents live, at cluster time `now`.
-    pub async fn alive_of(&self, rs: &str, now: Timestamp) -> Result<Vec<AgentStat>> {
-        let all = self.find(doc! { "rs": rs }).await?;
-        Ok(all.into_iter().filter(|a| !is_stale(a.hb, now)).collect())
+    /// Lines whose agents live, at cluster time `now`, as far as they decide about the slicing of `rs`: its own, those of the
+    /// leader replica set, and all of the original.
+    pub async fn alive_for_slicing(&self, rs: &str, leader_rs: &str, now: Timestamp) -> Result<Vec<AgentStat>> {
+        let filter = doc! { "$or": [{ "rs": { "$in": [rs, leader_rs] } }, { "own": { "$in": [Bson::Null, ""] } }] };
+        let found = self.find(filter).await?;
+        Ok(found.into_iter().filter(|a| !is_stale(a.hb, now)).collect())
     }
 
     async fn find(&self, filter: Document) -> Result<Vec<AgentStat>> {

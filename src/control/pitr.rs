@@ -3,6 +3,9 @@
 //! The document has the original's form and every slicer writes its own replica set's part of it, so nobody's silence keeps
 //! the others from slicing; who slices is decided by the locks (`pbmLockOp`). Nobody waits for this document, so the bell is
 //! not rung for it.
+//!
+//! While an agent of the original lives, status, heartbeat and nominations belong to the leader (`pitr::beside`):
+//! slicers then write only what is theirs.
 
 use super::{Unreadable, unix_now};
 use crate::model::{
@@ -10,7 +13,7 @@ use crate::model::{
     pitr::{PitrMeta, SlicerState, state},
 };
 use anyhow::{Context, Result};
-use bson::{Bson, Document, doc};
+use bson::{Bson, Document, Timestamp, doc};
 use mongodb::{Collection, Database};
 
 /// Reads and writes the document.
@@ -69,6 +72,94 @@ impl Pitr {
             "slicers": replaced("slicers", "rs", rs, Vec::new()),
         })
         .await
+    }
+
+    /// As [`Self::report`], while status and heartbeat are the leader's. With `candidates` the nomination and the error of
+    /// this replica set are written, too; without, they are the leader's as well.
+    pub async fn report_beside(&self, mine: &SlicerState, candidates: Option<&[String]>) -> Result<()> {
+        let slicer = bson::serialize_to_bson(mine).context("encode the slicer's state")?;
+        let mut set = doc! { "slicers": replaced("slicers", "rs", &mine.rs, vec![slicer]) };
+        if let Some(candidates) = candidates {
+            let round: Bson = doc! { "rs": &mine.rs, "n": candidates, "ack": &mine.node }.into();
+            set.insert("n", replaced("n", "rs", &mine.rs, vec![round]));
+            let error: Bson =
+                doc! { "name": &mine.rs, "node": &mine.node, "status": state::ERROR, "error": &mine.error }.into();
+            let errors = if mine.error.is_empty() { Vec::new() } else { vec![error] };
+            set.insert("replsets", replaced("replsets", "name", &mine.rs, errors));
+        }
+        self.write(set).await
+    }
+
+    /// Takes out what a slicer told of itself, and nothing of the leader's.
+    pub async fn leave_beside(&self, rs: &str) -> Result<()> {
+        self.write(doc! { "slicers": replaced("slicers", "rs", rs, Vec::new()) }).await
+    }
+
+    /// Tells the leader that this node waits to be named.
+    pub async fn ready(&self, rs: &str, node: &str) -> Result<()> {
+        let ready = doc! { "name": rs, "node": node, "status": state::READY };
+        let waits = doc! { "status": state::READY };
+        self.coll
+            .update_one(waits, doc! { "$addToSet": { "replsets": ready } })
+            .await
+            .context("report to admin.pbmPITR")?;
+        Ok(())
+    }
+
+    /// Tells the leader why the slicer of a replica set gave up.
+    pub async fn failed(&self, rs: &str, node: &str, why: &str) -> Result<()> {
+        let error = doc! { "name": rs, "node": node, "status": state::ERROR, "error": why };
+        self.coll
+            .update_one(doc! {}, doc! { "$addToSet": { "replsets": error } })
+            .await
+            .context("report to admin.pbmPITR")?;
+        Ok(())
+    }
+
+    /// Tells that `node`, which was named, has taken the work; with an empty name, that it left it to the others.
+    pub async fn acknowledge(&self, rs: &str, node: &str) -> Result<()> {
+        self.coll
+            .update_one(doc! { "n.rs": rs }, doc! { "$set": { "n.$.ack": node } })
+            .await
+            .context("acknowledge the nomination in admin.pbmPITR")?;
+        Ok(())
+    }
+
+    /// The leader's part: its heartbeat and the status. Another status takes out what was reported under the one before,
+    /// except for errors of replica sets that nobody slices.
+    pub async fn lead(&self, status: &str, hb: Timestamp, sliced: &[&str]) -> Result<()> {
+        let errors = doc! { "$filter": {
+            "input": { "$ifNull": ["$replsets", []] },
+            "cond": { "$and": [
+                { "$eq": ["$$this.status", state::ERROR] },
+                { "$not": { "$in": ["$$this.name", { "$literal": sliced }] } },
+            ] },
+        } };
+        let same = doc! { "$eq": ["$status", { "$literal": status }] };
+        self.write(doc! {
+            "start_ts": { "$ifNull": ["$start_ts", unix_now()] },
+            "hb": hb,
+            "status": { "$literal": status },
+            "n": { "$ifNull": ["$n", []] },
+            "replsets": { "$cond": [same, { "$ifNull": ["$replsets", []] }, errors] },
+            "slicers": { "$ifNull": ["$slicers", []] },
+        })
+        .await
+    }
+
+    /// The leader begins the round of a replica set, with these nodes.
+    pub async fn begin_round(&self, rs: &str, nodes: &[String]) -> Result<()> {
+        let round: Bson = doc! { "rs": rs, "n": nodes, "ack": "" }.into();
+        self.write(doc! { "n": replaced("n", "rs", rs, vec![round]) }).await
+    }
+
+    /// The leader names more nodes.
+    pub async fn name_too(&self, rs: &str, nodes: &[String]) -> Result<()> {
+        self.coll
+            .update_one(doc! { "n.rs": rs }, doc! { "$addToSet": { "n.$.n": { "$each": nodes } } })
+            .await
+            .context("name nodes in admin.pbmPITR")?;
+        Ok(())
     }
 
     async fn write(&self, set: Document) -> Result<()> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 pub mod state {
     pub const READY: &str = "ready";
     pub const RUNNING: &str = "running";
+    pub const RECONFIG: &str = "reconfig";
     pub const ERROR: &str = "error";
 }
 

@@ -2,7 +2,8 @@
 //!
 //! # Overview
 //! On every replica set one agent reads the oplog of its node and stores it chunk by chunk ([`slicing`]). [`stand`] says
-//! which agent, [`begin`] where it begins, [`timeline`] what all of it amounts to.
+//! which agent, [`begin`] where it begins, [`timeline`] what all of it amounts to. Beside agents of the original the rules
+//! are other ones ([`beside`]).
 //!
 //! # Consistency
 //! A chunk holds every entry between two entries that the majority has, both included, and begins with the entry at which
@@ -13,6 +14,7 @@
 //! old timeline and the new one never touch.
 
 pub mod begin;
+pub mod beside;
 pub mod slicing;
 pub mod stand;
 pub mod timeline;

@@ -68,6 +68,8 @@ pub struct ControlFacts {
     pub now: Option<Timestamp>,
     /// Cluster time minus our wall clock, in seconds.
     pub ahead_secs: i64,
+    /// Name of the leader replica set.
+    pub leader_rs: String,
     pub config: Option<Config>,
     pub agents: Vec<AgentStat>,
     pub locks: Vec<Lock>,

@@ -156,6 +156,7 @@ impl Asker<'_> {
             facts.locks = keep(&mut failed, control.locks.all().await).unwrap_or_default();
             facts.slicers = keep(&mut failed, control.locks.slicers().await).unwrap_or_default();
             facts.pitr = keep(&mut failed, control.pitr.get().await).flatten();
+            facts.leader_rs = keep(&mut failed, leader_rs(control).await).unwrap_or_default();
             facts.slicing_errors = match &facts.config {
                 Some(config) => keep(&mut failed, self.slicing_errors(config).await).unwrap_or_default(),
                 None => Vec::new(),
@@ -182,6 +183,10 @@ impl Asker<'_> {
         }
         Ok(errors)
     }
+}
+
+async fn leader_rs(control: &Control) -> Result<String> {
+    Ok(mongo::hello(control.client()).await?.set_name)
 }
 
 /// A member's answer, with its view of the replica set.

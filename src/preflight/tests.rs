@@ -33,7 +33,9 @@ pub(super) fn set_of(oplog: Oplog) -> ReplsetFacts {
 }
 
 fn agent(rs: &str, n: &str, s: i32) -> AgentStat {
-    AgentStat { v: PBM_VERSION.into(), hb: at(NOW - 3), ..AgentStat::healthy(rs, n, s) }
+    let own = "0.1.0".to_owned();
+    let rules = AgentStat::RULES;
+    AgentStat { v: PBM_VERSION.into(), own, rules, hb: at(NOW - 3), ..AgentStat::healthy(rs, n, s) }
 }
 
 /// Two replica sets of two members, nothing to complain about.
@@ -245,6 +247,25 @@ fn slicing_is_looked_at_when_it_is_on() {
     let meta = bson::deserialize_from_document(bson::doc! { "start_ts": 1_i64 }).expect("a document");
     facts.control.pitr = Some(crate::model::pitr::PitrMeta { replsets: vec![report], ..meta });
     assert!(first(&facts).starts_with("Failure slicing b: h:1 can't save its oplog: no room"));
+}
+
+#[test]
+fn a_mix_of_agents_is_told_while_slicing_is_on() {
+    let mut facts = healthy();
+    facts.control.config =
+        Some(Config { pitr: Some(PitrConf { enabled: true, ..PitrConf::default() }), ..Config::default() });
+    facts.control.slicers = vec![lock("pitr", "a", NOW), lock("pitr", "b", NOW)];
+    facts.control.leader_rs = "a".into();
+    // On the secondary of another replica set, then on the leader's primary, then with nobody to lead.
+    facts.control.agents[3].own.clear();
+    assert!(judge(&facts).iter().all(|it| it.check != Check::Slicing || it.verdict == Verdict::Ok));
+    assert!(judge(&facts).iter().any(|it| it.detail.contains("h:1 names who slices")), "{:?}", judge(&facts));
+    facts.control.agents[0].own.clear();
+    assert!(first(&facts).contains("the one on h:1 leads"), "{}", first(&facts));
+    facts.control.agents.retain(|agent| agent.rs == "b");
+    assert!(
+        judge(&facts).iter().any(|it| it.verdict == Verdict::Failure && it.detail.contains("nobody names slicers"))
+    );
 }
 
 #[test]

@@ -5,10 +5,12 @@ use super::{
     finding::{CLUSTER, Check, Finding, member},
 };
 use crate::model::{
+    agent::AgentStat,
     command::name,
     lock::{Lock, is_stale},
     pitr::state,
 };
+use crate::pitr::beside::{self, Leader, Mix};
 use bson::Timestamp;
 
 /// Is there one?
@@ -51,7 +53,24 @@ pub(super) fn slicing(facts: &Facts) -> Vec<Finding> {
     }
     let restoring = alive(&control.locks, now)
         .any(|lock| matches!(lock.header.kind.as_str(), name::RESTORE | name::REPLAY | name::RESYNC));
-    facts.replsets.iter().map(|set| sliced(facts, &set.name, now, restoring)).collect()
+    let mut out: Vec<Finding> = facts.replsets.iter().map(|set| sliced(facts, &set.name, now, restoring)).collect();
+    out.extend(mixed(facts, now));
+    out
+}
+
+/// What agents of the original mean for slicing.
+fn mixed(facts: &Facts, now: Timestamp) -> Option<Finding> {
+    let agents = &facts.control.agents;
+    let agents: Vec<AgentStat> = agents.iter().filter(|agent| !is_stale(agent.hb, now)).cloned().collect();
+    let mix = Mix::of(&agents, &facts.control.leader_rs, "");
+    let detail = beside::meaning(&mix)?;
+    Some(match mix.leader {
+        Leader::Ours(_) => Finding::ok(Check::Slicing, CLUSTER, detail),
+        Leader::Original(node) => Finding::warning(Check::Slicing, CLUSTER, detail)
+            .next(format!("go on with the migration: the agent on {node} is the next one to replace")),
+        Leader::Nobody => Finding::failure(Check::Slicing, CLUSTER, detail)
+            .next("start pbm-agent beside the primary of the leader replica set"),
+    })
 }
 
 fn sliced(facts: &Facts, rs: &str, now: Timestamp, restoring: bool) -> Finding {

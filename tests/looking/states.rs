@@ -71,7 +71,7 @@ impl Desk {
         doc! {
             "n": host, "rs": rs, "s": state, "str": if state == 1 { "PRIMARY" } else { "SECONDARY" }, "hdn": false,
             "psv": false, "arb": false, "delay": 0, "repl_lag": 0, "v": "2.15.0", "mv": "6.0.5", "pbms": usable.clone(),
-            "nodes": usable.clone(), "stors": usable, "hb": self.now, "e": "",
+            "nodes": usable.clone(), "stors": usable, "hb": self.now, "e": "", "own": "0.1.0", "rules": 1,
         }
     }
 

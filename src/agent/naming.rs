@@ -1,0 +1,94 @@
+//! Names slicers for agents of the original, while one of them lives and this agent leads ([`beside`]).
+
+use super::node::Node;
+use crate::control::HEARTBEAT;
+use crate::log::operation;
+use crate::model::{command::name, config::PitrConf, lock::is_stale, pitr::state};
+use crate::mongo::admin::explain;
+use crate::pitr::beside::{self, Leader, Look, Mix, Naming};
+use anyhow::Result;
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+/// Time between two looks while nodes are named.
+const ROUND_LOOK: Duration = Duration::from_secs(1);
+
+/// Runs until `stop`. Only agents of the leader replica set do this.
+pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
+    if !node.in_leader_rs {
+        return;
+    }
+    let mut naming = Naming::default();
+    let mut leads = false;
+    let mut config = node.config.subscribe();
+    while !stop.is_cancelled() {
+        let conf = config.borrow_and_update().as_ref().and_then(|config| config.pitr.clone());
+        let mut pause = HEARTBEAT;
+        if let Some(conf) = conf.filter(|conf| conf.enabled) {
+            let span = operation(name::PITR, "", "", None);
+            match look(&node, &conf, &mut naming, &mut leads).instrument(span.clone()).await {
+                Ok(true) => pause = ROUND_LOOK,
+                Ok(false) => {}
+                Err(error) => span.in_scope(|| tracing::warn!("name slicers: {}", explain(&error))),
+            }
+        } else {
+            (naming, leads) = (Naming::default(), false);
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = config.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// One look, and what follows from it. `true` while replica sets wait for a slicer.
+async fn look(node: &Node, conf: &PitrConf, naming: &mut Naming, leads: &mut bool) -> Result<bool> {
+    let control = &node.control;
+    let slicers = control.locks.slicers().await?;
+    let now = control.time_of_last_call().await?;
+    let mut agents = control.agents.alive_for_slicing(&node.rs, &node.leader_rs, now).await?;
+    let mix = Mix::of(&agents, &node.leader_rs, &node.rs);
+    if mix.originals.is_empty() || mix.leader != Leader::Ours(node.me.clone()) {
+        if *leads {
+            tracing::info!("this agent names no slicers any more");
+        }
+        (*naming, *leads) = (Naming::default(), false);
+        return Ok(false);
+    }
+    if !std::mem::replace(leads, true) {
+        tracing::info!(
+            "agents of the original live on {}: this agent names slicers for them",
+            mix.originals.join(", ")
+        );
+    }
+    // Ours beside them are candidates, too.
+    agents = control.agents.all().await?;
+    agents.retain(|agent| !is_stale(agent.hb, now));
+    let paused = control.locks.all().await?.iter().any(|it| it.header.kind != name::BACKUP && !is_stale(it.hb, now));
+    let meta = control.pitr.get().await?;
+    let sliced = beside::sliced(&slicers, now);
+    let orders = naming.look(&Look {
+        at: Instant::now(),
+        agents: &agents,
+        sliced: &sliced,
+        meta: meta.as_ref(),
+        priority: conf.priority.as_ref(),
+        oplog_only: conf.oplog_only == Some(true),
+        paused,
+    });
+    let Some(orders) = orders else { return Ok(false) };
+    // The status first: it takes out what was reported before.
+    control.pitr.lead(orders.status, now, &sliced.iter().copied().collect::<Vec<_>>()).await?;
+    for (rs, nodes) in &orders.begin {
+        tracing::debug!("naming {} to slice {rs}", nodes.join(", "));
+        control.pitr.begin_round(rs, nodes).await?;
+    }
+    for (rs, nodes) in &orders.add {
+        tracing::debug!("naming {} to slice {rs}, too", nodes.join(", "));
+        control.pitr.name_too(rs, nodes).await?;
+    }
+    Ok(orders.status != state::RUNNING)
+}
