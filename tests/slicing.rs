@@ -1,5 +1,6 @@
 //! The continuous slicing of the oplog: what is stored, who does it, and that nothing is ever missing.
 
+mod beside;
 mod capped;
 mod faults;
 mod loss;

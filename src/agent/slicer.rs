@@ -210,7 +210,7 @@ impl Watch {
             }
             Rules::Named | Rules::NamedByOriginal => {
                 self.waits_to_be_named = true;
-                if !is_named(node, &mix, now).await? || matches!(rank, Rank::Unfit(_)) {
+                if !is_named(node, &mix, now, since.elapsed()).await? || matches!(rank, Rank::Unfit(_)) {
                     return Ok(None);
                 }
             }
@@ -229,7 +229,7 @@ impl Watch {
             return Ok(None);
         }
         if matches!(mix.rules, Rules::Named | Rules::NamedByOriginal) {
-            node.control.pitr.acknowledge(&node.rs, &node.me).await?;
+            node.control.pitr.claim(&node.rs, &node.me).await?;
         }
         Ok(Some((header, candidates)))
     }
@@ -245,7 +245,7 @@ fn rank(node: &Node, mix: &Mix, agents: &[AgentStat], conf: &PitrConf) -> (Rank,
 
 /// Has the leader named this node? The original's leader, which waits for the word of every candidate, hears first that this
 /// one is ready.
-async fn is_named(node: &Node, mix: &Mix, now: Timestamp) -> Result<bool> {
+async fn is_named(node: &Node, mix: &Mix, now: Timestamp, vacant: Duration) -> Result<bool> {
     if mix.rules == Rules::NamedByOriginal
         && let Some(why) = pause_of_the_original(node, now, false).await?
     {
@@ -253,8 +253,8 @@ async fn is_named(node: &Node, mix: &Mix, now: Timestamp) -> Result<bool> {
         return Ok(false);
     }
     let meta = node.control.pitr.get().await?;
-    let view =
-        View { meta: meta.as_ref(), leader_is_content: leader_is_content(node, mix, now).await?, ..view(node, now) };
+    let leader_is_content = leader_is_content(node, mix, now).await?;
+    let view = View { meta: meta.as_ref(), leader_is_content, vacant, ..view(node, now) };
     if view.owes_ready(mix.rules) {
         node.control.pitr.ready(&node.rs, &node.me).await?;
     }
@@ -262,7 +262,7 @@ async fn is_named(node: &Node, mix: &Mix, now: Timestamp) -> Result<bool> {
 }
 
 fn view(node: &Node, now: Timestamp) -> View<'_> {
-    View { meta: None, now, rs: &node.rs, me: &node.me, leader_is_content: false }
+    View { meta: None, now, rs: &node.rs, me: &node.me, leader_is_content: false, vacant: Duration::ZERO }
 }
 
 /// The leader's replica set is another one, and somebody slices it.
@@ -331,7 +331,7 @@ async fn tell_the_end(node: &Node, why: &str, stood_back: bool) -> Result<()> {
     }
     pitr.leave_beside(rs).await?;
     if stood_back {
-        pitr.acknowledge(rs, "").await
+        pitr.give_up(rs).await
     } else if why.is_empty() {
         // The acknowledgement stays: by it the leader sees that a slicer is missing.
         Ok(())

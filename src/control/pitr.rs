@@ -116,12 +116,23 @@ impl Pitr {
         Ok(())
     }
 
-    /// Tells that `node`, which was named, has taken the work; with an empty name, that it left it to the others.
-    pub async fn acknowledge(&self, rs: &str, node: &str) -> Result<()> {
+    /// Tells that `node` has taken the work, whether it was named or not.
+    pub async fn claim(&self, rs: &str, node: &str) -> Result<()> {
+        let named = doc! { "n": { "$elemMatch": { "rs": rs, "n": node } } };
+        let done = self.coll.update_one(named, doc! { "$set": { "n.$.ack": node } }).await;
+        if done.context("acknowledge the nomination in admin.pbmPITR")?.matched_count > 0 {
+            return Ok(());
+        }
+        let round: Bson = doc! { "rs": rs, "n": [node], "ack": node }.into();
+        self.write(doc! { "n": replaced("n", "rs", rs, vec![round]) }).await
+    }
+
+    /// Tells that the node that took the work leaves it to the others that were named.
+    pub async fn give_up(&self, rs: &str) -> Result<()> {
         self.coll
-            .update_one(doc! { "n.rs": rs }, doc! { "$set": { "n.$.ack": node } })
+            .update_one(doc! { "n.rs": rs }, doc! { "$set": { "n.$.ack": "" } })
             .await
-            .context("acknowledge the nomination in admin.pbmPITR")?;
+            .context("give the nomination back in admin.pbmPITR")?;
         Ok(())
     }
 

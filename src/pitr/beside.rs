@@ -128,6 +128,8 @@ pub struct View<'a> {
     /// The replica set of the leader is another one, and somebody slices it: so the leader does not wait for all slicers
     /// to stop.
     pub leader_is_content: bool,
+    /// For how long nobody has sliced this replica set.
+    pub vacant: Duration,
 }
 
 impl View<'_> {
@@ -138,17 +140,19 @@ impl View<'_> {
     /// May this node take the lock of its replica set, which nobody holds?
     #[must_use]
     pub fn is_named(&self, rules: Rules) -> bool {
-        let Some(meta) = self.meta else { return false };
-        let Some(round) = meta.n.iter().find(|round| round.rs == self.rs) else { return false };
-        if !self.heartbeat_is_fresh() || !round.n.iter().any(|node| node == self.me) {
-            return false;
-        }
+        let Some(meta) = self.meta.filter(|_| self.heartbeat_is_fresh()) else { return false };
+        let round = meta.n.iter().find(|round| round.rs == self.rs);
+        let named = round.filter(|round| round.n.iter().any(|node| node == self.me));
         match rules {
             Rules::Own | Rules::OwnBeside => false,
             // Our leader opens the round again when the slicer is gone.
-            Rules::Named => round.ack.is_empty(),
-            // The original's leader does not, but who was named with the lost slicer can go on for it.
-            Rules::NamedByOriginal => meta.status == state::RUNNING && (round.ack.is_empty() || self.leader_is_content),
+            Rules::Named => named.is_some_and(|round| round.ack.is_empty()),
+            // The original's leader does not, but who was named with the lost slicer can go on for it. Nor does it name
+            // nodes for a replica set whose agents came later than its round: then nobody is coming.
+            Rules::NamedByOriginal => {
+                let left_alone = self.leader_is_content && (named.is_some() || self.vacant >= FOR_A_LOOK);
+                meta.status == state::RUNNING && (named.is_some_and(|round| round.ack.is_empty()) || left_alone)
+            }
         }
     }
 
@@ -390,7 +394,7 @@ mod tests {
     }
 
     fn view(meta: &PitrMeta) -> View<'_> {
-        View { meta: Some(meta), now: NOW, rs: "rs1", me: "a", leader_is_content: false }
+        View { meta: Some(meta), now: NOW, rs: "rs1", me: "a", leader_is_content: false, vacant: Duration::ZERO }
     }
 
     #[test]
@@ -406,6 +410,12 @@ mod tests {
         let silent =
             PitrMeta { hb: Timestamp { time: 900, increment: 1 }, ..meta("running", vec![round("rs1", &["a"], "")]) };
         assert!(!view(&silent).is_named(Rules::NamedByOriginal), "of a leader that is lost");
+        // Its round was before this agent's time.
+        let late = meta("running", vec![round("rs1", &[], "")]);
+        let waited = View { vacant: FOR_A_LOOK, ..view(&late) };
+        assert!(!waited.is_named(Rules::NamedByOriginal), "the leader may be about to begin a round");
+        assert!(View { leader_is_content: true, ..waited }.is_named(Rules::NamedByOriginal));
+        assert!(!View { leader_is_content: true, ..view(&late) }.is_named(Rules::NamedByOriginal), "too early");
         // The slicer that was named with this node is lost, and the leader waits for nothing.
         let lost = meta("running", vec![round("rs1", &["a", "b"], "b")]);
         assert!(View { leader_is_content: true, ..view(&lost) }.is_named(Rules::NamedByOriginal));

@@ -7,6 +7,7 @@ pub mod cut;
 pub mod garage;
 pub mod normalize;
 pub mod objects;
+pub mod original;
 pub mod programs;
 pub mod sharded;
 pub mod snapshot;
