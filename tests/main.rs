@@ -15,6 +15,7 @@ mod help;
 mod legacy;
 mod logical;
 mod looking;
+mod members;
 mod pitr;
 mod profiles;
 mod programs;

@@ -6,11 +6,9 @@ use crate::model::{
     agent::{AgentStat, SubsysStatus},
     names::PBM_VERSION,
 };
-use crate::mongo::{
-    admin::{self, explain},
-    login,
-};
+use crate::mongo::{admin::explain, login};
 use crate::preflight::grants;
+use crate::topo::condition;
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -18,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How often it is said that a second agent writes the line.
 const REPEAT: Duration = Duration::from_secs(60);
+/// How often it is said that there is no majority.
+const STARVED_REPEAT: Duration = Duration::from_secs(300);
 /// How long a second agent counts as there after it was seen.
 const TWIN: Duration = Duration::from_secs(15);
 /// How often it is asked what the user may do.
@@ -36,6 +36,8 @@ struct Line {
     /// When somebody else's line was found in place of ours, and when that was said.
     twin: Option<Instant>,
     warned: Option<Instant>,
+    /// Why the majority confirmed nothing when that was said, and when.
+    starved: Option<(String, Instant)>,
     /// What the user may not do, and when that was asked.
     lacks: Vec<String>,
     asked: Option<Instant>,
@@ -46,8 +48,17 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     let instance = format!("{:016x}", rand::random::<u64>());
     let storage = StorageWatch::new(&instance);
     let server = node.version.server.clone();
-    let mut line =
-        Line { instance, server, written: false, storage, twin: None, warned: None, lacks: Vec::new(), asked: None };
+    let mut line = Line {
+        instance,
+        server,
+        written: false,
+        storage,
+        twin: None,
+        warned: None,
+        starved: None,
+        lacks: Vec::new(),
+        asked: None,
+    };
     loop {
         let mut waiter = node.control.bell.waiter();
         let started = Instant::now();
@@ -84,6 +95,8 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
 impl Line {
     async fn beat(&mut self, node: &Node) -> Result<()> {
         let mut stat = describe(node, &mut self.server).await;
+        // Before anything that waits for the majority.
+        self.warn_of_starvation(node, &stat.no_majority);
         self.storage.check(node).await;
         self.look_at_login(node).await;
         stat.stors = self.storage.status.clone();
@@ -109,6 +122,20 @@ impl Line {
         Ok(())
     }
 
+    /// Says that the majority confirms nothing: at once, then at intervals, and when it does again.
+    fn warn_of_starvation(&mut self, node: &Node, why: &str) {
+        if why.is_empty() {
+            if self.starved.take().is_some() {
+                tracing::info!("replica set {} has a majority again", node.rs);
+            }
+            return;
+        }
+        if self.starved.as_ref().is_none_or(|(said, at)| said != why || at.elapsed() >= STARVED_REPEAT) {
+            self.starved = Some((why.to_owned(), Instant::now()));
+            tracing::warn!("replica set {}: {}", node.rs, node.starved(why));
+        }
+    }
+
     /// What the user of this agent may not do here.
     async fn look_at_login(&mut self, node: &Node) {
         if self.asked.is_some_and(|at| at.elapsed() < LOGIN_CHECK) {
@@ -131,26 +158,13 @@ async fn describe(node: &Node, server: &mut String) -> AgentStat {
         nodes: SubsysStatus::usable(),
         ..AgentStat::unknown(&node.rs, &node.me)
     };
-    let facts = async {
-        let hello = node.hello().await?;
-        let status = admin::repl_status(&node.client).await?;
-        anyhow::Ok((hello, status))
-    };
-    match facts.await {
-        Ok((hello, status)) => {
+    match condition::of(&node.client).await {
+        Ok(condition) => {
             // Only asked of a node that answers: a beat must not wait for the rest of them, one question after another.
             if let Ok(version) = node.version_now().await {
                 *server = version.server;
             }
-            stat.hdn = hello.hidden;
-            stat.psv = hello.passive;
-            stat.arb = hello.arbiter_only;
-            stat.delay = i32::try_from(hello.secondary_delay_secs).unwrap_or(i32::MAX);
-            stat.repl_lag = i32::try_from(status.lag_secs()).unwrap_or(i32::MAX);
-            if let Some(me) = status.me() {
-                stat.s = me.state;
-                stat.state.clone_from(&me.state_str);
-            }
+            condition.enter(&mut stat);
         }
         Err(error) => stat.nodes = SubsysStatus::broken(explain(&error)),
     }

@@ -201,6 +201,9 @@ async fn connect(
         let attempt = async {
             let (leader, _) = connect_leader(uri, "pbm-agent").await?;
             let node = Node::connect(uri, leader, parallel, lines.clone()).await?;
+            if let Some(why) = node.lacks_majority().await {
+                tracing::warn!("{why}");
+            }
             node.control.set_up().await?;
             // Before this agent's line is there: whoever sees the line can rely on it that commands are taken.
             let place = node.control.commands.end().await?;

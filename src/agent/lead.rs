@@ -6,8 +6,9 @@
 
 use super::{node::Node, op::roll_call};
 use crate::config::places;
-use crate::control::{HEARTBEAT, unix_now};
+use crate::control::{Declined, HEARTBEAT, unix_now};
 use crate::model::{
+    agent::AgentStat,
     backup::{BackupMeta, BackupType},
     command::BackupCmd,
     config::{Config, StorageConf},
@@ -21,11 +22,12 @@ use crate::mongo::admin::explain;
 use crate::topo::{
     cluster::Cluster,
     elect::{self, Field, Preference},
+    suits::unfit,
 };
 use crate::upkeep::balancer;
 use anyhow::{Result, anyhow, bail};
 use bson::Timestamp;
-use futures::future::try_join_all;
+use futures::future::{join_all, try_join_all};
 use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -34,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 const PER_TIER: Duration = Duration::from_secs(5);
 /// How long to wait for a first candidate, when there are agents but none is fit.
 const FOR_A_CANDIDATE: Duration = Duration::from_secs(10);
+/// How long a member with an agent of the original has to tell whether it may be read.
+const LOOK: Duration = Duration::from_secs(2);
 /// How long agents off the primary leave the lead to the one on it.
 pub(super) const TAKE_OVER: Duration = Duration::from_secs(3);
 
@@ -74,7 +78,7 @@ pub(super) async fn lead(
     let priority = config.and_then(|c| c.backup.as_ref()).and_then(|b| b.priority.as_ref());
     let preference = Preference { priority, slicing: &slicing };
     let nominations = async {
-        let alive = node.control.agents.alive(node.control.cluster_time().await?).await?;
+        let alive = living(node).await?;
         let fields: Vec<(String, Field)> =
             cluster.names().into_iter().map(|rs| (rs.clone(), elect::field(&alive, &rs, preference))).collect();
         let first = |(rs, field): &(String, Field)| Some((rs.clone(), field.tiers.first()?.clone()));
@@ -193,6 +197,7 @@ async fn nominate(node: &Node, name: &str, rs: String, field: Field, preference:
     let rs = rs.as_str();
     let mut named = !field.tiers.is_empty();
     let field = if named { field } else { candidates(node, rs, preference).await? };
+    let mut declined: Vec<Declined> = Vec::new();
     for tier in field.tiers {
         tracing::debug!("nominating {} for replica set {rs}", tier.join(", "));
         let mut waiter = node.control.bell.waiter();
@@ -201,27 +206,58 @@ async fn nominate(node: &Node, name: &str, rs: String, field: Field, preference:
         }
         let until = Instant::now() + PER_TIER;
         loop {
-            let seen = node.control.backups.nomination(name, rs).await?;
-            let Some((status, round)) = seen else { bail!("the backup's document is gone") };
-            if status.is_final() || round.is_some_and(|round| !round.ack.is_empty()) {
+            let Some(round) = node.control.backups.round(name, rs).await? else {
+                bail!("the backup's document is gone")
+            };
+            if round.status.is_final() || round.nomination.is_some_and(|round| !round.ack.is_empty()) {
                 return Ok(());
             }
-            if Instant::now() >= until {
+            let has_declined = |node: &String| round.declined.iter().any(|declined| declined.node == *node);
+            let nobody_left = tier.iter().all(has_declined);
+            declined = round.declined;
+            if nobody_left || Instant::now() >= until {
                 break;
             }
             waiter.next_within(until.saturating_duration_since(Instant::now()).min(crate::control::POLL)).await;
         }
     }
-    Err(anyhow!(
-        "no agent of replica set {rs} took the backup, although candidates were named; see the agents' logs with `pbm logs`"
-    ))
+    if declined.is_empty() {
+        bail!(
+            "no agent of replica set {rs} took the backup, although candidates were named; see the agents' logs with `pbm logs`"
+        );
+    }
+    let mut why: Vec<(String, String)> = declined.into_iter().map(|it| (it.node, it.why)).collect();
+    why.extend(
+        field.unfit.into_iter().filter(|(node, _)| !why.iter().any(|(other, _)| other == node)).collect::<Vec<_>>(),
+    );
+    Err(nobody(rs, &why))
+}
+
+fn nobody(rs: &str, why: &[(String, String)]) -> anyhow::Error {
+    let why: Vec<String> = why.iter().map(|(node, why)| format!("{node}: {why}")).collect();
+    anyhow!("no agent of replica set {rs} can take the backup: {}", why.join("; "))
+}
+
+/// The living agents. Those of the original don't tell all that makes a node unfit: it is asked for them.
+async fn living(node: &Node) -> Result<Vec<AgentStat>> {
+    let mut alive = node.control.agents.alive(node.control.cluster_time().await?).await?;
+    let silent = alive.iter_mut().filter(|agent| agent.own.is_empty() && unfit(agent).is_none());
+    let looks = silent.map(|agent| async {
+        match node.look_at(&agent.n, LOOK).await {
+            Ok(condition) => agent.unfit = condition.unfit().unwrap_or_default(),
+            // Its agent says that it works.
+            Err(error) => tracing::debug!("look at {}: {}", agent.n, explain(&error)),
+        }
+    });
+    join_all(looks).await;
+    Ok(alive)
 }
 
 async fn candidates(node: &Node, rs: &str, preference: Preference<'_>) -> Result<Field> {
     let until = Instant::now() + FOR_A_CANDIDATE;
     loop {
         let mut waiter = node.control.bell.waiter();
-        let alive = node.control.agents.alive(node.control.cluster_time().await?).await?;
+        let alive = living(node).await?;
         let field = elect::field(&alive, rs, preference);
         if !field.tiers.is_empty() {
             return Ok(field);
@@ -233,8 +269,7 @@ async fn candidates(node: &Node, rs: &str, preference: Preference<'_>) -> Result
             );
         }
         if Instant::now() >= until {
-            let why: Vec<String> = field.unfit.iter().map(|(n, why)| format!("{n}: {why}")).collect();
-            bail!("no agent of replica set {rs} can take the backup: {}", why.join("; "));
+            return Err(nobody(rs, &field.unfit));
         }
         waiter.next().await;
     }

@@ -10,16 +10,17 @@ use crate::model::{
     lock::LockHeader,
     rate::Rate,
 };
-use crate::mongo::{self, Hello, Purpose, admin};
+use crate::mongo::{self, Hello, Purpose, admin, majority};
 use crate::storage::{Storage, pace::Pace, ranges::Downloads};
 use crate::topo::{
     cluster::{self, Cluster},
+    condition::{self, Condition},
     identity::{self, Identity},
 };
 use anyhow::{Context, Result};
 use bson::Timestamp;
 use mongodb::Client;
-use std::sync::Arc;
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// One agent's surroundings. All handles are cheap and reconnect by themselves.
@@ -35,6 +36,8 @@ pub(super) struct Node {
     pub config: watch::Sender<Option<Config>>,
     /// Other clusters that make backups on the main storage, as far as this agent has seen.
     pub shared: watch::Sender<Vec<Tenant>>,
+    /// The agent's connection string.
+    uri: Uri,
     /// Name of this node's replica set.
     pub rs: String,
     /// `host:port` as the replica set names this node.
@@ -51,6 +54,15 @@ pub(super) struct Node {
     pub parallel: usize,
 }
 
+/// A connection string, which may hold a password: it is in no log.
+struct Uri(String);
+
+impl fmt::Debug for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Uri")
+    }
+}
+
 impl Node {
     pub async fn connect(uri: &str, leader: Client, parallel: Option<usize>, log: DbSink) -> Result<Self> {
         let client = mongo::connect(uri, Purpose::Node { app: "pbm" }).await?;
@@ -63,6 +75,7 @@ impl Node {
             control: Control::new(leader),
             config: watch::Sender::new(None),
             shared: watch::Sender::new(Vec::new()),
+            uri: Uri(uri.to_owned()),
             in_leader_rs: leader_rs == hello.set_name,
             leader_rs,
             rs: hello.set_name,
@@ -81,6 +94,37 @@ impl Node {
     /// Server and feature compatibility version: both change under an agent that runs on.
     pub async fn version_now(&self) -> Result<admin::Version> {
         admin::version(&self.client).await
+    }
+
+    /// What it means that the replica set of this node has no majority.
+    pub fn starved(&self, why: &str) -> String {
+        if majority::is_asked_for(&self.client) {
+            format!("{why}. Backups and slicing wait until the majority confirms what they read and write")
+        } else {
+            format!(
+                "{why}. With w=1 in the connection string backups and slicing go on, and what they save can be rolled back"
+            )
+        }
+    }
+
+    /// Why the majority of this node's replica set, or of the leader replica set, confirms nothing, where that is waited for.
+    pub async fn lacks_majority(&self) -> Option<String> {
+        if !majority::is_asked_for(&self.client) {
+            return None;
+        }
+        if let Some(why) = majority::lack(&self.client).await {
+            return Some(format!("replica set {}: {}", self.rs, self.starved(&why)));
+        }
+        if self.in_leader_rs {
+            return None;
+        }
+        let why = majority::lack(self.control.client()).await?;
+        Some(format!("the leader replica set: {}", self.starved(&why)))
+    }
+
+    /// Looks at the member at `host`, of whatever replica set.
+    pub async fn look_at(&self, host: &str, patience: Duration) -> Result<Condition> {
+        condition::at(&self.uri.0, host, "pbm", patience).await
     }
 
     /// The replica sets of the cluster.

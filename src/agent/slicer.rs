@@ -42,6 +42,7 @@ use crate::pitr::{
     stand::{self, Rank},
     timeline::Line,
 };
+use crate::topo::condition;
 use anyhow::{Context, Result, bail};
 use bson::Timestamp;
 use mongodb::options::SelectionCriteria;
@@ -214,6 +215,11 @@ impl Watch {
                     return Ok(None);
                 }
             }
+        }
+        // What the line says may be some seconds old.
+        if let Some(why) = condition::of(&node.client).await?.unfit() {
+            tracing::debug!("this node can't slice: {why}");
+            return Ok(None);
         }
         if let Some(lock) = lock {
             node.control.locks.release_slicing(&lock.header).await?;

@@ -1,6 +1,14 @@
-//! One moment for all shards (added by us; the original takes the smallest last write, wherever an idle shard stands).
+//! One moment for all shards (added by us; the original takes the smallest last write, wherever an idle shard stands), and
+//! for every replica set one that is not older than the wish for the backup.
 //!
-//! # Consistency
+//! # Not older than the command
+//!
+//! When a backup begins, the primary of every replica set writes a note into its oplog, and the node that is read has to have
+//! it before anything else is done: a secondary may be behind, and who asked for the backup relies on everything that was
+//! acknowledged before. A primary that was replaced meanwhile gets no majority for its note. The end is taken later, so it
+//! is never older than the note. Whoever does not get there in time fails with the node's name.
+//!
+//! # Consistency of shards
 //!
 //! Cluster time is a logical clock: a node that has heard of a time writes nothing older any more. So:
 //!
@@ -14,12 +22,13 @@
 //! An entry before the cut on one shard is before it in cluster time on all others, so a transaction over several shards,
 //! whose commit is decided at one time, is either known to be committed by a shard's oplog before the cut or by none.
 
+use super::Cx;
 use crate::model::backup::BackupMeta;
-use crate::mongo::admin;
+use crate::mongo::{admin, majority};
 use crate::oplog::slice;
 use anyhow::{Context, Result, bail};
 use bson::{Document, Timestamp, doc};
-use mongodb::{Client, ClientSession, error::Error as MongoError};
+use mongodb::{Client, ClientSession};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -49,8 +58,14 @@ pub(super) async fn publish(node: &Client, config: &Client) -> Result<()> {
     ping(config, &mut session).await.map(drop)
 }
 
+/// As [`note`], for the node that this backup reads; an error names it.
+pub(super) async fn reach(cx: &Cx, text: &str) -> Result<()> {
+    let done = note(cx.control.client(), &cx.primary, &cx.client, text).await;
+    done.with_context(|| format!("bring {} of {} to what was written when the {text}", cx.me, cx.rs))
+}
+
 /// Step 2: `primary` writes a note that is newer than everything the config servers have heard of. Returns when `node`,
-/// and the majority of the replica set, have it.
+/// and the majority of the replica set where that is asked for, have it.
 pub async fn note(config: &Client, primary: &Client, node: &Client, text: &str) -> Result<()> {
     let mut session = tell(config, primary).await?;
     let done = append(primary, &mut session, text).await;
@@ -61,20 +76,22 @@ pub async fn note(config: &Client, primary: &Client, node: &Client, text: &str) 
         // It may not have heard of the note's time yet, and would refuse to wait for it.
         reading.advance_cluster_time(time);
     }
-    let wait = node.database("admin").run_command(slice::majority_until(time)).session(&mut reading).await;
-    wait.map(drop).with_context(|| format!("wait until this node and the majority have the note at {time}"))
+    slice::reaches(node, time, &mut reading).await
 }
 
 /// The server does not wait for its lock here as other commands do: while somebody has it, it says so.
-async fn append(primary: &Client, session: &mut ClientSession, text: &str) -> Result<Document, MongoError> {
+async fn append(primary: &Client, session: &mut ClientSession, text: &str) -> Result<Document> {
     let until = Instant::now() + LOCKED;
+    let db = primary.database("admin");
     loop {
-        let note = doc! { "appendOplogNote": 1, "data": { "pbm": text }, "writeConcern": { "w": "majority" } };
-        match primary.database("admin").run_command(note).session(&mut *session).await {
+        let concern = majority::write_concern(&db);
+        let note = doc! { "appendOplogNote": 1, "data": { "pbm": text }, "writeConcern": concern };
+        match db.run_command(note).session(&mut *session).await {
             Err(error) if admin::code(&error) == Some(LOCK_FAILED) && Instant::now() < until => {
                 tokio::time::sleep(AGAIN).await;
             }
-            done => return done,
+            Ok(done) => return majority::confirmed(primary, done).await,
+            Err(error) => return Err(error.into()),
         }
     }
 }

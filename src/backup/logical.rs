@@ -43,9 +43,9 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     if cx.cluster.sharded {
         cluster::refuse_config_shard(cx.control.client()).await?;
         resharding::none_now(cx.control.client()).await?;
-        // An idle shard's oplog begins now, not hours ago.
-        cut::note(cx.control.client(), &cx.primary, &cx.client, "backup begins").await?;
     }
+    // What was acknowledged before the backup was asked for is in it, and an idle shard's oplog begins now, not hours ago.
+    cut::reach(cx, "backup begins").await?;
     let first = slice::first_write(&cx.client).await?;
     cx.control.backups.add_member(&cx.name, &cx.rs, &first_part(cx, &layout, first)).await?;
     arrive(board, cx.role, Status::Running, Some(starting_limit(cx)), &cx.cancel, async || publish_first(cx).await)
@@ -83,7 +83,7 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     }
 
     if cx.cluster.sharded {
-        cut::note(cx.control.client(), &cx.primary, &cx.client, "backup ends").await?;
+        cut::reach(cx, "backup ends").await?;
     }
     // Taken after the last cursor was closed: no version of a document that was dumped is newer.
     let last = slice::last_write(&cx.client).await?;

@@ -6,7 +6,7 @@ use super::{
 };
 use crate::control::Control;
 use crate::model::config::Config;
-use crate::mongo::{self, Purpose};
+use crate::mongo::{self, Purpose, majority};
 use crate::preflight::gather::{Asker, Depth};
 use crate::topo::cluster::{self, Cluster};
 use mongodb::Client;
@@ -26,6 +26,8 @@ pub struct Context {
     pub out: Format,
     /// The connection string, for other replica sets.
     pub uri: String,
+    /// Why the majority of the leader replica set confirms nothing, if so.
+    pub no_majority: Option<String>,
     /// Ends the background tasks.
     stop: CancellationToken,
     /// What is wrong in the stored configuration has been said.
@@ -44,7 +46,20 @@ impl Context {
         })?;
         let connected = cluster::connect_leader(uri, APP).await;
         let (client, _) = connected.map_err(|error| CliError::from(error).or(Kind::Connection))?;
-        Ok(Self::around(client, uri, out))
+        let mut cx = Self::around(client, uri, out);
+        // Asked first, because whatever waits for the majority would say nothing for long.
+        if let Some(why) = majority::lack(cx.control.client()).await {
+            let asked_for = majority::is_asked_for(cx.control.client());
+            let means = if asked_for {
+                "what is shown is confirmed by one member only"
+            } else {
+                "as w=1 allows, one member confirms"
+            };
+            cx.out.note(&format!("Warning: the leader replica set has {why}; {means}"));
+            cx.control = Control::unconfirmed(cx.control.client().clone());
+            cx.no_majority = Some(why);
+        }
+        Ok(cx)
     }
 
     /// As [`Self::connect`], also for a user who may not ask who the leader is: then the given replica set counts as it.
@@ -63,6 +78,7 @@ impl Context {
             control: Control::new(client),
             out,
             uri: uri.to_owned(),
+            no_majority: None,
             stop: CancellationToken::new(),
             warned: AtomicBool::new(false),
         }
@@ -74,7 +90,18 @@ impl Context {
     }
 
     /// Prepares for sending commands and waiting: the control collections exist, the bell is heard.
+    ///
+    /// # Errors
+    /// No majority could confirm what would be written, and the connection string asks for one.
     pub async fn ready_to_write(&self) -> Result<()> {
+        if let Some(why) = self.no_majority.as_ref().filter(|_| majority::is_asked_for(self.control.client())) {
+            return Err(CliError::refused(format!("nothing can be confirmed in the leader replica set: {why}"))
+                .hint("start the members that are down; nothing was started here")
+                .hint(
+                    "to work with fewer members until then, give readConcernLevel=local&w=1 in the connection strings of \
+                     pbm and of all agents: what one member alone has confirmed is lost if it is lost",
+                ));
+        }
         // An insert into a missing collection would make it without its cap and its unique indexes.
         self.control.set_up().await?;
         let (bell, stop) = (self.control.bell.clone(), self.stop.clone());

@@ -7,7 +7,7 @@ use crate::model::{
     lock::{STALE_SECS, is_stale},
 };
 use crate::mongo::{self, admin};
-use crate::topo::suits::MAX_LAG_SECS;
+use crate::topo::suits::{MAX_LAG_SECS, unfit_node};
 use bson::Timestamp;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -33,6 +33,9 @@ struct Node {
     /// *Added by us*: seconds behind the primary, as the agent says.
     #[serde(skip_serializing_if = "is_none")]
     lag: i32,
+    /// *Added by us*: why this node is not read for backups, where that is no error of its agent.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    unfit: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -110,6 +113,7 @@ fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> N
         ok: false,
         errors: Vec::new(),
         lag: 0,
+        unfit: String::new(),
     };
     let Some(agent) = agent.filter(|_| state != ARBITER) else { return node };
     node.agent = if agent.v.is_empty() { "?".to_owned() } else { format!("v{}", agent.v.trim_start_matches('v')) };
@@ -125,19 +129,30 @@ fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> N
         node.ok = false;
         node.errors.push(agent.e.clone());
     }
-    if i64::from(agent.repl_lag) >= MAX_LAG_SECS {
+    if i64::from(agent.repl_lag) >= MAX_LAG_SECS && agent.delay == 0 {
         node.errors.push(format!("{} s behind the primary", agent.repl_lag));
+    }
+    node.unfit = unfit_node(agent).unwrap_or_default();
+    if !agent.no_majority.is_empty() && state == PRIMARY {
+        node.ok = false;
+        node.errors.push(format!("{}; what waits for the majority waits", agent.no_majority));
     }
     node
 }
 
 /// Nodes that need a person: their agent is missing, lost, or can't work.
 pub fn problems(replsets: &[Replset]) -> impl Iterator<Item = String> {
+    let unread = replsets.iter().filter_map(|replset| {
+        let mut working = replset.nodes.iter().filter(|node| node.ok && node.role != "A").peekable();
+        let none = working.peek().is_some() && working.all(|node| !node.unfit.is_empty());
+        none.then(|| format!("{}: no node can be read for a backup, see why below each of them", replset.rs))
+    });
     let nodes = replsets.iter().flat_map(|replset| replset.nodes.iter().map(|node| (&replset.rs, node)));
-    nodes.filter(|(_, node)| !node.ok && node.role != "A").map(|(rs, node)| {
+    let broken = nodes.filter(|(_, node)| !node.ok && node.role != "A").map(|(rs, node)| {
         let why = if node.errors.is_empty() { "no agent".to_owned() } else { node.errors.join(", ") };
         format!("{rs}/{}: {why}", node.host)
-    })
+    });
+    broken.chain(unread)
 }
 
 /// For people.
@@ -158,6 +173,9 @@ pub fn text(replsets: &[Replset]) -> String {
             });
             if node.lag > 0 && node.errors.is_empty() {
                 line.push_str(&format!(", {} s behind the primary", node.lag));
+            }
+            if !node.unfit.is_empty() && node.role != "A" {
+                line.push_str(&format!(", not read for backups: {}", node.unfit));
             }
             lines.push(line);
             lines.extend(node.errors.iter().map(|error| format!("      error: {error}")));
@@ -196,6 +214,22 @@ mod tests {
         let bad = AgentStat { stors: SubsysStatus::broken("denied"), ..agent() };
         let bad = judge("h:1", 2, Some(&bad), at(110));
         assert_eq!((bad.ok, bad.errors), (false, vec!["storage: denied".to_owned()]));
+    }
+
+    #[test]
+    fn a_node_that_is_not_read_is_told() {
+        let locked = AgentStat { unfit: "it is locked".into(), ..agent() };
+        let of = |nodes| [Replset { rs: "rs0".into(), nodes }];
+        let node = judge("h:1", 2, Some(&locked), at(110));
+        assert!(node.ok && node.errors.is_empty(), "{node:?}");
+        let only = of(vec![node, judge("h:2", ARBITER, None, at(110))]);
+        assert!(text(&only).contains(" ok, not read for backups: it is locked"), "{}", text(&only));
+        assert!(problems(&only).any(|it| it.starts_with("rs0: no node can be read")), "nobody is left");
+        let both = of(vec![judge("h:1", 2, Some(&locked), at(110)), judge("h:2", PRIMARY, Some(&agent()), at(110))]);
+        assert_eq!(problems(&both).count(), 0);
+        let starved = AgentStat { no_majority: "no majority: 1 of 2".into(), ..agent() };
+        let told: Vec<String> = problems(&of(vec![judge("h:1", PRIMARY, Some(&starved), at(110))])).collect();
+        assert!(told[0].starts_with("rs0/h:1: no majority: 1 of 2"), "{told:?}");
     }
 
     #[test]

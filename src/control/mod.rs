@@ -35,7 +35,7 @@ pub use commands::{Commands, Place};
 pub use configs::Configs;
 pub use locks::{Locks, TakeLock};
 pub use logs::{LogQuery, Logs};
-pub use ops::{Debt, OpDocs, OpDocument};
+pub use ops::{Debt, Declined, OpDocs, OpDocument, Round};
 pub use pitr::Pitr;
 pub use unreadable::Unreadable;
 
@@ -43,7 +43,10 @@ use crate::model::{backup::BackupMeta, names, restore::RestoreMeta};
 use crate::mongo;
 use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc};
-use mongodb::{Client, Database};
+use mongodb::{
+    Client, Database,
+    options::{DatabaseOptions, ReadConcern},
+};
 use std::{sync::Arc, time::Duration};
 
 /// The longest that a change goes unseen when the bell is lost.
@@ -77,6 +80,18 @@ impl Control {
     #[must_use]
     pub fn new(client: Client) -> Self {
         let db = client.database(names::CONTROL_DB);
+        Self::over(client, db)
+    }
+
+    /// As [`Self::new`], for reading what the primary alone has, while there is no majority that could confirm it.
+    #[must_use]
+    pub fn unconfirmed(client: Client) -> Self {
+        let options = DatabaseOptions::builder().read_concern(ReadConcern::local()).build();
+        let db = client.database_with_options(names::CONTROL_DB, options);
+        Self::over(client, db)
+    }
+
+    fn over(client: Client, db: Database) -> Self {
         let bell = Arc::new(Bell::new(db.clone()));
         let unreadable = Unreadable::default();
         Self {
@@ -154,7 +169,7 @@ impl Control {
 async fn can_be_tailed<T: Send + Sync>(coll: &mongodb::Collection<T>) -> mongodb::error::Result<bool> {
     let coll = coll.clone_with_type::<Document>();
     let any = coll.find_one(doc! {}).projection(doc! { "_id": 1 });
-    Ok(any.read_concern(mongodb::options::ReadConcern::local()).await?.is_some())
+    Ok(any.read_concern(ReadConcern::local()).await?.is_some())
 }
 
 /// Wall-clock unix seconds, as in `*_ts` fields.

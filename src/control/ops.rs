@@ -59,6 +59,26 @@ impl<T> Clone for OpDocs<T> {
 /// A field *added by us*: the operation failed and its remains are still to be removed.
 pub(super) const CLEANUP_DUE: &str = "cleanup_due";
 
+/// A field *added by us*: who was named for the work and can't do it.
+const DECLINED: &str = "declined";
+
+/// One who was named for the work of a replica set and can't do it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
+pub struct Declined {
+    rs: String,
+    pub node: String,
+    pub why: String,
+}
+
+/// The choice of an agent for one replica set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Round {
+    /// Of the backup.
+    pub status: Status,
+    pub nomination: Option<Nomination>,
+    pub declined: Vec<Declined>,
+}
+
 /// What an operation switched off and has to switch on again, also when its agents have died: a field of its document,
 /// *added by us*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -386,22 +406,38 @@ impl OpDocs<BackupMeta> {
     /// The state of a backup and the nomination round of one replica set, if it has begun: little to read, because every
     /// agent of the cluster asks.
     pub async fn nomination(&self, name: &str, rs: &str) -> Result<Option<(Status, Option<Nomination>)>> {
+        Ok(self.round(name, rs).await?.map(|round| (round.status, round.nomination)))
+    }
+
+    /// As [`Self::nomination`], with those who declined.
+    pub async fn round(&self, name: &str, rs: &str) -> Result<Option<Round>> {
         #[derive(serde::Deserialize)]
         struct Seen {
             status: Status,
             #[serde(default)]
             n: Vec<Nomination>,
+            #[serde(default)]
+            declined: Vec<Declined>,
         }
         let found = self
             .coll
             .find_one(doc! { "name": name })
-            .projection(doc! { "status": 1, "n": { "$elemMatch": { "rs": rs } } })
+            .projection(doc! { "status": 1, "n": { "$elemMatch": { "rs": rs } }, DECLINED: 1 })
             .await
             .context("read the nomination in admin.pbmBackups")?;
         let Some(found) = found else { return Ok(None) };
         let mut seen: Seen =
             bson::deserialize_from_document(found).with_context(|| format!("read the nominations of backup {name}"))?;
-        Ok(Some((seen.status, seen.n.pop())))
+        seen.declined.retain(|declined| declined.rs == rs);
+        Ok(Some(Round { status: seen.status, nomination: seen.n.pop(), declined: seen.declined }))
+    }
+
+    /// Says why `node`, which was named for `rs`, does not do the work.
+    pub async fn decline(&self, name: &str, rs: &str, node: &str, why: &str) -> Result<()> {
+        let declined = doc! { "rs": rs, "node": node, "why": why };
+        self.update(doc! { "name": name }, doc! { "$push": { DECLINED: declined } }, "decline the nomination")
+            .await
+            .map(drop)
     }
 
     /// Says that `node` does the work of `rs`.

@@ -3,15 +3,23 @@
 //! The unique indexes are the locking mechanism: they must exist before any lock is taken.
 
 use crate::model::names;
-use crate::mongo::admin;
+use crate::mongo::{admin, majority};
 use anyhow::{Context, Result};
 use bson::{Document, doc};
-use mongodb::{Database, IndexModel, options::IndexOptions};
+use mongodb::{
+    Database, IndexModel,
+    options::{CommitQuorum, IndexOptions},
+};
+use std::collections::{HashMap, HashSet};
 
 const MIB: i64 = 1024 * 1024;
 const NAMESPACE_EXISTS: i32 = 48;
 
+/// What is there is not touched: even a creation that changes nothing waits for the majority, and an agent that starts while
+/// there is none must not.
 pub(super) async fn create_all(db: &Database) -> Result<()> {
+    let there: HashSet<String> =
+        db.list_collection_names().await.context("list the collections of admin")?.into_iter().collect();
     for (name, capped) in [
         (names::CMD, Some(MIB)),
         (names::LOG, Some(50 * MIB)),
@@ -24,17 +32,22 @@ pub(super) async fn create_all(db: &Database) -> Result<()> {
         (names::PITR_CHUNKS, None),
         (names::AGENTS, None),
     ] {
-        let create = match capped {
-            Some(size) => doc! { "create": name, "capped": true, "size": size, "writeConcern": { "w": "majority" } },
-            None => doc! { "create": name, "writeConcern": { "w": "majority" } },
-        };
+        if there.contains(name) {
+            continue;
+        }
+        let mut create = doc! { "create": name };
+        if let Some(size) = capped {
+            create.extend(doc! { "capped": true, "size": size });
+        }
+        create.insert("writeConcern", majority::write_concern(db));
+        let failed = || format!("create admin.{name}");
         match db.run_command(create).await {
-            Err(error) if admin::code(&error) != Some(NAMESPACE_EXISTS) => {
-                return Err(error).with_context(|| format!("create admin.{name}"));
-            }
-            _ => {}
+            Err(error) if admin::code(&error) == Some(NAMESPACE_EXISTS) => {}
+            Err(error) => return Err(error).with_context(failed),
+            Ok(answer) => drop(majority::confirmed(db.client(), answer).await.with_context(failed)?),
         }
     }
+    let mut indexes: HashMap<&str, Vec<String>> = HashMap::new();
     for (coll, name, keys, unique) in [
         (names::LOG, "opid_ts", doc! { "opid": 1, "ts": -1 }, false),
         (names::LOG, "epoch_rs_event_severity_ts", doc! { "ep": 1, "rs": 1, "e": 1, "s": 1, "ts": -1 }, false),
@@ -47,6 +60,13 @@ pub(super) async fn create_all(db: &Database) -> Result<()> {
         (names::BACKUPS, "name_1", doc! { "name": 1 }, true),
         (names::BACKUPS, "start_ts_1_status_1", doc! { "start_ts": 1, "status": 1 }, false),
     ] {
+        if !indexes.contains_key(coll) {
+            let names = db.collection::<Document>(coll).list_index_names().await;
+            indexes.insert(coll, names.with_context(|| format!("list the indexes of admin.{coll}"))?);
+        }
+        if indexes[coll].iter().any(|there| there == name) {
+            continue;
+        }
         let mut options = IndexOptions::builder().name(name.to_owned()).build();
         if unique {
             options.unique = Some(true);
@@ -55,6 +75,8 @@ pub(super) async fn create_all(db: &Database) -> Result<()> {
         let index = IndexModel::builder().keys(keys).options(options).build();
         db.collection::<Document>(coll)
             .create_index(index)
+            // By default every voting member has to build it, which one with `buildIndexes: false` never does.
+            .commit_quorum(CommitQuorum::Nodes(1))
             .await
             .with_context(|| format!("create index {name} on admin.{coll}"))?;
     }

@@ -57,6 +57,17 @@ pub struct AgentStat {
     /// *Added by us*: what the agent's user may not do and would have to, in words.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub lacks: Vec<String>,
+    /// *Added by us*: why the node may not be read, where the other fields don't tell: it has no indexes, or is locked.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub unfit: String,
+    /// *Added by us*: why the majority of the replica set confirms nothing.
+    #[serde(
+        rename = "noMajority",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "String::is_empty"
+    )]
+    pub no_majority: String,
     /// *Added by us*: the newest trial of the storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Trial>,
@@ -140,6 +151,8 @@ impl AgentStat {
             instance: String::new(),
             doubled: false,
             lacks: Vec::new(),
+            unfit: String::new(),
+            no_majority: String::new(),
             probe: None,
             space: None,
             v: String::new(),

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc, oid::ObjectId};
 use mongodb::Client;
-use mongodb::error::{Error as MongoError, ErrorKind};
+use mongodb::error::{Error as MongoError, ErrorKind, WriteFailure};
 use serde::Deserialize;
 
 /// Server version and feature compatibility version.
@@ -62,6 +62,29 @@ struct Optime {
 pub struct ReplStatus {
     pub set: String,
     pub members: Vec<Member>,
+    /// How many members with data have to confirm a write of the majority.
+    #[serde(default)]
+    pub write_majority_count: Option<f64>,
+}
+
+/// `replSetGetConfig`, as far as we use it.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct SetConfig {
+    pub members: Vec<ConfigMember>,
+}
+
+/// One member as the replica set is configured.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigMember {
+    pub host: String,
+    #[serde(default)]
+    pub votes: f64,
+    #[serde(default)]
+    pub arbiter_only: bool,
+    /// `false`: it has no index but those on `_id`.
+    #[serde(default)]
+    pub build_indexes: Option<bool>,
 }
 
 impl ReplStatus {
@@ -98,6 +121,22 @@ pub async fn repl_status(client: &Client) -> Result<ReplStatus> {
     bson::deserialize_from_document(answer).context("read the answer to replSetGetStatus")
 }
 
+/// The configuration of the replica set that the node belongs to.
+pub async fn set_config(client: &Client) -> Result<SetConfig> {
+    let admin = client.database("admin");
+    let answer = admin.run_command(doc! { "replSetGetConfig": 1 }).await.context("run replSetGetConfig")?;
+    let config = answer.get_document("config").context("replSetGetConfig gave no configuration")?;
+    bson::deserialize_from_document(config.clone()).context("read the answer to replSetGetConfig")
+}
+
+/// Somebody holds the lock of `fsync` on this node, so that nothing is written there, not even what is replicated.
+pub async fn is_fsync_locked(client: &Client) -> Result<bool> {
+    // The operations themselves are of no interest.
+    let command = doc! { "currentOp": 1, "ns": "no such namespace" };
+    let answer = client.database("admin").run_command(command).await.context("run currentOp")?;
+    Ok(answer.get_bool("fsyncLock").unwrap_or(false))
+}
+
 /// The config-server replica set that a shard belongs to, as `<set>/<host>,<host>`; `None` outside sharded clusters.
 pub async fn config_server_of_shard(client: &Client) -> Result<Option<String>> {
     let identity = client
@@ -132,7 +171,7 @@ pub const UNAUTHORIZED: i32 = 13;
 pub fn code(error: &MongoError) -> Option<i32> {
     match error.kind.as_ref() {
         ErrorKind::Command(command) => Some(command.code),
-        ErrorKind::Write(mongodb::error::WriteFailure::WriteError(write)) => Some(write.code),
+        ErrorKind::Write(WriteFailure::WriteError(write)) => Some(write.code),
         ErrorKind::InsertMany(many) => many.write_errors.as_ref().and_then(|all| all.first()).map(|e| e.code),
         _ => None,
     }
@@ -143,6 +182,9 @@ pub fn code(error: &MongoError) -> Option<i32> {
 pub fn reason(error: &MongoError) -> String {
     match error.kind.as_ref() {
         ErrorKind::Command(command) => format!("{} ({}): {}", command.code_name, command.code, command.message),
+        ErrorKind::Write(WriteFailure::WriteConcernError(missed)) => {
+            format!("too few members confirmed the write: {} ({}): {}", missed.code_name, missed.code, missed.message)
+        }
         kind => tidy(&kind.to_string()),
     }
 }

@@ -23,7 +23,8 @@ pub struct Unusable(pub String);
 
 /// Opens a client. No server is contacted yet.
 ///
-/// Read and write concern are majority and reads go to the primary unless the string says otherwise.
+/// Read and write concern are majority and reads go to the primary unless the string says otherwise. No write waits longer
+/// than [`super::majority::PATIENCE`] for other members, or the string's `wtimeoutMS`.
 ///
 /// # Errors
 /// A string that can't be parsed, `mongodb+srv`, unacknowledged writes, or majority reads with `w=1` writes (which
@@ -95,6 +96,7 @@ async fn options(uri: &str, purpose: Purpose) -> Result<ClientOptions> {
         None => writes.w = Some(Acknowledgment::Majority),
         _ => {}
     }
+    writes.w_timeout.get_or_insert(super::majority::PATIENCE);
     options.selection_criteria.get_or_insert(SelectionCriteria::ReadPreference(ReadPreference::Primary));
     options.server_selection_timeout.get_or_insert(Duration::from_secs(20));
     options.connect_timeout.get_or_insert(Duration::from_secs(10));
@@ -134,7 +136,8 @@ mod tests {
     async fn concerns_default_to_majority() {
         let got = options("localhost:27017", LEADER).await.expect("options");
         assert_eq!(got.read_concern, Some(ReadConcern::majority()));
-        assert_eq!(got.write_concern, Some(WriteConcern::majority()));
+        let bounded = WriteConcern::builder().w(Acknowledgment::Majority).w_timeout(super::super::majority::PATIENCE);
+        assert_eq!(got.write_concern, Some(bounded.build()));
         let got = options("mongodb://h/?readConcernLevel=local&w=1", LEADER).await.expect("options");
         assert_eq!(got.write_concern.and_then(|w| w.w), Some(Acknowledgment::Nodes(1)));
     }

@@ -35,8 +35,14 @@ pub struct Hello {
     /// 2 on a config server.
     #[serde(default)]
     pub configsvr: i32,
+    /// Only where it is false: this member has no index but those on `_id`.
     #[serde(default)]
-    pub secondary_delay_secs: i64,
+    pub build_indexes: Option<bool>,
+    #[serde(default)]
+    secondary_delay_secs: i64,
+    /// Its name before 5.0.
+    #[serde(default)]
+    slave_delay: i64,
     /// Its wall clock.
     #[serde(default)]
     pub local_time: Option<bson::DateTime>,
@@ -85,6 +91,12 @@ impl Hello {
         self.last_write.op_time.as_ref().map(|t| t.ts)
     }
 
+    /// By how many seconds this member is meant to be behind.
+    #[must_use]
+    pub fn delay_secs(&self) -> i64 {
+        self.secondary_delay_secs.max(self.slave_delay)
+    }
+
     /// This node is the primary and says so itself.
     #[must_use]
     pub fn is_primary(&self) -> bool {
@@ -119,4 +131,17 @@ impl Hello {
 pub async fn hello(client: &Client) -> Result<Hello> {
     let answer: Document = client.database("admin").run_command(doc! { "hello": 1 }).await.context("run hello")?;
     bson::deserialize_from_document(answer).context("read the answer to hello")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_delay_has_two_names() {
+        for name in ["secondaryDelaySecs", "slaveDelay"] {
+            let hello: Hello = bson::deserialize_from_document(doc! { name: 3600_i64 }).expect("an answer");
+            assert_eq!(hello.delay_secs(), 3600, "{name}");
+        }
+    }
 }

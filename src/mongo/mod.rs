@@ -4,6 +4,7 @@ pub mod admin;
 pub mod connect;
 pub mod hello;
 pub mod login;
+pub mod majority;
 mod seedlist;
 mod trust;
 

@@ -11,23 +11,21 @@ use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, Uuid, doc, rawdoc};
 use mongodb::Client;
 
+use crate::mongo::majority;
 use crate::oplog::apply::command_document;
 use crate::oplog::capped;
 use crate::oplog::catalog::{Catalog, Collection, Index, Key, Level};
 use crate::oplog::target::{Mode, Occupant, Target, code, is_transient};
 
 /// How many members must be ready before an index build is committed.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum CommitQuorum {
+    /// Nobody chose: every voting member, or the majority while one of them can't build indexes.
+    #[default]
+    Unchosen,
     Members(i32),
     /// `majority`, `votingMembers` or a tag.
     Named(String),
-}
-
-impl Default for CommitQuorum {
-    fn default() -> Self {
-        Self::Named("votingMembers".to_owned())
-    }
 }
 
 impl FromStr for CommitQuorum {
@@ -46,8 +44,20 @@ impl FromStr for CommitQuorum {
 impl CommitQuorum {
     fn to_bson(&self) -> Bson {
         match self {
+            Self::Unchosen => Bson::String("votingMembers".to_owned()),
             Self::Members(members) => Bson::Int32(*members),
             Self::Named(name) => Bson::String(name.clone()),
+        }
+    }
+
+    /// The server waits without end for a voting member that is down, or that builds no indexes at all.
+    async fn settled(&self, client: &Client) -> Self {
+        match (self, majority::who_builds_no_indexes(client).await) {
+            (Self::Unchosen, Some(who)) => {
+                tracing::warn!("indexes are committed when the majority has them: {who}");
+                Self::Named("majority".to_owned())
+            }
+            _ => self.clone(),
         }
     }
 }
@@ -66,6 +76,7 @@ impl Catalog {
     /// commands (an index build that was begun goes on in the server).
     pub async fn build(&self, client: &Client, quorum: &CommitQuorum) -> Result<Built> {
         let target = Target::new(client.clone());
+        let quorum = &quorum.settled(client).await;
         let there = Names::read(&target, self.iter().map(|(_, collection)| collection)).await?;
         let mut built = Built::default();
         let mut dropped = HashSet::new();
@@ -191,11 +202,12 @@ async fn build_indexes(
             "writeConcern": {"w": "majority"},
         };
         let mut result = run(target, db, command.clone()).await;
-        if let (CommitQuorum::Members(_), Err(error)) = (quorum, &result)
-            && code(error) == Some(UNSATISFIABLE_QUORUM)
-        {
-            tracing::warn!(?quorum, "the replica set has fewer members than the commit quorum, using votingMembers");
-            command.insert("commitQuorum", CommitQuorum::default().to_bson());
+        if result.as_ref().is_err_and(|error| code(error) == Some(UNSATISFIABLE_QUORUM)) {
+            tracing::warn!(
+                ?quorum,
+                "the replica set has not enough members that build indexes for this commit quorum: the majority is enough"
+            );
+            command.insert("commitQuorum", "majority");
             result = run(target, db, command).await;
         }
         result.with_context(|| failed)?;

@@ -16,6 +16,7 @@ use super::secrets::{self, Verdict};
 use crate::archive::crc::Crc64;
 use crate::compress;
 use crate::model::compression::Compression;
+use crate::mongo::majority;
 use crate::snapshot::{
     budget::Budget,
     reply::{Owner, PIECE, Reply},
@@ -26,7 +27,7 @@ use bson::{RawDocument, Timestamp, doc};
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 use mongodb::{
-    Client,
+    Client, ClientSession,
     options::{ReadConcern, SelectionCriteria},
     raw_batch_cursor::RawBatchCursor,
 };
@@ -40,7 +41,7 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Where a backup's oplog begins on this node: the newest entry that the majority has, or the first entry of the
+/// Where a backup's oplog begins on this node: the newest entry, once the majority has it, or the first entry of the
 /// oldest transaction that is still open then, whose beginning is needed to apply it.
 ///
 /// When this returns, the majority has everything that was written before, so that whoever reads the node at majority
@@ -62,7 +63,8 @@ pub async fn first_write(client: &Client) -> Result<Timestamp> {
     Ok(begun.map_or(newest, |begun| begun.min(newest)))
 }
 
-/// The newest entry of this node's oplog, once the majority has it.
+/// The newest entry of this node's oplog, once the majority has it, unless the connection string asks for fewer members to
+/// confirm writes ([`majority`]).
 ///
 /// Documents are read at majority concern, but collections are listed, and found to be dropped, as they are on this
 /// node. So the end of a backup is what the node had when the last of that was seen, and waits for the majority.
@@ -72,28 +74,50 @@ pub async fn first_write(client: &Client) -> Result<Timestamp> {
 pub async fn last_write(client: &Client) -> Result<Timestamp> {
     let own =
         crate::mongo::hello(client).await?.own_write().context("hello tells no last write: is replication running?")?;
-    client
-        .database("admin")
-        .run_command(majority_until(own))
-        .await
-        .with_context(|| format!("wait until the majority of the replica set has the write at {own}"))?;
+    if majority::must_confirm(client).await? {
+        let wait = client.database("admin").run_command(until(own, "majority")).await;
+        if let Err(error) = wait {
+            let what = format!("wait until the majority of the replica set has the write at {own}");
+            return Err(anyhow::Error::new(error).context(missed(client, &what).await));
+        }
+    }
     // The time of an entry, not merely a time: slices begin and end with entries.
     newest_until(client, own).await?.with_context(|| format!("the oplog has no entry until {own}"))
 }
 
-/// The question that is answered when the node and the majority have everything up to `time`, which need not be that of an
-/// entry. A node refuses a time that it has not heard of.
-pub fn majority_until(time: Timestamp) -> bson::Document {
+/// Waits until `node` has everything up to `time`, which need not be that of an entry, and the majority too unless the
+/// connection string asks for fewer members. `session` has heard of the time: a node refuses one that it does not know.
+///
+/// # Errors
+/// The node, or the majority, does not follow within a minute; the node can't be read.
+pub async fn reaches(node: &Client, time: Timestamp, session: &mut ClientSession) -> Result<()> {
+    let level = if majority::must_confirm(node).await? { "majority" } else { "local" };
+    let wait = node.database("admin").run_command(until(time, level)).session(session).await;
+    let Err(error) = wait else { return Ok(()) };
+    let what = format!("wait until this node has what was written up to {time}");
+    Err(anyhow::Error::new(error).context(missed(node, &what).await))
+}
+
+/// The question that is answered when the node has everything up to `time` and, by the level, the majority too.
+fn until(time: Timestamp, level: &str) -> bson::Document {
     doc! {
         "find": "system.version",
         "limit": 1,
-        "readConcern": { "level": "majority", "afterClusterTime": time },
-        "maxTimeMS": MAJORITY_MS,
+        "readConcern": { "level": level, "afterClusterTime": time },
+        "maxTimeMS": FOLLOW_MS,
     }
 }
 
-/// How long the majority may be behind this node.
-const MAJORITY_MS: i32 = 60_000;
+/// What did not come in time, with the reason if the replica set's state has one.
+async fn missed(node: &Client, what: &str) -> String {
+    match majority::lack(node).await {
+        Some(why) => format!("{what} ({why})"),
+        None => what.to_owned(),
+    }
+}
+
+/// How long a node may be behind its primary, and the majority behind the node.
+const FOLLOW_MS: i32 = 60_000;
 
 /// The oldest and the newest entry of this node's oplog.
 pub async fn window(client: &Client) -> Result<(Timestamp, Timestamp)> {

@@ -9,7 +9,7 @@ use crate::model::{
     lock::{STALE_SECS, is_stale},
     names::PBM_VERSION,
 };
-use crate::topo::suits::MAX_LAG_SECS;
+use crate::topo::suits::{is_unfit_by_design, unfit_node};
 use bson::Timestamp;
 use std::collections::BTreeMap;
 
@@ -72,9 +72,10 @@ fn of_agent(agent: &AgentStat, subject: String, now: Option<Timestamp>) -> Vec<F
         let finding = Finding::failure(Check::Agent, &subject, "two agents run for this mongod");
         out.push(finding.next("stop one of them; both take the same commands and overwrite each other's state"));
     }
-    if i64::from(agent.repl_lag) >= MAX_LAG_SECS && agent.delay == 0 {
-        let detail = format!("{} s behind the primary, so it takes no backups", agent.repl_lag);
-        out.push(Finding::warning(Check::Agent, &subject, detail).next("find out why this member does not keep up"));
+    let unfit = unfit_node(agent).map(|why| format!("not read for backups: {why}"));
+    if let Some(why) = unfit.as_ref().filter(|_| matches!(agent.s, 1 | 2) && !is_unfit_by_design(agent)) {
+        let next = "find out why this member does not keep up, or who locked it (db.currentOp().fsyncLock)";
+        out.push(Finding::warning(Check::Agent, &subject, why).next(next));
     }
     if !agent.lacks.is_empty() {
         let detail = format!("the user of its agent lacks {}", agent.lacks.join(", "));
@@ -83,7 +84,8 @@ fn of_agent(agent: &AgentStat, subject: String, now: Option<Timestamp>) -> Vec<F
     }
     if out.is_empty() {
         let version = agent.v.trim_start_matches('v');
-        out.push(Finding::ok(Check::Agent, subject, format!("pbm-agent {version} lives")));
+        let besides = unfit.map(|why| format!("; {why}")).unwrap_or_default();
+        out.push(Finding::ok(Check::Agent, subject, format!("pbm-agent {version} lives{besides}")));
     }
     out
 }

@@ -16,6 +16,8 @@ pub struct Facts {
     pub control: ControlFacts,
     /// Questions to the leader replica set that had no answer.
     pub unanswered: Vec<String>,
+    /// The connection string asks for fewer members than the majority to confirm what is written.
+    pub with_few: bool,
 }
 
 /// One replica set.
@@ -23,6 +25,8 @@ pub struct Facts {
 pub struct ReplsetFacts {
     pub name: String,
     pub nodes: Vec<NodeFacts>,
+    /// Why its majority confirms nothing, as one of its members sees it.
+    pub no_majority: Option<String>,
 }
 
 /// One member.

@@ -3,7 +3,7 @@
 use super::facts::{ARBITER, Answer, ControlFacts, Facts, NodeFacts, Oplog, ReplsetFacts, Unfinished};
 use crate::control::{Control, OpDocs, OpDocument, unix_now};
 use crate::model::config::Config;
-use crate::mongo::{self, admin, connect::connect_member, hello::Hello, login};
+use crate::mongo::{self, admin, connect::connect_member, hello::Hello, login, majority};
 use crate::oplog::slice;
 use crate::topo::cluster::{self, Cluster, Member};
 use anyhow::{Result, bail};
@@ -41,7 +41,8 @@ impl Asker<'_> {
     pub async fn everything(&self) -> Facts {
         let ((replsets, mut unanswered), (control, more)) = tokio::join!(self.replsets(), self.control_facts());
         unanswered.extend(more);
-        Facts { replsets, control, unanswered }
+        let with_few = !majority::is_asked_for(self.control.client());
+        Facts { replsets, control, unanswered, with_few }
     }
 
     /// Every member of every replica set, hidden ones and arbiters too, and which questions had no answer.
@@ -74,6 +75,11 @@ impl Asker<'_> {
         }
         let others = states.iter().filter(|(host, (state, _))| *state != ARBITER && !hosts.contains(host));
         asked.extend(self.ask_all(others.map(|(host, _)| host.clone()).collect()).await);
+        // Members that see each other agree; one that sees nobody is no witness against those that do.
+        let seen: Vec<&Option<String>> =
+            asked.iter().filter_map(|(_, it)| it.as_ref().ok()).map(|it| &it.no_majority).collect();
+        let no_majority =
+            if seen.iter().all(|it| it.is_some()) { seen.into_iter().flatten().next().cloned() } else { None };
         let mut nodes: Vec<NodeFacts> = asked
             .into_iter()
             .map(|(host, asked)| {
@@ -93,7 +99,7 @@ impl Asker<'_> {
             }
         }
         nodes.sort_by(|a, b| a.host.cmp(&b.host));
-        ReplsetFacts { name: rs.to_owned(), nodes }
+        ReplsetFacts { name: rs.to_owned(), nodes, no_majority }
     }
 
     async fn ask_all(&self, hosts: Vec<String>) -> Vec<(String, Result<Asked, String>)> {
@@ -122,14 +128,19 @@ impl Asker<'_> {
             let round_ms = u64::try_from(round.as_millis()).unwrap_or(u64::MAX);
             let middle = sent + i64::try_from(round_ms / 2).unwrap_or(0);
             let clock_ms = hello.local_time.map_or(0, |there| there.timestamp_millis() - middle);
-            let members = admin::repl_status(&client).await.map(|status| status.members).unwrap_or_default();
+            let (status, config) = tokio::join!(admin::repl_status(&client), admin::set_config(&client));
+            let no_majority = match (&status, &config) {
+                (Ok(status), Ok(config)) => majority::missing(status, config),
+                _ => None,
+            };
+            let members = status.map(|status| status.members).unwrap_or_default();
             let version = match self.depth {
                 Depth::Full => Some(told(admin::version(&client).await)),
                 Depth::Operation => None,
             };
             let login = told(login::login(&client).await);
             let answer = Answer { clock_ms, round_ms, version, login, oplog: told(oplog(&client).await) };
-            anyhow::Ok(Asked { answer, members })
+            anyhow::Ok(Asked { answer, members, no_majority })
         };
         match timeout(self.patience.saturating_mul(2), asking).await {
             Ok(asked) => asked,
@@ -193,6 +204,7 @@ async fn leader_rs(control: &Control) -> Result<String> {
 struct Asked {
     answer: Answer,
     members: Vec<admin::Member>,
+    no_majority: Option<String>,
 }
 
 fn unix_ms() -> i64 {

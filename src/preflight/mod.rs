@@ -87,6 +87,13 @@ pub fn obstacles(facts: &Facts, findings: &[Finding], operation: Operation) -> V
     };
     let mut obstacles = Vec::new();
     for set in &facts.replsets {
+        // Restored data must be on the majority before it counts, whatever the connection string says.
+        if let Some(why) = &set.no_majority
+            && !(facts.with_few && operation.is_backup())
+        {
+            obstacles.push(nodes::without_majority(&set.name, why, false));
+            continue;
+        }
         let doers = facts.control.agents.iter().filter(|it| it.rs == set.name && able(it) && !is_stale(it.hb, now));
         let stops = |agent: &AgentStat| {
             let lacks = agent.lacks.iter().any(|lack| needed.iter().any(|grant| grant.title() == lack));

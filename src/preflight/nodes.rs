@@ -40,9 +40,24 @@ pub(super) fn connections(facts: &Facts) -> Vec<Finding> {
             let finding =
                 Finding::failure(Check::Connection, &set.name, "it has no primary, so nothing can be written");
             out.push(finding.next("start its members, or look into their logs why they elect none (rs.status())"));
+        } else if let Some(why) = &set.no_majority {
+            out.push(without_majority(&set.name, why, facts.with_few));
         }
     }
     out
+}
+
+/// Writes that the majority has to confirm wait until there is one.
+pub(super) fn without_majority(rs: &str, why: &str, with_few: bool) -> Finding {
+    let next = "start the members that are down; a secondary that is gone for good has to be replaced or removed";
+    let finding = if with_few {
+        let detail =
+            format!("{why}; by w=1 backups go on, and what they read and write can be rolled back; restores wait");
+        Finding::warning(Check::Connection, rs, detail)
+    } else {
+        Finding::failure(Check::Connection, rs, format!("{why}; backups, slicing and restores wait for the majority"))
+    };
+    finding.next(next)
 }
 
 fn connection(facts: &Facts, rs: &str, node: &NodeFacts) -> Finding {

@@ -29,7 +29,7 @@ fn node(host: &str, state: i32, oplog: Oplog) -> NodeFacts {
 
 /// A replica set with one member, whose oplog this is.
 pub(super) fn set_of(oplog: Oplog) -> ReplsetFacts {
-    ReplsetFacts { name: "a".into(), nodes: vec![node("h:1", PRIMARY, oplog)] }
+    ReplsetFacts { name: "a".into(), nodes: vec![node("h:1", PRIMARY, oplog)], no_majority: None }
 }
 
 fn agent(rs: &str, n: &str, s: i32) -> AgentStat {
@@ -44,7 +44,7 @@ fn healthy() -> Facts {
     let mut facts = Facts::default();
     for rs in ["a", "b"] {
         let nodes = vec![node("h:1", PRIMARY, oplog), node("h:2", SECONDARY, oplog)];
-        facts.replsets.push(ReplsetFacts { name: rs.into(), nodes });
+        facts.replsets.push(ReplsetFacts { name: rs.into(), nodes, no_majority: None });
         facts.control.agents.extend([agent(rs, "h:1", PRIMARY), agent(rs, "h:2", SECONDARY)]);
     }
     facts.control.now = Some(at(NOW));
@@ -133,7 +133,15 @@ fn each_fault_is_found_where_it_is() {
         (|it| drop(it.control.agents.remove(1)), "Failure agent a/h:2: no pbm-agent runs here"),
         (|it| it.control.agents[1].hb = at(NOW - 31), "Failure agent a/h:2: its agent is lost: no heartbeat for 31 s"),
         (|it| it.control.agents[1].doubled = true, "Failure agent a/h:2: two agents"),
-        (|it| it.control.agents[1].repl_lag = 21, "Warning agent a/h:2: 21 s behind"),
+        (|it| it.control.agents[1].repl_lag = 21, "Warning agent a/h:2: not read for backups: it is 21 s behind"),
+        (
+            |it| it.control.agents[1].unfit = "it is locked".into(),
+            "Warning agent a/h:2: not read for backups: it is locked",
+        ),
+        (
+            |it| it.replsets[1].no_majority = Some("no majority: 1".into()),
+            "Failure connection b: no majority: 1; backups",
+        ),
         (
             |it| it.control.agents[1].nodes = SubsysStatus::broken("gone"),
             "Failure agent a/h:2: its agent can't use the mongod: gone",

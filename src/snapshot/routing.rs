@@ -5,6 +5,7 @@
 
 use super::catalog::{Namespace, describe, is_dumped};
 use crate::model::selection::Selection;
+use crate::mongo::majority;
 use anyhow::{Context, Result};
 use bson::{Bson, Document, doc};
 use futures::TryStreamExt;
@@ -45,7 +46,8 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Vec<Namespac
 /// Ids and UUIDs of those documents of a table whose id is wanted.
 async fn found(db: &Database, coll: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Document>> {
     let failed = || format!("read config.{coll}");
-    let find = doc! { "find": coll, "projection": { "uuid": 1 }, "readConcern": { "level": "majority" } };
+    let level = majority::read_level(db.read_concern());
+    let find = doc! { "find": coll, "projection": { "uuid": 1 }, "readConcern": { "level": level } };
     let cursor = db.run_cursor_command(find).await.with_context(failed)?;
     let wanted = |it: &Document| it.get_str("_id").is_ok_and(&wanted);
     cursor.try_filter(|it| std::future::ready(wanted(it))).try_collect().await.with_context(failed)

@@ -2,7 +2,8 @@
 //!
 //! # Consistency
 //!
-//! The scan follows natural order and is no snapshot. It reads at majority concern, and before it begins everything
+//! The scan follows natural order and is no snapshot. It reads at majority concern (unless the connection string asks for
+//! less: what a node then has and loses again by a rollback ends the backup, because that closes all connections), and before it begins everything
 //! up to the beginning of the backup's oplog is committed (`oplog::slice::first_write`), so no version that it sees is
 //! older than that beginning. None is newer than the end, which is taken after the last cursor was closed, when the
 //! majority has all that this node had (`oplog::slice::last_write`). Replaying the oplog over the documents therefore
@@ -21,7 +22,7 @@ use super::{
     catalog::Namespace,
     reply::{Owner, Reply},
 };
-use crate::mongo::admin;
+use crate::mongo::{admin, majority};
 use bson::{Binary, Bson, doc, spec::BinarySubtype};
 use futures::{StreamExt, stream};
 use mongodb::{
@@ -145,7 +146,7 @@ async fn find_as(client: &Client, namespace: &Namespace, coll: Bson) -> Result<R
             "filter": filter,
             "batchSize": batch,
             "noCursorTimeout": true,
-            "readConcern": { "level": "majority" },
+            "readConcern": { "level": majority::read_level(client.read_concern()) },
         })
         .batch_size(batch)
         .batch()

@@ -79,6 +79,19 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_source_is_not_chosen_whatever_its_priority() {
+        let without = |n: &str| AgentStat { hdn: true, unfit: "it builds no indexes".into(), ..agent(n, 2) };
+        let delayed = AgentStat { hdn: true, delay: 3600, ..agent("d", 2) };
+        let agents = [agent("p", 1), without("h"), delayed];
+        let priority = BTreeMap::from([("h".to_owned(), 9.0), ("d".to_owned(), 9.0)]);
+        for preference in [Preference::default(), Preference { priority: Some(&priority), ..Preference::default() }] {
+            let got = field(&agents, "rs0", preference);
+            assert_eq!(got.tiers, [vec!["p"]]);
+            assert_eq!(got.unfit.len(), 2, "{:?}", got.unfit);
+        }
+    }
+
+    #[test]
     fn priorities_replace_the_scores() {
         let agents = [agent("p", 1), agent("a", 2), agent("b", 2)];
         let priority = BTreeMap::from([("p".to_owned(), 5.0), ("b".to_owned(), -1.0)]);

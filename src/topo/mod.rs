@@ -2,6 +2,7 @@
 
 pub mod balancer;
 pub mod cluster;
+pub mod condition;
 pub mod elect;
 pub mod identity;
 pub mod suits;

@@ -1,13 +1,25 @@
-//! Pure: may this node do a backup's work? (spec/format.md D.2)
+//! Pure: may this node do a backup's work, or slice the oplog? (spec/format.md D.2)
 
 use crate::model::agent::AgentStat;
 
 /// Seconds behind the primary from which on a node is left out.
 pub const MAX_LAG_SECS: i64 = 21;
 
-/// Why an agent's node can't take a backup, or `None` when it can.
+/// Why the data of a node is no source for a backup, whatever its state and lag, if so.
 #[must_use]
-pub fn unfit(agent: &AgentStat) -> Option<String> {
+pub const fn unreadable(without_indexes: bool, fsync_locked: bool) -> Option<&'static str> {
+    if without_indexes {
+        Some("it builds no indexes (buildIndexes: false), so a backup of it would lack them")
+    } else if fsync_locked {
+        Some("it is locked by fsync, so it takes no writes until db.fsyncUnlock()")
+    } else {
+        None
+    }
+}
+
+/// Why an agent's node may not be read for a backup or for slicing, or `None` when it may.
+#[must_use]
+pub fn unfit_node(agent: &AgentStat) -> Option<String> {
     if agent.arb || agent.s == 7 {
         return Some("it is an arbiter".into());
     }
@@ -17,13 +29,25 @@ pub fn unfit(agent: &AgentStat) -> Option<String> {
     if agent.delay > 0 {
         return Some(format!("it is delayed by {} s", agent.delay));
     }
+    if !agent.unfit.is_empty() {
+        return Some(agent.unfit.clone());
+    }
     if i64::from(agent.repl_lag) >= MAX_LAG_SECS {
         return Some(format!("it is {} s behind the primary", agent.repl_lag));
     }
-    if let Some((what, why)) = agent.faults().next() {
-        return Some(format!("it can't use the {what}: {why}"));
-    }
     None
+}
+
+/// It is meant to be no source for as long as it is configured as it is: nothing has to be mended.
+#[must_use]
+pub fn is_unfit_by_design(agent: &AgentStat) -> bool {
+    agent.arb || agent.s == 7 || agent.delay > 0 || unreadable(true, false).is_some_and(|why| agent.unfit == why)
+}
+
+/// Why an agent can't take a backup, or `None` when it can: because of its node, or of what it needs besides.
+#[must_use]
+pub fn unfit(agent: &AgentStat) -> Option<String> {
+    unfit_node(agent).or_else(|| agent.faults().next().map(|(what, why)| format!("it can't use the {what}: {why}")))
 }
 
 #[cfg(test)]
@@ -39,10 +63,15 @@ mod tests {
     fn a_good_node_is_fit_and_each_fault_tells() {
         assert_eq!(unfit(&agent()), None);
         let bad = SubsysStatus::broken("gone");
+        let unreadable = |without, locked| unreadable(without, locked).expect("a reason").to_owned();
         for (agent, why) in [
             (AgentStat { arb: true, ..agent() }, "arbiter"),
             (AgentStat { s: 3, state: "RECOVERING".into(), ..agent() }, "RECOVERING"),
+            (AgentStat { s: 5, state: "STARTUP2".into(), ..agent() }, "STARTUP2"),
+            (AgentStat { s: 9, state: "ROLLBACK".into(), ..agent() }, "ROLLBACK"),
             (AgentStat { delay: 60, ..agent() }, "delayed"),
+            (AgentStat { unfit: unreadable(true, true), ..agent() }, "buildIndexes"),
+            (AgentStat { unfit: unreadable(false, true), ..agent() }, "fsync"),
             (AgentStat { repl_lag: 21, ..agent() }, "behind"),
             (AgentStat { stors: bad.clone(), ..agent() }, "storage: gone"),
             (AgentStat { nodes: bad.clone(), ..agent() }, "mongod"),
@@ -50,7 +79,12 @@ mod tests {
         ] {
             let got = unfit(&agent).expect("unfit");
             assert!(got.contains(why), "{got}");
+            let of_node = !["storage: gone", "mongod", "control"].contains(&why);
+            assert_eq!(unfit_node(&agent).is_some(), of_node, "{why}");
+            let by_design = ["arbiter", "delayed", "buildIndexes"].contains(&why);
+            assert_eq!(is_unfit_by_design(&agent), by_design, "{why}");
         }
         assert_eq!(unfit(&AgentStat { repl_lag: 20, ..self::agent() }), None);
+        assert_eq!(super::unreadable(false, false), None);
     }
 }

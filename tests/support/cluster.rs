@@ -40,6 +40,8 @@ pub struct Options {
     pub name: String,
     pub role: Option<Role>,
     pub members: usize,
+    /// What the configuration says of the first members besides: that one is hidden, or an arbiter.
+    pub kinds: Vec<Document>,
     pub auth: bool,
     pub tls: bool,
     pub version: Version,
@@ -54,6 +56,7 @@ impl Default for Options {
             name: "rs0".into(),
             role: None,
             members: 1,
+            kinds: Vec::new(),
             auth: false,
             tls: false,
             version: Version::Current,
@@ -226,7 +229,12 @@ impl ReplicaSet {
             .members
             .iter()
             .enumerate()
-            .map(|(n, m)| doc! { "_id": i32::try_from(n).expect("few"), "host": format!("127.0.0.1:{}", m.port) })
+            .map(|(n, m)| {
+                let mut member = self.options.kinds.get(n).cloned().unwrap_or_default();
+                member.insert("_id", i32::try_from(n).expect("few"));
+                member.insert("host", format!("127.0.0.1:{}", m.port));
+                member
+            })
             .collect();
         let mut config = doc! {
             "_id": &self.options.name, "members": members,

@@ -14,9 +14,10 @@ use crate::model::{
     config::Config,
     status::Status,
 };
-use crate::mongo::admin::explain;
+use crate::mongo::{admin::explain, majority};
 use crate::rendezvous::Role;
 use crate::storage::Storage;
+use crate::topo::condition;
 use anyhow::{Context, Result};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -61,6 +62,10 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
     };
     if let Some(why) = not_nominated(task, &backup.name).await? {
         return stand_down(&why);
+    }
+    if let Some(why) = no_source(node).await? {
+        tracing::warn!("{} was named for the backup and does not take it: {why}", node.me);
+        return node.control.backups.decline(&backup.name, &node.rs, &node.me, &why).await;
     }
     let op = match op.nominated().lease(node, name::BACKUP).await? {
         Gate::Go(op) => op,
@@ -125,6 +130,17 @@ async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Config, Arc<dyn Sto
         sharing::begin(node, storage.as_ref(), &config.storage).await;
     }
     Ok((config, storage))
+}
+
+/// Why this node may not be read now, if so: its line, by which it was named, is some seconds old.
+async fn no_source(node: &Node) -> Result<Option<String>> {
+    let condition = condition::of(&node.client).await?;
+    if let Some(why) = condition.unfit() {
+        return Ok(Some(why));
+    }
+    // Said at once, in place of a time-out later.
+    let starved = condition.no_majority().filter(|_| majority::is_asked_for(&node.client));
+    Ok(starved.map(|why| node.starved(why)))
 }
 
 fn stand_down(why: &str) -> Result<()> {

@@ -1,0 +1,86 @@
+//! What a member tells about itself when it is asked: may it be read for a backup now, and has its replica set a majority?
+//!
+//! An agent asks for its line in `pbmAgents`, and again right before it begins to work: what the line says may be some
+//! seconds old.
+
+use super::suits;
+use crate::model::agent::AgentStat;
+use crate::mongo::{
+    self, Hello,
+    admin::{self, ReplStatus},
+    connect::connect_member,
+    majority,
+};
+use anyhow::{Result, bail};
+use mongodb::Client;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// One look at a member.
+#[derive(Debug, Clone)]
+pub struct Condition {
+    hello: Hello,
+    status: ReplStatus,
+    /// What no other field of the agent's line tells: it has no indexes, or is locked.
+    unfit: Option<&'static str>,
+    /// Why the majority confirms nothing.
+    no_majority: Option<String>,
+}
+
+/// Asks the member that `client` leads to.
+///
+/// # Errors
+/// It can't be asked. What the user may not ask is no error.
+pub async fn of(client: &Client) -> Result<Condition> {
+    let hello = mongo::hello(client).await?;
+    let status = admin::repl_status(client).await?;
+    let config = admin::set_config(client).await.ok();
+    let no_majority = config.and_then(|config| majority::missing(&status, &config));
+    // An arbiter holds nothing that could be locked, and lets nobody ask.
+    let locked = !hello.arbiter_only && admin::is_fsync_locked(client).await.unwrap_or(false);
+    let unfit = suits::unreadable(hello.build_indexes == Some(false), locked);
+    Ok(Condition { hello, status, unfit, no_majority })
+}
+
+/// As [`of`], over a connection of its own to the member at `host`.
+///
+/// # Errors
+/// It does not answer within `patience`, or can't be asked.
+pub async fn at(uri: &str, host: &str, app: &'static str, patience: Duration) -> Result<Condition> {
+    let client = connect_member(uri, host, app, patience).await?;
+    match timeout(patience, of(&client)).await {
+        Ok(condition) => condition,
+        Err(_) => bail!("{host} has not answered within {} ms", patience.as_millis()),
+    }
+}
+
+impl Condition {
+    /// Enters it into an agent's line.
+    pub fn enter(&self, stat: &mut AgentStat) {
+        stat.hdn = self.hello.hidden;
+        stat.psv = self.hello.passive;
+        stat.arb = self.hello.arbiter_only;
+        stat.delay = i32::try_from(self.hello.delay_secs()).unwrap_or(i32::MAX);
+        stat.repl_lag = i32::try_from(self.status.lag_secs()).unwrap_or(i32::MAX);
+        stat.unfit = self.unfit.unwrap_or_default().to_owned();
+        stat.no_majority = self.no_majority.clone().unwrap_or_default();
+        if let Some(me) = self.status.me() {
+            stat.s = me.state;
+            stat.state.clone_from(&me.state_str);
+        }
+    }
+
+    /// Why this member may not be read for a backup now, if so.
+    #[must_use]
+    pub fn unfit(&self) -> Option<String> {
+        let mut stat = AgentStat::unknown(&self.status.set, &self.hello.me);
+        self.enter(&mut stat);
+        suits::unfit_node(&stat)
+    }
+
+    /// Why nothing is confirmed by the majority of its replica set, if so.
+    #[must_use]
+    pub fn no_majority(&self) -> Option<&str> {
+        self.no_majority.as_deref()
+    }
+}
