@@ -25,7 +25,7 @@
 use super::Cx;
 use crate::model::backup::BackupMeta;
 use crate::mongo::{admin, majority};
-use crate::oplog::slice;
+use crate::oplog::{slice, target::is_transient};
 use anyhow::{Context, Result, bail};
 use bson::{Document, Timestamp, doc};
 use mongodb::{Client, ClientSession};
@@ -87,7 +87,10 @@ async fn append(primary: &Client, session: &mut ClientSession, text: &str) -> Re
         let concern = majority::write_concern(&db);
         let note = doc! { "appendOplogNote": 1, "data": { "pbm": text }, "writeConcern": concern };
         match db.run_command(note).session(&mut *session).await {
-            Err(error) if admin::code(&error) == Some(LOCK_FAILED) && Instant::now() < until => {
+            // A second note does no harm, and the primary may just have been replaced.
+            Err(error)
+                if (admin::code(&error) == Some(LOCK_FAILED) || is_transient(&error)) && Instant::now() < until =>
+            {
                 tokio::time::sleep(AGAIN).await;
             }
             Ok(done) => return majority::confirmed(primary, done).await,

@@ -131,8 +131,9 @@ fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> N
     }
     if i64::from(agent.repl_lag) >= MAX_LAG_SECS && agent.delay == 0 {
         node.errors.push(format!("{} s behind the primary", agent.repl_lag));
+    } else {
+        node.unfit = unfit_node(agent).unwrap_or_default();
     }
-    node.unfit = unfit_node(agent).unwrap_or_default();
     if !agent.no_majority.is_empty() && state == PRIMARY {
         node.ok = false;
         node.errors.push(format!("{}; what waits for the majority waits", agent.no_majority));
@@ -144,7 +145,7 @@ fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> N
 pub fn problems(replsets: &[Replset]) -> impl Iterator<Item = String> {
     let unread = replsets.iter().filter_map(|replset| {
         let mut working = replset.nodes.iter().filter(|node| node.ok && node.role != "A").peekable();
-        let none = working.peek().is_some() && working.all(|node| !node.unfit.is_empty());
+        let none = working.peek().is_some() && working.all(|node| !node.unfit.is_empty() || !node.errors.is_empty());
         none.then(|| format!("{}: no node can be read for a backup, see why below each of them", replset.rs))
     });
     let nodes = replsets.iter().flat_map(|replset| replset.nodes.iter().map(|node| (&replset.rs, node)));

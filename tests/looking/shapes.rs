@@ -120,6 +120,7 @@ pub fn status() -> Shape {
         key("ok", Flag),
         maybe("errors", list(Text)),
         ours("lag", Int),
+        ours("unfit", Text),
     ]);
     let chunks = keys([maybe("pitrChunks", list(range())), key("size", Int), ours("gaps", list(gap()))]);
     let slicer = keys([
