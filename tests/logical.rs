@@ -26,8 +26,7 @@ pub struct Load {
 
 impl Load {
     pub async fn start(client: &Client, seed: u64) -> Self {
-        let info = client.database("admin").run_command(doc! { "buildInfo": 1 }).await.expect("buildInfo");
-        let major = info.get_array("versionArray").expect("a version")[0].as_i32().expect("a number");
+        let major = major(client).await;
         Workload::new(client.clone(), seed, major).steps(150).await;
         let stop = Arc::new(AtomicBool::new(false));
         let (steps, counted) = watch::channel(0);
@@ -44,6 +43,12 @@ impl Load {
             worker.await.expect("a worker");
         }
     }
+}
+
+/// The first number of the server's version.
+pub async fn major(client: &Client) -> i32 {
+    let info = client.database("admin").run_command(doc! { "buildInfo": 1 }).await.expect("buildInfo");
+    info.get_array("versionArray").expect("a version")[0].as_i32().expect("a number")
 }
 
 async fn under_load(options: Options, backup: &[&str]) {

@@ -105,6 +105,8 @@ async fn comes_back(options: Options, with_moves: bool) {
     fill(cluster).await;
     let (expected, before) = (contents(cluster).await, owned(cluster).await);
     assert_eq!(cluster.balancer_mode().await, "full");
+    let settings = cluster.config.client().await.database("config").collection::<Document>("settings");
+    settings.insert_one(doc! { "_id": "chunksize", "value": 32 }).await.expect("insert");
     let name = source.backup(&[]);
     // Whichever member the command line is given, it finds the config servers.
     let set = &cluster.shard("shardB").set;
@@ -125,7 +127,10 @@ async fn comes_back(options: Options, with_moves: bool) {
             router.find(ns, doc! {}).await;
         }
     }
+    settings.update_one(doc! { "_id": "chunksize" }, doc! { "$set": { "value": 64 } }).await.expect("update");
+    settings.insert_one(doc! { "_id": "newer" }).await.expect("insert");
     source.pbm(&["restore", &name, "--wait", "-y"]).ok();
+    settings_come_back(cluster).await;
     let on = source.pbm(&["config", "pitr.enabled"]).ok().stdout;
     assert_eq!(on.trim(), "[pitr.enabled=true]", "as it was before");
     assert_same(cluster, &expected, &contents(cluster).await);
@@ -134,6 +139,23 @@ async fn comes_back(options: Options, with_moves: bool) {
     }
     for (spread, before) in SPREAD.iter().zip(&before) {
         assert_routable(cluster, spread.ns, before, spread.inner, spread.other).await;
+    }
+}
+
+/// They are replaced one by one: the balancer's is never missing.
+async fn settings_come_back(cluster: &ShardedCluster) {
+    let config = cluster.config.client().await;
+    let settings = config.database("config").collection::<Document>("settings");
+    let size = settings.find_one(doc! { "_id": "chunksize" }).await.expect("read").expect("the setting");
+    assert_eq!(size.get_i32("value").ok(), Some(32));
+    assert_eq!(settings.find_one(doc! { "_id": "newer" }).await.expect("read"), None);
+    assert_eq!(cluster.balancer_mode().await, "full", "as it was before");
+    let oplog = config.database("local").collection::<Document>("oplog.rs");
+    for gone in [
+        doc! { "op": "c", "ns": "config.$cmd", "o.drop": { "$in": ["settings", "tags"] } },
+        doc! { "op": "d", "ns": "config.settings", "o._id": "balancer" },
+    ] {
+        assert_eq!(oplog.find_one(gone).await.expect("read the oplog"), None);
     }
 }
 

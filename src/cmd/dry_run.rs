@@ -14,16 +14,15 @@ use crate::restore::{
     members::participants,
     moment,
     namespaces::{Wish, is_droppable},
-    plan::{PointInTime, RestorePlan},
-    slices,
+    plan::PointInTime,
+    router, slices,
     steps::{Order, Steps},
-    target,
 };
 use crate::snapshot::load::LoadOptions;
+use crate::storage::Storage;
 use bson::Timestamp;
 use serde::Serialize;
-use std::collections::BTreeMap;
-use tokio_util::sync::CancellationToken;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Names shown of a long list.
 const SHOWN: usize = 20;
@@ -85,6 +84,30 @@ pub(super) struct Question<'a> {
 /// # Errors
 /// The restore would be refused, with every reason; or the storage or a replica set can't be reached from here.
 pub(super) async fn run(cx: &Context, asked: &Question<'_>) -> Result<()> {
+    let replsets = look(cx, asked).await?;
+    let restore_to = match asked.target {
+        Some(target) => slices::moment(target),
+        None => units::rfc3339(i64::from(asked.backup.last_write_ts.time)),
+    };
+    cx.out.print(&DryRun { backup: asked.backup.name.clone(), restore_to, replsets });
+    Ok(())
+}
+
+/// What the restore would drop, by database.
+///
+/// # Errors
+/// As [`run`].
+pub(super) async fn drops(cx: &Context, asked: &Question<'_>) -> Result<BTreeMap<String, usize>> {
+    let mut databases = BTreeMap::new();
+    for part in look(cx, asked).await? {
+        for (db, _) in part.drops.iter().filter_map(|ns| ns.split_once('.')) {
+            *databases.entry(db.to_owned()).or_insert(0) += 1;
+        }
+    }
+    Ok(databases)
+}
+
+async fn look(cx: &Context, asked: &Question<'_>) -> Result<Vec<Part>> {
     let store = storage::open_here(asked.place).await?;
     let cluster = cx.cluster().await?;
     let of =
@@ -94,8 +117,7 @@ pub(super) async fn run(cx: &Context, asked: &Question<'_>) -> Result<()> {
         Some(target) => moment::obstacles(asked.backup, &chunks, target),
         None => Vec::new(),
     };
-    let cancel = CancellationToken::new();
-    let mut replsets = Vec::new();
+    let mut prepared = Vec::new();
     for (rs, from) in &of.parts {
         let member = &cluster.members[rs];
         let client = if cluster.sharded && !member.config {
@@ -118,15 +140,8 @@ pub(super) async fn run(cx: &Context, asked: &Question<'_>) -> Result<()> {
             ids: of.ids.clone(),
             places: of.places.clone(),
         };
-        match Steps::prepare(store.clone(), client.clone(), order).await {
-            Ok(steps) => {
-                if let Err(error) = steps.check_oplog(&cancel).await {
-                    reasons.push(format!("{rs}: {error:#}"));
-                }
-                let there = target::read(&client).await?.namespaces;
-                let there = there.into_iter().map(|ns| (ns.db, ns.coll));
-                replsets.push(part(rs, steps.plan(), there));
-            }
+        match Steps::prepare(store.clone(), client, order).await {
+            Ok(steps) => prepared.push((rs, member.config, steps)),
             Err(error) => reasons.push(format!("{rs}: {error:#}")),
         }
     }
@@ -135,20 +150,38 @@ pub(super) async fn run(cx: &Context, asked: &Question<'_>) -> Result<()> {
         all = all.hint("nothing was changed; `pbm list` shows what can be restored");
         return Err(all);
     }
-    let restore_to = match asked.target {
-        Some(target) => slices::moment(target),
-        None => units::rfc3339(i64::from(asked.backup.last_write_ts.time)),
-    };
-    cx.out.print(&DryRun { backup: asked.backup.name.clone(), restore_to, replsets });
+    if cluster.sharded {
+        replace_everywhere(cx, store.as_ref(), asked, &mut prepared).await?;
+    }
+    Ok(prepared.iter().map(|(rs, _, steps)| part(rs, steps)).collect())
+}
+
+/// As the agents do it when they have told each other what their oplogs make.
+async fn replace_everywhere(
+    cx: &Context,
+    store: &dyn Storage,
+    asked: &Question<'_>,
+    prepared: &mut [(&String, bool, Steps)],
+) -> Result<()> {
+    let mut made = BTreeSet::new();
+    for (_, _, steps) in prepared.iter() {
+        made.extend(steps.makes(cx.control.client()).await?);
+    }
+    let replaced = router::replaced(store, asked.backup, &asked.wish.selection, made).await?;
+    for (_, _, shard) in prepared.iter_mut().filter(|(_, config, _)| !config) {
+        shard.replace(&replaced);
+    }
     Ok(())
 }
 
-/// The plan in names. `there` is what the target has.
-fn part(rs: &str, plan: &RestorePlan, there: impl Iterator<Item = (String, String)>) -> Part {
+/// The plan in names.
+fn part(rs: &str, steps: &Steps) -> Part {
+    let plan = steps.plan();
     let drops: Vec<String> = plan.drops.iter().map(|drop| format!("{}.{}", drop.db, drop.coll)).collect();
-    let stays = there
-        .filter(|(db, coll)| db != "admin" && is_droppable(db, coll))
-        .map(|(db, coll)| format!("{db}.{coll}"))
+    let stays = steps
+        .there()
+        .filter(|ns| ns.db != "admin" && is_droppable(&ns.db, &ns.coll))
+        .map(ToString::to_string)
         .filter(|ns| !drops.contains(ns));
     Part {
         rs: rs.to_owned(),

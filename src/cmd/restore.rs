@@ -37,6 +37,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// How long agents have to take the command.
 pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(15);
+/// Bytes of oplog, as stored, that are read to ask a person.
+const READ_TO_ASK: i64 = 256 << 20;
 /// Databases named one by one in the plan.
 const NAMED: usize = 10;
 
@@ -192,19 +194,18 @@ impl Restore {
         let (name, target, said) = self.way(cx).await?;
         let (backup, sharded) = find(cx, &name, &map).await?;
         let wish = self.wish(&backup)?;
+        let place = &places::of_backup(&cx.control, &backup, &config.storage).await?;
+        let asked = Question { uri: &cx.uri, place, backup: &backup, wish: &wish, map: &map, target };
         if self.dry_run {
-            let place = &places::of_backup(&cx.control, &backup, &config.storage).await?;
-            let asked = Question { uri: &cx.uri, place, backup: &backup, wish: &wish, map: &map, target };
             return dry_run::run(cx, &asked).await;
         }
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
         checks::before(cx, Operation::Restore).await?;
         if !self.yes {
-            let place = places::of_backup(&cx.control, &backup, &config.storage).await?;
             let plan = match (&self.ns_from, &self.ns_to) {
                 (Some(from), Some(to)) => clone_plan(&backup, from, to, target),
-                _ => plan(&place, &backup, &wish, target).await,
+                _ => plan(cx, &asked).await,
             };
             let said: String = said.iter().map(|line| format!("\n  attention:    {line}")).collect();
             let plan = plan + &said;
@@ -323,7 +324,8 @@ async fn find(cx: &Context, name: &str, map: &Remapping) -> Result<(BackupMeta, 
 }
 
 /// What will happen, in words.
-async fn plan(place: &StorageConf, backup: &BackupMeta, wish: &Wish, target: Option<Timestamp>) -> String {
+async fn plan(cx: &Context, asked: &Question<'_>) -> String {
+    let Question { place, backup, wish, target, .. } = *asked;
     let end = units::rfc3339(i64::from(backup.last_write_ts.time));
     let mut lines = vec![
         format!("Restore of backup {}:", backup.name),
@@ -341,24 +343,47 @@ async fn plan(place: &StorageConf, backup: &BackupMeta, wish: &Wish, target: Opt
         lines.push(format!("  only:         {}{users}", wish.selection));
     }
     match replaced(place, backup, &wish.selection).await {
-        Ok(databases) => {
-            let collections: usize = databases.values().sum();
-            lines.push(format!("  replaces:     {collections} collections in {} databases", databases.len()));
-            for (database, count) in databases.iter().take(NAMED) {
-                lines.push(format!("                {database} ({count})"));
-            }
-            if databases.len() > NAMED {
-                lines.push(format!("                and {} more databases", databases.len() - NAMED));
-            }
-        }
+        Ok(databases) => count(&mut lines, "replaces:", &databases),
         Err(error) => {
             lines.push(format!("  replaces:     every collection that the backup holds (not listed: {error:#})"));
         }
     }
+    match dropped(cx, asked).await {
+        Ok(databases) => count(&mut lines, "drops:", &databases),
+        Err(why) => lines.push(format!("  drops:        not counted: {why}")),
+    }
     let which = if wish.selection.is_everything() { "Collections" } else { "Selected collections" };
     let others = if wish.drop_extra { "others are dropped, too" } else { "others stay as they are" };
-    lines.push(format!("{which} that the backup holds are dropped and loaded anew; {others}."));
+    lines.push(format!(
+        "{which} that the backup holds or its oplog speaks of are dropped and made anew, as they were at that time; {others}. \
+         `--dry-run` names them."
+    ));
     lines.iter().map(|line| printable::line(line)).collect::<Vec<_>>().join("\n")
+}
+
+fn count(lines: &mut Vec<String>, what: &str, databases: &BTreeMap<String, usize>) {
+    let collections: usize = databases.values().sum();
+    lines.push(format!("  {what:<13} {collections} collections in {} databases", databases.len()));
+    for (database, count) in databases.iter().take(NAMED) {
+        lines.push(format!("                {database} ({count})"));
+    }
+    if databases.len() > NAMED {
+        lines.push(format!("                and {} more databases", databases.len() - NAMED));
+    }
+}
+
+/// What the cluster has and the restore drops, by database. For that the oplog has to be read, which is not done for a question
+/// if there is much of it.
+async fn dropped(cx: &Context, asked: &Question<'_>) -> Result<BTreeMap<String, usize>, String> {
+    if let Some(target) = asked.target {
+        let chunks = cx.control.chunks.all().await.map_err(|error| format!("{error:#}"))?;
+        let replayed = chunks.iter().filter(|it| it.end_ts > asked.backup.last_write_ts && it.start_ts <= target);
+        let bytes: i64 = replayed.map(|chunk| chunk.size).sum();
+        if bytes > READ_TO_ASK {
+            return Err(format!("`--dry-run` reads {} of oplog for it", units::size(bytes)));
+        }
+    }
+    dry_run::drops(cx, asked).await.map_err(|error| format!("{:#}", error.source))
 }
 
 /// What a clone will do.

@@ -349,7 +349,7 @@ impl Replayer {
     /// Ends the replay. Everything was written by the majority.
     pub async fn finish(mut self) -> Result<Replayed> {
         self.flush().await?;
-        self.nothing_left_aside()?;
+        self.nothing_left_aside().await?;
         self.drop_unselected().await?;
         self.forget_lost_chunks().await?;
         let open = self.txns.take_all();

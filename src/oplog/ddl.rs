@@ -13,7 +13,7 @@ use crate::oplog::aside;
 use crate::oplog::build::{drop_indexes, run};
 use crate::oplog::catalog::Key;
 use crate::oplog::entry::{Command, Entry};
-use crate::oplog::filter::by_name;
+use crate::oplog::filter::{SWITCHES, by_name};
 use crate::oplog::target::{Mode, Occupant, Target};
 
 const INVALID_OPTIONS: i32 = 72;
@@ -56,6 +56,10 @@ impl Replayer {
 
     async fn create(&mut self, db: &str, coll: &str, uuid: Uuid, o: &RawDocument) -> Result<()> {
         let key = Key::uuid(uuid);
+        if self.is_from_later(&key) {
+            // Whatever happened to it since its creation follows in the oplog, and only that.
+            self.drop_uuid(db, coll, uuid).await?;
+        }
         let parked = self.parking(db, coll);
         let coll = parked.as_deref().unwrap_or(coll);
         self.clear_name(db, coll, Some(uuid)).await?;
@@ -67,6 +71,12 @@ impl Replayer {
         let command = RawDocumentBuf::try_from(&command).context("write the options")?;
         self.send(Mode::InitialSync, &command_document(db, &key, &command)).await?;
         self.expect_at(db, coll, uuid).await
+    }
+
+    /// If the target has a collection with this UUID, is it none that the restore has loaded? Then it is what the collection
+    /// became later.
+    fn is_from_later(&self, key: &Key) -> bool {
+        self.catalog.get(key).is_none_or(|collection| collection.live.is_some())
     }
 
     /// Creates what has no lasting UUID. A bucket collection is always made anew (all that happened to it since follows);
@@ -101,6 +111,12 @@ impl Replayer {
                 return Ok(());
             }
             self.views.remove(db);
+        }
+        if (db, coll) == ("config", "settings") {
+            // The cluster is in use, and its balancer stays as it is.
+            let others = doc! { "q": { "_id": { "$nin": &SWITCHES[..] } }, "limit": 0 };
+            let delete = doc! { "delete": coll, "deletes": [others], "writeConcern": { "w": "majority" } };
+            return run(&self.target, db, delete).await.map(drop).context("empty config.settings");
         }
         let key = self.key(db, coll, entry.ui);
         match (&key, entry.ui) {
@@ -320,13 +336,24 @@ impl Replayer {
         self.send(Mode::InitialSync, &command_document(db, &key, &rawdoc! {"drop": coll})).await
     }
 
-    /// A collection that was moved aside and got no name again: its dump and the oplog do not fit together.
-    pub(super) fn nothing_left_aside(&self) -> Result<()> {
-        let left = self.aside.iter().find_map(|uuid| self.catalog.get(&Key::uuid(*uuid)));
-        match left {
-            Some(collection) => bail!("{} was moved out of the way and the oplog gave it no name again", collection.ns),
-            None => Ok(()),
+    /// Of collections that were moved aside and got no name again: one that was in use before the replay is of a later time
+    /// than the oplog, and goes. For one of a dump it means that the dump and the oplog do not fit together.
+    pub(super) async fn nothing_left_aside(&mut self) -> Result<()> {
+        for uuid in std::mem::take(&mut self.aside) {
+            let Some(collection) = self.catalog.get(&Key::uuid(uuid)) else { continue };
+            let ns = collection.ns.clone();
+            match ns.split_once('.') {
+                Some((db, coll)) if collection.live.is_some() => {
+                    tracing::info!(
+                        uuid = uuid.to_string(),
+                        "dropping a collection whose name the oplog gave to another one"
+                    );
+                    self.drop_uuid(db, coll, uuid).await.with_context(|| format!("drop {ns}"))?;
+                }
+                _ => bail!("{ns} was moved out of the way and the oplog gave it no name again"),
+            }
         }
+        Ok(())
     }
 
     async fn expect_at(&self, db: &str, coll: &str, uuid: Uuid) -> Result<()> {

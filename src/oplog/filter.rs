@@ -107,9 +107,11 @@ impl Scope {
     }
 }
 
-/// Settings that describe what the cluster is doing now, not what was stored.
+/// Settings, by `_id`, that describe what the cluster is doing now, not what was stored.
+pub const SWITCHES: [&str; 2] = ["balancer", "automerge"];
+
 fn is_balancer_switch(entry: &Entry<'_>) -> bool {
-    entry.ns == "config.settings" && matches!(id(entry), Some("balancer" | "automerge"))
+    entry.ns == "config.settings" && id(entry).is_some_and(|id| SWITCHES.contains(&id))
 }
 
 fn split(ns: &str) -> (&str, &str) {

@@ -1,127 +1,230 @@
-//! Which collections a selective replay has to follow although their names are not selected: those that get a selected name
-//! later, as the result of `$out`, of `convertToCapped` or of a rename does.
+//! What an oplog does to names, read before it is replayed:
+//!
+//! - What of the target is in its way: collections, views and time series under names that the oplog creates, renames or
+//!   drops, or with the UUIDs of such collections. They are newer than the moment that is restored, so a restore drops them.
+//! - Which collections a selective replay has to follow although their names are not selected: those that get a selected name
+//!   later, as the result of `$out`, of `convertToCapped` or of a rename does.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use anyhow::{Context, Result};
-use bson::{RawDocumentBuf, Timestamp};
-use futures::{Stream, StreamExt};
+use anyhow::{Result, bail};
+use bson::{RawBsonRef, Uuid};
 
 use crate::layout::BUCKETS;
 use crate::model::selection::Selection;
-use crate::oplog::entry::{Command, Entry, Kind, operations};
+use crate::oplog::entry::{Command, Entry, Kind, operations, show};
+use crate::oplog::filter::by_name;
 use crate::oplog::routing;
 
-/// What an oplog does to the names of a selection.
+/// What the target has before the restore, by name and by UUID. The oplog is asked about these names only, so a look through it
+/// keeps no more than the target has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Present {
+    /// By database and name: collections, buckets, views and time series. The last two have no UUID.
+    names: BTreeMap<String, BTreeMap<String, Option<[u8; 16]>>>,
+    uuids: HashMap<[u8; 16], (String, String)>,
+}
+
+impl Present {
+    /// From database, name and UUID of each namespace.
+    pub fn new<'a>(namespaces: impl IntoIterator<Item = (&'a str, &'a str, Option<Uuid>)>) -> Self {
+        let mut present = Self::default();
+        for (db, coll, uuid) in namespaces {
+            let uuid = uuid.map(|uuid| uuid.bytes());
+            present.names.entry(db.to_owned()).or_default().insert(coll.to_owned(), uuid);
+            if let Some(uuid) = uuid {
+                present.uuids.insert(uuid, (db.to_owned(), coll.to_owned()));
+            }
+        }
+        present
+    }
+
+    fn has(&self, db: &str, coll: &str) -> bool {
+        self.names.get(db).is_some_and(|names| names.contains_key(coll))
+    }
+
+    /// Everything in a database; with `views` only its views and time series.
+    fn of_database(&self, db: &str, views: bool) -> impl Iterator<Item = &str> {
+        let all = self.names.get(db).into_iter().flatten();
+        all.filter(move |(_, uuid)| !views || uuid.is_none()).map(|(coll, _)| coll.as_str())
+    }
+}
+
+/// What is asked about an oplog.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub selection: &'a Selection,
+    pub present: &'a Present,
+}
+
+/// What an oplog does to names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Followed {
-    /// Collections, by UUID, that are renamed into the selection.
+    /// Of a selection: collections, by UUID, that are renamed into it.
     pub uuids: HashSet<[u8; 16]>,
-    /// Names of the selection, `db.coll`, that something is created under or renamed to.
+    /// Names of a selection, `db.coll`, that something is created under or renamed to.
     pub creates: BTreeSet<String>,
-    /// Sharded collections, by UUID, that have or get a selected name according to a config server's oplog.
+    /// Of a selection: sharded collections, by UUID, that have or get a selected name according to a config server's oplog.
     pub sharded: HashSet<[u8; 16]>,
-    /// Databases, selected in part or as a whole, that go to another primary shard.
+    /// Of a selection: databases, selected in part or as a whole, that go to another primary shard.
     pub moved: BTreeSet<String>,
+    /// Databases in which something is created, or that are dropped: after the replay they are what the oplog makes of them.
+    /// Of a config server also those that it adds to the cluster or takes from it.
+    pub databases: BTreeSet<String>,
+    /// Database and name of what the target has under names that the oplog creates, renames or drops. A replay begins before
+    /// that, so what is there now would be in its way.
+    pub named: BTreeSet<(String, String)>,
+    /// Database and name of what the target has with the UUID of such a collection → a name that the oplog gives it.
+    pub renamed: BTreeMap<(String, String), String>,
 }
 
 impl Followed {
-    /// Looks through one object of the oplog, up to `end`.
+    /// Takes in what another look found.
+    pub fn add(&mut self, other: Self) {
+        self.uuids.extend(other.uuids);
+        self.creates.extend(other.creates);
+        self.sharded.extend(other.sharded);
+        self.moved.extend(other.moved);
+        self.databases.extend(other.databases);
+        self.named.extend(other.named);
+        self.renamed.extend(other.renamed);
+    }
+
+    /// Looks at one entry that will be replayed.
     ///
     /// # Errors
-    /// It can't be read.
-    pub async fn look(
-        &mut self,
-        entries: impl Stream<Item = std::io::Result<RawDocumentBuf>>,
-        selection: &Selection,
-        end: Timestamp,
-    ) -> Result<()> {
-        let mut entries = std::pin::pin!(entries);
-        while let Some(entry) = entries.next().await {
-            let raw = entry.context("read oplog")?;
-            let entry = Entry::parse(&raw, None)?;
-            if entry.ts > end {
-                break;
+    /// It can't be read, or is a command that can't be replayed.
+    pub fn see(&mut self, entry: &Entry<'_>, asked: Asked<'_>) -> Result<()> {
+        match entry.kind {
+            Kind::Command => return self.command(entry, asked),
+            Kind::Noop => return Ok(()),
+            Kind::Insert | Kind::Update | Kind::Delete => {}
+        }
+        let id = || routing::id(entry).and_then(RawBsonRef::as_str);
+        if entry.ns.ends_with(".system.views") {
+            if let Some(view) = id().filter(|view| asked.selection.wants_namespace(view)) {
+                self.name(view, asked);
+                if entry.kind == Kind::Insert {
+                    self.create(view, asked);
+                }
             }
-            self.see(&entry, selection)?;
+        } else if entry.ns == "config.databases" {
+            if matches!(entry.kind, Kind::Insert | Kind::Delete) {
+                self.databases.extend(id().map(str::to_owned));
+            } else if !asked.selection.is_everything() {
+                self.moved.extend(id().filter(|db| asked.selection.touches(db)).map(str::to_owned));
+            }
+        } else if entry.ns == "config.collections"
+            && !asked.selection.is_everything()
+            && id().is_some_and(|ns| asked.selection.wants_namespace(ns))
+        {
+            self.sharded.extend(routing::uuid(entry.o));
         }
         Ok(())
     }
 
-    fn see(&mut self, entry: &Entry<'_>, selection: &Selection) -> Result<()> {
-        let wants = |ns: &str| selection.wants_namespace(ns);
-        if entry.kind == Kind::Insert && entry.ns.ends_with(".system.views") {
-            self.creates.extend(entry.o.get_str("_id").ok().filter(|ns| wants(ns)).map(str::to_owned));
-        }
-        let id = routing::id(entry).and_then(bson::RawBsonRef::as_str);
-        match entry.ns {
-            "config.collections" if id.is_some_and(wants) => self.sharded.extend(routing::uuid(entry.o)),
-            "config.databases" if entry.kind == Kind::Update => {
-                self.moved.extend(id.filter(|db| selection.touches(db)).map(str::to_owned));
-            }
-            _ => {}
-        }
-        if entry.kind != Kind::Command {
-            return Ok(());
-        }
+    fn command(&mut self, entry: &Entry<'_>, asked: Asked<'_>) -> Result<()> {
+        let db = entry.split_ns().0;
+        let selection = asked.selection;
         match entry.command()? {
-            Command::Rename { from, to, .. } if wants(to) => {
-                self.creates.insert(to.to_owned());
-                self.uuids.extend(entry.ui.filter(|_| !wants(from)).map(|uuid| uuid.bytes()));
-            }
             Command::Create { coll } => {
-                let db = entry.split_ns().0;
-                // By the name of its series.
-                let coll = coll.strip_prefix(BUCKETS).unwrap_or(coll);
-                self.creates.extend(selection.wants(db, coll).then(|| format!("{db}.{coll}")));
+                self.database(db);
+                // Buckets go with their series.
+                let plain = coll.strip_prefix(BUCKETS).unwrap_or(coll);
+                if selection.wants(db, plain) {
+                    let ns = format!("{db}.{plain}");
+                    self.name(&ns, asked);
+                    self.create(&ns, asked);
+                    self.uuid(entry.ui.filter(|_| !by_name(db, coll)), &ns, asked);
+                }
+            }
+            Command::Drop { coll: "system.views" } => {
+                // Then there is no view or time series in the database.
+                for coll in asked.present.of_database(db, true).filter(|coll| selection.wants(db, coll)) {
+                    self.name(&format!("{db}.{coll}"), asked);
+                }
+            }
+            Command::Drop { coll } if selection.wants(db, coll) => {
+                let ns = format!("{db}.{coll}");
+                self.name(&ns, asked);
+                self.uuid(entry.ui.filter(|_| !by_name(db, coll)), &ns, asked);
+            }
+            Command::DropDatabase => {
+                self.database(db);
+                if selection.wants_database(db) {
+                    let all = asked.present.of_database(db, false).map(|coll| (db.to_owned(), coll.to_owned()));
+                    self.named.extend(all);
+                }
+            }
+            Command::Rename { from, to, drop_target } => {
+                self.databases.extend(to.split_once('.').map(|(db, _)| db.to_owned()));
+                let (leaves, comes) = (selection.wants_namespace(from), selection.wants_namespace(to));
+                if leaves {
+                    self.name(from, asked);
+                }
+                if comes {
+                    self.name(to, asked);
+                    self.create(to, asked);
+                    self.uuid(drop_target, to, asked);
+                    self.uuids.extend(entry.ui.filter(|_| !leaves).map(|uuid| uuid.bytes()));
+                }
+                if leaves || comes {
+                    self.uuid(entry.ui, if comes { to } else { from }, asked);
+                }
             }
             // A transaction can create collections.
             Command::ApplyOps(ops) => {
                 for op in operations(ops, entry.ts) {
-                    self.see(&Entry::parse(op?, Some(entry.ts))?, selection)?;
+                    self.see(&Entry::parse(op?, Some(entry.ts))?, asked)?;
                 }
             }
+            Command::Unknown(name) if entry.transaction()?.is_none() => bail!(
+                "this version does not know what `{name}` at {} in {} does, so it cannot replay it",
+                show(entry.ts),
+                entry.ns
+            ),
             _ => {}
         }
         Ok(())
     }
-}
 
-/// Adds the databases in which an entry creates something, or that it drops: after it they are what the oplog makes of
-/// them. On a config server also those that it adds to the cluster or takes from it.
-///
-/// # Errors
-/// The entry can't be read.
-pub fn note_databases(entry: &Entry<'_>, made: &mut BTreeSet<String>) -> Result<()> {
-    if matches!(entry.kind, Kind::Insert | Kind::Delete) && entry.ns == "config.databases" {
-        made.extend(entry.o.get_str("_id").ok().map(str::to_owned));
+    fn database(&mut self, db: &str) {
+        if !self.databases.contains(db) {
+            self.databases.insert(db.to_owned());
+        }
     }
-    if entry.kind != Kind::Command {
-        return Ok(());
+
+    /// A name of a selection is given. Of everything the names are not kept: there may be very many.
+    fn create(&mut self, ns: &str, asked: Asked<'_>) {
+        if !asked.selection.is_everything() {
+            self.creates.insert(ns.to_owned());
+        }
     }
-    match entry.command()? {
-        Command::Create { .. } | Command::DropDatabase => {
-            let db = entry.split_ns().0;
-            if !made.contains(db) {
-                made.insert(db.to_owned());
+
+    /// Notes what the target has under a name: a collection, or a view or a time series and its buckets.
+    fn name(&mut self, ns: &str, asked: Asked<'_>) {
+        let Some((db, coll)) = ns.split_once('.') else { return };
+        let plain = coll.strip_prefix(BUCKETS).unwrap_or(coll);
+        for coll in [plain.to_owned(), format!("{BUCKETS}{plain}")] {
+            if asked.present.has(db, &coll) {
+                self.named.insert((db.to_owned(), coll));
             }
         }
-        Command::Rename { to, .. } => made.extend(to.split_once('.').map(|(db, _)| db.to_owned())),
-        Command::ApplyOps(ops) => {
-            for op in operations(ops, entry.ts) {
-                note_databases(&Entry::parse(op?, Some(entry.ts))?, made)?;
-            }
-        }
-        _ => {}
     }
-    Ok(())
+
+    /// Notes what the target has with a UUID, whatever its name is by now.
+    fn uuid(&mut self, uuid: Option<Uuid>, ns: &str, asked: Asked<'_>) {
+        let there = uuid.and_then(|uuid| asked.present.uuids.get(&uuid.bytes()));
+        if let Some(there) = there.filter(|(db, coll)| ns.split_once('.') != Some((db, coll))) {
+            self.renamed.insert(there.clone(), ns.to_owned());
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bson::{Binary, Uuid, rawdoc};
-    use futures::stream;
+    use bson::{Binary, RawDocumentBuf, Timestamp, rawdoc};
 
     #[test]
     fn databases_that_an_oplog_makes_or_drops() {
@@ -135,18 +238,28 @@ mod tests {
         let other = rawdoc! {"op": "i", "ns": "e.z", "ui": uuid, "o": {"_id": 1}};
         let drop = rawdoc! {"op": "c", "ns": "f.$cmd", "o": {"dropDatabase": 1}};
         let removed = rawdoc! {"op": "d", "ns": "config.databases", "o": {"_id": "g"}};
-        let mut made = BTreeSet::new();
+        let (selection, present) = (Selection::default(), Present::default());
+        let mut followed = Followed::default();
         let at = Timestamp { time: 1, increment: 1 };
         for entry in [&ops, &rename, &other, &drop, &removed] {
-            note_databases(&Entry::parse(entry, Some(at)).expect("an entry"), &mut made).expect("readable");
+            let entry = Entry::parse(entry, Some(at)).expect("an entry");
+            followed.see(&entry, Asked { selection: &selection, present: &present }).expect("readable");
         }
-        assert_eq!(made.into_iter().collect::<Vec<_>>(), ["a", "b", "d", "f", "g"]);
+        assert_eq!(followed.databases.into_iter().collect::<Vec<_>>(), ["a", "b", "d", "f", "g"]);
     }
 
-    #[tokio::test]
-    async fn collections_that_are_renamed_into_the_selection() {
+    fn see(entries: &[RawDocumentBuf], asked: Asked<'_>) -> Followed {
+        let mut followed = Followed::default();
+        for entry in entries {
+            followed.see(&Entry::parse(entry, None).expect("an entry"), asked).expect("readable");
+        }
+        followed
+    }
+
+    #[test]
+    fn collections_that_are_renamed_into_the_selection() {
         let selection = Selection::parse(&["shop.orders"]).expect("a selection");
-        let [new, old, other, late] = [(); 4].map(|()| Uuid::new());
+        let [new, old, other] = [(); 3].map(|()| Uuid::new());
         let rename = |time: u32, uuid: Uuid, from: &str, to: &str| {
             let ts = Timestamp { time, increment: 1 };
             let o = rawdoc! {"renameCollection": from, "to": to, "dropTarget": false};
@@ -156,21 +269,95 @@ mod tests {
             rename(1, old, "shop.orders", "shop.old"),
             rename(2, new, "shop.tmp", "shop.orders"),
             rename(3, other, "shop.a", "shop.b"),
-            rename(9, late, "shop.b", "shop.orders"),
         ];
-        let mut followed = Followed::default();
-        let end = Timestamp { time: 5, increment: 0 };
-        followed.look(stream::iter(entries.map(Ok)), &selection, end).await.expect("readable");
+        let present = Present::default();
+        let asked = Asked { selection: &selection, present: &present };
+        let followed = see(&entries, asked);
         let creates = BTreeSet::from(["shop.orders".to_owned()]);
-        assert_eq!(followed, Followed { uuids: HashSet::from([new.bytes()]), creates, ..Followed::default() });
+        let databases = BTreeSet::from(["shop".to_owned()]);
+        assert_eq!(
+            followed,
+            Followed { uuids: HashSet::from([new.bytes()]), creates, databases, ..Followed::default() }
+        );
 
         for (coll, creates) in [("orders", true), ("system.buckets.orders", true), ("other", false)] {
             let create = rawdoc! {"op": "c", "ns": "shop.$cmd", "ui": Binary::from(new), "o": {"create": coll}};
             let ts = Timestamp { time: 1, increment: 1 };
             let entry = rawdoc! {"ts": ts, "op": "c", "ns": "admin.$cmd", "o": {"applyOps": [create]}};
-            let mut followed = Followed::default();
-            followed.look(stream::iter([Ok(entry)]), &selection, end).await.expect("readable");
+            let followed = see(&[entry], asked);
             assert_eq!(!followed.creates.is_empty(), creates, "{coll}");
         }
+    }
+
+    /// What of the target an oplog is in the way of: by name, by UUID, as views and as a whole database.
+    #[test]
+    fn what_the_target_has_under_names_of_the_oplog() {
+        let [a, b, c, d] = [(); 4].map(|()| Uuid::new());
+        let ui = |uuid: Uuid| Binary::from(uuid);
+        let present = Present::new([
+            ("shop", "made", Some(a)),
+            ("shop", "away", Some(b)),
+            ("shop", "from", None),
+            ("shop", "to", Some(c)),
+            ("shop", "series", None),
+            ("shop", "system.buckets.series", Some(d)),
+            ("shop", "view", None),
+            ("shop", "other", Some(Uuid::new())),
+            ("crm", "all", Some(Uuid::new())),
+            ("log", "view", None),
+            ("log", "stays", Some(Uuid::new())),
+        ]);
+        let on = |db: &str, uuid: Uuid, o: RawDocumentBuf| {
+            rawdoc! {"op": "c", "ns": format!("{db}.$cmd"), "ui": ui(uuid), "o": o}
+        };
+        let rename = |uuid, from: &str, to: &str| on("shop", uuid, rawdoc! {"renameCollection": from, "to": to});
+        let transaction =
+            rawdoc! {"op": "c", "ns": "admin.$cmd", "o": {"applyOps": [on("shop", c, rawdoc! {"create": "to"})]}};
+        let view = rawdoc! {"op": "d", "ns": "shop.system.views", "o": {"_id": "shop.view"}};
+        let buckets = on("shop", Uuid::new(), rawdoc! {"create": "system.buckets.series"});
+        let cases: [(RawDocumentBuf, &[&str], &[&str]); 10] = [
+            (on("shop", a, rawdoc! {"create": "made"}), &["shop.made"], &[]),
+            // Another collection of that name, and one that was renamed since.
+            (on("shop", b, rawdoc! {"create": "made"}), &["shop.made"], &["shop.away"]),
+            (on("shop", b, rawdoc! {"drop": "before"}), &[], &["shop.away"]),
+            (rename(b, "shop.from", "shop.to"), &["shop.from", "shop.to"], &["shop.away"]),
+            (transaction, &["shop.to"], &[]),
+            (view, &["shop.view"], &[]),
+            (buckets, &["shop.series", "shop.system.buckets.series"], &[]),
+            (on("crm", a, rawdoc! {"dropDatabase": 1}), &["crm.all"], &[]),
+            (on("log", a, rawdoc! {"drop": "system.views"}), &["log.view"], &[]),
+            (rawdoc! {"op": "i", "ns": "shop.other", "ui": ui(a), "o": {"_id": 1}}, &[], &[]),
+        ];
+        let at = Timestamp { time: 1, increment: 1 };
+        let look = |entry: &RawDocumentBuf, selection: &Selection| {
+            let mut followed = Followed::default();
+            let entry = Entry::parse(entry, Some(at)).expect("an entry");
+            followed.see(&entry, Asked { selection, present: &present }).expect("readable");
+            let shown = |(db, coll): &(String, String)| format!("{db}.{coll}");
+            let named: Vec<String> = followed.named.iter().map(shown).collect();
+            (named, followed.renamed.keys().map(shown).collect::<Vec<String>>())
+        };
+        let other = Selection::parse(&["else.*"]).expect("a selection");
+        for (entry, named, renamed) in &cases {
+            assert_eq!(look(entry, &Selection::default()), (owned(named), owned(renamed)), "{entry:?}");
+            assert_eq!(look(entry, &other), (owned(&[]), owned(&[])), "{entry:?}");
+        }
+    }
+
+    fn owned(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn what_cannot_be_replayed_is_known_before() {
+        let at = Timestamp { time: 1, increment: 1 };
+        let (selection, present) = (Selection::default(), Present::default());
+        let asked = Asked { selection: &selection, present: &present };
+        let import = rawdoc! {"ts": at, "op": "c", "ns": "shop.$cmd", "o": {"importCollection": "shop.x"}};
+        let said = Followed::default().see(&Entry::parse(&import, None).expect("an entry"), asked);
+        assert!(said.expect_err("refused").to_string().contains("importCollection"));
+        let lsid = rawdoc! {"id": Binary::from(Uuid::new())};
+        let commit = rawdoc! {"ts": at, "op": "c", "ns": "admin.$cmd", "lsid": lsid, "txnNumber": 1_i64, "o": {"commitTransaction": 1}};
+        Followed::default().see(&Entry::parse(&commit, None).expect("an entry"), asked).expect("no command of its own");
     }
 }

@@ -22,7 +22,7 @@ const SYSTEM_JS: &str = "system.js";
 
 /// Drops everything of the list that exists. Buckets go with their time series; what remains of them follows.
 ///
-/// A `system.js` that the server refuses to drop stays: [`create_all`] empties it.
+/// A `system.js` that the server refuses to drop is emptied.
 pub async fn drop_all(client: &Client, drops: &[Drop], cancel: &CancellationToken) -> Result<()> {
     let (buckets, others): (Vec<Drop>, Vec<Drop>) =
         drops.iter().cloned().partition(|drop| drop.coll.starts_with(BUCKETS));
@@ -142,7 +142,10 @@ async fn drop_one(database: &Database, coll: &str) -> Result<()> {
     };
     match code(&error) {
         Some(NAMESPACE_NOT_FOUND) => Ok(()),
-        Some(ILLEGAL_OPERATION) if coll == SYSTEM_JS => Ok(()),
+        // The oplog may make it anew, and finds it empty then.
+        Some(ILLEGAL_OPERATION) if coll == SYSTEM_JS => {
+            empty(database, coll).await.with_context(|| format!("empty '{}.{coll}'", database.name()))
+        }
         _ => Err(error).with_context(|| format!("drop '{}.{coll}'", database.name())),
     }
 }

@@ -42,13 +42,17 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     for warning in &steps.plan().warnings {
         tracing::warn!("{warning}");
     }
-    let mut databases = steps.check_oplog(&cx.cancel).await?;
-    databases.extend(until(&cx.cancel, steps.databases_of_the_cluster()).await?);
-    tell_databases(cx, &databases).await?;
+    if cx.cluster.sharded {
+        let made = until(&cx.cancel, steps.makes(cx.control.client())).await.context("nothing was changed")?;
+        tell(cx, &made).await?;
+    }
     reach(board, cx.role, Status::CleanupCluster, None, &cx.cancel, async || end_timeline(cx).await).await?;
-    let ours = databases_of_the_restore(cx, &steps, parts).await?;
+    let ours = replaced_everywhere(cx, &steps, parts).await?;
+    if !me.config {
+        steps.replace(&ours);
+    }
 
-    tracing::info!("dropping {} collections that the backup replaces", steps.plan().drops.len());
+    tracing::info!("dropping {} collections that the restore replaces", steps.plan().drops.len());
     if cx.cluster.sharded && !me.config {
         Box::pin(clear_routing(cx, &steps, parts, &ours, &me.id)).await?;
     }
@@ -63,6 +67,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     tracing::info!("loaded {} documents, {} bytes", loaded.documents, loaded.bytes);
     let swapped = steps.put_users_back(&cx.cancel).await?;
     tracing::info!("put back {} users and {} roles", swapped.users, swapped.roles);
+    steps.put_settings_back(&cx.cancel).await?;
     if me.config {
         steps.put_routing_back(&ours, &cx.cancel).await?;
     }
@@ -104,32 +109,31 @@ async fn end_timeline(cx: &Cx) -> Result<()> {
     cx.control.restores.set(&cx.name, doc! { "changed_from": now.max(last) }).await.map(drop)
 }
 
-/// The key, in a replica set's part of the restore, of the databases that the oplog makes or drops, or that the routing table
-/// names. *Added by us*.
+/// The key, in a replica set's part of the restore, of what [`Steps::makes`] gives. *Added by us*.
 const MAKES: &str = "makes";
 
 /// Tells the other replica sets. A database may have been made on another shard than the one that has it now.
-async fn tell_databases(cx: &Cx, made: &BTreeSet<String>) -> Result<()> {
+async fn tell(cx: &Cx, made: &BTreeSet<String>) -> Result<()> {
     if made.is_empty() {
         return Ok(());
     }
     cx.control.restores.set_member(&cx.name, &cx.rs, doc! { MAKES: made.iter().collect::<Vec<_>>() }).await.map(drop)
 }
 
-/// The databases that a full restore of a sharded cluster has, or makes on any shard. None for other restores.
-async fn databases_of_the_restore(cx: &Cx, steps: &Steps, parts: &Parts) -> Result<BTreeSet<String>> {
-    if !cx.cluster.sharded || !steps.selection().is_everything() {
-        return Ok(BTreeSet::new());
+/// What the restore replaces on every shard, by what all replica sets have told. Nothing outside of sharded clusters.
+async fn replaced_everywhere(cx: &Cx, steps: &Steps, parts: &Parts) -> Result<BTreeSet<String>> {
+    let mut made = BTreeSet::new();
+    if !cx.cluster.sharded {
+        return Ok(made);
     }
-    let mut ours = router::databases(steps.storage(), &parts.backup).await?;
     let restore = cx.control.restores.raw(&cx.name).await?.context("the restore's record is gone")?;
     for part in
         restore.get_array("replsets").context("read the restore's replica sets")?.iter().filter_map(Bson::as_document)
     {
-        let made = part.get_array(MAKES).map(Vec::as_slice).unwrap_or_default();
-        ours.extend(made.iter().filter_map(Bson::as_str).filter(|db| !router::OWN.contains(db)).map(str::to_owned));
+        let told = part.get_array(MAKES).map(Vec::as_slice).unwrap_or_default();
+        made.extend(told.iter().filter_map(Bson::as_str).map(str::to_owned));
     }
-    Ok(ours)
+    router::replaced(steps.storage(), &parts.backup, steps.selection(), made).await
 }
 
 /// Drops what is sharded on all shards, where this one is the primary of its database.
@@ -145,9 +149,10 @@ async fn clear_routing(cx: &Cx, steps: &Steps, parts: &Parts, ours: &BTreeSet<St
         router::forget_range_deletions(&cx.client, restored).await?
     } else {
         let mut names = part::names(steps.storage(), &parts.backup, selection).await?;
-        let databases = names.iter().filter_map(|ns| ns.split_once('.')).map(|(db, _)| db.to_owned());
-        drop_databases(cx, id, &databases.filter(|db| selection.wants_database(db)).collect()).await?;
-        names.extend(steps.created().iter().cloned());
+        names.extend(steps.created().iter().chain(ours).cloned());
+        let databases = names.iter().map(|ns| ns.split_once('.').map_or(ns.as_str(), |(db, _)| db));
+        let databases = databases.filter(|db| selection.wants_database(db)).map(str::to_owned).collect();
+        drop_databases(cx, id, &databases).await?;
         let extra = steps.drops_extra();
         let go = |ns: &str| names.contains(ns) || extra && selection.wants_namespace(ns);
         let dropped = part::drop_collections(cx.control.client(), &cx.client, id, go).await?;

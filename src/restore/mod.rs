@@ -13,6 +13,7 @@ pub mod plan;
 pub mod replay;
 pub mod router;
 mod sampler;
+mod settings;
 mod settle;
 mod slicers;
 pub mod slices;

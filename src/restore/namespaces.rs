@@ -98,6 +98,8 @@ pub enum Fate {
     Roles,
     /// A routing table of a config server, put back by its own step.
     Routing,
+    /// The settings of a cluster, which are in use during the restore: replaced document by document.
+    Settings,
     /// Never touched, for the reason given.
     Leave(&'static str),
 }
@@ -113,7 +115,7 @@ pub fn fate(db: &str, coll: &str, wish: &Wish) -> Fate {
     };
     match fate {
         // Of the routing tables the selection takes its own documents.
-        Fate::Restore if !wish.selection.wants(db, coll) => Fate::Leave("not selected"),
+        Fate::Restore | Fate::Settings if !wish.selection.wants(db, coll) => Fate::Leave("not selected"),
         Fate::Users | Fate::Roles if !wish.users => Fate::Leave("users and roles are not wanted"),
         fate => fate,
     }
@@ -146,8 +148,9 @@ fn in_config(coll: &str, wish: &Wish) -> Fate {
         "shards" if wish.config_server => Fate::Routing,
         "version" | "shards" => Fate::Leave("describes the cluster that made the backup"),
         "databases" | "collections" | "chunks" if wish.config_server => Fate::Routing,
-        "tags" if wish.config_server && !wish.selection.is_everything() => Fate::Routing,
-        "databases" | "collections" | "chunks" | "settings" | "tags" => Fate::Restore,
+        "tags" if wish.config_server => Fate::Routing,
+        "settings" => Fate::Settings,
+        "databases" | "collections" | "chunks" | "tags" => Fate::Restore,
         _ => Fate::Leave("kept by the server itself"),
     }
 }
@@ -177,7 +180,6 @@ mod tests {
             ("admin", "system.js"),
             ("admin", "pbmX"),
             ("shop", "pbmLog"),
-            ("config", "settings"),
             ("config", "tags"),
         ];
         for (db, coll) in restored {
@@ -210,11 +212,11 @@ mod tests {
     #[test]
     fn a_config_server_keeps_its_routing_tables_for_later() {
         let wish = Wish { config_server: true, ..Wish::default() };
-        for coll in ["databases", "collections", "chunks"] {
+        for coll in ["databases", "collections", "chunks", "tags"] {
             assert_eq!(fate("config", coll, &wish), Fate::Routing, "{coll}");
             assert_eq!(fate("config", coll, &Wish::default()), Fate::Restore, "{coll}");
         }
-        assert_eq!(fate("config", "settings", &wish), Fate::Restore);
+        assert_eq!(fate("config", "settings", &wish), Fate::Settings);
     }
 
     #[test]

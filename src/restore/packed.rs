@@ -28,7 +28,7 @@ pub struct Contents {
     pub packed: Packed,
     /// With sizes and checksums.
     pub namespaces: Vec<NamespaceMeta>,
-    /// Users, roles and routing tables, each under [`aside_name`].
+    /// Users, roles, settings and routing tables, each under [`aside_name`].
     pub aside: Arc<Memory>,
     /// The archive and the oplog, as far as they exist.
     pub objects: Vec<ObjectInfo>,
@@ -86,7 +86,7 @@ pub async fn inspect(
 }
 
 fn is_set_aside(db: &str, coll: &str, wish: &Wish) -> bool {
-    matches!(fate(db, coll, wish), Fate::Users | Fate::Roles | Fate::Routing)
+    matches!(fate(db, coll, wish), Fate::Users | Fate::Roles | Fate::Routing | Fate::Settings)
 }
 
 /// Size and checksum of every namespace, and the bytes of those that are set aside.

@@ -38,7 +38,7 @@ fn plain(coll: &str) -> &str {
 }
 
 /// The name by which people know a sharded collection.
-fn known_as(ns: &str) -> String {
+pub(super) fn known_as(ns: &str) -> String {
     ns.split_once('.').map_or_else(|| ns.to_owned(), |(db, coll)| format!("{db}.{}", plain(coll)))
 }
 
@@ -95,20 +95,24 @@ async fn each(storage: &dyn Storage, data: Option<&StoredDocuments>, mut see: im
     Ok(())
 }
 
+/// Those sharded collections of the target that are `wanted`, by the names of time series.
+pub async fn sharded(config: &Client, wanted: impl Fn(&str) -> bool) -> Result<BTreeSet<String>> {
+    let table = config.database("config").collection::<Document>("collections");
+    let mut listed = table.find(doc! {}).projection(doc! { "_id": 1 }).await.context("read config.collections")?;
+    let mut sharded = BTreeSet::new();
+    while let Some(collection) = listed.try_next().await.context("read config.collections")? {
+        sharded.extend(collection.get_str("_id").ok().map(known_as).filter(|ns| wanted(ns)));
+    }
+    Ok(sharded)
+}
+
 /// Drops those sharded collections that are to `go`, by the names of time series, and whose database has the shard `id` as
 /// its primary, on all shards. `shard` leads to that shard's primary.
 pub async fn drop_collections(config: &Client, shard: &Client, id: &str, go: impl Fn(&str) -> bool) -> Result<usize> {
-    let table = config.database("config").collection::<Document>("collections");
-    let mut listed = table.find(doc! {}).projection(doc! { "_id": 1 }).await.context("read config.collections")?;
-    let mut sharded = Vec::new();
-    while let Some(collection) = listed.try_next().await.context("read config.collections")? {
-        sharded.extend(collection.get_str("_id").ok().filter(|ns| go(&known_as(ns))).map(str::to_owned));
-    }
     let mut dropped = 0;
-    for ns in sharded {
+    // The server takes a series by its own name only.
+    for ns in sharded(config, go).await? {
         let Some((db, coll)) = ns.split_once('.') else { continue };
-        // The server takes a series by its own name only.
-        let coll = plain(coll);
         let Some(version) = database_version(config, db, id).await? else { continue };
         let command = doc! {
             "_shardsvrDropCollection": coll, "databaseVersion": version, "writeConcern": { "w": "majority" },
@@ -166,9 +170,12 @@ pub async fn put_back(
     // Also those that the target has under these names, if their drop has left something.
     let mut uuids: Vec<Bson> = own.uuids.iter().map(|uuid| Uuid::from_bytes(*uuid).into()).collect();
     let table = db.collection::<Document>("collections");
-    let mut there = table.find(doc! { "_id": { "$in": &names } }).await.context("read config.collections")?;
+    let of_selection = doc! { "$or": [{ "_id": { "$in": &names } }, { "uuid": { "$in": &uuids } }] };
+    let mut there = table.find(of_selection).await.context("read config.collections")?;
     while let Some(collection) = there.try_next().await.context("read config.collections")? {
         uuids.extend(collection.get("uuid").cloned());
+        // Sharded after the backup.
+        names.extend(collection.get_str("_id").ok().filter(|ns| selection.wants_namespace(ns)).map(str::to_owned));
     }
     clear(&db, "chunks", doc! { "$or": [{ "uuid": { "$in": &uuids } }, { "ns": { "$in": &names } }] }).await?;
     clear(&db, "collections", doc! { "_id": { "$in": &names } }).await?;

@@ -8,7 +8,7 @@ use super::{
     namespaces::{Fate, Wish, fate, is_droppable},
     options::fit,
     packed::aside_name,
-    router::RoutingSource,
+    router::{self, RoutingSource},
     slices::{Ends, OplogObject, chain, cover, moment as time},
     version::Version,
 };
@@ -28,7 +28,10 @@ use crate::{
 };
 use bson::{Timestamp, Uuid};
 use chosen::parked;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    fmt,
+};
 
 /// What the restored replica set looks like before anything is changed.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,6 +48,20 @@ pub struct TargetNamespace {
     pub db: String,
     pub coll: String,
     pub uuid: Option<Uuid>,
+}
+
+impl fmt::Display for TargetNamespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.db, self.coll)
+    }
+}
+
+impl TargetNamespace {
+    /// One of the users', with the buckets of their time series.
+    #[must_use]
+    pub fn is_droppable(&self) -> bool {
+        is_droppable(&self.db, self.coll.strip_prefix(BUCKETS).unwrap_or(&self.coll))
+    }
 }
 
 /// One namespace to put back.
@@ -105,15 +122,20 @@ pub struct RestorePlan {
     pub users: UsersSource,
     /// Of a config server.
     pub routing: RoutingSource,
+    /// Of a cluster: the inner `None` is an empty collection, the outer one leaves the target's alone.
+    pub settings: Option<Option<StoredDocuments>>,
     /// What a person should know; nothing here stops the restore.
     pub warnings: Vec<String>,
 }
 
 impl RestorePlan {
-    /// Uncompressed bytes of all collections.
+    /// Uncompressed bytes of all collections, with the tables and the settings of a cluster.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.data().map(|data| data.size).sum()
+        let routing = &self.routing;
+        let tables = [&routing.databases, &routing.collections, &routing.chunks, &routing.tags];
+        let aside = tables.into_iter().flatten().chain(self.settings.iter().flatten());
+        self.data().chain(aside).map(|data| data.size).sum()
     }
 
     /// What holds the documents of all collections.
@@ -155,7 +177,7 @@ pub struct Facts<'a> {
     pub archive: Option<&'a Packed>,
     pub target: &'a Target,
     pub wish: &'a Wish,
-    /// What the oplog does to the names of a selection; `None` until it was looked at.
+    /// What the oplog does to names; `None` until it was looked at.
     pub followed: Option<&'a Followed>,
     /// `None` for the moment at which the backup ends.
     pub point: Option<&'a PointInTime>,
@@ -252,6 +274,7 @@ struct Draft<'a> {
     oplog: Vec<OplogObject>,
     users: UsersSource,
     routing: RoutingSource,
+    settings: Option<Option<StoredDocuments>>,
     warnings: Vec<String>,
     reasons: Vec<String>,
 }
@@ -268,6 +291,7 @@ impl<'a> Draft<'a> {
             oplog: Vec::new(),
             users: UsersSource::default(),
             routing: RoutingSource::default(),
+            settings: None,
             warnings: Vec::new(),
             reasons: Vec::new(),
         }
@@ -310,8 +334,15 @@ impl<'a> Draft<'a> {
                         *table = data;
                     }
                 }
+                // An empty collection is no reason to leave the target's settings alone.
+                Fate::Settings => self.settings = Some(data),
                 Fate::Restore => self.take(meta, data),
             }
+        }
+        // The oplog makes the collection, so there was none.
+        let settings = ("config".to_owned(), "settings".to_owned());
+        if self.facts.followed.is_some_and(|followed| followed.named.contains(&settings)) {
+            self.settings.get_or_insert(None);
         }
         for meta in self.facts.remains {
             let data = self.find_data(meta, meta.remains_in(&self.layout));
@@ -349,7 +380,9 @@ impl<'a> Draft<'a> {
         };
         if let Some(archive) = self.facts.archive {
             let (object, compression) = match fate(&meta.db, &meta.coll, self.facts.wish) {
-                Fate::Users | Fate::Roles | Fate::Routing => (aside_name(&meta.db, &meta.coll), Compression::None),
+                Fate::Users | Fate::Roles | Fate::Routing | Fate::Settings => {
+                    (aside_name(&meta.db, &meta.coll), Compression::None)
+                }
                 Fate::Restore | Fate::Leave(_) => (archive.object.clone(), archive.compression),
             };
             return Some(StoredDocuments { object, compression, size, crc: meta.crc });
@@ -383,9 +416,10 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// What carries a name of the backup is replaced. What carries a UUID of the backup under another name is a
-    /// collection of the backup that was renamed since then: creating it again under its old name would make the
-    /// server rename that one back, with its newer documents, so it goes too.
+    /// What carries a name of the backup, or one that the oplog creates, renames or drops, is replaced: the oplog is replayed
+    /// from before that name was given or taken, so what the target has there is of a later time. What carries such a
+    /// collection's UUID under another name was renamed since then: creating it again under its old name would make the server
+    /// rename that one back, with its newer documents, so it goes too.
     fn plan_drops(&mut self) {
         let by_uuid: HashMap<_, _> =
             self.taken.values().filter_map(|planned| Some((planned.meta.uuid?.bytes(), &planned.meta))).collect();
@@ -397,20 +431,27 @@ impl<'a> Draft<'a> {
                 self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
                 continue;
             }
-            let Some(meta) = there.uuid.and_then(|uuid| by_uuid.get(&uuid.bytes())) else {
+            if self.is_replayed(there) {
+                self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
+                continue;
+            }
+            let meta = there.uuid.and_then(|uuid| by_uuid.get(&uuid.bytes()));
+            let of_backup = meta.map(|meta| (format!("{}.{}", meta.db, meta.coll), "of the backup"));
+            let of_oplog = || Some((self.replayed_as(there)?, "of the oplog that is replayed"));
+            let Some((old, whose)) = of_backup.or_else(of_oplog) else {
                 extra.push(there);
                 continue;
             };
-            let (old, now) = (format!("{}.{}", meta.db, meta.coll), format!("{}.{}", there.db, there.coll));
+            let now = there.to_string();
             if aside::is(&there.coll) {
                 self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
-            } else if !self.facts.wish.selection.is_everything() {
+            } else if !self.facts.wish.selection.wants(&there.db, &there.coll) {
                 self.reasons.push(format!(
-                    "'{now}' on the target is '{old}' of the backup, renamed since then, and is not selected: it would be lost; \
+                    "'{now}' on the target is '{old}' {whose}, renamed since then, and is not selected: it would be lost; \
                      copy it to another collection and drop it, or select it too"
                 ));
-            } else if is_droppable(&there.db, &there.coll) {
-                self.warnings.push(format!("'{now}' is dropped: it is '{old}' of the backup, renamed since then"));
+            } else if there.is_droppable() {
+                self.warnings.push(format!("'{now}' is dropped: it is '{old}' {whose}, renamed since then"));
                 self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
             } else {
                 self.reasons.push(format!("'{now}' on the target has the UUID of '{old}' and cannot be dropped"));
@@ -422,7 +463,10 @@ impl<'a> Draft<'a> {
     /// The server refuses databases whose names differ only in case, but only when the second one is created.
     fn check_database_names(&mut self) {
         let there: BTreeSet<_> = self.facts.target.namespaces.iter().map(|ns| ns.db.as_str()).collect();
-        let wanted: BTreeSet<_> = self.taken.keys().map(|(db, _)| db.as_str()).collect();
+        let selection = &self.facts.wish.selection;
+        let replayed = self.facts.followed.into_iter().flat_map(|followed| &followed.databases);
+        let replayed = replayed.map(String::as_str).filter(|db| selection.touches(db) && !router::OWN.contains(db));
+        let wanted: BTreeSet<_> = self.taken.keys().map(|(db, _)| db.as_str()).chain(replayed).collect();
         for db in wanted {
             if let Some(other) = there.iter().find(|other| **other != db && other.eq_ignore_ascii_case(db)) {
                 self.reasons.push(format!("database '{db}' cannot be beside '{other}', which the target has"));
@@ -533,6 +577,7 @@ impl<'a> Draft<'a> {
             consistent_from,
             users: self.users,
             routing: self.routing,
+            settings: self.settings,
             warnings: self.warnings,
         })
     }
@@ -917,6 +962,47 @@ mod tests {
         let plan = world.plan().expect("a plan");
         assert_eq!(plan.drops.iter().map(|drop| drop.coll.as_str()).collect::<Vec<_>>(), ["tmp0a1b2c3d.pbm"]);
         assert!(plan.warnings.iter().any(|warning| warning.contains("tmp99999999.pbm")), "{:?}", plan.warnings);
+    }
+
+    #[test]
+    fn what_the_oplog_speaks_of_is_dropped_too() {
+        let mut world = World::new(vec![collection("shop", "orders", 0)], vec![]);
+        world.target.namespaces = [("shop", "made"), ("shop", "away"), ("shop", "kept"), ("admin", "system.users")]
+            .map(|(db, coll)| there(db, coll, None))
+            .into();
+        world.target.namespaces.push(there("shop", "system.buckets.made", None));
+        let name = |db: &str, coll: &str| (db.to_owned(), coll.to_owned());
+        let spoken = [("shop", "made"), ("shop", "system.buckets.made"), ("admin", "system.users")];
+        world.followed = Some(Followed {
+            named: spoken.iter().map(|(db, coll)| name(db, coll)).collect(),
+            renamed: BTreeMap::from([(name("shop", "away"), "shop.before".to_owned())]),
+            ..Followed::default()
+        });
+        let plan = world.plan().expect("a plan");
+        let drops: Vec<&str> = plan.drops.iter().map(|drop| drop.coll.as_str()).collect();
+        assert_eq!(drops, ["away", "made", "system.buckets.made"]);
+        assert!(plan.warnings.iter().any(|it| it.contains("'shop.away' is dropped: it is 'shop.before' of the oplog")));
+        world.wish.selection = Selection::parse(&["shop.orders"]).expect("a selection");
+        world.refused("'shop.away' on the target is 'shop.before' of the oplog");
+        // It was renamed from one selected name to another.
+        world.wish.selection = Selection::parse(&["shop.*"]).expect("a selection");
+        assert_eq!(world.plan().expect("a plan").drops.len(), 3);
+        world.followed = Some(Followed { databases: BTreeSet::from(["Shop".to_owned()]), ..Followed::default() });
+        world.refused("database 'Shop' cannot be beside 'shop'");
+    }
+
+    #[test]
+    fn the_settings_of_a_cluster_are_never_dropped() {
+        let mut world = World::new(vec![collection("config", "settings", 0), collection("config", "tags", 0)], vec![]);
+        world.wish.config_server = true;
+        world.target.namespaces = vec![there("config", "settings", None), there("config", "tags", None)];
+        let plan = world.plan().expect("a plan");
+        assert_eq!((plan.drops.len(), plan.settings), (0, Some(None)));
+        world.namespaces.clear();
+        assert_eq!(world.plan().expect("a plan").settings, None);
+        let named = BTreeSet::from([("config".to_owned(), "settings".to_owned())]);
+        world.followed = Some(Followed { named, ..Followed::default() });
+        assert_eq!(world.plan().expect("a plan").settings, Some(None), "the oplog makes it");
     }
 
     #[test]

@@ -16,10 +16,11 @@ use super::{
     target,
 };
 use crate::control::{Control, ControlBoard};
-use crate::model::{chunk::Chunk, command::ReplayCmd, restore::RestoreMeta, status::Status};
+use crate::model::{chunk::Chunk, command::ReplayCmd, restore::RestoreMeta, selection::Selection, status::Status};
 use crate::oplog::{
     apply::{ReplayOptions, Replayer},
     build::CommitQuorum,
+    follow::{Asked, Present},
     live,
     txn::Committed,
 };
@@ -63,8 +64,11 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
         .remove(&cx.rs)
         .context("this replica set is not in the cluster any more")?;
     sampler::phase(cx, "check").await;
+    let (everything, nothing) = (Selection::default(), Present::default());
+    let asked = Asked { selection: &everything, present: &nothing };
+    let reading = sound::Reading { asked, rewrite: Rewrite::default(), end: window.end };
     until(&cx.cancel, async {
-        let checked = sound::check(&storage, &objects, window.end).await.map(drop);
+        let checked = sound::check(&storage, &objects, reading).await.map(drop);
         checked.map_err(|unsound| anyhow!("{}; nothing was changed; end the replay before it", unsound.why))
     })
     .await?;

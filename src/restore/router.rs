@@ -6,7 +6,7 @@
 
 use super::packed;
 use crate::layout::Generation;
-use crate::model::backup::BackupMeta;
+use crate::model::{backup::BackupMeta, selection::Selection};
 use crate::oplog::shard_ids::translate;
 use crate::snapshot::stored::StoredDocuments;
 use crate::storage::Storage;
@@ -31,7 +31,7 @@ pub struct RoutingSource {
     pub databases: Option<StoredDocuments>,
     pub collections: Option<StoredDocuments>,
     pub chunks: Option<StoredDocuments>,
-    /// Zones; only of a selection, a full restore has them as a collection.
+    /// Zones.
     pub tags: Option<StoredDocuments>,
     /// Not put back: which replica set each shard id belongs to.
     pub shards: Option<StoredDocuments>,
@@ -210,7 +210,7 @@ pub async fn put_back(
     ours: &BTreeSet<String>,
 ) -> Result<Option<bson::Uuid>> {
     let db = config.database("config");
-    for data in [&source.databases, &source.collections, &source.chunks].into_iter().flatten() {
+    for data in [&source.databases, &source.collections, &source.chunks, &source.tags].into_iter().flatten() {
         data.verify(storage).await?;
     }
     let kept = Kept::read(storage, &db, source, ours).await?;
@@ -248,7 +248,27 @@ pub async fn put_back(
         })
         .await?;
     }
+    put_zones_back(storage, &db, source, &kept).await?;
     Ok(theirs.and_then(|uuid| bson::deserialize_from_bson(uuid).ok()))
+}
+
+/// Replaces the zones by the backup's; those of databases that keep their routing stay. A config server's backup without zones
+/// was made of a cluster without zones.
+async fn put_zones_back(storage: &dyn Storage, db: &Database, source: &RoutingSource, kept: &Kept) -> Result<()> {
+    let goes = |zone: &Document| {
+        let name = zone.get_str("ns").ok().and_then(|ns| ns.split_once('.')).map(|(db, _)| db);
+        name.is_none_or(|name| !kept.databases.iter().any(|kept| kept.as_str() == Some(name)))
+    };
+    let mut zones = db.collection::<Document>("tags").find(doc! {}).await.context("read config.tags")?;
+    let mut gone: Vec<Bson> = Vec::new();
+    while let Some(zone) = zones.try_next().await.context("read config.tags")? {
+        gone.extend(zone.get("_id").filter(|_| goes(&zone)).cloned());
+    }
+    clear(db, "tags", doc! { "_id": { "$in": gone } }).await?;
+    match &source.tags {
+        Some(data) => fill(storage, db, "tags", data, |zone| goes(zone)).await,
+        None => Ok(()),
+    }
 }
 
 /// Makes a node forget the routing that it has cached.
@@ -308,6 +328,22 @@ pub async fn databases(storage: &dyn Storage, backup: &BackupMeta) -> Result<BTr
         found.remove(own);
     }
     Ok(found)
+}
+
+/// What a restore replaces on every shard, by what the oplogs of all replica sets make ([`super::steps::Steps::makes`]): the
+/// databases of a full restore; of a selection databases and collections, `db.coll`.
+pub async fn replaced(
+    storage: &dyn Storage,
+    backup: &BackupMeta,
+    selection: &Selection,
+    made: BTreeSet<String>,
+) -> Result<BTreeSet<String>> {
+    let mut all = made;
+    if selection.is_everything() {
+        all.extend(databases(storage, backup).await?);
+    }
+    all.retain(|name| !OWN.contains(&name.as_str()));
+    Ok(all)
 }
 
 /// The shard ids of a backup's replica sets and of those that take their place.

@@ -1,11 +1,11 @@
 //! The logical restore of one replica set, step by step, without statuses and locks:
 //!
 //! ```text
-//! prepare         read the metadata, list the objects, look at the target → the plan; changes nothing
-//! check_oplog     read all oplog that will be replayed to its end; changes nothing
-//! drop            what the backup replaces
+//! prepare         read the metadata, list the objects, look at the target, read the oplog → the plan; changes nothing
+//! drop            what the backup and the oplog replace
 //! load            create it empty; storage → decompress → insert
 //! put_users_back  users and roles
+//! put_settings_back what `config.settings` holds
 //! put_routing_back the tables of a config server
 //! replay          oplog objects in order, up to the end of the backup or to the moment
 //! finish          indexes and the options that had to wait
@@ -19,8 +19,11 @@ use super::{
     namespaces::Wish,
     packed::{Contents, inspect},
     part,
-    plan::{Facts, Planned, PointInTime, Refusal, RestorePlan, plan as decide, restorable},
+    plan::{
+        Drop, Facts, Planned, PointInTime, Refusal, RestorePlan, Target, TargetNamespace, plan as decide, restorable,
+    },
     router::{self, Ids},
+    settings,
     slices::{Ends, OplogObject, at, moment},
     sound, target, users,
 };
@@ -35,7 +38,7 @@ use crate::{
         apply::{Flow, ReplayOptions, Replayed, Replayer, Settled},
         build::{Built, CommitQuorum},
         catalog::Catalog,
-        follow::Followed,
+        follow::{Asked, Followed, Present},
         mapping::Mapping,
         read,
         routing::OwnRouting,
@@ -50,7 +53,7 @@ use crate::{
     storage::{self, ObjectInfo, Storage},
 };
 use anyhow::{Context as _, Result, bail};
-use bson::RawDocumentBuf;
+use bson::{RawDocument, RawDocumentBuf};
 use futures::{Stream, StreamExt as _, stream::BoxStream};
 use mongodb::Client;
 use std::{
@@ -80,6 +83,16 @@ pub struct Order {
     pub places: BTreeMap<String, String>,
 }
 
+/// What a replica set's part of a backup consists of.
+struct Stored<'a> {
+    namespaces: &'a [NamespaceMeta],
+    remains: &'a [NamespaceMeta],
+    objects: &'a [ObjectInfo],
+    written: &'a [Written],
+    /// Before 2.0.
+    archive: Option<Packed>,
+}
+
 /// A restore that is under way. The steps are methods, to be called in their order.
 #[derive(Debug)]
 pub struct Steps {
@@ -91,6 +104,8 @@ pub struct Steps {
     client: Client,
     order: Order,
     plan: RestorePlan,
+    /// As it was before.
+    target: Target,
     catalog: Catalog,
     progress: Arc<LoadProgress>,
     /// The UUID of `config.system.sessions` in the backup.
@@ -116,20 +131,22 @@ impl Steps {
         let objects =
             storage::list_with(storage.as_ref(), &folder, wanted).await.with_context(|| format!("list '{folder}'"))?;
         let aside = storage.clone();
-        let mut steps =
-            Self::plan_with(storage, aside, client, order, (&metadata.namespaces, &metadata.remains), &objects, None)
-                .await?;
-        let reasons = note_written(&mut steps.plan, &layout, &metadata.written, &objects);
-        if reasons.is_empty() {
-            return Ok(steps);
-        }
-        Err(Refusal { backup: steps.order.backup.name, reasons }.into())
+        let stored = Stored {
+            namespaces: &metadata.namespaces,
+            remains: &metadata.remains,
+            objects: &objects,
+            written: &metadata.written,
+            archive: None,
+        };
+        Self::plan_with(storage, aside, client, order, stored).await
     }
 
     /// As [`Steps::prepare`], for a backup made before 2.0.
     async fn with(storage: Arc<dyn Storage>, client: Client, order: Order, contents: Contents) -> Result<Self> {
         let Contents { packed, namespaces, aside, objects } = contents;
-        Self::plan_with(storage, aside, client, order, (&namespaces, &[]), &objects, Some(packed)).await
+        let stored =
+            Stored { namespaces: &namespaces, remains: &[], objects: &objects, written: &[], archive: Some(packed) };
+        Self::plan_with(storage, aside, client, order, stored).await
     }
 
     async fn plan_with(
@@ -137,10 +154,9 @@ impl Steps {
         aside: Arc<dyn Storage>,
         client: Client,
         mut order: Order,
-        (namespaces, remains): (&[NamespaceMeta], &[NamespaceMeta]),
-        objects: &[ObjectInfo],
-        archive: Option<Packed>,
+        stored: Stored<'_>,
     ) -> Result<Self> {
+        let Stored { namespaces, remains, objects, written, archive } = stored;
         let target = target::read(&client).await?;
         let mut facts = Facts {
             backup: &order.backup,
@@ -155,10 +171,16 @@ impl Steps {
             point: order.point.as_ref(),
             sharded: order.sharded,
         };
-        let mut plan = decide(&facts)?;
+        // The first plan tells which objects of the oplog are replayed, the second one knows what is in them.
+        let mut first = decide(&facts)?;
+        let layout = ReplsetLayout::new(&order.backup.name, &order.rs, order.backup.compression);
+        let reasons = note_written(&mut first, &layout, written, objects);
+        if !reasons.is_empty() {
+            return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
+        }
         let mut ids = order.ids.clone();
         if order.sharded && order.wish.config_server {
-            for (id, rs) in router::shard_ids(aside.as_ref(), &plan.routing).await? {
+            for (id, rs) in router::shard_ids(aside.as_ref(), &first.routing).await? {
                 match order.places.get(&rs) {
                     Some(place) if *place != id => drop(ids.insert(id, place.clone())),
                     _ => drop(ids.remove(&id)),
@@ -166,17 +188,15 @@ impl Steps {
             }
             if order.wish.selection.is_everything() {
                 let shards = order.places.values().map(String::as_str).collect();
-                let reasons = router::strangers(aside.as_ref(), &plan.routing, &ids, &shards).await?;
+                let reasons = router::strangers(aside.as_ref(), &first.routing, &ids, &shards).await?;
                 if !reasons.is_empty() {
                     return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
                 }
             }
         }
-        let followed = follow(storage.as_ref(), &plan, &order.wish).await?;
-        if !order.wish.selection.is_everything() {
-            facts.followed = Some(&followed);
-            plan = decide(&facts)?;
-        }
+        let followed = read_oplog(&storage, &order, &first, &target).await?;
+        facts.followed = Some(&followed);
+        let plan = decide(&facts)?;
         let mut routing = OwnRouting::default();
         if order.wish.config_server && !order.wish.selection.is_everything() {
             let selection = &order.wish.selection;
@@ -192,12 +212,31 @@ impl Steps {
         let catalog = Catalog::new(i32::try_from(target.server.major).context("read the server's version")?);
         let progress = Arc::default();
         order.ids = ids;
-        Ok(Self { storage, aside, archive, client, order, plan, catalog, progress, sessions: None, followed, routing })
+        let sessions = None;
+        Ok(Self {
+            storage,
+            aside,
+            archive,
+            client,
+            order,
+            plan,
+            target,
+            catalog,
+            progress,
+            sessions,
+            followed,
+            routing,
+        })
     }
 
     #[must_use]
     pub fn plan(&self) -> &RestorePlan {
         &self.plan
+    }
+
+    /// What the target had when the plan was made.
+    pub fn there(&self) -> impl Iterator<Item = &TargetNamespace> {
+        self.target.namespaces.iter()
     }
 
     /// What is restored.
@@ -237,46 +276,37 @@ impl Steps {
         Ok(())
     }
 
-    /// Reads the whole oplog that will be replayed, so that an object that is lost or damaged is known before anything is
-    /// dropped. Gives the databases in which it creates something.
-    pub async fn check_oplog(&self, cancel: &CancellationToken) -> Result<BTreeSet<String>> {
-        let oplog = &self.plan.oplog;
-        let checked = until(cancel, async { Ok(sound::check(&self.storage, oplog, self.plan.end).await) }).await?;
-        checked.map_err(|unsound| {
-            // Without one of its own slices the backup leads nowhere.
-            let own = self.plan.oplog.get(unsound.at).is_some_and(|object| !object.name.starts_with(PITR));
-            if own || self.order.point.is_none() {
-                return anyhow::anyhow!(
-                    "{}; nothing was changed; restore another backup, or the saved oplog from an earlier one \
-                     (--base-snapshot)",
-                    unsound.why
-                );
+    /// What the oplog of this replica set makes or drops, and others of the cluster may have: databases for a full restore, also
+    /// those that the backup's routing table names; for a selection those that it has as a whole, and `db.coll` of what it has
+    /// of the sharded collections. `config` leads to the config servers.
+    pub async fn makes(&self, config: &Client) -> Result<BTreeSet<String>> {
+        let selection = &self.order.wish.selection;
+        if selection.is_everything() {
+            let mut made = self.followed.databases.clone();
+            if self.order.wish.config_server {
+                made.extend(router::named(self.aside.as_ref(), &self.plan.routing).await?);
             }
-            let before = unsound.at.checked_sub(1).map(|before| oplog[before].to);
-            let advice = match before.filter(|before| *before > super::moment::end(&self.order.backup)) {
-                Some(before) => format!(
-                    "the last moment before it that can be restored is {}: repeat with --time {}",
-                    moment(before),
-                    at(before)
-                ),
-                None => format!(
-                    "without it only the backup itself can be restored, by its name: {}",
-                    self.order.backup.name
-                ),
-            };
-            anyhow::anyhow!("{}; nothing was changed; {advice}", unsound.why)
-        })
-    }
-
-    /// On a config server, for a full restore: the databases of the backup's cluster. Elsewhere none.
-    pub async fn databases_of_the_cluster(&self) -> Result<BTreeSet<String>> {
-        match self.order.wish.config_server && self.order.wish.selection.is_everything() {
-            true => router::named(self.aside.as_ref(), &self.plan.routing).await.context("nothing was changed"),
-            false => Ok(BTreeSet::new()),
+            return Ok(made);
         }
+        let whole = self.followed.databases.iter().filter(|db| selection.wants_database(db));
+        let mut made: BTreeSet<String> = whole.cloned().collect();
+        made.extend(part::sharded(config, |ns| self.followed.creates.contains(ns)).await?);
+        Ok(made)
     }
 
-    /// Drops what the backup replaces. From here on the target is no longer what it was.
+    /// Also drops everything that the target has of these databases and collections (`db.coll`): the restore replaces them on
+    /// every shard.
+    pub fn replace(&mut self, names: &BTreeSet<String>) {
+        let goes = |ns: &&TargetNamespace| {
+            ns.is_droppable() && (names.contains(&ns.db) || names.contains(&part::known_as(&ns.to_string())))
+        };
+        let more = self.target.namespaces.iter().filter(goes);
+        let more = more.map(|ns| Drop { db: ns.db.clone(), coll: ns.coll.clone() });
+        let all: BTreeSet<Drop> = std::mem::take(&mut self.plan.drops).into_iter().chain(more).collect();
+        self.plan.drops = all.into_iter().collect();
+    }
+
+    /// Drops what the restore replaces. From here on the target is no longer what it was.
     pub async fn drop(&self, cancel: &CancellationToken) -> Result<()> {
         create::drop_all(&self.client, &self.plan.drops, cancel).await
     }
@@ -310,6 +340,13 @@ impl Steps {
         let databases: Option<Vec<&str>> = (!wish.selection.is_everything()).then(|| wish.selection.databases());
         let swap = users::put_back(self.aside.as_ref(), &self.client, &self.plan.users, databases.as_deref(), cancel);
         swap.await.context("put users and roles back")
+    }
+
+    /// Puts the settings of the cluster back, one by one, while the balancer stays as it is.
+    pub async fn put_settings_back(&self, cancel: &CancellationToken) -> Result<()> {
+        let Some(source) = &self.plan.settings else { return Ok(()) };
+        let work = settings::put_back(self.aside.as_ref(), &self.client, source.as_ref());
+        until(cancel, work).await.context("put the settings of the cluster back")
     }
 
     /// Puts the routing tables of a config server back, with the shards' new ids. Databases that are not among `ours` keep
@@ -390,20 +427,42 @@ fn note_written(
     objects.iter().filter(differs).map(why).collect()
 }
 
-/// What the oplog of the plan does to the names of a selection. Of everything nobody wants to know.
-async fn follow(storage: &dyn Storage, plan: &RestorePlan, wish: &Wish) -> Result<Followed> {
-    let mut followed = Followed::default();
-    if !wish.selection.is_everything() {
-        for object in &plan.oplog {
-            let look = async {
-                let entries = read::entries(storage, &object.name, object.compression).await?;
-                let rewrite = Rewrite { clone: wish.clone.as_ref(), ids: None };
-                followed.look(rewrite.entries(entries), &wish.selection, plan.end).await
-            };
-            look.await.with_context(|| format!("read '{}'", object.name))?;
+/// Reads the whole oplog that will be replayed, so that an object that is lost or damaged is known before anything is dropped.
+/// Gives what it does to names.
+async fn read_oplog(
+    storage: &Arc<dyn Storage>,
+    order: &Order,
+    plan: &RestorePlan,
+    target: &Target,
+) -> Result<Followed> {
+    let present = target.namespaces.iter().map(|ns| (ns.db.as_str(), ns.coll.as_str(), ns.uuid));
+    let present = Present::new(present);
+    let asked = Asked { selection: &order.wish.selection, present: &present };
+    let rewrite = Rewrite { clone: order.wish.clone.as_ref(), ids: None };
+    let oplog = &plan.oplog;
+    sound::check(storage, oplog, sound::Reading { asked, rewrite, end: plan.end }).await.map_err(|unsound| {
+        // Without one of its own slices the backup leads nowhere.
+        let own = oplog.get(unsound.at).is_some_and(|object| !object.name.starts_with(PITR));
+        if own || order.point.is_none() {
+            return anyhow::anyhow!(
+                "{}; nothing was changed; restore another backup, or the saved oplog from an earlier one \
+                 (--base-snapshot)",
+                unsound.why
+            );
         }
-    }
-    Ok(followed)
+        let before = unsound.at.checked_sub(1).map(|before| oplog[before].to);
+        let advice = match before.filter(|before| *before > super::moment::end(&order.backup)) {
+            Some(before) => format!(
+                "the last moment before it that can be restored is {}: repeat with --time {}",
+                moment(before),
+                at(before)
+            ),
+            None => {
+                format!("without it only the backup itself can be restored, by its name: {}", order.backup.name)
+            }
+        };
+        anyhow::anyhow!("{}; nothing was changed; {advice}", unsound.why)
+    })
 }
 
 /// How entries are changed on their way.
@@ -416,6 +475,11 @@ pub(super) struct Rewrite<'a> {
 }
 
 impl<'a> Rewrite<'a> {
+    /// As a clone has it; `None` if it stays as it is.
+    pub(super) fn entry(&self, raw: &RawDocument) -> Result<Option<RawDocumentBuf>> {
+        self.clone.map(|mapping| mapping.entry(raw.to_owned())).transpose()
+    }
+
     fn entries(
         self,
         entries: impl Stream<Item = io::Result<RawDocumentBuf>> + Send + 'a,

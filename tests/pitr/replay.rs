@@ -149,6 +149,18 @@ async fn the_data_and_its_indexes_are_those_of_the_end() {
     let lines = state::differences(&truth, &state::read(&client).await);
     assert!(lines.is_empty(), "{}", lines.join("\n"));
 
+    // Once more, on what came later: what is made in the window is made anew, and a stranger with such a name goes.
+    let shop = client.database("shop");
+    shop.collection("fresh").insert_one(doc! { "_id": "later" }).await.expect("insert");
+    replay(&show(start), &show(end)).ok();
+    let lines = state::differences(&truth, &state::read(&client).await);
+    assert!(lines.is_empty(), "on newer documents: {}", lines.join("\n"));
+    shop.collection::<Document>("fresh").drop().await.expect("drop");
+    shop.collection("fresh").insert_one(doc! { "_id": "another" }).await.expect("insert");
+    replay(&show(start), &show(end)).ok();
+    let lines = state::differences(&truth, &state::read(&client).await);
+    assert!(lines.is_empty(), "on another collection: {}", lines.join("\n"));
+
     // The record is the original's.
     let all = control.restores.all().await.expect("read");
     let replayed =

@@ -102,10 +102,12 @@ async fn sample() -> (Store, BackupMeta) {
     let entry = |at, id, sku: &str| {
         doc! { "ts": ts(at, 1), "t": 1_i64, "v": 2_i64, "op": "i", "ns": "shop.orders", "ui": ui.clone(), "o": { "_id": id, "sku": sku } }
     };
-    let late = entry(201, 999, "after the end");
+    // An object that nobody needs, with the last entry of the one before it.
+    let border = doc! { "ts": ts(200, 1), "t": 1_i64, "v": 2_i64, "op": "n", "ns": "", "o": { "msg": "end" } };
+    let late = [border, entry(201, 999, "after the end")].map(|entry| entry.to_vec().unwrap()).concat();
     let oplog = [entry(100, 99, "s99"), entry(150, 100, "from the oplog")];
     let backup = store.finish(&oplog).await;
-    store.put("b/rs0/oplog/19700101000320-1.19700101000325-1", late.to_vec().unwrap()).await;
+    store.put("b/rs0/oplog/19700101000320-1.19700101000321-1", late).await;
     (store, backup)
 }
 
@@ -204,10 +206,38 @@ async fn an_oplog_slice_that_lost_whole_entries_is_found() {
     let content = store.storage.get(&slice, None).await.unwrap().try_collect::<Vec<_>>().await.unwrap().concat();
     let first = usize::try_from(i32::from_le_bytes(content[..4].try_into().unwrap())).unwrap();
     store.put(&slice, content[..first].to_vec()).await;
-    let cancel = CancellationToken::new();
-    let mut restore = prepare(&server, &store, &backup).await.unwrap();
-    restore.drop(&cancel).await.unwrap();
-    restore.load(&cancel).await.unwrap();
-    let error = format!("{:#}", restore.replay(&cancel, alone).await.unwrap_err());
-    assert!(error.contains(&slice) && error.contains("end before 200,1"), "{error}");
+    let error = format!("{:#}", prepare(&server, &store, &backup).await.unwrap_err());
+    assert!(error.contains(&slice) && error.contains("ends at") && error.contains("nothing was changed"), "{error}");
+}
+
+/// A collection that the backup's own oplog makes is on the target already, with what it has become.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_the_oplog_makes_is_not_what_it_became() {
+    let mut store = Store::new();
+    store.add("shop", "other", NamespaceKind::Collection, doc! {}, &[]).await;
+    let ui = mongodb::bson::Binary::from(mongodb::bson::Uuid::parse_str(ORDERS).unwrap());
+    let entry = |at, op: &str, ns: &str, o: Document| {
+        doc! { "ts": ts(at, 1), "t": 1_i64, "v": 2_i64, "op": op, "ns": ns, "ui": ui.clone(), "o": o }
+    };
+    let oplog = [
+        entry(100, "c", "shop.$cmd", doc! { "create": "orders" }),
+        entry(150, "i", "shop.orders", doc! { "_id": 1, "k": 1 }),
+    ];
+    let mut backup = store.finish(&oplog).await;
+    backup.replsets[0].first_write_ts = ts(100, 1);
+    let server = Server::start(Options::default()).await;
+    restore(&server, &store, &backup).await;
+    assert_eq!(all(&server, "shop", "orders").await, [doc! { "_id": 1, "k": 1 }]);
+
+    let unique = doc! { "createIndexes": "orders", "indexes": [{ "key": { "k": 1 }, "name": "k", "unique": true }] };
+    server.run("shop", unique).await.unwrap();
+    let orders = server.client.database("shop").collection::<Document>("orders");
+    orders.delete_one(doc! { "_id": 1 }).await.unwrap();
+    orders.insert_one(doc! { "_id": 2, "k": 1 }).await.unwrap();
+    server.run("admin", doc! { "renameCollection": "shop.orders", "to": "shop.renamed" }).await.unwrap();
+    let warnings = restore(&server, &store, &backup).await;
+    assert_eq!(all(&server, "shop", "orders").await, [doc! { "_id": 1, "k": 1 }]);
+    assert_eq!(names(&server, "shop").await, ["orders", "other"]);
+    assert_eq!(uuid(&server, "shop", "orders").await, ORDERS);
+    assert!(warnings.iter().any(|it| it.contains("'shop.renamed' is dropped")), "{warnings:?}");
 }

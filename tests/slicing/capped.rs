@@ -21,6 +21,26 @@ struct Collection {
     history: Vec<String>,
 }
 
+/// A capped collection at a moment.
+pub struct Capped {
+    db: String,
+    coll: String,
+    /// It is in the order of `_id`, which its server knows best.
+    clustered: bool,
+    documents: Vec<Held>,
+    /// For whoever has to explain a difference.
+    told: String,
+}
+
+struct Held {
+    id: String,
+    key: Document,
+    inserted: RawDocumentBuf,
+    changed: bool,
+    /// As the witness has it, if it was changed.
+    now: Option<RawDocumentBuf>,
+}
+
 /// Goes through an oplog, and knows what all collections hold that only insertions, deletions and changes in place reach.
 pub struct Caps {
     entries: Cursor<Document>,
@@ -67,59 +87,76 @@ impl Caps {
         }
     }
 
-    /// What three tellers say about a capped collection that `restored` has otherwise than expected.
-    pub async fn explain(&self, expected: &Value, witness: &Client, restored: &Client) -> String {
-        let mut text = String::new();
+    /// The capped collections of `expected`, by the oplog; a document that was changed is the witness's.
+    pub async fn now(&self, expected: &Value, witness: &Client) -> Vec<Capped> {
+        let mut all = Vec::new();
         for (db, content) in expected["databases"].as_object().expect("databases") {
             for (coll, state) in content["collections"].as_object().expect("collections") {
-                let Some(collection) = self.collections.get(state["uuid"].as_str().unwrap_or_default()) else {
+                if state["options"].get("capped").is_none() {
                     continue;
-                };
-                let by_oplog: Vec<String> = collection.documents.iter().map(id).collect();
-                let got = ids(restored, db, coll).await;
-                if state["options"].get("capped").is_some() && by_oplog != got {
-                    let seen = ids(witness, db, coll).await;
-                    text += &format!("{db}.{coll}\n  oplog {by_oplog:?}\n  witness {seen:?}\n  restored {got:?}\n");
-                    text += &format!("  {}\n", collection.history.join("\n  "));
                 }
+                let empty = Collection::default();
+                let uuid = state["uuid"].as_str().expect("a UUID");
+                let collection = self.collections.get(uuid).unwrap_or(&empty);
+                let mut documents = Vec::new();
+                for document in &collection.documents {
+                    let key = doc! { "_id": document.get("_id").expect("_id") };
+                    let changed = collection.changed.contains(&id(&key));
+                    let there = witness.database(db).collection::<RawDocumentBuf>(coll);
+                    let now = match changed {
+                        true => there.find_one(key.clone()).await.expect("read a document"),
+                        false => None,
+                    };
+                    let inserted = RawDocumentBuf::try_from(document).expect("a document");
+                    documents.push(Held { id: id(&key), key, inserted, changed, now });
+                }
+                let seen = ids(witness, db, coll).await;
+                all.push(Capped {
+                    db: db.clone(),
+                    coll: coll.clone(),
+                    clustered: state["options"].get("clusteredIndex").is_some(),
+                    documents,
+                    told: format!("  witness {seen:?}\n  {}\n", collection.history.join("\n  ")),
+                });
             }
         }
-        text
+        all
+    }
+}
+
+impl Capped {
+    /// What is told about it, if `restored` has other documents.
+    pub async fn explain(&self, restored: &Client) -> String {
+        let by_oplog: Vec<&String> = self.documents.iter().map(|held| &held.id).collect();
+        let got = ids(restored, &self.db, &self.coll).await;
+        match got.iter().eq(by_oplog.iter().copied()) {
+            true => String::new(),
+            false => {
+                let Self { db, coll, told, .. } = self;
+                format!("{db}.{coll}\n  oplog {by_oplog:?}\n  restored {got:?}\n{told}")
+            }
+        }
     }
 
-    /// Puts what the oplog says in the place of what `witness` holds, in each capped collection of `expected`. A document
-    /// that was changed is the witness's; where it has dropped one, that of `restored`.
-    pub async fn correct(&self, expected: &mut Value, witness: &Client, restored: &Client) {
-        let databases = expected["databases"].as_object_mut().expect("databases");
-        for (db, content) in databases {
-            let collections = content["collections"].as_object_mut().expect("collections");
-            for (coll, state) in collections.iter_mut().filter(|(_, state)| state["options"].get("capped").is_some()) {
-                let uuid = state["uuid"].as_str().expect("a UUID");
-                let empty = Collection::default();
-                let collection = self.collections.get(uuid).unwrap_or(&empty);
-                let mut documents: Vec<&Document> = collection.documents.iter().collect();
-                // What is clustered is in the order of `_id`, which its server knows best.
-                if state["options"].get("clusteredIndex").is_some() {
-                    let order = ids(restored, db, coll).await;
-                    documents.sort_by_key(|document| order.iter().position(|other| *other == id(document)));
-                }
-                let mut contents = Contents::new(true);
-                for document in documents {
-                    let key = doc! { "_id": document.get("_id").expect("_id") };
-                    let inserted = RawDocumentBuf::try_from(document).expect("a document");
-                    let mut now = None;
-                    if collection.changed.contains(&id(&key)) {
-                        for server in [witness, restored] {
-                            let there = server.database(db).collection::<RawDocumentBuf>(coll);
-                            let found = there.find_one(key.clone()).await.expect("read a document");
-                            now = now.or(found);
-                        }
-                    }
-                    contents.add(now.as_ref().unwrap_or(&inserted).as_bytes());
-                }
-                state.as_object_mut().expect("a state").extend(contents.into_state());
-            }
+    /// Puts what the oplog says in the place of what the witness held. Where that had dropped a document that was changed, it is
+    /// that of `restored`.
+    pub async fn correct(&self, expected: &mut Value, restored: &Client) {
+        let mut documents: Vec<&Held> = self.documents.iter().collect();
+        if self.clustered {
+            let order = ids(restored, &self.db, &self.coll).await;
+            documents.sort_by_key(|held| order.iter().position(|other| *other == held.id));
         }
+        let mut contents = Contents::new(true);
+        for held in documents {
+            let mut now = held.now.clone();
+            if held.changed && now.is_none() {
+                let there = restored.database(&self.db).collection::<RawDocumentBuf>(&self.coll);
+                now = there.find_one(held.key.clone()).await.expect("read a document");
+            }
+            contents.add(now.as_ref().unwrap_or(&held.inserted).as_bytes());
+        }
+        let state = &mut expected["databases"][&self.db]["collections"][&self.coll];
+        state.as_object_mut().expect("a state").extend(contents.into_state());
     }
 }
 

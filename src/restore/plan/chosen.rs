@@ -1,4 +1,4 @@
-//! What a selection, or the wish to have nothing but the backup, adds to a plan.
+//! What a selection, the oplog, or the wish to have nothing but the backup adds to a plan.
 
 use super::{Draft, Drop, TargetNamespace};
 use crate::{
@@ -14,6 +14,17 @@ impl Draft<'_> {
         let everything = Wish { selection: Selection::default(), ..self.facts.wish.clone() };
         let uuid = meta.uuid.filter(|_| fate(&meta.db, &meta.coll, &everything) == Fate::Restore);
         uuid.is_some_and(|uuid| self.facts.followed.is_some_and(|followed| followed.uuids.contains(&uuid.bytes())))
+    }
+
+    /// Has the target this under a name that the oplog creates, renames or drops?
+    pub(super) fn is_replayed(&self, there: &TargetNamespace) -> bool {
+        let name = (there.db.clone(), there.coll.clone());
+        there.is_droppable() && self.facts.followed.is_some_and(|followed| followed.named.contains(&name))
+    }
+
+    /// The name that the oplog gives a collection which the target has under another one.
+    pub(super) fn replayed_as(&self, there: &TargetNamespace) -> Option<String> {
+        self.facts.followed?.renamed.get(&(there.db.clone(), there.coll.clone())).cloned()
     }
 
     /// What the target has and the backup lacks.
