@@ -12,7 +12,7 @@
 //! | L3 engines | [`snapshot`], [`oplog`] | move data; know nothing of commands or statuses |
 //! | L2 facts | [`mongo`], [`topo`], [`control`], [`config`] | the cluster and what it remembers |
 //! | L1 bytes and protocol | [`rendezvous`], [`layout`], [`archive`], [`compress`], [`storage`] | formats, objects, who waits for whom |
-//! | L0 words | [`model`], [`log`], [`pages`], [`printable`], [`spelling`] | documents, statuses, names, byte for byte; no behaviour. Manual pages, completion scripts, reading of command lines, text for terminals |
+//! | L0 words | [`model`], [`raw`], [`log`], [`pages`], [`printable`], [`spelling`] | documents, statuses, names, byte for byte; no behaviour. BSON that is carried and not read. Manual pages, completion scripts, reading of command lines, text for terminals |
 //!
 //! # The two flows
 //!
@@ -44,6 +44,7 @@ pub mod pages;
 pub mod pitr;
 pub mod preflight;
 pub mod printable;
+pub mod raw;
 pub mod rendezvous;
 pub mod restore;
 pub mod snapshot;

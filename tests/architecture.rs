@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// Lowest first.
 const LAYERS: [&[&str]; 6] = [
-    &["model", "log", "pages", "printable", "spelling"],
+    &["model", "raw", "log", "pages", "printable", "spelling"],
     &["rendezvous", "layout", "archive", "compress", "storage"],
     &["mongo", "topo", "control", "config"],
     &["snapshot", "oplog"],

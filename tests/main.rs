@@ -2,6 +2,7 @@
 
 mod agent;
 mod architecture;
+mod bytes;
 mod cli;
 mod compat;
 mod control;
@@ -30,3 +31,4 @@ mod slicing;
 mod storage;
 mod stores;
 mod support;
+mod versions;

@@ -25,10 +25,11 @@ use crate::{
         demux::Frame,
         described,
         frame::{self, Cutter, OPLOG, Prelude, PreludeEntry},
-        meta::{ArchiveMeta, NamespaceMeta, collection_metadata, read_prelude},
+        meta::{ArchiveMeta, NamespaceKind, NamespaceMeta, collection_metadata, read_prelude},
     },
     layout::{Generation, ReplsetLayout},
     model::{
+        self,
         backup::{BackupMeta, BackupReplset},
         names::{TMP_ROLES, TMP_USERS},
     },
@@ -44,6 +45,7 @@ use anyhow::{Context as _, Result, bail};
 use bson::Timestamp;
 use bytes::{Bytes, BytesMut};
 use futures::StreamExt as _;
+use oplog::Collections;
 use select::Selection;
 use std::{
     collections::HashMap,
@@ -66,6 +68,7 @@ pub struct Export {
     source: Source,
     oplog: Option<Oplog>,
     selection: Selection,
+    collections: Collections,
     /// Uncompressed bytes of the collections; 0 where that is unknown.
     pub bytes: u64,
 }
@@ -116,6 +119,9 @@ pub async fn prepare(
     selection: Selection,
     oplog: bool,
 ) -> Result<Export> {
+    let held = model::selection::Selection::of(&backup.nss, backup.nss_narrowed.as_ref());
+    let held = held.with_context(|| format!("read what backup '{}' holds", backup.name))?;
+    let selection = selection.of_backup(held);
     let part = restorable(backup, rs).map_err(|refusal| {
         anyhow::anyhow!("backup '{}' can't be exported: {}", backup.name, refusal.reasons.join("; "))
     })?;
@@ -141,6 +147,11 @@ pub async fn prepare(
     if oplog.is_some() {
         prelude.entries.push(PreludeEntry::oplog());
     }
+    let mut collections = Collections::default();
+    for (meta, _, (db, coll)) in &picked {
+        // Buckets have a UUID of their own, but are found by their name.
+        collections.add(db, coll, meta.uuid.filter(|_| meta.kind == NamespaceKind::Collection));
+    }
     let mut bytes = 0;
     let source = match found.packed.take() {
         Some(packed) => Source::Archive {
@@ -157,7 +168,7 @@ pub async fn prepare(
             Source::Objects(items.collect::<Result<_>>()?)
         }
     };
-    Ok(Export { storage, prelude, source, oplog, selection, bytes })
+    Ok(Export { storage, prelude, source, oplog, selection, collections, bytes })
 }
 
 /// What a backup says of itself.
@@ -285,7 +296,7 @@ impl Export {
     ///
     /// # Errors
     /// Something of the backup is missing or damaged, or nobody reads any more. What was sent is then not whole, and shows it.
-    pub async fn write(self, sink: &Sink, progress: &Progress) -> Result<Exported> {
+    pub async fn write(mut self, sink: &Sink, progress: &Progress) -> Result<Exported> {
         let mut done = Exported::default();
         send(sink, [frame::head(&self.prelude).into()]).await?;
         match &self.source {
@@ -299,8 +310,8 @@ impl Export {
             }
             Source::Archive { packed, names } => done.namespaces = self.archive(packed, names, sink, progress).await?,
         }
-        if let Some(oplog) = &self.oplog {
-            done.oplog_entries = self.oplog(oplog, sink).await.context("export the oplog")?;
+        if let Some(oplog) = self.oplog.take() {
+            done.oplog_entries = self.oplog(&oplog, sink).await.context("export the oplog")?;
         }
         Ok(done)
     }
@@ -371,7 +382,9 @@ impl Export {
         Ok(ended)
     }
 
-    async fn oplog(&self, oplog: &Oplog, sink: &Sink) -> Result<u64> {
+    async fn oplog(&mut self, oplog: &Oplog, sink: &Sink) -> Result<u64> {
+        // mongorestore finds the oplog by a block that does not end it, also where there are no entries.
+        send(sink, frame::block(OPLOG.0, OPLOG.1, Bytes::new())).await?;
         let (mut crc, mut block, mut count) = (Crc64::new(), BytesMut::new(), 0);
         let mut last: Option<Timestamp> = None;
         for object in &oplog.objects {
@@ -386,7 +399,9 @@ impl Export {
                     continue;
                 }
                 last = Some(ts);
-                let Some(entry) = oplog::selected(&raw, None, &self.selection)? else { continue };
+                let Some(entry) = oplog::selected(&raw, None, &self.selection, &mut self.collections)? else {
+                    continue;
+                };
                 crc.update(entry.as_bytes());
                 block.extend_from_slice(entry.as_bytes());
                 count += 1;

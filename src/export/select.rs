@@ -1,18 +1,18 @@
-//! Which namespaces of a backup go into an export, and which operations of its oplog.
+//! Which namespaces of a backup go into an export.
 
 use crate::{
     layout::BUCKETS,
     model::selection,
-    oplog::entry::{Command, Entry, Kind},
     restore::namespaces::{Fate, Wish, fate},
 };
 use anyhow::{Result, bail};
-use bson::{RawBsonRef, Timestamp};
 
 /// What is wanted of a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
     wanted: selection::Selection,
+    /// What the backup holds.
+    held: selection::Selection,
     /// Users and roles too, as mongodump has them. Not together with a selection of namespaces.
     pub users: bool,
 }
@@ -27,7 +27,13 @@ impl Selection {
         if users && !wanted.is_everything() {
             bail!("users and roles can only be exported with the whole backup");
         }
-        Ok(Self { wanted, users })
+        Ok(Self { wanted, users, ..Self::default() })
+    }
+
+    /// Of a backup that holds only this.
+    #[must_use]
+    pub fn of_backup(self, held: selection::Selection) -> Self {
+        Self { held, ..self }
     }
 
     /// A collection by its own name; buckets go with their time series.
@@ -36,62 +42,29 @@ impl Selection {
         let coll = coll.strip_prefix(BUCKETS).unwrap_or(coll);
         // The server's own tables are of no use elsewhere.
         let exportable = db != "config" && fate(db, coll, &Wish::default()) == Fate::Restore;
-        exportable && self.wanted.wants(db, coll)
+        exportable && self.both().all(|selection| selection.wants(db, coll))
     }
 
-    fn wants_database(&self, db: &str) -> bool {
-        !matches!(db, "admin" | "config" | "local") && self.wanted.wants_database(db)
+    /// All collections of a database.
+    #[must_use]
+    pub fn wants_database(&self, db: &str) -> bool {
+        !matches!(db, "admin" | "config" | "local") && self.both().all(|selection| selection.wants_database(db))
     }
 
-    /// An operation that is no `applyOps`.
-    ///
-    /// # Errors
-    /// A collection was renamed out of the selection or into it: neither can be said by the other operations.
-    pub fn wants_entry(&self, entry: &Entry<'_>, command: Option<&Command<'_>>) -> Result<bool> {
-        let (db, coll) = entry.split_ns();
-        Ok(match command {
-            None if entry.kind == Kind::Noop => false,
-            None if db == "admin" && matches!(coll, "system.users" | "system.roles") => self.users,
-            // Views are documents there, named by their namespace.
-            None if coll == "system.views" => {
-                id(entry).and_then(|id| id.split_once('.')).is_some_and(|(db, view)| self.wants(db, view))
-            }
-            None => self.wants(db, coll),
-            Some(Command::Harmless) => false,
-            Some(Command::DropDatabase) => self.wants_database(db),
-            Some(Command::Rename { from, to, .. }) => {
-                let wants = |ns: &str| ns.split_once('.').is_some_and(|(db, coll)| self.wants(db, coll));
-                match (wants(from), wants(to)) {
-                    (true, true) => true,
-                    (false, false) => false,
-                    _ => bail!(
-                        "'{from}' was renamed to '{to}' while the backup was made ({}), and only one of them is selected; \
-                         select both, or leave the oplog out with --no-oplog",
-                        at(entry.ts)
-                    ),
-                }
-            }
-            Some(Command::ApplyOps(_) | Command::Unknown(_)) => true,
-            Some(command) => command
-                .collection()
-                .is_some_and(|coll| coll == "system.views" && self.wants_database(db) || self.wants(db, coll)),
-        })
+    /// Something of a database.
+    #[must_use]
+    pub fn touches(&self, db: &str) -> bool {
+        self.both().all(|selection| selection.touches(db))
     }
-}
 
-fn at(ts: Timestamp) -> String {
-    format!("{},{}", ts.time, ts.increment)
-}
-
-fn id<'a>(entry: &Entry<'a>) -> Option<&'a str> {
-    let holder = if entry.kind == Kind::Update { entry.o2? } else { entry.o };
-    holder.get("_id").ok().flatten().and_then(RawBsonRef::as_str)
+    fn both(&self) -> impl Iterator<Item = &selection::Selection> {
+        [&self.wanted, &self.held].into_iter()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bson::{RawDocumentBuf, rawdoc};
 
     fn selection(texts: &[&str]) -> Selection {
         let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
@@ -122,38 +95,5 @@ mod tests {
             assert!(Selection::parse(&[bad.to_owned()], false).is_err(), "{bad}");
         }
         assert!(Selection::parse(&["a.b".to_owned()], true).is_err());
-    }
-
-    fn wants(selection: &Selection, raw: &RawDocumentBuf) -> Result<bool> {
-        let entry = Entry::parse(raw, Some(Timestamp { time: 1, increment: 1 }))?;
-        let command = if entry.kind == Kind::Command { Some(entry.command()?) } else { None };
-        selection.wants_entry(&entry, command.as_ref())
-    }
-
-    #[test]
-    fn operations_are_selected() {
-        let (all, some) = (selection(&[]), selection(&["shop.orders", "crm.*"]));
-        let on = |ns: &str| rawdoc! { "op": "i", "ns": ns, "o": { "_id": "shop.orders" } };
-        let command = |db: &str, o: RawDocumentBuf| rawdoc! { "op": "c", "ns": format!("{db}.$cmd"), "o": o };
-        for (raw, everything, selected) in [
-            (on("shop.orders"), true, true),
-            (on("shop.other"), true, false),
-            (on("shop.system.views"), true, true),
-            (on("admin.system.users"), false, false),
-            (on("admin.pbmLog"), false, false),
-            (on("config.transactions"), false, false),
-            (rawdoc! { "op": "n", "ns": "", "o": {} }, false, false),
-            (command("shop", rawdoc! { "drop": "orders" }), true, true),
-            (command("shop", rawdoc! { "drop": "other" }), true, false),
-            (command("shop", rawdoc! { "dropDatabase": 1 }), true, false),
-            (command("crm", rawdoc! { "dropDatabase": 1 }), true, true),
-            (command("crm", rawdoc! { "renameCollection": "crm.a", "to": "crm.b" }), true, true),
-            (command("x", rawdoc! { "renameCollection": "x.a", "to": "x.b" }), true, false),
-        ] {
-            let found = (wants(&all, &raw).expect("an answer"), wants(&some, &raw).expect("an answer"));
-            assert_eq!(found, (everything, selected), "{raw:?}");
-        }
-        let across = command("shop", rawdoc! { "renameCollection": "shop.orders", "to": "shop.old" });
-        assert!(wants(&some, &across).expect_err("across").to_string().contains("--no-oplog"));
     }
 }

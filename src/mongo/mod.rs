@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod connect;
 pub mod hello;
+pub mod listing;
 pub mod login;
 pub mod majority;
 mod seedlist;

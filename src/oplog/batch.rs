@@ -4,7 +4,6 @@
 //! sent when all lanes of the one before have been written by the majority.
 
 use anyhow::{Context, Result};
-use bson::rawdoc;
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
@@ -12,7 +11,9 @@ use crate::oplog::apply::{Replayer, operation_document};
 use crate::oplog::catalog::Key;
 use crate::oplog::entry::{Entry, Kind};
 use crate::oplog::lanes::lane;
+use crate::oplog::routing::id;
 use crate::oplog::send::{Account, Op, send};
+use crate::raw::find;
 
 /// Operations of a lane that are sent in one command at most (on the average); keeps the time of a command short.
 const MOST_OPERATIONS: usize = 4000;
@@ -64,8 +65,8 @@ impl Replayer {
         }
         if entry.kind == Kind::Insert && self.tolerant(entry.ts) && self.keeps_order(&op.key) {
             // Inserting over the document that the dump already has would leave it at its place there.
-            let id = entry.o.get("_id").ok().flatten().map(|id| rawdoc! {"_id": id});
-            let delete = Entry { kind: Kind::Delete, o: id.as_ref().map_or(entry.o, |id| id), ..*entry };
+            let id = find(entry.o, "_id").map(|id| id.alone("_id"));
+            let delete = Entry { kind: Kind::Delete, o: id.as_deref().unwrap_or(entry.o), ..*entry };
             let body = operation_document(&delete, &op.key, op.body.get_str("ns").unwrap_or(entry.ns));
             self.push(entry, Op { body, kind: Kind::Delete, key: op.key.clone(), ..op }).await?;
         }
@@ -85,9 +86,7 @@ impl Replayer {
             self.hand_over().await?;
         }
         let (db, coll) = entry.split_ns();
-        let holder = if entry.kind == Kind::Update { entry.o2 } else { Some(entry.o) };
-        let id = holder.and_then(|holder| holder.get("_id").ok().flatten());
-        let lane = lane(db, coll, &op.key, self.catalog.get(&op.key), id, lanes);
+        let lane = lane(db, coll, &op.key, self.catalog.get(&op.key), id(entry), lanes);
         let batch = &mut self.batch;
         if batch.lanes.len() <= lane {
             batch.lanes.resize_with(lanes, Vec::new);

@@ -79,6 +79,7 @@ impl Catalog {
         let quorum = &quorum.settled(client).await;
         let there = Names::read(&target, self.iter().map(|(_, collection)| collection)).await?;
         let mut built = Built::default();
+        let how = (quorum, self.can_move_caps());
         let mut dropped = HashSet::new();
         for (key, collection) in self.iter() {
             let Some((db, coll)) = there.find(key).filter(|found| !dropped.contains(found)) else {
@@ -99,14 +100,14 @@ impl Catalog {
             let count = if beside {
                 let aside = format!("tmp{}.pbm", &Uuid::new().to_string()[..8]);
                 rename(&target, db, key, coll, &aside).await?;
-                let done = finish(&target, db, &aside, (key, collection), quorum).await;
+                let done = finish(&target, db, &aside, (key, collection), how).await;
                 // Back whatever happened; why it failed says more than why it could not be named back.
                 let back = rename(&target, db, key, &aside, coll).await;
                 let count = done?;
                 back?;
                 count
             } else {
-                finish(&target, db, coll, (key, collection), quorum).await?
+                finish(&target, db, coll, (key, collection), how).await?
             };
             built.indexes += count;
             built.collections += usize::from(count > 0);
@@ -121,11 +122,11 @@ async fn finish(
     db: &str,
     coll: &str,
     (key, collection): (&Key, &Collection),
-    quorum: &CommitQuorum,
+    (quorum, movable_caps): (&CommitQuorum, bool),
 ) -> Result<usize> {
     let (waiting, ns) = (&collection.waiting, &collection.ns);
     if let Some(cap) = waiting.cap {
-        capped::settle(target, db, coll, key, cap).await.with_context(|| format!("cap {ns}"))?;
+        capped::settle(target, db, coll, key, cap, movable_caps).await.with_context(|| format!("cap {ns}"))?;
     }
     let count = build_indexes(target, db, coll, collection, quorum).await?;
     if !waiting.options.is_empty() {

@@ -1,28 +1,29 @@
 //! Gives a collection its cap when its data is complete.
 //!
-//! 6.0 and newer: `collMod`. 5.0 knows no such `collMod`, so there the collection is uncapped until now: its documents
-//! are copied aside in their order, then into a capped collection made under the old name and UUID.
+//! 6.0 and newer: `collMod`. Older servers know no such `collMod`, so there the collection is uncapped until now: its
+//! documents are copied aside in their order, then into a capped collection made under the old name and UUID.
 
 use anyhow::{Context, Result, bail};
 use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc};
 
+use crate::mongo::listing;
 use crate::oplog::build::{run, uuid_of};
 use crate::oplog::catalog::{Cap, Key, WIDEST, integer};
-use crate::oplog::target::{Mode, Target, code};
+use crate::oplog::target::{Mode, Target};
+use crate::raw::text;
 
-/// `BSON field 'collMod.cappedSize' is an unknown field`.
-const UNKNOWN_FIELD: i32 = 40415;
 const COPY_BYTES: usize = 4 << 20;
 
-pub(super) async fn settle(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap) -> Result<()> {
+/// `movable`: see [`Catalog::can_move_caps`](super::catalog::Catalog::can_move_caps).
+pub(super) async fn settle(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap, movable: bool) -> Result<()> {
+    if !movable {
+        return recreate(target, db, coll, key, cap).await;
+    }
     let mut command = doc! {"collMod": coll, "cappedSize": cap.size};
     if let Some(max) = cap.max {
         command.insert("cappedMax", max);
     }
-    match run(target, db, command).await {
-        Err(error) if code(&error) == Some(UNKNOWN_FIELD) => return recreate(target, db, coll, key, cap).await,
-        result => drop(result.context("set the size of the capped collection")?),
-    }
+    run(target, db, command).await.context("set the size of the capped collection")?;
     // `ok` is no proof: beside buckets with the collection's name 6.0 means those, and does nothing.
     if is_set(target, db, coll, cap).await? {
         return Ok(());
@@ -49,7 +50,7 @@ async fn recreate(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap) ->
     if let Some(max) = cap.max {
         command.insert("max", max);
     }
-    let mut op = rawdoc! {"op": "c", "ns": format!("{db}.$cmd"), "o": RawDocumentBuf::try_from(&command)?};
+    let mut op = rawdoc! {"op": "c", "ns": format!("{db}.$cmd"), "o": text::encode(&command)?};
     if let Key::Uuid(uuid) = key {
         op.append(cstr!("ui"), bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: uuid.to_vec() });
     }
@@ -60,11 +61,9 @@ async fn recreate(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap) ->
 }
 
 async fn options_of(target: &Target, db: &str, coll: &str) -> Result<Document> {
-    let reply =
-        run(target, db, doc! {"listCollections": 1, "filter": {"name": coll}}).await.context("read the options")?;
-    let batch =
-        reply.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).context("read the options")?;
-    let Some(found) = batch.first().and_then(bson::Bson::as_document) else { bail!("{db}.{coll} is not there") };
+    let command = doc! {"listCollections": 1, "filter": {"name": coll}};
+    let found = listing::documents(&target.client().database(db), command).await.context("read the options")?;
+    let Some(found) = found.first() else { bail!("{db}.{coll} is not there") };
     let mut options = found.get_document("options").cloned().unwrap_or_default();
     if let Ok(id_index) = found.get_document("idIndex") {
         options.insert("idIndex", id_index.clone());

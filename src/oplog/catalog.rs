@@ -110,6 +110,19 @@ impl Catalog {
         Self { collections: BTreeMap::new(), movable_caps: newer, pre_images_by_request: !newer }
     }
 
+    /// For a server at an older feature compatibility version, of which `major` is the first number: 6.0 at 5.0 can't
+    /// change the cap of a collection.
+    #[must_use]
+    pub fn at_features_of(self, major: i32) -> Self {
+        Self { movable_caps: self.movable_caps && major >= 6, ..self }
+    }
+
+    /// The server can change the cap of a collection, which then is capped, widely, from the beginning. Otherwise it is
+    /// not capped until its data is complete.
+    pub(super) fn can_move_caps(&self) -> bool {
+        self.movable_caps
+    }
+
     /// Takes up a namespace of the dump and returns the options to create it with before its data is loaded.
     ///
     /// A collection without UUID in `meta` is expected to be created without one. Documents of what is (or will be)

@@ -6,7 +6,7 @@
 //! the oplog gives it that name.
 
 use anyhow::{Context, Result, bail};
-use bson::{Bson, Document, RawDocument, RawDocumentBuf, Uuid, doc, rawdoc};
+use bson::{Bson, RawDocument, RawDocumentBuf, Uuid, doc, rawdoc};
 
 use crate::oplog::apply::{Replayer, command_document};
 use crate::oplog::aside;
@@ -15,6 +15,7 @@ use crate::oplog::catalog::Key;
 use crate::oplog::entry::{Command, Entry};
 use crate::oplog::filter::{SWITCHES, by_name};
 use crate::oplog::target::{Mode, Occupant, Target};
+use crate::raw::{find, text};
 
 const INVALID_OPTIONS: i32 = 72;
 
@@ -64,11 +65,11 @@ impl Replayer {
         let coll = parked.as_deref().unwrap_or(coll);
         self.clear_name(db, coll, Some(uuid)).await?;
         self.catalog.forget(&Key::name(db, coll));
-        let mut options = Document::try_from(o).context("read the options")?;
+        let mut options = text::decode(o).context("read the options")?;
         options.insert("create", coll);
         let command = self.catalog.create(key.clone(), format!("{db}.{coll}"), &options);
         self.aside.remove(&uuid);
-        let command = RawDocumentBuf::try_from(&command).context("write the options")?;
+        let command = text::encode(&command).context("write the options")?;
         self.send(Mode::InitialSync, &command_document(db, &key, &command)).await?;
         self.expect_at(db, coll, uuid).await
     }
@@ -88,9 +89,9 @@ impl Replayer {
         } else if self.target.lookup(db, coll).await?.is_some() {
             return Ok(());
         }
-        let options = Document::try_from(o).context("read the options")?;
+        let options = text::decode(o).context("read the options")?;
         let command = self.catalog.create(key.clone(), format!("{db}.{coll}"), &options);
-        let command = RawDocumentBuf::try_from(&command).context("write the options")?;
+        let command = text::encode(&command).context("write the options")?;
         self.send(Mode::InitialSync, &command_document(db, &key, &command)).await?;
         match self.target.lookup(db, coll).await? {
             Some(Occupant::Collection(_)) => Ok(()),
@@ -209,10 +210,10 @@ impl Replayer {
 
     async fn modify(&mut self, db: &str, coll: &str, entry: &Entry<'_>) -> Result<()> {
         let key = self.key(db, coll, entry.ui);
-        let command = Document::try_from(entry.o).context("read the options")?;
+        let command = text::decode(entry.o).context("read the options")?;
         let Some(command) = self.catalog.modified(&key, &command) else { return Ok(()) };
         let granularity = command.contains_key("timeseries");
-        let command = RawDocumentBuf::try_from(&command).context("write the options")?;
+        let command = text::encode(&command).context("write the options")?;
         if matches!(key, Key::Uuid(_)) && !self.catalog.knows(&key) {
             if !self.tolerant(entry.ts) {
                 bail!("the collection is not there, so the restored data is not what the oplog continues");
@@ -258,7 +259,7 @@ impl Replayer {
             }
             self.views.insert(db.to_owned());
         }
-        let Some((db, name)) = entry.o.get_str("_id").unwrap_or_default().split_once('.') else { return Ok(()) };
+        let Some((db, name)) = find(entry.o, "_id").and_then(|id| id.text()?.split_once('.')) else { return Ok(()) };
         match self.target.lookup(db, name).await? {
             // One of the restore is hidden by the view until the oplog drops the view.
             Some(Occupant::Collection(there)) if !self.catalog.knows(&Key::uuid(there)) => {

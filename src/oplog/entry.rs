@@ -7,6 +7,8 @@ use base64::Engine;
 use bson::spec::BinarySubtype;
 use bson::{Document, RawArray, RawBsonRef, RawDocument, Timestamp, Uuid};
 
+use crate::raw::{fields, find, text};
+
 /// The `op` of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -114,16 +116,16 @@ impl<'a> Entry<'a> {
     pub fn parse(raw: &'a RawDocument, outer: Option<Timestamp>) -> Result<Self> {
         let (mut ts, mut op, mut ns, mut ui, mut o, mut o2) = (outer, None, None, None, None, None);
         let mut upsert = false;
-        for field in raw {
-            let (name, value) = field.context("read oplog entry")?;
-            match (name.as_str(), value) {
-                ("ts", RawBsonRef::Timestamp(value)) if outer.is_none() => ts = Some(value),
-                ("op", RawBsonRef::String(value)) => op = Some(value),
-                ("ns", RawBsonRef::String(value)) => ns = Some(value),
-                ("o", RawBsonRef::Document(value)) => o = Some(value),
-                ("o2", RawBsonRef::Document(value)) => o2 = Some(value),
-                ("ui", value) => ui = uuid(value),
-                ("b", RawBsonRef::Boolean(value)) => upsert = value,
+        for field in fields(raw) {
+            let field = field.context("read oplog entry")?;
+            match field.name {
+                b"ts" if outer.is_none() => ts = field.timestamp(),
+                b"op" => op = field.text(),
+                b"ns" => ns = field.text(),
+                b"o" => o = field.document(),
+                b"o2" => o2 = field.document(),
+                b"ui" => ui = field.uuid(),
+                b"b" => upsert = field.boolean().unwrap_or(false),
                 _ => {}
             }
         }
@@ -144,7 +146,7 @@ impl<'a> Entry<'a> {
         };
         // An `applyOps` command is in the oplog as it was sent. The config servers split chunks with one that replaces a
         // document or inserts it, which is what an insert does here.
-        let whole = || o.get("_id").is_ok_and(|id| id.is_some()) && o.get("$v").is_ok_and(|v| v.is_none());
+        let whole = || find(o, "_id").is_some() && find(o, "$v").is_none();
         let kind = if kind == Kind::Update && upsert && whole() { Kind::Insert } else { kind };
         if kind == Kind::Update && o2.is_none() {
             return Err(missing("o2"));
@@ -203,7 +205,7 @@ impl<'a> Entry<'a> {
             }
             "collMod" => Command::CollMod { coll: coll()? },
             "createIndexes" => {
-                let mut spec = Document::try_from(self.o).context("read index specification")?;
+                let mut spec = text::decode(self.o).context("read index specification")?;
                 spec.remove("createIndexes");
                 Command::IndexesBuilt { coll: coll()?, specs: vec![spec] }
             }
@@ -242,7 +244,7 @@ impl<'a> Entry<'a> {
         indexes
             .into_iter()
             .map(|index| match index.context("read index specification")? {
-                RawBsonRef::Document(index) => Document::try_from(index).context("read index specification"),
+                RawBsonRef::Document(index) => text::decode(index).context("read index specification"),
                 _ => Err(self.malformed("an index is no document")),
             })
             .collect()
@@ -273,7 +275,7 @@ pub fn excerpt(raw: &RawDocument) -> String {
     if raw.as_bytes().len() > 4096 {
         return format!("(a document of {} bytes)", raw.as_bytes().len());
     }
-    match Document::try_from(raw) {
+    match text::decode(raw) {
         Ok(doc) => crop(&doc.to_string(), MOST),
         Err(error) => format!("(unreadable: {error})"),
     }

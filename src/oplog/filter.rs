@@ -6,11 +6,10 @@
 
 use std::collections::HashSet;
 
-use bson::RawBsonRef;
-
 use crate::model::{names, selection::Selection};
 use crate::oplog::entry::{Command, Entry, Kind};
 use crate::oplog::routing::OwnRouting;
+use crate::raw::find;
 
 /// What is replayed.
 #[derive(Debug, Clone, Default)]
@@ -78,10 +77,10 @@ impl Scope {
     fn is_foreign_routing(&self, entry: &Entry<'_>) -> bool {
         match entry.ns {
             "config.collections" => id(entry) == Some("config.system.sessions"),
-            "config.chunks" => match entry.o.get("uuid") {
-                Ok(Some(RawBsonRef::Binary(uuid))) => self.sessions.is_some_and(|own| own.bytes()[..] == *uuid.bytes),
-                _ => false,
-            },
+            "config.chunks" => {
+                let uuid = find(entry.o, "uuid").and_then(|field| field.uuid());
+                uuid.is_some() && uuid == self.sessions
+            }
             _ => false,
         }
     }
@@ -120,7 +119,7 @@ fn split(ns: &str) -> (&str, &str) {
 
 fn id<'a>(entry: &Entry<'a>) -> Option<&'a str> {
     let holder = if entry.kind == Kind::Update { entry.o2? } else { entry.o };
-    holder.get("_id").ok().flatten().and_then(RawBsonRef::as_str)
+    find(holder, "_id").and_then(|id| id.text())
 }
 
 /// True if operations on this collection find it by its name, false if by its UUID.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use anyhow::{Result, bail};
-use bson::{RawBsonRef, Uuid};
+use bson::Uuid;
 
 use crate::layout::BUCKETS;
 use crate::model::selection::Selection;
@@ -100,7 +100,7 @@ impl Followed {
             Kind::Noop => return Ok(()),
             Kind::Insert | Kind::Update | Kind::Delete => {}
         }
-        let id = || routing::id(entry).and_then(RawBsonRef::as_str);
+        let id = || routing::id(entry).and_then(|id| id.text());
         if entry.ns.ends_with(".system.views") {
             if let Some(view) = id().filter(|view| asked.selection.wants_namespace(view)) {
                 self.name(view, asked);

@@ -16,9 +16,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use bson::{RawBsonRef, RawDocument};
-
 use crate::oplog::catalog::{Collection, Key};
+use crate::raw::{Field, fields, kind};
 
 /// The lane, below `lanes`, of an operation on the document `id` of `db.coll`.
 pub(super) fn lane(
@@ -26,7 +25,7 @@ pub(super) fn lane(
     coll: &str,
     key: &Key,
     collection: Option<&Collection>,
-    id: Option<RawBsonRef<'_>>,
+    id: Option<Field<'_>>,
     lanes: usize,
 ) -> usize {
     if lanes <= 1
@@ -43,45 +42,42 @@ pub(super) fn lane(
         && !collection.collation
         && collection.waiting.cap.is_none()
     {
-        identity(id, &mut hasher);
+        identity(&id, &mut hasher);
     }
     usize::try_from(hasher.finish() % lanes as u64).unwrap_or_default()
 }
 
 /// Equal for values that are equal to the index of `_id` (without a collation): numbers of all types are compared by
 /// value, strings and symbols by their bytes, documents and arrays element by element.
-fn identity(value: RawBsonRef<'_>, into: &mut impl Hasher) {
-    match value {
-        RawBsonRef::Int32(n) => number(f64::from(n), into),
-        // Rounding is a function of the value, so equal numbers stay equal.
-        RawBsonRef::Int64(n) => number(n as f64, into),
-        RawBsonRef::Double(n) => number(n, into),
-        RawBsonRef::Decimal128(n) => number(n.to_string().parse().unwrap_or(f64::NAN), into),
-        RawBsonRef::String(text) | RawBsonRef::Symbol(text) => (2_u8, text).hash(into),
-        RawBsonRef::Document(document) => {
-            3_u8.hash(into);
-            elements(document, into);
-        }
-        RawBsonRef::Array(array) => {
-            4_u8.hash(into);
-            for element in array.into_iter().flatten() {
-                identity(element, into);
+fn identity(value: &Field<'_>, into: &mut impl Hasher) {
+    match value.kind {
+        kind::INT32 | kind::INT64 | kind::DOUBLE | kind::DECIMAL => number(as_double(value), into),
+        kind::STRING | kind::SYMBOL => (2_u8, value.text_bytes()).hash(into),
+        kind::DOCUMENT | kind::ARRAY => {
+            value.kind.hash(into);
+            for field in value.nested().into_iter().flat_map(fields).flatten() {
+                field.name.hash(into);
+                identity(&field, into);
             }
         }
-        RawBsonRef::ObjectId(id) => (5_u8, id.bytes()).hash(into),
-        RawBsonRef::Binary(binary) => (6_u8, u8::from(binary.subtype), binary.bytes).hash(into),
-        RawBsonRef::DateTime(at) => (7_u8, at.timestamp_millis()).hash(into),
-        RawBsonRef::Timestamp(at) => (8_u8, at.time, at.increment).hash(into),
-        RawBsonRef::Boolean(value) => (9_u8, value).hash(into),
+        kind::OBJECT_ID | kind::BINARY | kind::DATE | kind::TIMESTAMP | kind::BOOLEAN => {
+            (value.kind, value.value).hash(into)
+        }
         // Rare as an `_id`: all of them together.
         _ => 0_u8.hash(into),
     }
 }
 
-fn elements(document: &RawDocument, into: &mut impl Hasher) {
-    for (name, value) in document.into_iter().flatten() {
-        name.as_str().hash(into);
-        identity(value, into);
+fn as_double(value: &Field<'_>) -> f64 {
+    let double = |bytes: &[u8]| bytes.try_into().map(f64::from_le_bytes).unwrap_or(f64::NAN);
+    match value.kind {
+        kind::DOUBLE => double(value.value),
+        kind::DECIMAL => {
+            let decimal = value.value.try_into().map(bson::Decimal128::from_bytes);
+            decimal.ok().and_then(|decimal| decimal.to_string().parse().ok()).unwrap_or(f64::NAN)
+        }
+        // Rounding is a function of the value, so equal numbers stay equal.
+        _ => value.integer().map_or(f64::NAN, |number| number as f64),
     }
 }
 
@@ -95,6 +91,7 @@ fn number(value: f64, into: &mut impl Hasher) {
 mod tests {
     use super::*;
     use crate::oplog::catalog::{Cap, Waiting};
+    use crate::raw::find;
     use bson::{Binary, Bson, DateTime, RawDocumentBuf, doc, oid::ObjectId, spec::BinarySubtype};
     use std::collections::HashSet;
 
@@ -103,7 +100,7 @@ mod tests {
     fn lane_of(db: &str, coll: &str, collection: Option<&Collection>, id: &Bson) -> usize {
         let holder = RawDocumentBuf::try_from(&doc! {"_id": id.clone()}).expect("a document");
         let key = Key::name(db, coll);
-        lane(db, coll, &key, collection, holder.get("_id").expect("readable"), LANES)
+        lane(db, coll, &key, collection, find(&holder, "_id"), LANES)
     }
 
     fn lanes_used(db: &str, coll: &str, collection: Option<&Collection>) -> usize {
@@ -144,7 +141,7 @@ mod tests {
         let plain = Collection::default();
         let holder = RawDocumentBuf::try_from(&doc! {"_id": 7}).expect("a document");
         for lanes in [0, 1] {
-            let id = holder.get("_id").expect("readable");
+            let id = find(&holder, "_id");
             assert_eq!(lane("shop", "orders", &Key::name("shop", "orders"), Some(&plain), id, lanes), 0);
         }
     }

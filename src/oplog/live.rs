@@ -2,9 +2,9 @@
 
 use anyhow::{Context, Result};
 use bson::{Document, Uuid, doc};
-use futures::TryStreamExt;
 use mongodb::{Client, Database};
 
+use crate::mongo::listing;
 use crate::oplog::catalog::Catalog;
 use crate::oplog::target::code;
 
@@ -20,8 +20,7 @@ pub async fn read(client: &Client, server_major: i32) -> Result<Catalog> {
         }
         let database = client.database(&db);
         let failed = || format!("list the collections of {db}");
-        let listed = database.run_cursor_command(doc! {"listCollections": 1}).await.with_context(failed)?;
-        let listed: Vec<Document> = listed.try_collect().await.with_context(failed)?;
+        let listed = listing::documents(&database, doc! {"listCollections": 1}).await.with_context(failed)?;
         for each in listed.iter().filter(|each| each.get_str("type").is_ok_and(|kind| kind == "collection")) {
             let name = each.get_str("name").with_context(failed)?;
             let uuid = each.get_document("info").ok().and_then(|info| info.get("uuid")).cloned();
@@ -38,8 +37,8 @@ pub async fn read(client: &Client, server_major: i32) -> Result<Catalog> {
 /// `None` if the collection has been dropped meanwhile.
 async fn indexes(database: &Database, coll: &str) -> Result<Option<Vec<Document>>> {
     let failed = || format!("list the indexes of {}.{coll}", database.name());
-    match database.run_cursor_command(doc! {"listIndexes": coll}).await {
-        Ok(cursor) => cursor.try_collect().await.with_context(failed).map(Some),
+    match listing::documents(database, doc! {"listIndexes": coll}).await {
+        Ok(indexes) => Ok(Some(indexes)),
         Err(error) if code(&error) == Some(NAMESPACE_NOT_FOUND) => Ok(None),
         Err(error) => Err(error).with_context(failed),
     }

@@ -18,9 +18,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use anyhow::{Context, Result};
-use bson::{Binary, Bson, Document, RawDocumentBuf, Uuid, spec::BinarySubtype};
+use bson::{RawDocument, RawDocumentBuf, Uuid};
 
 use crate::layout::BUCKETS;
+use crate::raw::{Field, Malformed, New, find, rewrite};
 
 /// What is cloned, or what it becomes: a collection, or with `None` all of a database.
 pub type Place = (String, Option<String>);
@@ -122,75 +123,62 @@ impl Mapping {
     /// # Errors
     /// It can't be read.
     pub fn entry(&self, raw: RawDocumentBuf) -> Result<RawDocumentBuf> {
-        let db = raw.get_str("ns").ok().and_then(|ns| ns.split_once('.')).map_or("", |(db, _)| db);
+        let ns = find(&raw, "ns").and_then(|ns| ns.text());
+        let db = ns.and_then(|ns| ns.split_once('.')).map_or("", |(db, _)| db);
         // A transaction can be about any database.
         if db != "admin" && !self.touches(db) {
             return Ok(raw);
         }
-        let mut entry = Document::try_from(raw).context("read an oplog entry")?;
-        self.rewrite(&mut entry);
-        RawDocumentBuf::try_from(&entry).context("write an oplog entry")
+        self.rewrite(&raw).context("rename in an oplog entry")
     }
 
-    fn rewrite(&self, entry: &mut Document) {
-        let ns = entry.get_str("ns").unwrap_or_default().to_owned();
-        let (db, coll) = ns.split_once('.').unwrap_or((ns.as_str(), ""));
-        if let Ok(ns) = entry.get_str("ns").map(|ns| self.namespace(ns)) {
-            entry.insert("ns", ns);
-        }
-        if self.touches(db) {
-            self.change_uuid(entry, "ui");
-        }
-        let kind = entry.get_str("op").unwrap_or_default().to_owned();
-        if kind == "c" {
-            if let Ok(command) = entry.get_document_mut("o") {
-                self.command(db, command);
-            }
-        } else if coll == "system.views" {
-            for (holder, field) in [("o", "_id"), ("o2", "_id")] {
-                if let Ok(holder) = entry.get_document_mut(holder) {
-                    self.change(holder, field, |ns| self.namespace(ns));
-                }
-            }
-            if let Ok(view) = entry.get_document_mut("o") {
-                self.change(view, "viewOn", |on| self.collection(db, on));
-            }
-        }
+    fn rewrite(&self, entry: &RawDocument) -> Result<RawDocumentBuf, Malformed> {
+        let text = |name: &str| find(entry, name).and_then(|field| field.text()).unwrap_or_default();
+        let (ns, kind) = (text("ns"), text("op"));
+        let (db, coll) = ns.split_once('.').unwrap_or((ns, ""));
+        rewrite(entry, |field| {
+            Ok(match (field.name, field.document()) {
+                (b"ns", _) => New::Text(self.namespace(ns)),
+                (b"ui", _) if self.touches(db) => self.another_uuid(field),
+                (b"o", Some(command)) if kind == "c" => New::Nested(self.command(db, command)?),
+                (b"o" | b"o2", Some(view)) if coll == "system.views" => New::Nested(self.view(db, view)?),
+                _ => New::Same,
+            })
+        })
     }
 
-    fn command(&self, db: &str, command: &mut Document) {
-        let Some(name) = command.keys().next().cloned() else { return };
-        match name.as_str() {
-            "applyOps" => {
-                for op in command.get_array_mut("applyOps").into_iter().flatten() {
-                    if let Bson::Document(op) = op {
-                        self.rewrite(op);
-                    }
-                }
-            }
-            "renameCollection" => {
-                self.change(command, "renameCollection", |ns| self.namespace(ns));
-                self.change(command, "to", |ns| self.namespace(ns));
-                self.change_uuid(command, "dropTarget");
-            }
-            // The collection, or no text at all.
-            name => self.change(command, name, |coll| self.collection(db, coll)),
-        }
+    fn command(&self, db: &str, command: &RawDocument) -> Result<RawDocumentBuf, Malformed> {
+        let rename = find(command, "renameCollection").is_some();
+        let mut first = true;
+        rewrite(command, |field| {
+            let first = std::mem::take(&mut first);
+            Ok(match (field.name, field.nested(), field.text()) {
+                (b"applyOps", Some(ops), _) => New::Nested(rewrite(ops, |op| match op.document() {
+                    Some(op) => self.rewrite(op).map(New::Nested),
+                    None => Ok(New::Same),
+                })?),
+                (b"renameCollection" | b"to", _, Some(ns)) if rename => New::Text(self.namespace(ns)),
+                (b"dropTarget", ..) if rename => self.another_uuid(field),
+                // The name of a command has the collection behind it, or no text at all.
+                (_, _, Some(coll)) if first => New::Text(self.collection(db, coll)),
+                _ => New::Same,
+            })
+        })
     }
 
-    fn change(&self, of: &mut Document, field: &str, new: impl FnOnce(&str) -> String) {
-        if let Ok(text) = of.get_str(field).map(new) {
-            of.insert(field, text);
-        }
+    /// A document of `system.views`, or a change of one.
+    fn view(&self, db: &str, view: &RawDocument) -> Result<RawDocumentBuf, Malformed> {
+        rewrite(view, |field| {
+            Ok(match (field.name, field.text()) {
+                (b"_id", Some(ns)) => New::Text(self.namespace(ns)),
+                (b"viewOn", Some(on)) => New::Text(self.collection(db, on)),
+                _ => New::Same,
+            })
+        })
     }
 
-    fn change_uuid(&self, of: &mut Document, field: &str) {
-        if let Some(Bson::Binary(binary)) = of.get(field)
-            && binary.subtype == BinarySubtype::Uuid
-            && let Ok(uuid) = binary.to_uuid()
-        {
-            of.insert(field, Binary::from(self.uuid(uuid)));
-        }
+    fn another_uuid(&self, field: &Field<'_>) -> New {
+        field.uuid().map_or(New::Same, |uuid| New::Uuid(self.uuid(uuid)))
     }
 }
 
@@ -216,7 +204,7 @@ fn close(names: &mut Names) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bson::{doc, rawdoc};
+    use bson::{Document, doc, rawdoc};
 
     fn made(pairs: &[(&str, &str)]) -> Result<Mapping, String> {
         let place = |ns: &str| {

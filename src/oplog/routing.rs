@@ -4,11 +4,12 @@
 use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context, Result};
-use bson::{Document, RawBsonRef, RawDocument, RawDocumentBuf, doc, spec::BinarySubtype};
+use bson::{Document, RawDocument, RawDocumentBuf, doc};
 
 use crate::model::selection::Selection;
 use crate::oplog::apply::Replayer;
 use crate::oplog::entry::{Entry, Kind};
+use crate::raw::{Field, find, text};
 
 /// What of the routing a selective replay may change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -25,31 +26,32 @@ impl OwnRouting {
         if let Some(uuid) = uuid(document) {
             return Some(self.uuids.contains(&uuid));
         }
-        document.get_str("ns").ok().map(|ns| selection.wants_namespace(ns))
+        find(document, "ns").and_then(|ns| ns.text()).map(|ns| selection.wants_namespace(ns))
     }
 }
 
 /// The UUID in a document of `config.collections` or `config.chunks`, or in a change of one.
 pub(super) fn uuid(document: &RawDocument) -> Option<[u8; 16]> {
-    let of = |document: &RawDocument| match document.get("uuid") {
-        Ok(Some(RawBsonRef::Binary(binary))) if binary.subtype == BinarySubtype::Uuid => binary.bytes.try_into().ok(),
-        _ => None,
-    };
-    let changed = || document.get_document("diff").and_then(|diff| diff.get_document("u")).ok().and_then(of);
-    of(document).or_else(changed).or_else(|| document.get_document("$set").ok().and_then(of))
+    let of = |document: &RawDocument| find(document, "uuid").and_then(|uuid| uuid.uuid()).map(|uuid| uuid.bytes());
+    let changed = || inner(document, "diff").and_then(|diff| inner(diff, "u")).and_then(of);
+    of(document).or_else(changed).or_else(|| inner(document, "$set").and_then(of))
+}
+
+fn inner<'a>(document: &'a RawDocument, name: &str) -> Option<&'a RawDocument> {
+    find(document, name)?.document()
 }
 
 /// The `_id` of the document that an operation is about.
-pub(super) fn id<'a>(entry: &Entry<'a>) -> Option<RawBsonRef<'a>> {
+pub(super) fn id<'a>(entry: &Entry<'a>) -> Option<Field<'a>> {
     let holder = if entry.kind == Kind::Update { entry.o2? } else { entry.o };
-    holder.get("_id").ok().flatten()
+    find(holder, "_id")
 }
 
 impl Replayer {
     /// Does the operation on a routing table belong to what is restored?
     pub(super) async fn owns_routing(&mut self, entry: &Entry<'_>) -> Result<bool> {
         let (scope, id) = (&self.options.scope, id(entry));
-        let name = id.and_then(RawBsonRef::as_str);
+        let name = id.and_then(|id| id.text());
         let coll = match entry.split_ns() {
             _ if scope.selection.is_everything() || !scope.config_server => return Ok(true),
             (_, "databases") => {
@@ -62,7 +64,7 @@ impl Replayer {
             return Ok(own);
         }
         let Some(id) = id else { return Ok(false) };
-        let filter = doc! { "_id": bson::Bson::try_from(id).context("read the id of a routing document")? };
+        let filter = text::decode(&id.alone("_id")).context("read the id of a routing document")?;
         // It may have been inserted by what is still being collected.
         self.flush().await?;
         let table = self.target.client().database("config").collection::<RawDocumentBuf>(coll);

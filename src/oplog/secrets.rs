@@ -4,8 +4,9 @@
 //! does every document of `pbmBackups`.
 
 use crate::model::names::{self, TMP_ROLES, TMP_USERS};
+use crate::raw::{self, New, rewrite};
 use anyhow::{Context, Result};
-use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
+use bson::{RawDocument, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
 
 /// What is to be stored of an entry.
 #[derive(Debug, PartialEq)]
@@ -71,17 +72,24 @@ fn is_about_control(op: &RawDocument) -> bool {
 
 /// The entry stays, even without operations: it can be a link in the chain of a transaction.
 fn without_control(entry: &RawDocument) -> Result<RawDocumentBuf> {
-    let mut entry = Document::try_from(entry).context("read an oplog entry")?;
-    let ops = entry.get_document_mut("o").and_then(|o| o.get_array_mut("applyOps")).context("read an oplog entry")?;
-    let mut kept = Vec::with_capacity(ops.len());
-    for op in ops.drain(..) {
-        let raw = RawDocumentBuf::try_from(op.as_document().context("applyOps holds no documents")?)?;
-        if !is_about_control(&raw) {
-            kept.push(op);
-        }
-    }
-    *ops = kept;
-    RawDocumentBuf::try_from(&entry).context("write an oplog entry")
+    let unreadable = "read an oplog entry";
+    rewrite(entry, |field| match field.document().filter(|_| field.name == b"o") {
+        None => Ok(New::Same),
+        Some(o) => rewrite(o, |field| match field.nested().filter(|_| field.name == b"applyOps") {
+            None => anyhow::Ok(New::Same),
+            Some(ops) => {
+                let mut kept = Vec::new();
+                for op in raw::fields(ops) {
+                    let op = op.context(unreadable)?.document().context("applyOps holds no documents")?;
+                    if !is_about_control(op) {
+                        kept.push(op);
+                    }
+                }
+                Ok(New::Nested(raw::array(kept)))
+            }
+        })
+        .map(New::Nested),
+    })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use crate::oplog::apply::Stats;
 use crate::oplog::catalog::Key;
 use crate::oplog::entry::{Kind, crop, excerpt, show};
 use crate::oplog::target::{Mode, Stop, Target};
+use crate::raw::find;
 
 const NAMESPACE_NOT_FOUND: i32 = 26;
 /// An operation met a newer document: another `_id` that is equal by collation, or one that would grow over 16 MB.
@@ -137,10 +138,9 @@ fn describe(op: &Op) -> String {
         Kind::Command | Kind::Noop => "entry",
     };
     let ns = op.body.get_str("ns").unwrap_or("?");
-    let on = op.body.get_document(if op.kind == Kind::Update { "o2" } else { "o" }).ok();
-    let id = on.and_then(|on| on.get("_id").ok().flatten()).map(|id| format!(" _id {id:?}")).unwrap_or_default();
-    match on {
-        Some(on) if id.is_empty() => format!("oplog {kind} in {ns} at {}: {}", show(op.ts), excerpt(on)),
-        _ => format!("oplog {kind} in {ns} at {}:{}", show(op.ts), crop(&id, 200)),
+    let on = find(&op.body, if op.kind == Kind::Update { "o2" } else { "o" }).and_then(|on| on.document());
+    match on.and_then(|on| find(on, "_id")) {
+        Some(id) => format!("oplog {kind} in {ns} at {}: {}", show(op.ts), crop(&excerpt(&id.alone("_id")), 200)),
+        None => format!("oplog {kind} in {ns} at {}: {}", show(op.ts), on.map(excerpt).unwrap_or_default()),
     }
 }

@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
-use bson::{Bson, Document, RawDocumentBuf};
+use bson::{RawDocument, RawDocumentBuf};
+
+use crate::raw::{Malformed, New, find, rewrite};
 
 /// Shard id where the oplog comes from → here, only where they differ.
 pub type Ids = BTreeMap<String, String>;
@@ -13,50 +15,56 @@ pub type Ids = BTreeMap<String, String>;
 /// # Errors
 /// It can't be read.
 pub fn translated(raw: RawDocumentBuf, ids: &Ids) -> Result<RawDocumentBuf> {
-    let ns = raw.get_str("ns").unwrap_or_default();
+    let ns = find(&raw, "ns").and_then(|ns| ns.text()).unwrap_or_default();
     // The config servers change their tables in transactions, too.
     if ids.is_empty() || !(ns.starts_with("config.") || ns == "admin.$cmd") {
         return Ok(raw);
     }
-    let mut entry = Document::try_from(raw).context("read an oplog entry")?;
-    translate_entry(&mut entry, ids);
-    RawDocumentBuf::try_from(&entry).context("write an oplog entry")
+    translate_entry(&raw, ids).context("translate the shards in an oplog entry")
 }
 
-fn translate_entry(entry: &mut Document, ids: &Ids) {
-    let routing = matches!(entry.get_str("ns"), Ok("config.chunks" | "config.databases"));
-    let Ok(o) = entry.get_document_mut("o") else { return };
-    if routing {
-        translate(o, ids);
-    } else if let Ok(ops) = o.get_array_mut("applyOps") {
-        ops.iter_mut().filter_map(Bson::as_document_mut).for_each(|op| translate_entry(op, ids));
-    }
+fn translate_entry(entry: &RawDocument, ids: &Ids) -> Result<RawDocumentBuf, Malformed> {
+    let routing = matches!(find(entry, "ns").and_then(|ns| ns.text()), Some("config.chunks" | "config.databases"));
+    rewrite(entry, |field| match field.document().filter(|_| field.name == b"o") {
+        Some(o) if routing => translate(o, ids).map(New::Nested),
+        Some(o) => translate_operations(o, ids).map(New::Nested),
+        None => Ok(New::Same),
+    })
+}
+
+/// The operations of an `applyOps`.
+fn translate_operations(command: &RawDocument, ids: &Ids) -> Result<RawDocumentBuf, Malformed> {
+    rewrite(command, |field| match field.nested().filter(|_| field.name == b"applyOps") {
+        Some(ops) => {
+            rewrite(ops, |op| op.document().map_or(Ok(New::Same), |op| translate_entry(op, ids).map(New::Nested)))
+                .map(New::Nested)
+        }
+        None => Ok(New::Same),
+    })
 }
 
 /// A document of `config.chunks` or `config.databases`, or a change of one in any form that the oplog has for it.
-pub fn translate(document: &mut Document, ids: &Ids) {
-    for (key, value) in document.iter_mut() {
-        match value {
-            // The bounds of a chunk have fields of the shard key, whose names are anybody's.
-            _ if matches!(key.as_str(), "min" | "max" | "_id") => {}
-            Bson::String(id) if matches!(key.as_str(), "shard" | "primary") => {
-                if let Some(to) = ids.get(id) {
-                    id.clone_from(to);
-                }
-            }
-            Bson::Document(inner) => translate(inner, ids),
-            Bson::Array(all) => {
-                all.iter_mut().filter_map(Bson::as_document_mut).for_each(|inner| translate(inner, ids));
-            }
-            _ => {}
+///
+/// # Errors
+/// It is no document.
+pub fn translate(document: &RawDocument, ids: &Ids) -> Result<RawDocumentBuf, Malformed> {
+    rewrite(document, |field| {
+        // The bounds of a chunk have fields of the shard key, whose names are anybody's.
+        if matches!(field.name, b"min" | b"max" | b"_id") {
+            return Ok(New::Same);
         }
-    }
+        if let Some(nested) = field.nested() {
+            return translate(nested, ids).map(New::Nested);
+        }
+        let id = field.text().filter(|_| matches!(field.name, b"shard" | b"primary"));
+        Ok(id.and_then(|id| ids.get(id)).map_or(New::Same, |to| New::Text(to.clone())))
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bson::doc;
+    use bson::{Document, doc};
 
     #[test]
     fn ids_are_translated_once_and_nothing_else_is() {

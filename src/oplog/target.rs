@@ -36,6 +36,9 @@ use bson::{Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, Uuid,
 use mongodb::Client;
 use mongodb::error::ErrorKind;
 
+use crate::mongo::listing;
+use crate::raw::text;
+
 /// How the server treats operations that do not fit its state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
@@ -125,7 +128,8 @@ impl Target {
 
     /// Runs a command and returns its reply.
     pub async fn run(&self, db: &str, command: Document) -> Result<Document, mongodb::error::Error> {
-        self.client.database(db).run_command(command).await
+        let command = text::encode(&command).map_err(mongodb::error::Error::custom)?;
+        self.client.database(db).run_raw_command(command).await
     }
 
     /// Who has the name `db.coll`; a view hides a collection.
@@ -136,15 +140,10 @@ impl Target {
 
     /// The names of a database that pass `filter`, with the collections' UUIDs.
     pub async fn list(&self, db: &str, filter: Document) -> Result<Vec<(String, Occupant)>> {
-        let mut cursor = self
-            .client
-            .database(db)
-            .run_cursor_command(doc! {"listCollections": 1, "filter": filter})
-            .await
-            .with_context(|| format!("list the collections of {db}"))?;
+        let database = self.client.database(db);
+        let listed = listing::documents(&database, doc! {"listCollections": 1, "filter": filter}).await;
         let mut found = Vec::new();
-        while cursor.advance().await.with_context(|| format!("list the collections of {db}"))? {
-            let each = Document::try_from(cursor.current()).context("read a collection's description")?;
+        for each in listed.with_context(|| format!("list the collections of {db}"))? {
             let name = each.get_str("name").context("read a collection's name")?.to_owned();
             let uuid = each.get_document("info").ok().and_then(|info| info.get("uuid")).cloned();
             let series = each.get_str("type").is_ok_and(|kind| kind == "timeseries");

@@ -4,6 +4,7 @@ use super::{plan::Drop, target::list};
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta},
     layout::BUCKETS,
+    raw::text,
     snapshot::insert::code,
 };
 use anyhow::{Context as _, Result, bail};
@@ -71,7 +72,7 @@ pub async fn create(client: &Client, meta: &NamespaceMeta) -> Result<()> {
     let creation = creation(meta);
     let answer = client
         .database(&creation.db)
-        .run_command(creation.command)
+        .run_raw_command(text::encode(&creation.command)?)
         .await
         .with_context(|| format!("create {} '{ns}'", meta.kind.as_str()))?;
     // A failed entry is not always a failed command.

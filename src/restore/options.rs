@@ -25,7 +25,8 @@ pub struct Fitted {
     pub notes: Vec<String>,
 }
 
-/// Leaves out what `server` no longer knows and names what it does not know yet.
+/// Leaves out what `server` no longer knows and names what it does not know yet. `server` is as old as its feature
+/// compatibility version.
 #[must_use]
 pub fn fit(db: &str, kind: NamespaceKind, given: &Document, server: Version) -> Fitted {
     let mut fitted = Fitted { options: given.clone(), ..Fitted::default() };
@@ -35,7 +36,9 @@ pub fn fit(db: &str, kind: NamespaceKind, given: &Document, server: Version) -> 
     }
     for (name, since) in SINCE {
         if server < *since && fitted.options.contains_key(name) {
-            fitted.problems.push(format!("option '{name}' needs server {since}, the target has {server}"));
+            fitted.problems.push(format!(
+                "option '{name}' needs server {since} and its feature compatibility version, the target is at {server}"
+            ));
         }
     }
     for (name, until) in UNTIL {

@@ -8,7 +8,7 @@
 //! where the backup's shards put them. Chunks and zones are found by the collections that have a selected name, in the backup
 //! or at some time of the oplog that is replayed.
 
-use super::router::{Ids, RoutingSource, clear, database_version, fill};
+use super::router::{Ids, RoutingSource, clear, database_version, fill, run_or_older, text_of, uuid_of};
 use crate::archive::described;
 use crate::layout::BUCKETS;
 use crate::model::{backup::BackupMeta, selection::Selection};
@@ -16,7 +16,7 @@ use crate::oplog::{follow::Followed, routing::OwnRouting, shard_ids::translate};
 use crate::snapshot::stored::StoredDocuments;
 use crate::storage::Storage;
 use anyhow::{Context as _, Result};
-use bson::{Bson, Document, Uuid, doc};
+use bson::{Bson, Document, RawDocument, Uuid, doc};
 use futures::TryStreamExt as _;
 use mongodb::Client;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,9 +71,8 @@ pub async fn kept(
         ));
     }
     each(storage, source.databases.as_ref(), |database| {
-        let mut database = database.clone();
-        translate(&mut database, ids);
-        let (Ok(id), Ok(primary)) = (database.get_str("_id"), database.get_str("primary")) else { return };
+        let (Some(id), Some(primary)) = (text_of(database, "_id"), text_of(database, "primary")) else { return };
+        let primary = ids.get(primary).map_or(primary, String::as_str);
         if let Some(here) = there.get(id).filter(|here| *here != primary) {
             reasons.push(format!(
                 "the primary shard of database '{id}' is '{here}', but '{primary}' in the backup, and its other collections have \
@@ -86,11 +85,11 @@ pub async fn kept(
 }
 
 /// Calls `see` with every document of a table.
-async fn each(storage: &dyn Storage, data: Option<&StoredDocuments>, mut see: impl FnMut(&Document)) -> Result<()> {
+async fn each(storage: &dyn Storage, data: Option<&StoredDocuments>, mut see: impl FnMut(&RawDocument)) -> Result<()> {
     let Some(data) = data else { return Ok(()) };
     let mut reading = data.open(storage).await?;
     while let Some(document) = reading.next_document().await? {
-        see(&Document::try_from(document.as_ref()).context("read a routing document of the backup")?);
+        see(&document);
     }
     Ok(())
 }
@@ -117,7 +116,9 @@ pub async fn drop_collections(config: &Client, shard: &Client, id: &str, go: imp
         let command = doc! {
             "_shardsvrDropCollection": coll, "databaseVersion": version, "writeConcern": { "w": "majority" },
         };
-        shard.database(db).run_command(command).await.with_context(|| format!("drop the sharded collection '{ns}'"))?;
+        let older = doc! { "_configsvrDropCollection": &ns, "writeConcern": { "w": "majority" } };
+        let done = run_or_older(&shard.database(db), command, config, older).await;
+        done.with_context(|| format!("drop the sharded collection '{ns}'"))?;
         dropped += 1;
     }
     Ok(dropped)
@@ -145,25 +146,25 @@ pub async fn put_back(
     let mut own = OwnRouting { uuids: followed.sharded.clone(), kept: kept.clone() };
     let mut names: Vec<String> = Vec::new();
     each(storage, source.collections.as_ref(), |collection| {
-        if let Ok(ns) = collection.get_str("_id")
-            && selection.wants_namespace(ns)
-        {
+        if let Some(ns) = text_of(collection, "_id").filter(|ns| selection.wants_namespace(ns)) {
             names.push(ns.to_owned());
-            let uuid = collection.get("uuid").cloned().and_then(|uuid| bson::deserialize_from_bson::<Uuid>(uuid).ok());
-            own.uuids.extend(uuid.map(|uuid| uuid.bytes()));
+            own.uuids.extend(uuid_of(collection).map(|uuid| uuid.bytes()));
         }
     })
     .await?;
 
     let wants_database =
-        |database: &Document| database.get_str("_id").is_ok_and(|id| selection.touches(id) && !kept.contains(id));
+        |database: &RawDocument| text_of(database, "_id").is_some_and(|id| selection.touches(id) && !kept.contains(id));
     if let Some(data) = &source.databases {
-        let mut replaced: Vec<Bson> = Vec::new();
-        each(storage, Some(data), |it| replaced.extend(it.get("_id").filter(|_| wants_database(it)).cloned())).await?;
+        let mut replaced: Vec<String> = Vec::new();
+        each(storage, Some(data), |database| {
+            let name = text_of(database, "_id").filter(|_| wants_database(database));
+            replaced.extend(name.map(str::to_owned));
+        })
+        .await?;
         clear(&db, "databases", doc! { "_id": { "$in": replaced } }).await?;
         fill(storage, &db, "databases", data, |database| {
-            translate(database, ids);
-            wants_database(database)
+            Ok(if wants_database(database) { Some(translate(database, ids)?) } else { None })
         })
         .await?;
     }
@@ -182,20 +183,20 @@ pub async fn put_back(
     clear(&db, "tags", doc! { "ns": { "$in": &names } }).await?;
 
     let of_selection =
-        |key: &str, document: &Document| document.get_str(key).is_ok_and(|ns| selection.wants_namespace(ns));
+        |key: &str, document: &RawDocument| text_of(document, key).is_some_and(|ns| selection.wants_namespace(ns));
+    let as_it_is = |of: &str, document: &RawDocument| Ok(of_selection(of, document).then(|| document.to_owned()));
     if let Some(data) = &source.collections {
-        fill(storage, &db, "collections", data, |collection| of_selection("_id", collection)).await?;
+        fill(storage, &db, "collections", data, |collection| as_it_is("_id", collection)).await?;
     }
     if let Some(data) = &source.chunks {
         fill(storage, &db, "chunks", data, |chunk| {
-            translate(chunk, ids);
-            let uuid = chunk.get("uuid").cloned().and_then(|uuid| bson::deserialize_from_bson::<Uuid>(uuid).ok());
-            uuid.is_some_and(|uuid| own.uuids.contains(&uuid.bytes())) || of_selection("ns", chunk)
+            let own = uuid_of(chunk).is_some_and(|uuid| own.uuids.contains(&uuid.bytes()));
+            Ok(if own || of_selection("ns", chunk) { Some(translate(chunk, ids)?) } else { None })
         })
         .await?;
     }
     if let Some(data) = &source.tags {
-        fill(storage, &db, "tags", data, |zone| of_selection("ns", zone)).await?;
+        fill(storage, &db, "tags", data, |zone| as_it_is("ns", zone)).await?;
     }
     Ok(own)
 }

@@ -42,6 +42,14 @@ pub struct Target {
     pub namespaces: Vec<TargetNamespace>,
 }
 
+impl Target {
+    /// What collections can be made of: a server at an older feature compatibility version refuses what came after that.
+    #[must_use]
+    pub fn able_to(&self) -> Version {
+        Version::parse(&self.fcv).filter(|fcv| fcv.series() < self.server.series()).unwrap_or(self.server)
+    }
+}
+
 /// A collection, view or time series that exists on the target; bucket collections are listed too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetNamespace {
@@ -152,6 +160,9 @@ pub struct PointInTime {
     /// All chunks of the replica set, by its name in the backup.
     pub chunks: Vec<Chunk>,
 }
+
+/// From this version on chunks name their collection by its UUID, and collections and databases have timestamps.
+const NEW_ROUTING: u32 = 5;
 
 /// Why a backup cannot be restored here; nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -316,6 +327,30 @@ impl<'a> Draft<'a> {
         {
             self.warnings.push(format!("the backup was made on server {source}, the target is {}", target.server));
         }
+        if self.facts.sharded {
+            self.compare_routing();
+        }
+    }
+
+    /// The tables that say where everything is are put back as they are, and servers read only those of their own kind.
+    fn compare_routing(&mut self) {
+        let (backup, target) = (self.facts.backup, self.facts.target);
+        let source = Version::parse(&backup.fcv).or_else(|| Version::parse(&backup.mongodb_version));
+        let Some(source) = source else { return };
+        let here = target.able_to();
+        let (made, at) = (format!("{}.{}", source.major, source.minor), format!("{}.{}", here.major, here.minor));
+        if source.major < NEW_ROUTING && here.major >= NEW_ROUTING {
+            self.reasons.push(format!(
+                "it is of a sharded cluster at feature compatibility version {made}, and servers at {at} can't read the routing \
+                 tables of that; restore it to a cluster at {made} and upgrade that one, or load each shard's data with \
+                 `pbm export --replset` and mongorestore"
+            ));
+        } else if source.series() > here.series() {
+            self.reasons.push(format!(
+                "it is of a sharded cluster at feature compatibility version {made}, and the target is at {at}, which can't \
+                 read newer routing tables; upgrade the target first"
+            ));
+        }
     }
 
     fn take_namespaces(&mut self) {
@@ -358,7 +393,7 @@ impl<'a> Draft<'a> {
 
     fn take(&mut self, meta: &NamespaceMeta, data: Option<StoredDocuments>) {
         let ns = format!("{}.{}", meta.db, meta.coll);
-        let fitted = fit(&meta.db, meta.kind, &meta.options, self.facts.target.server);
+        let fitted = fit(&meta.db, meta.kind, &meta.options, self.facts.target.able_to());
         self.reasons.extend(fitted.problems.into_iter().map(|problem| format!("'{ns}': {problem}")));
         self.warnings.extend(fitted.notes.into_iter().map(|note| format!("'{ns}': {note}")));
         let meta = NamespaceMeta { options: fitted.options, ..meta.clone() };
@@ -639,6 +674,7 @@ mod tests {
         point: Option<PointInTime>,
         wish: Wish,
         followed: Option<Followed>,
+        sharded: bool,
     }
 
     impl World {
@@ -664,6 +700,7 @@ mod tests {
                 point: None,
                 wish: Wish::default(),
                 followed: None,
+                sharded: false,
             }
         }
 
@@ -679,7 +716,7 @@ mod tests {
                 wish: &self.wish,
                 followed: self.followed.as_ref(),
                 point: self.point.as_ref(),
-                sharded: false,
+                sharded: self.sharded,
             })
         }
 
@@ -916,6 +953,42 @@ mod tests {
 
         let world = World::new(vec![collection("shop", "a", 0), collection("shop", "a", 0)], vec![]);
         world.refused("lists 'shop.a' twice");
+    }
+
+    #[test]
+    fn what_an_older_feature_compatibility_version_lacks_is_refused() {
+        let clustered = doc! { "clusteredIndex": { "key": { "_id": 1 }, "unique": true } };
+        let mut world = World::new(vec![meta("shop", "c", NamespaceKind::Collection, clustered, 0)], vec![]);
+        world.plan().expect("a plan");
+        world.target.fcv = "5.0".to_owned();
+        world.refused("option 'clusteredIndex' needs server 5.3.0");
+    }
+
+    #[test]
+    fn routing_goes_to_servers_that_can_read_it() {
+        let mut world = World::new(vec![], vec![]);
+        world.sharded = true;
+        for (made_on, made_at, server, at, refusal) in [
+            ("4.4.2", "4.4", Version::new(4, 4, 2), "4.4", None),
+            ("5.0.4", "5.0", Version::new(6, 0, 5), "6.0", None),
+            ("5.0.4", "5.0", Version::new(6, 0, 5), "5.0", None),
+            ("5.0.4", "4.4", Version::new(5, 0, 4), "4.4", None),
+            ("4.4.2", "4.4", Version::new(5, 0, 4), "4.4", None),
+            ("4.4.2", "4.4", Version::new(5, 0, 4), "5.0", Some("restore it to a cluster at 4.4")),
+            ("4.4.2", "", Version::new(6, 0, 5), "6.0", Some("restore it to a cluster at 4.4")),
+            ("5.0.4", "4.4", Version::new(5, 0, 4), "5.0", Some("restore it to a cluster at 4.4")),
+            ("6.0.5", "6.0", Version::new(5, 0, 4), "5.0", Some("upgrade the target first")),
+            ("6.0.5", "6.0", Version::new(6, 0, 5), "5.0", Some("upgrade the target first")),
+        ] {
+            (world.backup.mongodb_version, world.backup.fcv) = (made_on.to_owned(), made_at.to_owned());
+            world.target = Target { server, fcv: at.to_owned(), namespaces: Vec::new() };
+            match refusal {
+                None => drop(world.plan().expect(made_on)),
+                Some(part) => world.refused(part),
+            }
+        }
+        world.sharded = false;
+        world.plan().expect("a replica set has no routing");
     }
 
     #[test]

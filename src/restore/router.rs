@@ -7,11 +7,13 @@
 use super::packed;
 use crate::layout::Generation;
 use crate::model::{backup::BackupMeta, selection::Selection};
+use crate::mongo::admin;
 use crate::oplog::shard_ids::translate;
+use crate::raw::find;
 use crate::snapshot::stored::StoredDocuments;
 use crate::storage::Storage;
 use anyhow::{Context as _, Result, bail};
-use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
+use bson::{Bson, Document, RawArrayBuf, RawDocument, RawDocumentBuf, Uuid, doc, rawdoc};
 use futures::TryStreamExt as _;
 use mongodb::{Client, Database};
 use std::collections::{BTreeMap, BTreeSet};
@@ -60,10 +62,28 @@ pub async fn drop_databases(config: &Client, shard: &Client, id: &str, databases
         let command = doc! {
             "_shardsvrDropDatabase": 1, "databaseVersion": version, "writeConcern": { "w": "majority" },
         };
-        shard.database(db).run_command(command).await.with_context(|| format!("drop the sharded database '{db}'"))?;
+        let older = doc! { "_configsvrDropDatabase": db, "writeConcern": { "w": "majority" } };
+        let done = run_or_older(&shard.database(db), command, config, older).await;
+        done.with_context(|| format!("drop the sharded database '{db}'"))?;
         dropped += 1;
     }
     Ok(dropped)
+}
+
+/// Runs a command on a shard. Before 5.0 a shard does not know it, and the config servers carry out the older one.
+pub(super) async fn run_or_older(
+    shard: &Database,
+    command: Document,
+    config: &Client,
+    older: Document,
+) -> Result<(), mongodb::error::Error> {
+    const COMMAND_NOT_FOUND: i32 = 59;
+    match shard.run_command(command).await {
+        Err(error) if admin::code(&error) == Some(COMMAND_NOT_FOUND) => {
+            config.database("admin").run_command(older).await.map(drop)
+        }
+        result => result.map(drop),
+    }
 }
 
 /// The version of a database whose primary is the shard `id` (its id, not the name of its replica set: they may differ).
@@ -108,7 +128,7 @@ pub async fn named(storage: &dyn Storage, source: &RoutingSource) -> Result<BTre
     if let Some(data) = &source.databases {
         let mut reading = data.open(storage).await?;
         while let Some(document) = reading.next_document().await? {
-            names.insert(document.get_str("_id").context("read the name of a database")?.to_owned());
+            names.insert(text_of(&document, "_id").context("read the name of a database")?.to_owned());
         }
     }
     Ok(names)
@@ -208,7 +228,7 @@ pub async fn put_back(
     source: &RoutingSource,
     ids: &Ids,
     ours: &BTreeSet<String>,
-) -> Result<Option<bson::Uuid>> {
+) -> Result<Option<Uuid>> {
     let db = config.database("config");
     for data in [&source.databases, &source.collections, &source.chunks, &source.tags].into_iter().flatten() {
         data.verify(storage).await?;
@@ -219,21 +239,17 @@ pub async fn put_back(
     }
     if let Some(data) = &source.databases {
         clear(&db, "databases", doc! { "_id": { "$nin": &kept.databases } }).await?;
-        fill(storage, &db, "databases", data, |database| {
-            translate(database, ids);
-            true
-        })
-        .await?;
+        fill(storage, &db, "databases", data, |database| Ok(Some(translate(database, ids)?))).await?;
     }
     let mut theirs = None;
     if let Some(data) = &source.collections {
         clear(&db, "collections", doc! { "_id": { "$nin": &kept.collections } }).await?;
         fill(storage, &db, "collections", data, |collection| {
-            let sessions = collection.get_str("_id").is_ok_and(|id| id == SESSIONS);
-            if sessions {
-                theirs = collection.get("uuid").cloned();
+            if text_of(collection, "_id") == Some(SESSIONS) {
+                theirs = uuid_of(collection);
+                return Ok(None);
             }
-            !sessions
+            Ok(Some(collection.to_owned()))
         })
         .await?;
     }
@@ -241,32 +257,51 @@ pub async fn put_back(
         // Before 5.0 chunks name their collection.
         clear(&db, "chunks", doc! { "uuid": { "$nin": &kept.uuids }, "ns": { "$nin": &kept.collections } }).await?;
         fill(storage, &db, "chunks", data, |chunk| {
-            let sessions = chunk.get_str("ns").is_ok_and(|ns| ns == SESSIONS)
-                || (theirs.is_some() && chunk.get("uuid") == theirs.as_ref());
-            translate(chunk, ids);
-            !sessions
+            let sessions = text_of(chunk, "ns") == Some(SESSIONS) || theirs.is_some() && uuid_of(chunk) == theirs;
+            Ok(if sessions { None } else { Some(translate(chunk, ids)?) })
         })
         .await?;
     }
     put_zones_back(storage, &db, source, &kept).await?;
-    Ok(theirs.and_then(|uuid| bson::deserialize_from_bson(uuid).ok()))
+    Ok(theirs)
+}
+
+/// A text of a routing document.
+pub(super) fn text_of<'a>(document: &'a RawDocument, name: &str) -> Option<&'a str> {
+    find(document, name)?.text()
+}
+
+/// The UUID of its collection.
+pub(super) fn uuid_of(document: &RawDocument) -> Option<Uuid> {
+    find(document, "uuid")?.uuid()
 }
 
 /// Replaces the zones by the backup's; those of databases that keep their routing stay. A config server's backup without zones
 /// was made of a cluster without zones.
 async fn put_zones_back(storage: &dyn Storage, db: &Database, source: &RoutingSource, kept: &Kept) -> Result<()> {
-    let goes = |zone: &Document| {
-        let name = zone.get_str("ns").ok().and_then(|ns| ns.split_once('.')).map(|(db, _)| db);
-        name.is_none_or(|name| !kept.databases.iter().any(|kept| kept.as_str() == Some(name)))
+    let goes = |zone: &RawDocument| {
+        let database = text_of(zone, "ns").and_then(|ns| ns.split_once('.')).map(|(db, _)| db);
+        database.is_none_or(|name| !kept.databases.iter().any(|kept| kept.as_str() == Some(name)))
     };
-    let mut zones = db.collection::<Document>("tags").find(doc! {}).await.context("read config.tags")?;
-    let mut gone: Vec<Bson> = Vec::new();
+    let mut zones = db.collection::<RawDocumentBuf>("tags").find(doc! {}).await.context("read config.tags")?;
+    let mut gone = RawArrayBuf::new();
     while let Some(zone) = zones.try_next().await.context("read config.tags")? {
-        gone.extend(zone.get("_id").filter(|_| goes(&zone)).cloned());
+        if let Some(id) = zone.get("_id").ok().flatten().filter(|_| goes(&zone)) {
+            gone.push(id.to_owned());
+        }
     }
-    clear(db, "tags", doc! { "_id": { "$in": gone } }).await?;
+    if !gone.is_empty() {
+        let delete = rawdoc! { "q": { "_id": { "$in": gone } }, "limit": 0 };
+        let command = rawdoc! { "delete": "tags", "deletes": [delete], "writeConcern": { "w": "majority" } };
+        let answer = db.run_raw_command(command).await.context("empty config.tags")?;
+        if let Some(errors) = answer.get("writeErrors") {
+            bail!("empty config.tags: {errors}");
+        }
+    }
     match &source.tags {
-        Some(data) => fill(storage, db, "tags", data, |zone| goes(zone)).await,
+        Some(data) => {
+            fill(storage, db, "tags", data, |zone| Ok(goes(zone).then(|| zone.to_owned()))).await
+        }
         None => Ok(()),
     }
 }
@@ -282,13 +317,13 @@ pub(super) async fn clear(db: &Database, coll: &str, filter: Document) -> Result
     Ok(())
 }
 
-/// Inserts every document of `data` that `keep` keeps, after it has changed it.
+/// Inserts what `change` makes of every document of `data`, if anything.
 pub(super) async fn fill(
     storage: &dyn Storage,
     db: &Database,
     coll: &str,
     data: &StoredDocuments,
-    mut keep: impl FnMut(&mut Document) -> bool,
+    mut change: impl FnMut(&RawDocument) -> Result<Option<RawDocumentBuf>>,
 ) -> Result<()> {
     let failed = || format!("put config.{coll} back");
     let mut reading = data.open(storage).await?;
@@ -304,9 +339,8 @@ pub(super) async fn fill(
             count = 0;
         }
         let Some(document) = next else { return Ok(()) };
-        let mut document = Document::try_from(document.as_ref()).with_context(failed)?;
-        if keep(&mut document) {
-            batch.push(RawDocumentBuf::try_from(&document).with_context(failed)?);
+        if let Some(document) = change(&document).with_context(failed)? {
+            batch.push(document);
             count += 1;
         }
     }

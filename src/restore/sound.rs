@@ -27,7 +27,7 @@ use crate::{
     storage::Storage,
 };
 use anyhow::{Context as _, Result, bail};
-use bson::{Document, Timestamp};
+use bson::Timestamp;
 use futures::{StreamExt as _, stream};
 use std::sync::Arc;
 
@@ -155,7 +155,7 @@ async fn whole(storage: &dyn Storage, objects: &[OplogObject], at: usize, readin
         }
         if object.compression == Compression::None {
             // There is no checksum; at least what is no BSON shows.
-            Document::try_from(&*raw).with_context(|| format!("read the entry at {}", moment(ts)))?;
+            crate::raw::check(&raw).with_context(|| format!("read the entry at {}", moment(ts)))?;
         }
         if let Some(last) = last.filter(|last| ts < *last) {
             bail!("the entry at {} comes after the one at {}", moment(ts), moment(last));

@@ -26,6 +26,7 @@ use super::{
     settings,
     slices::{Ends, OplogObject, at, moment},
     sound, target, users,
+    version::Version,
 };
 use crate::{
     archive::{
@@ -209,7 +210,8 @@ impl Steps {
             let kept = Box::pin(kept).await?;
             routing.kept = kept.map_err(|reasons| Refusal { backup: order.backup.name.clone(), reasons })?;
         }
-        let catalog = Catalog::new(i32::try_from(target.server.major).context("read the server's version")?);
+        let major = |version: Version| i32::try_from(version.major).context("read the server's version");
+        let catalog = Catalog::new(major(target.server)?).at_features_of(major(target.able_to())?);
         let progress = Arc::default();
         order.ids = ids;
         let sessions = None;

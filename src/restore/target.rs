@@ -4,9 +4,9 @@ use super::{
     plan::{Target, TargetNamespace},
     version::Version,
 };
+use crate::mongo::listing;
 use anyhow::{Context as _, Result};
 use bson::{Binary, Document, Uuid, doc};
-use futures::TryStreamExt as _;
 use mongodb::{Client, Database};
 
 /// Asks the connected node for its version and everything that exists.
@@ -36,8 +36,7 @@ pub async fn read(client: &Client) -> Result<Target> {
 pub async fn list(database: &Database, filter: Document) -> Result<Vec<(String, Option<Uuid>)>> {
     let question = doc! { "listCollections": 1, "filter": filter };
     let context = || format!("list the collections of '{}'", database.name());
-    let listed: Vec<Document> =
-        database.run_cursor_command(question).await.with_context(context)?.try_collect().await.with_context(context)?;
+    let listed = listing::documents(database, question).await.with_context(context)?;
     listed
         .into_iter()
         .map(|entry| {

@@ -8,10 +8,14 @@
 //! restore could lock itself out. Where the backup holds no users, or no roles, those of the target stay.
 
 use super::plan::UsersSource;
-use crate::{snapshot::stored::StoredDocuments, storage::Storage};
+use crate::{
+    mongo::listing,
+    raw::{find, text},
+    snapshot::stored::StoredDocuments,
+    storage::Storage,
+};
 use anyhow::{Context as _, Result, bail};
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, rawdoc};
-use futures::TryStreamExt as _;
 use mongodb::{Client, Database};
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
@@ -105,12 +109,14 @@ async fn write(
     let mut written = BTreeSet::new();
     let (mut updates, mut count) = (RawArrayBuf::new(), 0);
     while let Some(document) = reading.next_document().await? {
-        let id = document.get_str("_id").with_context(|| format!("read a name in '{}'", data.object))?.to_owned();
-        let made_in = document.get_str("db").unwrap_or_default();
+        let found = find(&document, "_id").filter(|id| id.text_bytes().is_some());
+        let found = found.with_context(|| format!("read a name in '{}'", data.object))?;
+        let id = text::to_text(found.text_bytes().unwrap_or_default()).into_owned();
+        let made_in = find(&document, "db").and_then(|db| db.text()).unwrap_or_default();
         if keep.contains(&id) || databases.is_some_and(|wanted| !wanted.contains(&made_in)) {
             continue;
         }
-        updates.push(rawdoc! { "q": { "_id": id.as_str() }, "u": document, "upsert": true });
+        updates.push(rawdoc! { "q": found.alone("_id"), "u": document.clone(), "upsert": true });
         written.insert(id);
         count += 1;
         if count == AT_ONCE || updates.as_bytes().len() > BYTES_AT_ONCE {
@@ -132,12 +138,11 @@ async fn remove_others(
     wanted: &BTreeSet<String>,
     keep: &BTreeSet<String>,
 ) -> Result<u64> {
-    let there = admin.collection::<Document>(coll);
     let filter = databases.map_or_else(Document::new, |databases| doc! { "db": { "$in": databases } });
-    let mut names =
-        there.find(filter).projection(doc! { "_id": 1 }).await.with_context(|| format!("list 'admin.{coll}'"))?;
+    let find = doc! { "find": coll, "filter": filter, "projection": { "_id": 1 } };
+    let names = listing::documents(admin, find).await.with_context(|| format!("list 'admin.{coll}'"))?;
     let mut others: Vec<Bson> = Vec::new();
-    while let Some(entry) = names.try_next().await.with_context(|| format!("list 'admin.{coll}'"))? {
+    for entry in names {
         let id = entry.get("_id").cloned().unwrap_or(Bson::Null);
         if !id.as_str().is_some_and(|id| wanted.contains(id) || keep.contains(id)) {
             others.push(id);
@@ -146,7 +151,7 @@ async fn remove_others(
     for some in others.chunks(AT_ONCE) {
         let delete = rawdoc! {
             "delete": coll,
-            "deletes": [{ "q": RawDocumentBuf::try_from(&doc! { "_id": { "$in": some } })?, "limit": 0 }],
+            "deletes": [{ "q": text::encode(&doc! { "_id": { "$in": some } })?, "limit": 0 }],
         };
         send(admin, delete).await?;
     }

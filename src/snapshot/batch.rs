@@ -1,6 +1,7 @@
 //! `insert` commands built straight from the bytes of a backup: a document is copied once, never decoded.
 
-use bson::{Bson, Document, RawDocument, RawDocumentBuf, Timestamp, doc, raw::RawBsonRef};
+use crate::raw::{self, Writer};
+use bson::{RawDocument, RawDocumentBuf, doc, raw::RawBsonRef, rawdoc};
 
 /// Largest document that a server stores or hands out: 16 MiB and the room that its own commands get.
 pub const MAX_DOCUMENT: usize = 16 * 1024 * 1024 + 16 * 1024;
@@ -20,11 +21,13 @@ pub struct InsertInto {
     pub bypass_validation: bool,
 }
 
-/// A field of a document that the server would fill in on its own.
+/// Fields of a document that the server would fill in on its own.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ZeroTimestamps {
-    pub id: Bson,
-    pub fields: Vec<String>,
+    /// The document's `_id` and nothing else.
+    pub id: RawDocumentBuf,
+    /// Their names, of any bytes.
+    pub fields: Vec<Vec<u8>>,
 }
 
 /// An `insert` command under construction.
@@ -153,29 +156,32 @@ impl Insert {
 
 /// The oplog entry that puts zero timestamps back; an update of this form takes field names literally and keeps zeros.
 #[must_use]
-pub fn put_back(ns: &str, zero: &ZeroTimestamps) -> Document {
-    let fields: Document =
-        zero.fields.iter().map(|field| (field.clone(), Timestamp { time: 0, increment: 0 }.into())).collect();
-    doc! { "op": "u", "ns": ns, "o2": { "_id": zero.id.clone() }, "o": { "$v": 2, "diff": { "u": fields } } }
+pub fn put_back(ns: &str, zero: &ZeroTimestamps) -> RawDocumentBuf {
+    let mut fields = Writer::new();
+    for name in &zero.fields {
+        fields.value(raw::kind::TIMESTAMP, name, &ZERO);
+    }
+    let change = rawdoc! { "$v": 2, "diff": { "u": fields.finish() } };
+    rawdoc! { "op": "u", "ns": ns, "o2": zero.id.clone(), "o": change }
 }
+
+/// `Timestamp(0, 0)` as it stands in a document.
+const ZERO: [u8; 8] = [0; 8];
 
 /// Top-level fields with `Timestamp(0, 0)`, without `_id`, which the server leaves alone.
 fn zero_timestamps(document: &RawDocument) -> Result<Option<ZeroTimestamps>, String> {
     let mut fields = Vec::new();
-    for element in document.iter_elements() {
-        let element = element.map_err(|e| e.to_string())?;
-        if element.element_type() == bson::spec::ElementType::Timestamp
-            && matches!(element.value(), Ok(RawBsonRef::Timestamp(Timestamp { time: 0, increment: 0 })))
-            && element.key().as_str() != "_id"
-        {
-            fields.push(element.key().as_str().to_owned());
+    for field in raw::fields(document) {
+        let field = field?;
+        if field.kind == raw::kind::TIMESTAMP && field.value == ZERO && field.name != b"_id" {
+            fields.push(field.name.to_owned());
         }
     }
     if fields.is_empty() {
         return Ok(None);
     }
-    let id = document.get("_id").map_err(|e| e.to_string())?.ok_or("a document without _id")?;
-    Ok(Some(ZeroTimestamps { id: id.try_into().map_err(|e: bson::error::Error| e.to_string())?, fields }))
+    let id = raw::find(document, "_id").ok_or("a document without _id")?;
+    Ok(Some(ZeroTimestamps { id: id.alone("_id"), fields }))
 }
 
 fn push_decimal(bytes: &mut Vec<u8>, number: usize) {
@@ -195,6 +201,7 @@ fn push_decimal(bytes: &mut Vec<u8>, number: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bson::{Bson, Document, Timestamp};
 
     fn into() -> InsertInto {
         InsertInto { db: "shop".into(), coll: "orders".into(), ordered: false, bypass_validation: true }
@@ -244,14 +251,35 @@ mod tests {
         add(&mut batch, &doc! { "_id": 2, "x.y": zero, "b": 1, "$c": zero });
         add(&mut batch, &doc! { "_id": zero, "b": 1 });
         let zeros = batch.finish().zeros;
-        assert_eq!(zeros, [ZeroTimestamps { id: 2.into(), fields: vec!["x.y".into(), "$c".into()] }]);
+        assert_eq!(zeros, [ZeroTimestamps { id: rawdoc! { "_id": 2 }, fields: vec![b"x.y".to_vec(), b"$c".to_vec()] }]);
         assert_eq!(
             put_back("shop.orders", &zeros[0]),
-            doc! {
+            rawdoc! {
                 "op": "u", "ns": "shop.orders", "o2": { "_id": 2 },
                 "o": { "$v": 2, "diff": { "u": { "x.y": zero, "$c": zero } } },
             }
         );
+    }
+
+    #[test]
+    fn what_is_in_a_document_does_not_matter() {
+        let strange = crate::raw::tests::strange();
+        let zero = crate::raw::tests::made(&[
+            (0x10, b"\xff", &[1, 0, 0, 0]),
+            (0x11, b"\xfe", &ZERO),
+            (0x07, b"_id", &[1; 12]),
+        ]);
+        let mut batch = Batch::new(&into(), false, 0, 100);
+        for document in [&strange, &zero] {
+            batch.begin();
+            batch.extend(document.as_bytes());
+            batch.end().expect("a document");
+        }
+        let insert = batch.finish();
+        assert_eq!(insert.zeros.len(), 1);
+        let put_back = put_back("a.b", &insert.zeros[0]);
+        assert!(put_back.as_bytes().windows(12).any(|bytes| bytes == b"\x11\xfe\0\0\0\0\0\0\0\0\0\0"));
+        assert_eq!(insert.only(&into(), &[0]).expect("a batch").bytes, strange.as_bytes().len());
     }
 
     #[test]

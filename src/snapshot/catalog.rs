@@ -6,10 +6,10 @@
 use crate::archive::meta::NamespaceKind;
 use crate::layout::BUCKETS;
 use crate::model::{names, selection::Selection};
-use crate::mongo::admin;
+use crate::mongo::{admin, listing};
 use anyhow::{Context, Result};
 use bson::{Bson, Document, Uuid, doc};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use mongodb::{Client, Database};
 use std::collections::HashSet;
 
@@ -89,8 +89,7 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Listing> {
     for db in databases.iter().filter(|db| selection.touches(db)) {
         let db = client.database(db);
         let what = || format!("list the collections of {}", db.name());
-        let collections = db.run_cursor_command(doc! { "listCollections": 1 }).await.with_context(what)?;
-        let collections: Vec<Document> = collections.try_collect().await.with_context(what)?;
+        let collections = listing::documents(&db, doc! { "listCollections": 1 }).await.with_context(what)?;
         let mut described = stream::iter(collections.into_iter().map(|collection| {
             let db = db.clone();
             async move { describe(&db, &collection, selection).await }
@@ -209,10 +208,11 @@ pub(super) async fn describe(db: &Database, described: &Document, selection: &Se
 async fn list_indexes(db: &Database, coll: &str, by: Bson) -> Result<Option<Vec<Document>>> {
     let what = || format!("list the indexes of {}.{coll}", db.name());
     let mut lookups = 0;
-    let cursor = loop {
+    let mut indexes = loop {
         lookups += 1;
-        let error = match db.run_cursor_command(doc! { "listIndexes": by.clone(), "includeBuildUUIDs": true }).await {
-            Ok(cursor) => break cursor,
+        let command = doc! { "listIndexes": by.clone(), "includeBuildUUIDs": true };
+        let error = match listing::documents(db, command).await {
+            Ok(indexes) => break indexes,
             Err(error) => error,
         };
         match admin::code(&error) {
@@ -224,7 +224,6 @@ async fn list_indexes(db: &Database, coll: &str, by: Bson) -> Result<Option<Vec<
             _ => return Err(error).with_context(what),
         }
     };
-    let mut indexes: Vec<Document> = cursor.try_collect().await.with_context(what)?;
     indexes.retain(|index| !index.contains_key("buildUUID"));
     Ok(Some(indexes))
 }

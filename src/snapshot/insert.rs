@@ -1,7 +1,8 @@
 //! Sends batches to the server and reads its answers.
 
 use super::batch::{Insert, InsertInto, ZeroTimestamps, put_back};
-use bson::{Bson, Document, doc};
+use crate::raw;
+use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, raw::cstr, rawdoc};
 use mongodb::{Client, error::ErrorKind};
 
 /// The server's word for a bucket whose measurements differ in type, refused unless the collection allows it.
@@ -96,11 +97,46 @@ pub async fn confirm(client: &Client) -> Result<(), Error> {
 }
 
 async fn run(client: &Client, into: &InsertInto, insert: Insert) -> Result<Document, Error> {
-    client.database(&into.db).run_raw_command(insert.command).await.map_err(|source| Error::Server {
-        action: "insert into",
-        ns: format!("{}.{}", into.db, into.coll),
-        source,
-    })
+    let ns = format!("{}.{}", into.db, into.coll);
+    let answer = client.database(&into.db).run_raw_command(insert.command.clone()).await;
+    match answer {
+        Err(error) if is_unreadable(&error) => insert_again(client, &ns, &insert).await,
+        answer => answer.map_err(|source| Error::Server { action: "insert into", ns, source }),
+    }
+}
+
+/// The server's answer speaks of a document that stands twice in the backup, and its `_id` is text that is no UTF-8.
+fn is_unreadable(error: &mongodb::error::Error) -> bool {
+    matches!(*error.kind, ErrorKind::BsonDeserialization(_) | ErrorKind::Bson(_) | ErrorKind::InvalidResponse { .. })
+}
+
+/// Inserts documents of which the server may have some already, as a replay of the oplog does: nothing is refused.
+async fn insert_again(client: &Client, ns: &str, insert: &Insert) -> Result<Document, Error> {
+    let unreadable = |reason: String| Error::Answer { ns: ns.to_owned(), reason };
+    let documents = raw::find(&insert.command, "documents").and_then(|documents| documents.nested());
+    let documents = documents.ok_or_else(|| unreadable("the command has no documents".to_owned()))?;
+    let mut entries = Vec::new();
+    for field in raw::fields(documents) {
+        let document = field.map_err(|error| unreadable(error.to_string()))?.document();
+        let document = document.ok_or_else(|| unreadable("the command has no documents".to_owned()))?;
+        entries.push(rawdoc! { "op": "i", "ns": ns, "o": document.to_owned() });
+    }
+    let mut command = apply_ops(&entries);
+    for (name, value) in
+        [(cstr!("allowAtomic"), false), (cstr!("alwaysUpsert"), true), (cstr!("bypassDocumentValidation"), true)]
+    {
+        command.append(name, value);
+    }
+    command.append(cstr!("oplogApplicationMode"), "InitialSync");
+    let applied = client.database("admin").run_raw_command(command).await;
+    applied.map_err(|source| Error::Server { action: "insert again into", ns: ns.to_owned(), source })?;
+    Ok(doc! { "ok": 1, "n": i64::try_from(entries.len()).unwrap_or(i64::MAX) })
+}
+
+fn apply_ops(entries: &[RawDocumentBuf]) -> RawDocumentBuf {
+    let mut list = RawArrayBuf::new();
+    entries.iter().for_each(|entry| list.push(entry.clone()));
+    rawdoc! { "applyOps": list }
 }
 
 /// A document that is there already is no error: a scan meets a document twice when it is deleted and inserted again
@@ -172,7 +208,7 @@ async fn allow_mixed_schema(client: &Client, into: &InsertInto, series: &str) ->
 async fn restore_zeros(client: &Client, ns: &str, zeros: &[ZeroTimestamps]) -> Result<(), Error> {
     for some in zeros.chunks(UPDATES_AT_ONCE) {
         let entries: Vec<_> = some.iter().map(|zero| put_back(ns, zero)).collect();
-        client.database("admin").run_command(doc! { "applyOps": entries }).await.map_err(|source| Error::Server {
+        client.database("admin").run_raw_command(apply_ops(&entries)).await.map_err(|source| Error::Server {
             action: "put zero timestamps back into",
             ns: ns.to_owned(),
             source,

@@ -6,6 +6,7 @@
 use super::catalog::{Namespace, describe, is_dumped};
 use crate::model::selection::Selection;
 use crate::mongo::majority;
+use crate::mongo::listing;
 use anyhow::{Context, Result};
 use bson::{Bson, Document, doc};
 use futures::TryStreamExt;
@@ -24,8 +25,7 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Vec<Namespac
     let (databases, names) = (ids(&databases), ids(&collections));
     let uuids: Vec<Bson> = collections.iter().filter_map(|it| it.get("uuid").cloned()).collect();
     let listed =
-        db.run_cursor_command(doc! { "listCollections": 1 }).await.context("list the collections of config")?;
-    let listed: Vec<Document> = listed.try_collect().await.context("list the collections of config")?;
+        listing::documents(&db, doc! { "listCollections": 1 }).await.context("list the collections of config")?;
     let mut namespaces = Vec::new();
     for listed in listed.iter().filter(|it| it.get_str("name").is_ok_and(|coll| is_dumped("config", coll))) {
         let Some(described) = describe(&db, listed, &Selection::default()).await? else { continue };

@@ -23,6 +23,9 @@ pub enum Version {
     Current,
     /// 5.0.
     Older,
+    /// 4.4.
+    #[allow(dead_code, reason = "the benchmark and the example need no such server")]
+    Oldest,
 }
 
 /// What a replica set is in a sharded cluster.
@@ -123,9 +126,10 @@ fn binary(version: Version) -> (PathBuf, Option<PathBuf>) {
                 .and_then(|paths| std::env::split_paths(&paths).map(|p| p.join("mongod")).find(|p| p.exists()));
             (on_path.unwrap_or_else(|| panic!("there is no mongod; {advice}")), None)
         }
-        Version::Older => {
-            let cached = cache().join("mongod-5.0.4");
-            assert!(cached.exists(), "there is no mongod 5.0.4; {advice}");
+        Version::Older | Version::Oldest => {
+            let name = if version == Version::Older { "mongod-5.0.4" } else { "mongod-4.4.2" };
+            let cached = cache().join(name);
+            assert!(cached.exists(), "there is no {name}; {advice}");
             let libraries = cache().join("libssl1.1");
             (cached, libraries.exists().then_some(libraries))
         }
@@ -190,12 +194,7 @@ impl ReplicaSet {
                 "--oplogSize",
                 &self.options.oplog_mb.to_string(),
             ])
-            .args([
-                "--setParameter",
-                "enableTestCommands=1",
-                "--setParameter",
-                "minSnapshotHistoryWindowInSeconds=1800",
-            ])
+            .args(["--setParameter", "enableTestCommands=1"])
             .args(["--setParameter", "maxNumberOfTransactionOperationsInSingleOplogEntry=7"])
             .arg("--dbpath")
             .arg(&data)
@@ -205,6 +204,9 @@ impl ReplicaSet {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
+        if self.options.version != Version::Oldest {
+            command.args(["--setParameter", "minSnapshotHistoryWindowInSeconds=1800"]);
+        }
         match self.options.role {
             Some(Role::ConfigServer) => drop(command.arg("--configsvr")),
             Some(Role::Shard) => drop(command.arg("--shardsvr")),

@@ -25,3 +25,12 @@ pub async fn within<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
+
+/// A task on a thread of its own, so that several clusters can be worked with at the same time.
+pub fn apart<T, F>(work: impl FnOnce() -> F + Send + 'static) -> tokio::task::JoinHandle<T>
+where
+    T: Send + 'static,
+    F: Future<Output = T>,
+{
+    tokio::task::spawn_blocking(move || tokio::runtime::Handle::current().block_on(work()))
+}

@@ -1,0 +1,23 @@
+//! What a server lists of its collections and indexes, with names and options of any bytes.
+
+use crate::raw::text;
+use bson::Document;
+use futures::TryStreamExt;
+use mongodb::{Database, error::Error};
+
+/// All documents that a command with a cursor gives, as [`text::decode`] reads them.
+///
+/// # Errors
+/// The server refuses, or its answer is none.
+pub async fn documents(db: &Database, command: Document) -> Result<Vec<Document>, Error> {
+    let mut batches = db.run_cursor_command(command).batch().await?;
+    let mut found = Vec::new();
+    while let Some(batch) = batches.try_next().await? {
+        for document in batch.doc_slices()? {
+            let document = document.map_err(Error::custom)?;
+            let document = document.as_document().ok_or_else(|| Error::custom("a list holds no documents"))?;
+            found.push(text::decode(document).map_err(Error::custom)?);
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,304 @@
+//! Documents that servers take and the BSON library does not: they come back byte for byte.
+
+use crate::support::cluster::Options;
+use crate::support::programs::Sandbox;
+use crate::support::wait;
+use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
+use futures::TryStreamExt;
+use mongodb::Client;
+use pbmbox::raw::Writer;
+use std::collections::BTreeMap;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+use std::time::Duration;
+
+const DB: &str = "strange";
+
+fn text(bytes: &[u8]) -> Vec<u8> {
+    let length = i32::try_from(bytes.len() + 1).expect("short");
+    [&length.to_le_bytes(), bytes, b"\0"].concat()
+}
+
+fn made(fields: &[(u8, &[u8], &[u8])]) -> RawDocumentBuf {
+    let mut writer = Writer::new();
+    for (kind, name, value) in fields {
+        writer.value(*kind, name, value);
+    }
+    writer.finish()
+}
+
+/// A value of every type, with text that is no UTF-8 wherever there is text.
+fn values() -> Vec<(u8, Vec<u8>)> {
+    let inner = made(&[(0x10, b"\xff", &[1, 0, 0, 0]), (0x10, b"\xff", &[2, 0, 0, 0]), (0x0a, b"", b"")]);
+    let scope = made(&[(0x02, b"\xfe", &text(b"\xfd"))]);
+    let code = text(b"f(\xff)");
+    let size = i32::try_from(4 + code.len() + scope.as_bytes().len()).expect("short").to_le_bytes();
+    vec![
+        (0x01, f64::NAN.to_le_bytes().to_vec()),
+        (0x02, text(b"a\0b\xc3\x28")),
+        (0x03, inner.into_bytes()),
+        (0x04, made(&[(0x02, b"0", &text(b"\x80"))]).into_bytes()),
+        (0x05, vec![6, 0, 0, 0, 2, 2, 0, 0, 0, 7, 8]),
+        (0x06, vec![]),
+        (0x07, vec![9; 12]),
+        (0x08, vec![1]),
+        (0x09, i64::MIN.to_le_bytes().to_vec()),
+        (0x0a, vec![]),
+        (0x0b, b"\xe9+\0i\0".to_vec()),
+        (0x0c, [&text(b"db.\xff")[..], &[3; 12]].concat()),
+        (0x0d, text(b"\xff")),
+        (0x0e, text(b"\xff")),
+        (0x0f, [&size[..], &code, scope.as_bytes()].concat()),
+        (0x10, vec![7, 0, 0, 0]),
+        (0x11, vec![0; 8]),
+        (0x12, vec![1; 8]),
+        (0x13, vec![3; 16]),
+        (0x7f, vec![]),
+        (0xff, vec![]),
+    ]
+}
+
+/// One document for every type: its value under names of all kinds, one of them twice.
+fn documents(first: i32) -> Vec<RawDocumentBuf> {
+    let with = |(at, (kind, value)): (i32, &(u8, Vec<u8>))| {
+        let id = (first + at).to_le_bytes();
+        let names: [&[u8]; 7] = [b"\xff\xfe", b"same", b"same", b"", b"a.b", b"$c", b"last"];
+        let mut fields: Vec<(u8, &[u8], &[u8])> = vec![(0x10, b"_id", &id)];
+        fields.extend(names.map(|name| (*kind, name, &value[..])));
+        made(&fields)
+    };
+    (0..).zip(&values()).map(with).collect()
+}
+
+/// Every type that an `_id` can have.
+fn with_ids() -> Vec<RawDocumentBuf> {
+    let no_id = [0x04, 0x06, 0x0b];
+    let usual = values().into_iter().filter(|(kind, _)| !no_id.contains(kind));
+    let made = |(kind, value): (u8, Vec<u8>)| made(&[(kind, b"_id", &value), (0x10, b"\xff", &[1, 0, 0, 0])]);
+    usual.map(made).collect()
+}
+
+fn deep(levels: usize) -> RawDocumentBuf {
+    let mut document = rawdoc! { "bottom": true };
+    for _ in 0..levels {
+        document = made(&[(0x03, b"\xff", document.as_bytes())]);
+    }
+    document
+}
+
+/// The largest that a server stores.
+fn large(id: i32) -> RawDocumentBuf {
+    const SIZE: usize = 16 << 20;
+    let empty = made(&[(0x10, b"_id", &id.to_le_bytes()), (0x05, b"\xff", &[0, 0, 0, 0, 0])]);
+    let room = SIZE - empty.as_bytes().len();
+    let mut value = i32::try_from(room).expect("short").to_le_bytes().to_vec();
+    value.resize(5 + room, 0);
+    let large = made(&[(0x10, b"_id", &id.to_le_bytes()), (0x05, b"\xff", &value)]);
+    assert_eq!(large.as_bytes().len(), SIZE);
+    large
+}
+
+fn array(documents: &[RawDocumentBuf]) -> bson::RawArrayBuf {
+    let mut array = bson::RawArrayBuf::new();
+    documents.iter().for_each(|document| array.push(document.clone()));
+    array
+}
+
+async fn run(client: &Client, command: RawDocumentBuf) {
+    let said = client.database(DB).run_raw_command(command.clone()).await;
+    let said = said.unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(!said.contains_key("writeErrors"), "{command:?}: {said}");
+}
+
+async fn insert(client: &Client, coll: &str, documents: &[RawDocumentBuf]) {
+    run(client, rawdoc! { "insert": coll, "documents": array(documents) }).await;
+}
+
+/// Changes fields whose names are no UTF-8, also below others.
+async fn update(client: &Client, coll: &str, id: i32, n: i32) {
+    let set = made(&[
+        (0x10, b"\xfd", &n.to_le_bytes()),
+        (0x02, b"sub.\xfc", &text(b"\xff")),
+        (0x03, b"sub.\xfb", made(&[(0x0e, b"\xff", &text(b"\xff"))]).as_bytes()),
+    ]);
+    let unset = made(&[(0x02, b"last", &text(b""))]);
+    let change = rawdoc! { "$set": set, "$unset": unset };
+    run(client, rawdoc! { "update": coll, "updates": [{ "q": { "_id": id }, "u": change, "upsert": true }] }).await;
+}
+
+async fn delete(client: &Client, coll: &str, query: RawDocumentBuf) {
+    run(client, rawdoc! { "delete": coll, "deletes": [{ "q": query, "limit": 1 }] }).await;
+}
+
+async fn listed(client: &Client, command: Document) -> Vec<Vec<u8>> {
+    let mut batches = client.database(DB).run_cursor_command(command).batch().await.expect("a list");
+    let mut found = Vec::new();
+    while let Some(batch) = batches.try_next().await.expect("a list") {
+        for document in batch.doc_slices().expect("a list") {
+            found.push(document.expect("an element").as_document().expect("a document").as_bytes().to_vec());
+        }
+    }
+    found
+}
+
+/// Everything of the database as the server sends it; documents in their order where it counts.
+async fn state(client: &Client) -> BTreeMap<String, Vec<Vec<u8>>> {
+    let mut state = BTreeMap::new();
+    for description in listed(client, doc! { "listCollections": 1 }).await {
+        let raw = RawDocument::from_bytes(&description).expect("a document");
+        let name = raw.get_str("name").expect("a name").to_owned();
+        let kind = raw.get_str("type").expect("a type").to_owned();
+        // It is made anew, with another UUID.
+        if name == "system.views" {
+            continue;
+        }
+        state.insert(format!("{name}: described"), vec![description.clone()]);
+        if kind != "collection" {
+            continue;
+        }
+        let mut indexes = listed(client, doc! { "listIndexes": &name }).await;
+        indexes.sort();
+        state.insert(format!("{name}: indexes"), indexes);
+        let mut documents = listed(client, doc! { "find": &name }).await;
+        if name != "ring" {
+            documents.sort();
+        }
+        state.insert(format!("{name}: documents"), documents);
+    }
+    state
+}
+
+fn assert_same(expected: &BTreeMap<String, Vec<Vec<u8>>>, got: &BTreeMap<String, Vec<Vec<u8>>>) {
+    assert_eq!(expected.keys().collect::<Vec<_>>(), got.keys().collect::<Vec<_>>());
+    for (what, expected) in expected {
+        let got = &got[what];
+        assert_eq!(expected.len(), got.len(), "{what}");
+        for (expected, got) in expected.iter().zip(got) {
+            let shown = |bytes: &[u8]| String::from_utf8_lossy(&bytes[..bytes.len().min(400)]).into_owned();
+            assert!(expected == got, "{what}:\n{:?}\n{:?}", shown(expected), shown(got));
+        }
+    }
+}
+
+async fn prepare(client: &Client) {
+    let strange = made(&[(0x03, b"\xff", rawdoc! { "$exists": true }.as_bytes())]);
+    let checked = rawdoc! { "create": "checked", "validator": strange.clone(), "validationAction": "warn" };
+    let view = rawdoc! { "create": "view", "viewOn": "plain", "pipeline": [{ "$match": strange.clone() }] };
+    for command in [checked, view, rawdoc! { "create": "ring", "capped": true, "size": 1 << 20 }] {
+        run(client, command).await;
+    }
+    insert(client, "plain", &documents(0)).await;
+    insert(client, "ring", &documents(0)).await;
+    insert(client, "ids", &with_ids()).await;
+    insert(client, "sizes", &[deep(150), large(1)]).await;
+    let key = made(&[(0x10, b"\xff", &[1, 0, 0, 0]), (0x10, b"b", &(-1_i32).to_le_bytes())]);
+    let mut index = Writer::new();
+    index.document(b"key", &key);
+    index.text(b"name", b"by_\xff");
+    index.document(b"partialFilterExpression", &strange);
+    run(client, rawdoc! { "createIndexes": "plain", "indexes": [index.finish()] }).await;
+}
+
+/// While the dump goes on: every kind of write.
+async fn write(client: Client, stop: Arc<AtomicBool>) {
+    for n in 0.. {
+        let id = 1000 + n % 40;
+        update(&client, "plain", id, n).await;
+        let zero = made(&[
+            (0x10, b"_id", &(5000 + n).to_le_bytes()),
+            (0x11, b"\xfe", &[0; 8]),
+            (0x02, b"\xff", &text(b"\xff")),
+        ]);
+        insert(&client, "plain", std::slice::from_ref(&zero)).await;
+        insert(&client, "ring", std::slice::from_ref(&zero)).await;
+        if n % 3 == 0 {
+            delete(&client, "plain", rawdoc! { "_id": id }).await;
+        }
+        // The same document is read twice by the scan, perhaps.
+        let twice = with_ids().swap_remove(1);
+        delete(&client, "ids", made(&[(0x02, b"_id", &text(b"a\0b\xc3\x28"))])).await;
+        insert(&client, "ids", &[twice]).await;
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+    }
+}
+
+/// After the backup: a transaction, DDL, and what follows an update.
+async fn go_on(client: &Client) {
+    insert(client, "plain", &documents(100)).await;
+    for id in [0, 5, 101, 104] {
+        update(client, "plain", id, id).await;
+        update(client, "ring", id % 20, id).await;
+    }
+    delete(client, "ids", made(&[(0x0e, b"_id", &text(b"\xff"))])).await;
+    insert(client, "sizes", &[large(2)]).await;
+    run(client, rawdoc! { "delete": "sizes", "deletes": [{ "q": { "_id": 1 }, "limit": 1 }] }).await;
+    let mut session = client.start_session().await.expect("a session");
+    session.start_transaction().await.expect("a transaction");
+    let coll = client.database(DB).collection::<RawDocumentBuf>("plain");
+    for document in documents(200) {
+        coll.insert_one(document).session(&mut session).await.expect("insert in a transaction");
+    }
+    session.commit_transaction().await.expect("commit");
+    let later = made(&[(0x03, b"\xfe", rawdoc! { "$exists": true }.as_bytes())]);
+    run(client, rawdoc! { "collMod": "checked", "validator": later.clone() }).await;
+    run(client, rawdoc! { "create": "later", "validator": later }).await;
+    let mut index = Writer::new();
+    index.document(b"key", &made(&[(0x10, b"\xfd", &[1, 0, 0, 0])]));
+    index.text(b"name", b"later_\xff");
+    run(client, rawdoc! { "createIndexes": "ids", "indexes": [index.finish()] }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_takes_comes_back_byte_for_byte() {
+    let sandbox = Sandbox::start(Options::default()).await;
+    let client = sandbox.set.client().await;
+    prepare(&client).await;
+    for setting in ["pitr.oplogSpanMin=0.03", "pitr.enabled=true"] {
+        sandbox.pbm(&["config", "--set", setting]).ok();
+    }
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn(write(client.clone(), stop.clone()));
+    let base = tokio::task::block_in_place(|| sandbox.backup(&["--compression", "none"]));
+    stop.store(true, Ordering::Relaxed);
+    writer.await.expect("the writer");
+    go_on(&client).await;
+    let expected = state(&client).await;
+    let end: Timestamp = pbmbox::mongo::hello(&client).await.expect("hello").majority_write().expect("a write");
+    wait::until("the oplog to be saved", Duration::from_secs(60), async || {
+        let chunks = client.database("admin").collection::<Document>("pbmPITRChunks");
+        let last = chunks.find_one(doc! {}).sort(doc! { "end_ts": -1 }).await.ok()??;
+        (last.get_timestamp("end_ts").ok()? >= end).then_some(())
+    })
+    .await;
+    let quiet = sandbox.backup(&["--compression", "s2"]);
+    client.database(DB).drop().await.expect("drop");
+
+    let time = format!("{},{}", end.time, end.increment);
+    sandbox.pbm(&["restore", "--time", &time, "--base-snapshot", &base, "--wait", "-y"]).ok();
+    assert_same(&expected, &state(&client).await);
+    insert(&client, "plain", &documents(7000)).await;
+    sandbox.pbm(&["restore", &quiet, "--wait", "-y"]).ok();
+    assert_same(&expected, &state(&client).await);
+
+    let clone = [
+        "restore",
+        "--time",
+        &time,
+        "--base-snapshot",
+        &base,
+        "--ns-from",
+        "strange.plain",
+        "--ns-to",
+        "strange.copy",
+        "--wait",
+        "-y",
+    ];
+    sandbox.pbm(&clone).ok();
+    let cloned = state(&client).await;
+    assert!(cloned["copy: documents"] == expected["plain: documents"], "a clone");
+    assert_eq!(cloned["copy: indexes"], expected["plain: indexes"]);
+}
