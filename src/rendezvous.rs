@@ -32,7 +32,13 @@ use bson::Timestamp;
 use futures::FutureExt;
 #[cfg(test)]
 use futures::future::BoxFuture;
-use std::{any::Any, panic::AssertUnwindSafe, time::Duration};
+use std::{
+    any::Any,
+    ops::Deref,
+    panic::AssertUnwindSafe,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -329,10 +335,65 @@ pub fn named(reason: String, error: &anyhow::Error, rs: &str, node: &str) -> Str
     format!("replica set {rs}, agent on {node}: {reason}")
 }
 
-/// True if an operation ended because it was told to.
-#[must_use]
-pub fn was_cancelled(error: &anyhow::Error, cancel: &CancellationToken) -> bool {
-    cancel.is_cancelled() || error.downcast_ref::<Why>() == Some(&Why::Cancelled)
+/// Why an operation is to end before its time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Early {
+    /// Somebody asked for it.
+    Asked,
+    /// The agent on this node got a signal to end.
+    AgentStopped { node: String },
+    /// The agent on this node does not hold the lock any more.
+    LockLost { node: String, why: String },
+}
+
+impl Early {
+    /// In words, for what was cut short.
+    #[must_use]
+    pub fn sentence(&self, what: &str) -> String {
+        match self {
+            Self::Asked => format!("the {what} was cancelled"),
+            Self::AgentStopped { node } => format!("the agent on {node} was stopped in the middle of the {what}"),
+            Self::LockLost { node, why } => {
+                format!("the agent on {node} lost its lock in the middle of the {what}: {why}")
+            }
+        }
+    }
+}
+
+/// Ends an operation before its time, and keeps the reason: the first one counts.
+#[derive(Debug, Clone, Default)]
+pub struct Cancel {
+    token: CancellationToken,
+    early: Arc<OnceLock<Early>>,
+}
+
+impl Cancel {
+    /// Ends it.
+    pub fn end(&self, early: Early) {
+        // A second reason changes nothing.
+        let _ = self.early.set(early);
+        self.token.cancel();
+    }
+
+    /// Why it is to end, once it is.
+    #[must_use]
+    pub fn early(&self) -> Option<Early> {
+        self.token.is_cancelled().then(|| self.early.get().cloned().unwrap_or(Early::Asked))
+    }
+
+    /// Why an operation that failed with `error` was cut short, if it was: here, or for everybody.
+    #[must_use]
+    pub fn early_end(&self, error: &anyhow::Error) -> Option<Early> {
+        self.early().or_else(|| (error.downcast_ref::<Why>() == Some(&Why::Cancelled)).then_some(Early::Asked))
+    }
+}
+
+impl Deref for Cancel {
+    type Target = CancellationToken;
+
+    fn deref(&self) -> &CancellationToken {
+        &self.token
+    }
 }
 
 #[cfg(test)]
@@ -351,7 +412,19 @@ mod tests {
         assert!(fault.contains("index 7"), "{fault}");
         cancel.cancel();
         let error = supervise(Role::Follower, pending(), async {}, pending(), &cancel).await.expect_err("cancelled");
-        assert!(was_cancelled(&error, &CancellationToken::new()));
+        assert_eq!(Cancel::default().early_end(&error), Some(Early::Asked));
+    }
+
+    #[test]
+    fn an_early_end_keeps_its_first_reason() {
+        let cancel = Cancel::default();
+        assert_eq!(cancel.early_end(&anyhow::anyhow!("no room")), None, "that is a failure");
+        let stopped = Early::AgentStopped { node: "h:1".into() };
+        cancel.clone().end(stopped.clone());
+        cancel.end(Early::Asked);
+        assert!(cancel.is_cancelled());
+        assert_eq!(cancel.early_end(&Why::Cancelled.into()), Some(stopped.clone()));
+        assert_eq!(stopped.sentence("backup"), "the agent on h:1 was stopped in the middle of the backup");
     }
 
     /// What is read, one after the other; the last one again and again.

@@ -2,10 +2,13 @@
 
 use crate::support::cluster::{Options, ReplicaSet};
 use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
-use pbmbox::control::{Control, LogQuery};
+use pbmbox::control::{Control, LogQuery, TakeLock, Withdrawal};
+use pbmbox::model::lock::LockHeader;
 use pbmbox::model::log::{LogEntry, Severity};
 use pbmbox::model::status::Status;
 use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 fn line(n: i64) -> LogEntry {
@@ -113,4 +116,90 @@ async fn the_old_bell_can_be_dropped_beside_the_original() {
         entry.insert(key, dropped.get(key).expect("a field").clone());
     }
     admin.run_command(doc! { "applyOps": [entry] }).await.expect("a drop of what is not there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operation_is_begun_or_withdrawn_and_never_both() {
+    let set = ReplicaSet::start(Options::default()).await;
+    let control = Control::new(set.client().await);
+    control.set_up().await.expect("set up");
+    let now = control.cluster_time().await.expect("the time");
+    let (kind, others) = ("restore", ["sh1".to_owned()]);
+    let lock = |opid: &str, rs: &str| LockHeader {
+        kind: kind.into(),
+        replset: rs.into(),
+        node: "h:1".into(),
+        opid: opid.into(),
+        epoch: None,
+    };
+    let (mut begun, mut withdrawn) = (0, 0);
+    for n in 0..30 {
+        let opid = format!("opid{n}");
+        let mine = lock(&opid, "cfg");
+        let withdraw = async {
+            // Sometimes the one is the first to arrive, sometimes the other.
+            tokio::time::sleep(Duration::from_micros(n * 200)).await;
+            control.locks.withdraw(kind, &opid, "cfg", &others).await
+        };
+        let (taken, gone) = tokio::join!(control.locks.try_take(&mine, now), withdraw);
+        match (taken.expect("take"), gone.expect("withdraw")) {
+            (TakeLock::Taken, Withdrawal::TooLate { taken }) => {
+                assert_eq!(taken, mine);
+                assert!(!control.locks.is_withdrawn(&opid).await.expect("read"));
+                control.locks.release(&mine).await.expect("release");
+                begun += 1;
+            }
+            (TakeLock::Withdrawn, Withdrawal::Done) => {
+                assert_eq!(control.locks.taken_by(&opid).await.expect("read"), None, "nobody took it");
+                // Asked again, and by another replica set.
+                let again = control.locks.withdraw(kind, &opid, "cfg", &others).await.expect("withdraw");
+                assert_eq!(again, Withdrawal::Done);
+                let of_shard = control.locks.try_take(&lock(&opid, "sh1"), now).await.expect("take");
+                assert_eq!(of_shard, TakeLock::Withdrawn);
+                withdrawn += 1;
+            }
+            both => panic!("not exactly one: {both:?}"),
+        }
+        assert_eq!(control.locks.all().await.expect("read"), [], "no lock is left");
+    }
+    assert!(begun + withdrawn == 30, "{begun} {withdrawn}");
+}
+
+/// A cursor stays with a primary that has become a secondary, and hears of new commands there with its time-out only.
+#[tokio::test(flavor = "multi_thread")]
+async fn commands_are_seen_at_once_after_an_election() {
+    let set = ReplicaSet::start(Options { members: 3, ..Options::default() }).await;
+    let agent = Control::new(set.client().await);
+    agent.set_up().await.expect("set up");
+    let sender = Control::new(set.client().await);
+    sender.commands.send_cancel_backup().await.expect("an old command");
+    let place = agent.commands.end().await.expect("read");
+    let (out, mut seen) = mpsc::channel(16);
+    let stop = CancellationToken::new();
+    let following = tokio::spawn({
+        let (commands, stop) = (agent.commands.clone(), stop.clone());
+        async move { commands.follow(place, out, stop).await }
+    });
+    let mut sent = Vec::new();
+    for elections in 0..3 {
+        if elections > 0 {
+            let primary = set.primary().await;
+            let admin = set.client_of(primary).await.database("admin");
+            admin
+                .run_command(doc! { "replSetStepDown": 15, "secondaryCatchUpPeriodSecs": 10 })
+                .await
+                .expect("step down");
+            assert_ne!(set.primary().await, primary);
+        }
+        for _ in 0..2 {
+            sent.push(sender.commands.send_cancel_backup().await.expect("send"));
+            let since = Instant::now();
+            let got = timeout(Duration::from_secs(30), seen.recv()).await.expect("in time").expect("a command");
+            assert_eq!(Some(&got.id), sent.last(), "each once, and in order");
+            assert!(since.elapsed() < Duration::from_secs(4), "after {elections} elections: {:?}", since.elapsed());
+        }
+    }
+    stop.cancel();
+    following.await.expect("follow");
+    assert!(seen.try_recv().is_err(), "nothing twice");
 }

@@ -255,7 +255,7 @@ impl Rig {
         name.to_owned()
     }
 
-    fn backup_command(ahead: i64, name: &str) -> Document {
+    pub fn backup_command(ahead: i64, name: &str) -> Document {
         let now = DateTime::now().timestamp_millis() / 1000 + ahead;
         let id = ObjectId::from_parts(u32::try_from(now).expect("a time"), rand::random(), rand::random());
         doc! {

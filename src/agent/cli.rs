@@ -3,7 +3,7 @@
 use super::{
     beat, dispatch::Dispatcher, logbook, naming, node::Node, reap, reload::Reload, service, settings::Given, slicer,
 };
-use crate::control::Place;
+use crate::control::{Control, Place};
 use crate::log::{DbSink, Log, last_words};
 use crate::model::{build, names::PBM_VERSION};
 use crate::mongo::admin::explain;
@@ -200,13 +200,14 @@ async fn connect(
     loop {
         let attempt = async {
             let (leader, _) = connect_leader(uri, "pbm-agent").await?;
+            let control = Control::new(leader.clone());
             let node = Node::connect(uri, leader, parallel, lines.clone()).await?;
             if let Some(why) = node.lacks_majority().await {
                 tracing::warn!("{why}");
             }
-            node.control.set_up().await?;
+            control.set_up().await?;
             // Before this agent's line is there: whoever sees the line can rely on it that commands are taken.
-            let place = node.control.commands.end().await?;
+            let place = control.commands.end().await?;
             anyhow::Ok((node, place))
         };
         let patient = async {

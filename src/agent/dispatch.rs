@@ -8,6 +8,8 @@ use crate::control::Place;
 use crate::log::operation;
 use crate::model::command::{Command, name};
 use crate::mongo::admin::explain;
+use crate::rendezvous::{Cancel, Early};
+use anyhow::Result;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -24,14 +26,12 @@ const DRAIN: Duration = Duration::from_secs(60);
 pub(super) struct Dispatcher {
     node: Arc<Node>,
     tasks: TaskTracker,
-    backups: Backups,
-    /// Parent of all operations' tokens.
-    all: CancellationToken,
+    running: Running,
 }
 
 impl Dispatcher {
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node, tasks: TaskTracker::new(), backups: Backups::default(), all: CancellationToken::new() }
+        Self { node, tasks: TaskTracker::new(), running: Running::default() }
     }
 
     /// Takes commands sent after `place` until `stop`, then cancels what runs and waits for its end.
@@ -50,7 +50,7 @@ impl Dispatcher {
                 },
             }
         }
-        self.all.cancel();
+        self.running.end_all(&Early::AgentStopped { node: self.node.me.clone() });
         self.tasks.close();
         if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
             tracing::error!("operations did not end within {} s; leaving them to the other agents", DRAIN.as_secs());
@@ -68,28 +68,30 @@ impl Dispatcher {
             .or_else(|| command.replay.as_ref().map(|r| r.name.clone()))
             .or_else(|| command.profile.as_ref().map(|p| p.name.clone()))
             .unwrap_or_default();
-        let (node, backups, token) = (self.node.clone(), self.backups.clone(), self.all.child_token());
+        let (node, running, cancel) = (self.node.clone(), self.running.clone(), Cancel::default());
         // Here, in the order of the queue, and not in the tasks, which overtake each other: a cancellation meets every
         // backup that was asked for before it, and none after.
-        let mut cancelled = Vec::new();
-        match command.cmd.as_str() {
-            name::BACKUP => backups.begin(&opid, &token),
-            name::CANCEL_BACKUP => cancelled = backups.cancel(),
-            _ => {}
-        }
+        let cancelled = if command.cmd == name::CANCEL_BACKUP { running.cancel_backups() } else { Vec::new() };
+        running.begin(&opid, &command.cmd, &cancel);
+        let ended = opid.clone();
         self.tasks.spawn(async move {
             // A configuration that can't be read is reported by the operation itself.
             let epoch = node.control.config.main().await.ok().flatten().and_then(|c| c.epoch);
             let span = operation(&command.cmd, &object, &opid, epoch);
             async move {
                 tracing::debug!("got command {}", command.cmd);
-                let task = Task { node, opid: opid.clone(), epoch, cancel: token };
-                let result = match command.cmd.as_str() {
-                    name::BACKUP => {
-                        let result = ops::backup::handle(task, command.backup).await;
-                        backups.end(&opid);
-                        result
+                match too_late(&node, &command).await {
+                    Ok(None) => {}
+                    Ok(Some(why)) => {
+                        tracing::warn!("{why}");
+                        return;
                     }
+                    // The operation meets the same, and says so where it is seen.
+                    Err(error) => tracing::debug!("{}", explain(&error)),
+                }
+                let task = Task { node, opid: opid.clone(), epoch, cancel };
+                let result = match command.cmd.as_str() {
+                    name::BACKUP => ops::backup::handle(task, command.backup).await,
                     name::CANCEL_BACKUP => {
                         for opid in cancelled {
                             tracing::info!("cancelling the backup with OPID {opid}");
@@ -115,32 +117,54 @@ impl Dispatcher {
             }
             .instrument(span)
             .await;
+            running.end(&ended);
         });
     }
 }
 
-/// Backups that were asked for and have not ended here, by OPID.
-#[derive(Debug, Clone, Default)]
-struct Backups(Arc<Mutex<HashMap<String, CancellationToken>>>);
+/// Why a command is not begun any more, if so.
+async fn too_late(node: &Node, command: &Command) -> Result<Option<String>> {
+    let opid = command.id.to_hex();
+    if node.control.locks.is_withdrawn(&opid).await? {
+        return Ok(Some(format!("the {} was withdrawn by its sender before it began", command.cmd)));
+    }
+    let now = node.control.time_of_last_call().await?;
+    Ok(command.until.filter(|until| until.time < now.time).map(|until| {
+        format!(
+            "the {} came {} s too late: its sender does not wait for it any more, so it is not begun",
+            command.cmd,
+            now.time - until.time
+        )
+    }))
+}
 
-impl Backups {
-    fn begin(&self, opid: &str, token: &CancellationToken) {
-        self.lock().insert(opid.to_owned(), token.clone());
+/// Operations that were asked for and have not ended here: the kind and the means to end it, by OPID.
+#[derive(Debug, Clone, Default)]
+struct Running(Arc<Mutex<HashMap<String, (String, Cancel)>>>);
+
+impl Running {
+    fn begin(&self, opid: &str, kind: &str, cancel: &Cancel) {
+        self.lock().insert(opid.to_owned(), (kind.to_owned(), cancel.clone()));
     }
 
     fn end(&self, opid: &str) {
         self.lock().remove(opid);
     }
 
-    /// Cancels all; gives their OPIDs.
-    fn cancel(&self) -> Vec<String> {
+    /// Cancels all backups; gives their OPIDs.
+    fn cancel_backups(&self) -> Vec<String> {
         let running = self.lock();
-        running.values().for_each(CancellationToken::cancel);
-        running.keys().cloned().collect()
+        let backups = running.iter().filter(|(_, (kind, _))| kind == name::BACKUP);
+        backups.inspect(|(_, (_, cancel))| cancel.end(Early::Asked)).map(|(opid, _)| opid.clone()).collect()
+    }
+
+    /// Ends everything.
+    fn end_all(&self, early: &Early) {
+        self.lock().values().for_each(|(_, cancel)| cancel.end(early.clone()));
     }
 
     /// Poison carries no meaning here: the map is valid between any two calls.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, CancellationToken>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, (String, Cancel)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -151,13 +175,19 @@ mod tests {
 
     #[test]
     fn a_cancellation_meets_what_has_begun_and_nothing_else() {
-        let backups = Backups::default();
-        let [ended, running, later] = [(); 3].map(|()| CancellationToken::new());
-        backups.begin("ended", &ended);
-        backups.begin("running", &running);
-        backups.end("ended");
-        assert_eq!(backups.cancel(), ["running"]);
-        backups.begin("later", &later);
-        assert_eq!([ended, running, later].map(|token| token.is_cancelled()), [false, true, false]);
+        let all = Running::default();
+        let [ended, running, restore, later] = [(); 4].map(|()| Cancel::default());
+        all.begin("ended", name::BACKUP, &ended);
+        all.begin("running", name::BACKUP, &running);
+        all.begin("restore", name::RESTORE, &restore);
+        all.end("ended");
+        assert_eq!(all.cancel_backups(), ["running"]);
+        all.begin("later", name::BACKUP, &later);
+        assert_eq!([&ended, &running, &restore, &later].map(|it| it.is_cancelled()), [false, true, false, false]);
+        // The agent ends: whoever was cancelled before keeps that reason.
+        let stopped = Early::AgentStopped { node: "h:1".into() };
+        all.end_all(&stopped);
+        let ends = [&ended, &running, &restore, &later].map(|it| it.early());
+        assert_eq!(ends, [None, Some(Early::Asked), Some(stopped.clone()), Some(stopped)]);
     }
 }

@@ -5,6 +5,7 @@
 //! only one of them insert the document.
 
 use super::{node::Node, op::roll_call};
+use crate::backup::CANCELED;
 use crate::config::places;
 use crate::control::{Declined, HEARTBEAT, unix_now};
 use crate::model::{
@@ -19,6 +20,7 @@ use crate::model::{
     status::{Condition, Status},
 };
 use crate::mongo::admin::explain;
+use crate::rendezvous::{Cancel, Early};
 use crate::topo::{
     cluster::Cluster,
     elect::{self, Field, Preference},
@@ -30,7 +32,6 @@ use bson::Timestamp;
 use futures::future::{join_all, try_join_all};
 use std::time::Duration;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// How long a group of candidates has to take the lock before the next group is asked.
 const PER_TIER: Duration = Duration::from_secs(5);
@@ -49,7 +50,7 @@ pub(super) async fn lead(
     opid: &str,
     backup: &BackupCmd,
     config: Option<&Config>,
-    cancel: &CancellationToken,
+    cancel: &Cancel,
 ) -> Result<()> {
     let place = place(node, backup, config).await?;
     let cluster = node.cluster().await?;
@@ -63,8 +64,14 @@ pub(super) async fn lead(
         meta.error = Some(reason.clone());
         meta.conditions.push(Condition { timestamp: unix_now(), status: Status::Error, error: Some(reason.clone()) });
     }
-    if !node.control.backups.insert(&meta).await? {
+    // Before and after: the sender withdraws it and then looks for the document, so that one of the two sees the other.
+    if node.control.locks.is_withdrawn(opid).await? || !node.control.backups.insert(&meta).await? {
         return Ok(());
+    }
+    if node.control.locks.is_withdrawn(opid).await? {
+        let why = "it was withdrawn by its sender before any agent took it";
+        node.control.backups.set_status(&backup.name, Status::Error, why).await?;
+        bail!("backup {}: {why}", backup.name);
     }
     if let Some(reason) = reject {
         bail!("backup {} can't start: {reason}", backup.name);
@@ -88,8 +95,13 @@ pub(super) async fn lead(
     let result = tokio::select! {
         biased;
         () = cancel.cancelled() => {
-            node.control.backups.set_status(&backup.name, Status::Canceled, "backup canceled").await?;
-            tracing::info!("the backup was cancelled before it began");
+            let early = cancel.early().unwrap_or(Early::Asked);
+            let (status, reason) = match early {
+                Early::Asked => (Status::Canceled, CANCELED.to_owned()),
+                early => (Status::Error, format!("{}, before it began; make another one", early.sentence("backup"))),
+            };
+            node.control.backups.set_status(&backup.name, status, &reason).await?;
+            tracing::info!("the backup ended before it began: {reason}");
             return Ok(());
         }
         result = nominations => result.map(drop),

@@ -1,12 +1,18 @@
 //! A replica set's lock with its heartbeat, as a guard.
 
+use super::{node::Node, pulse::Pulse};
 use crate::control::{Control, HEARTBEAT, TakeLock};
-use crate::model::lock::{LockHeader, STALE_SECS};
+use crate::model::{
+    command::name,
+    lock::{LockHeader, STALE_SECS},
+};
 use crate::mongo::admin::explain;
+use crate::rendezvous::{Cancel, Early};
 use crate::upkeep::reap;
-use anyhow::Result;
-use std::time::Duration;
-use tokio::time::Instant;
+use anyhow::{Result, anyhow};
+use futures::{StreamExt, stream::FuturesUnordered};
+use std::{sync::Arc, time::Duration};
+use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -29,15 +35,22 @@ pub(super) struct Lease {
 pub(super) enum Taken {
     Yes(Box<Lease>),
     No(String),
+    /// Its sender does not want it any more.
+    Withdrawn,
 }
 
 /// Takes the lock, after cleaning up behind a holder that is lost. `op` is cancelled if the lock is lost later.
-pub(super) async fn take(control: &Control, header: LockHeader, op: &CancellationToken) -> Result<Taken> {
+pub(super) async fn take(node: &Node, header: LockHeader, op: &Cancel) -> Result<Taken> {
+    let control = &node.control;
     for _ in 0..3 {
+        if let Some(early) = op.early() {
+            return Ok(Taken::No(format!("{}, before it began", early.sentence(&header.kind))));
+        }
         let now = control.cluster_time().await?;
         match control.locks.try_take(&header, now).await? {
-            TakeLock::Taken => return Ok(Taken::Yes(Box::new(Lease::start(control.clone(), header, op.clone())))),
+            TakeLock::Taken => return Ok(Taken::Yes(Box::new(Lease::start(node, header, op.clone())))),
             TakeLock::AlreadyRun => return Ok(Taken::No("it was already run on this replica set".into())),
+            TakeLock::Withdrawn => return Ok(Taken::Withdrawn),
             TakeLock::Busy { by } if by.header.opid == header.opid => {
                 return Ok(Taken::No(format!("{} does it", by.header.node)));
             }
@@ -55,10 +68,11 @@ pub(super) async fn take(control: &Control, header: LockHeader, op: &Cancellatio
 }
 
 impl Lease {
-    fn start(control: Control, header: LockHeader, op: CancellationToken) -> Self {
+    fn start(node: &Node, header: LockHeader, op: Cancel) -> Self {
         let lost = CancellationToken::new();
-        let beats = tokio::spawn(beat(control.clone(), header.clone(), op, lost.clone()));
-        Self { control, header, beats: AbortOnDropHandle::new(beats), lost }
+        let leads = node.in_leader_rs;
+        let beats = keep_beating(&node.pulse, header.clone(), leads, op, lost.clone());
+        Self { control: node.control.clone(), header, beats, lost }
     }
 
     /// Did the operation end because the lock was lost?
@@ -84,31 +98,118 @@ impl Lease {
     }
 }
 
-/// Ends the operation when the lock is lost, and before others may think so: who can't reach the control collections
-/// must have stopped to write when somebody else cleans up behind it.
-async fn beat(control: Control, header: LockHeader, op: CancellationToken, lost: CancellationToken) {
-    let mut last = Instant::now();
-    loop {
-        tokio::time::sleep(HEARTBEAT).await;
-        let began = Instant::now();
-        let attempt = async {
-            let now = control.cluster_time().await?;
-            control.locks.beat(&header, now).await
+/// Shows that the holder lives, and ends the operation when the lock is lost, before others may think so: who can't reach
+/// the control collections must have stopped to write when somebody else cleans up behind it.
+fn keep_beating(
+    pulse: &Pulse,
+    header: LockHeader,
+    leads: bool,
+    op: Cancel,
+    lost: CancellationToken,
+) -> AbortOnDropHandle<()> {
+    let mine = Arc::new((pulse.control.clone(), header.clone()));
+    pulse.spawn(async move {
+        let attempt = move || {
+            let mine = mine.clone();
+            async move { attempt(&mine.0, &mine.1, leads).await }
         };
-        // Limited by our own clock's seconds: to find no server takes the driver long.
-        match tokio::time::timeout_at(last + FENCE, attempt).await {
-            Ok(Ok(true)) => last = began,
-            Ok(Ok(false)) => {
-                tracing::error!("the lock of {} was taken away; ending the operation", header.replset);
-                break;
+        let why = beat(attempt).await;
+        tracing::error!("{}: {why}; ending the operation", header.replset);
+        lost.cancel();
+        op.end(Early::LockLost { node: header.node, why });
+    })
+}
+
+/// One heartbeat of the lock, and of the operation's document if this agent leads it. `false` if the lock is not ours.
+async fn attempt(control: &Control, header: &LockHeader, leads: bool) -> Result<bool> {
+    let now = control.cluster_time().await?;
+    if !control.locks.beat(header, now).await? {
+        return Ok(false);
+    }
+    match header.kind.as_str() {
+        name::BACKUP if leads => control.backups.beat_of(&header.opid, now).await?,
+        name::RESTORE | name::REPLAY if leads => control.restores.beat_of(&header.opid, now).await?,
+        _ => {}
+    }
+    Ok(true)
+}
+
+/// Tries every few seconds until the lock is lost; gives the reason.
+///
+/// An attempt does not wait for the one before: each may take nearly as long as [`FENCE`], because a majority confirms it
+/// late, and one that hangs on a dead connection or a server that stands still must not keep the next one from the new
+/// primary.
+async fn beat<F: Future<Output = Result<bool>>>(attempt: impl Fn() -> F) -> String {
+    let mut ticks = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut last = Instant::now();
+    let mut failed = None;
+    let mut attempts = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            () = sleep_until(last + FENCE) => {
+                let why = failed.map(|why| format!(" ({why})")).unwrap_or_default();
+                return format!("the lock could not be refreshed for {} s{why}", FENCE.as_secs());
             }
-            Ok(Err(error)) if last.elapsed() < FENCE => tracing::warn!("{}", explain(&error)),
-            Ok(Err(_)) | Err(_) => {
-                tracing::error!("the lock could not be refreshed for {} s; ending the operation", FENCE.as_secs());
-                break;
+            _ = ticks.tick() => {
+                let began = Instant::now();
+                let attempt = timeout(FENCE, attempt());
+                attempts.push(async move {
+                    let done = attempt.await;
+                    (began, done.unwrap_or_else(|_| Err(anyhow!("no answer within {} s", FENCE.as_secs()))))
+                });
             }
+            Some((began, done)) = attempts.next() => match done {
+                Ok(true) => last = last.max(began),
+                Ok(false) => return "the lock was taken away".to_owned(),
+                Err(error) => {
+                    let why = explain(&error);
+                    tracing::warn!("{why}");
+                    failed = Some(why);
+                }
+            },
         }
     }
-    lost.cancel();
-    op.cancel();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{cell::Cell, future::pending};
+    use tokio::time::sleep;
+
+    /// What an attempt after so many others does; for ten minutes, or until the lock is lost.
+    async fn held<F: Future<Output = Result<bool>>>(attempt: impl Fn(u32) -> F) -> Result<(), (String, u64)> {
+        let (since, count) = (Instant::now(), Cell::new(0));
+        let beats = beat(|| {
+            count.set(count.get() + 1);
+            attempt(count.get())
+        });
+        timeout(Duration::from_secs(600), beats).await.map_or(Ok(()), |why| Err((why, since.elapsed().as_secs())))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_outlives_slow_and_hanging_heartbeats() {
+        let slow = |_| async {
+            sleep(Duration::from_secs(22)).await;
+            Ok(true)
+        };
+        assert_eq!(held(slow).await, Ok(()), "confirmed late");
+        // Each second one hangs for ever, as with a server that stands still until another one is the primary.
+        let hanging = |n| async move { if n % 4 == 0 { Ok(true) } else { pending().await } };
+        assert_eq!(held(hanging).await, Ok(()), "three of four hang");
+        let failing = |n| async move { if n % 4 == 0 { Ok(true) } else { Err(anyhow!("no primary")) } };
+        assert_eq!(held(failing).await, Ok(()), "three of four fail");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_cannot_be_refreshed_is_given_up_in_time() {
+        let (why, after) = held(|_| async { Err(anyhow!("no primary")) }).await.expect_err("lost");
+        assert!(after == 29 && why == "the lock could not be refreshed for 29 s (no primary)", "{after}: {why}");
+        let (why, after) =
+            held(|n| async move { if n <= 2 { Ok(true) } else { pending().await } }).await.expect_err("lost");
+        assert!(after == 39 && why.starts_with("the lock could not be refreshed for 29 s"), "{after}: {why}");
+        let (why, after) = held(|n| async move { Ok(n <= 2) }).await.expect_err("lost");
+        assert!(after == 15 && why == "the lock was taken away", "{after}: {why}");
+    }
 }

@@ -27,6 +27,7 @@ mod naming;
 mod node;
 mod op;
 mod ops;
+mod pulse;
 mod reap;
 mod reload;
 mod service;

@@ -1,5 +1,6 @@
 //! What every part of an agent works with: its mongod, the leader replica set, its settings.
 
+use super::pulse::Pulse;
 use crate::config::{self, places};
 use crate::control::Control;
 use crate::log::DbSink;
@@ -32,6 +33,8 @@ pub(super) struct Node {
     pub primary: Client,
     /// The control collections, through the leader replica set's primary.
     pub control: Control,
+    /// Where heartbeats are sent from.
+    pub pulse: Pulse,
     /// The main configuration as this agent read it last, at most a heartbeat ago.
     pub config: watch::Sender<Option<Config>>,
     /// Other clusters that make backups on the main storage, as far as this agent has seen.
@@ -73,6 +76,7 @@ impl Node {
         Ok(Self {
             version: admin::version(&client).await?,
             control: Control::new(leader),
+            pulse: Pulse::start(uri).await?,
             config: watch::Sender::new(None),
             shared: watch::Sender::new(Vec::new()),
             uri: Uri(uri.to_owned()),

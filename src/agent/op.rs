@@ -2,7 +2,7 @@
 //! compile.
 //!
 //! # Overview
-//! `Received` → [`Op::check`] → `Eligible` → election or [`Op::only_primary`] → `Elected` → [`Op::lease`] → `Leased` →
+//! `Received` → [`Op::check`] → `Eligible` → election, or [`Op::on_primary`] → `Elected` → [`Op::lease`] → `Leased` →
 //! [`Op::run`]. Most agents have nothing to do for most commands: standing down is a value, not an error.
 
 use super::{
@@ -10,13 +10,17 @@ use super::{
     node::Node,
 };
 use crate::model::agent::AgentStat;
-use crate::mongo::admin;
+use crate::mongo::admin::{self, explain};
+use crate::rendezvous::{Cancel, Early};
 use crate::topo::suits::MAX_LAG_SECS;
 use anyhow::{Context, Result};
 use bson::Timestamp;
 use futures::FutureExt;
-use std::panic::{AssertUnwindSafe, resume_unwind};
-use tokio_util::sync::CancellationToken;
+use std::{
+    panic::{AssertUnwindSafe, resume_unwind},
+    time::Duration,
+};
+use tokio::time::Instant;
 
 /// An operation in state `S`.
 #[derive(Debug)]
@@ -26,7 +30,7 @@ pub(super) struct Op<S> {
     pub opid: String,
     pub epoch: Option<Timestamp>,
     /// Ends the operation early: by command, by signal, or because the lock was lost.
-    pub cancel: CancellationToken,
+    pub cancel: Cancel,
     pub state: S,
 }
 
@@ -35,9 +39,7 @@ pub(super) struct Op<S> {
 pub(super) struct Received;
 /// This node could do it.
 #[derive(Debug)]
-pub(super) struct Eligible {
-    pub is_primary: bool,
-}
+pub(super) struct Eligible;
 /// This node is meant to do it.
 #[derive(Debug)]
 pub(super) struct Elected;
@@ -53,23 +55,21 @@ pub(super) struct Leased {
 pub(super) enum Gate<T> {
     Go(T),
     StandDown(String),
+    /// Its sender has given up on it: nothing is written of it anywhere.
+    Withdrawn,
 }
 
 impl<T> Gate<T> {
-    /// The next step, if there is one.
-    pub fn and_then<U>(self, step: impl FnOnce(T) -> Gate<U>) -> Gate<U> {
-        match self {
-            Self::Go(op) => step(op),
-            Self::StandDown(why) => Gate::StandDown(why),
-        }
-    }
-
     /// The way on; `None`, with the reason in the log, where most agents have nothing to do.
     pub fn go(self) -> Option<T> {
         match self {
             Self::Go(op) => Some(op),
             Self::StandDown(why) => {
                 tracing::debug!("nothing to do here: {why}");
+                None
+            }
+            Self::Withdrawn => {
+                tracing::info!("it was withdrawn by its sender before it began");
                 None
             }
         }
@@ -82,36 +82,71 @@ impl<S> Op<S> {
     }
 }
 
+/// How long a node that is not the primary waits to become it, while nobody else does the work: a command may come in the
+/// middle of an election.
+const FOR_AN_ELECTION: Duration = Duration::from_secs(20);
+
 impl Op<Received> {
+    /// For work that only the primary can do.
+    pub async fn on_primary(self, node: &Node) -> Result<Gate<Op<Elected>>> {
+        let until = Instant::now() + FOR_AN_ELECTION;
+        loop {
+            let mut waiter = node.control.bell.waiter();
+            // A node that does not answer may be the primary in a moment.
+            let why = match is_fit(node).await {
+                Ok(Fit::Primary) => return Ok(Gate::Go(self.into_state(Elected))),
+                Ok(Fit::Secondary) => "the primary does this".to_owned(),
+                Ok(Fit::Never(why)) => return Ok(Gate::StandDown(why)),
+                Ok(Fit::NotNow(why)) => why,
+                Err(error) => explain(&error),
+            };
+            if let Some(begun) = node.control.locks.begun_in(&self.opid, &node.rs).await? {
+                return Ok(Gate::StandDown(format!("{why}; {} has begun it", begun.node)));
+            }
+            if self.cancel.is_cancelled() || Instant::now() >= until {
+                return Ok(Gate::StandDown(why));
+            }
+            tokio::select! {
+                () = self.cancel.cancelled() => {}
+                () = waiter.next() => {}
+            }
+        }
+    }
+
     /// Is this node in a state to work at all?
     pub async fn check(self, node: &Node) -> Result<Gate<Op<Eligible>>> {
-        let hello = node.hello().await?;
-        let status = admin::repl_status(&node.client).await?;
-        let me = status.me().context("replSetGetStatus names no member as itself")?;
-        if hello.arbiter_only {
-            return Ok(Gate::StandDown("this node is an arbiter".into()));
-        }
-        if !matches!(me.state, 1 | 2) {
-            return Ok(Gate::StandDown(format!("this node's state is {}", me.state_str)));
-        }
-        if status.lag_secs() >= MAX_LAG_SECS {
-            return Ok(Gate::StandDown(format!("this node is {} s behind the primary", status.lag_secs())));
-        }
-        let is_primary = hello.is_primary();
-        Ok(Gate::Go(self.into_state(Eligible { is_primary })))
+        Ok(match is_fit(node).await? {
+            Fit::Primary | Fit::Secondary => Gate::Go(self.into_state(Eligible)),
+            Fit::Never(why) | Fit::NotNow(why) => Gate::StandDown(why),
+        })
     }
 }
 
-impl Op<Eligible> {
-    /// For work that only the primary can do.
-    pub fn only_primary(self) -> Gate<Op<Elected>> {
-        if self.state.is_primary {
-            Gate::Go(self.into_state(Elected))
-        } else {
-            Gate::StandDown("the primary does this".into())
-        }
-    }
+/// Can this node work?
+enum Fit {
+    Primary,
+    Secondary,
+    Never(String),
+    NotNow(String),
+}
 
+async fn is_fit(node: &Node) -> Result<Fit> {
+    let hello = node.hello().await?;
+    let status = admin::repl_status(&node.client).await?;
+    let me = status.me().context("replSetGetStatus names no member as itself")?;
+    if hello.arbiter_only {
+        return Ok(Fit::Never("this node is an arbiter".into()));
+    }
+    if !matches!(me.state, 1 | 2) {
+        return Ok(Fit::NotNow(format!("this node's state is {}", me.state_str)));
+    }
+    if status.lag_secs() >= MAX_LAG_SECS {
+        return Ok(Fit::NotNow(format!("this node is {} s behind the primary", status.lag_secs())));
+    }
+    Ok(if hello.is_primary() { Fit::Primary } else { Fit::Secondary })
+}
+
+impl Op<Eligible> {
     /// For work that any agent can do: whoever takes the lock first.
     pub fn anybody(self) -> Op<Elected> {
         self.into_state(Elected)
@@ -127,9 +162,10 @@ impl Op<Elected> {
     /// Takes the replica set's lock.
     pub async fn lease(self, node: &Node, kind: &str) -> Result<Gate<Op<Leased>>> {
         let header = node.lock_header(kind, &self.opid, self.epoch);
-        Ok(match lease::take(&node.control, header, &self.cancel).await? {
+        Ok(match lease::take(node, header, &self.cancel).await? {
             Taken::Yes(lease) => Gate::Go(self.into_state(Leased { lease })),
             Taken::No(why) => Gate::StandDown(why),
+            Taken::Withdrawn => Gate::Withdrawn,
         })
     }
 }
@@ -140,6 +176,11 @@ impl Op<Leased> {
         let outcome = AssertUnwindSafe(work(&self)).catch_unwind().await;
         self.state.lease.release().await;
         outcome.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
+    /// Why it is cut short, for what it does in words.
+    pub fn why_early(&self, what: &str) -> String {
+        self.cancel.early().unwrap_or(Early::Asked).sentence(what)
     }
 
     /// The operation was cancelled because the lock was lost.

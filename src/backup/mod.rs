@@ -9,14 +9,13 @@ mod sampler;
 use crate::control::{Control, ControlBoard};
 use crate::model::{backup::BackupMeta, command::BackupCmd, config::Config, status::Status};
 use crate::mongo::admin::{self, Version};
-use crate::rendezvous::{Role, named, supervise, was_cancelled, watch};
+use crate::rendezvous::{Cancel, Early, Role, named, supervise, watch};
 use crate::storage::Storage;
 use crate::topo::cluster::Cluster;
 use crate::upkeep::balancer;
 use anyhow::Result;
 use mongodb::Client;
 use std::{sync::Arc, time::Duration};
-use tokio_util::sync::CancellationToken;
 
 /// Everything a backup recipe works with.
 #[derive(Debug)]
@@ -42,8 +41,11 @@ pub struct Cx {
     pub version: Version,
     /// Collections dumped at once.
     pub parallel: usize,
-    pub cancel: CancellationToken,
+    pub cancel: Cancel,
 }
+
+/// The reason of a backup that somebody cancelled, in the original's words.
+pub const CANCELED: &str = "backup canceled";
 
 /// Runs the backup of this replica set. On failure the backup's documents say why before this returns.
 ///
@@ -65,12 +67,15 @@ pub async fn run(cx: &Cx) -> Result<()> {
             Ok(())
         }
         Err(error) => {
-            let (status, reason) = if was_cancelled(&error, &cx.cancel) {
-                (Status::Canceled, "backup canceled".to_owned())
-            } else {
-                let reason = admin::explain(&error);
-                let reason = if cx.cluster.sharded { named(reason, &error, &cx.rs, &cx.me) } else { reason };
-                (Status::Error, reason)
+            let (status, reason) = match cx.cancel.early_end(&error) {
+                Some(Early::Asked) => (Status::Canceled, CANCELED.to_owned()),
+                // Nobody asked for it: somebody has to know that a backup is missing.
+                Some(early) => (Status::Error, format!("{}; make another one", early.sentence("backup"))),
+                None => {
+                    let reason = admin::explain(&error);
+                    let reason = if cx.cluster.sharded { named(reason, &error, &cx.rs, &cx.me) } else { reason };
+                    (Status::Error, reason)
+                }
             };
             cx.give_balancer_back().await;
             board.end_badly(status, &reason).await;

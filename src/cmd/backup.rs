@@ -5,6 +5,7 @@ use super::{
     context::Context,
     ending::Waiting,
     error::{CliError, Result},
+    give_up::Sent,
     output::Report,
     profile, selection, storage, units,
     wait::{self, Goal},
@@ -14,7 +15,7 @@ use crate::config::places;
 use crate::control::LogQuery;
 use crate::model::{
     backup::{BackupMeta, BackupType},
-    command::BackupCmd,
+    command::{self, BackupCmd},
     compression::Compression,
     config::{BackupConf, Config},
     log::Severity,
@@ -150,7 +151,8 @@ impl Backup {
         let to = place.name.as_ref().map(|profile| format!(" to the storage of profile {profile}")).unwrap_or_default();
         cx.out.note(&format!("Starting backup {name}{to}"));
         let opid = cx.control.commands.send_backup(command).await?.to_hex();
-        wait::appears::<BackupMeta>(cx, &name, TAKEN_WITHIN).await?;
+        let sent = Sent { kind: command::name::BACKUP, opid: &opid };
+        wait::appears::<BackupMeta>(cx, &name, sent, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
         let meta = wait::follow::<BackupMeta>(cx, &name, goal, self.waiting.limit()).await?;
         cx.out.print(&Made {

@@ -3,6 +3,7 @@
 use super::{
     context::Context,
     error::{CliError, Kind, Result},
+    give_up::{self, GivenUp, Sent, give_up},
 };
 use crate::config::duration;
 use crate::control::LogQuery;
@@ -54,7 +55,7 @@ pub fn limit(given: Option<Duration>) -> Option<Duration> {
 ///
 /// # Errors
 /// It failed, nobody does it, its agent is lost, `limit` is over, or SIGINT came.
-pub async fn follow(cx: &Context, event: &str, opid: &str, limit: Option<Duration>) -> Result<()> {
+pub async fn follow(cx: &Context, event: &'static str, opid: &str, limit: Option<Duration>) -> Result<()> {
     let hint = format!("`pbm logs -e {event} -i {opid}` shows how it goes on");
     let limited = async {
         match limit {
@@ -68,12 +69,17 @@ pub async fn follow(cx: &Context, event: &str, opid: &str, limit: Option<Duratio
             Err(CliError::new(Kind::WaitOver, "it has not ended within the --wait-time; it goes on").hint(hint))
         }
         _ = tokio::signal::ctrl_c() => {
-            Err(CliError::new(Kind::Interrupted, "interrupted: it goes on without us").hint(hint))
+            Err(match give_up(cx, Sent { kind: event, opid }).await {
+                GivenUp::TooLate { .. } => {
+                    CliError::new(Kind::Interrupted, "interrupted: it goes on without us").hint(hint)
+                }
+                given_up => give_up::interrupted("the command", given_up),
+            })
         }
     }
 }
 
-async fn watch(cx: &Context, event: &str, opid: &str) -> Result<()> {
+async fn watch(cx: &Context, event: &'static str, opid: &str) -> Result<()> {
     let until = Instant::now() + TAKEN_WITHIN;
     let mut waiter = cx.control.bell.waiter();
     let taker = loop {
@@ -81,8 +87,10 @@ async fn watch(cx: &Context, event: &str, opid: &str) -> Result<()> {
             break taker;
         }
         if Instant::now() >= until {
-            return Err(CliError::failed(format!("no agent took the command within {} s", TAKEN_WITHIN.as_secs()))
-                .hint("see `pbm status -s cluster` for the agents and `pbm logs -s D` for what they say"));
+            match give_up(cx, Sent { kind: event, opid }).await {
+                GivenUp::TooLate { taken } => break taken,
+                given_up => return Err(give_up::nobody("the command", TAKEN_WITHIN, given_up)),
+            }
         }
         waiter.next().await;
     };

@@ -22,6 +22,7 @@ mod ending;
 mod error;
 mod export;
 mod flush;
+mod give_up;
 mod launch;
 mod list;
 mod logs;

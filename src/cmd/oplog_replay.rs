@@ -5,13 +5,18 @@ use super::{
     context::Context,
     ending::Waiting,
     error::{CliError, Result},
+    give_up::Sent,
     moment,
     output::Report,
     restore::{Remapping, TAKEN_WITHIN, parse_remapping},
     units,
     wait::{self, Goal},
 };
-use crate::model::{command::ReplayCmd, restore::RestoreMeta, status::Status};
+use crate::model::{
+    command::{self, ReplayCmd},
+    restore::RestoreMeta,
+    status::Status,
+};
 use crate::preflight::Operation;
 use crate::restore::{replay, slices};
 use bson::Timestamp;
@@ -94,8 +99,9 @@ impl OplogReplay {
         cx.out.note(&format!("Starting oplog replay {name} from {window}"));
         let rs_map = map.iter().map(|(from, to)| (from.clone(), to.into())).collect();
         let command = ReplayCmd { name: name.clone(), start: self.start, end: self.end, rs_map };
-        cx.control.commands.send_replay(command).await?;
-        wait::appears::<RestoreMeta>(cx, &name, TAKEN_WITHIN).await?;
+        let opid = cx.control.commands.send_replay(command).await?.to_hex();
+        let sent = Sent { kind: command::name::REPLAY, opid: &opid };
+        wait::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
         let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.waiting.limit()).await?;
         cx.out.print(&Replayed { name, status: meta.status, sharded: cluster.sharded });

@@ -6,7 +6,9 @@ use super::{
     dry_run::{self, Question},
     ending::Waiting,
     error::{CliError, Result},
-    flush, moment as times,
+    flush,
+    give_up::Sent,
+    moment as times,
     output::Report,
     selection, storage, units,
     wait::{self, Goal},
@@ -14,7 +16,7 @@ use super::{
 use crate::config::{self, places};
 use crate::model::{
     backup::BackupMeta,
-    command::RestoreCmd,
+    command::{self, RestoreCmd},
     config::StorageConf,
     restore::RestoreMeta,
     selection::{Narrowed, Selection},
@@ -219,8 +221,9 @@ impl Restore {
         };
         cx.out.note(&format!("Starting restore {name} of {what}"));
         let command = self.command(&name, &backup, target, (nss, narrowed));
-        cx.control.commands.send_restore(command).await?;
-        wait::appears::<RestoreMeta>(cx, &name, TAKEN_WITHIN).await?;
+        let opid = cx.control.commands.send_restore(command).await?.to_hex();
+        let sent = Sent { kind: command::name::RESTORE, opid: &opid };
+        wait::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
         let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.waiting.limit()).await?;
         let snapshot = target.is_none().then_some(backup.name);

@@ -4,6 +4,7 @@ use super::{
     checks,
     context::Context,
     error::{CliError, Kind, Result},
+    give_up::{self, GivenUp, Sent, give_up},
 };
 use crate::control::LogQuery;
 use crate::model::{command::name, lock::is_stale, log::Severity};
@@ -39,8 +40,11 @@ pub async fn follow(cx: &Context, opid: &str, limit: Option<Duration>) -> Result
         silent = life(cx, opid) => Err(silent),
         () = limited => Err(CliError::new(Kind::WaitOver, "the resync has not ended within the --wait-time; it goes on")
             .hint(format!("`pbm logs -e resync -i {opid}` shows it"))),
-        _ = tokio::signal::ctrl_c() => Err(CliError::new(Kind::Interrupted, "interrupted: the resync goes on without us")
-            .hint(format!("`pbm logs -e resync -i {opid}` shows it"))),
+        _ = tokio::signal::ctrl_c() => Err(match give_up(cx, Sent { kind: name::RESYNC, opid }).await {
+            GivenUp::TooLate { .. } => CliError::new(Kind::Interrupted, "interrupted: the resync goes on without us")
+                .hint(format!("`pbm logs -e resync -i {opid}` shows it")),
+            given_up => give_up::interrupted("the resync", given_up),
+        }),
     }
 }
 
@@ -114,6 +118,12 @@ async fn life(cx: &Context, opid: &str) -> CliError {
             seen = Instant::now();
         }
         if seen.elapsed() > SILENCE {
+            if !matches!(cx.control.locks.was_taken(opid).await, Ok(true)) {
+                match give_up(cx, Sent { kind: name::RESYNC, opid }).await {
+                    GivenUp::TooLate { .. } => continue,
+                    given_up => return give_up::nobody("the resync", SILENCE, given_up),
+                }
+            }
             return CliError::failed(format!("the resync gives no sign of life for {} s", SILENCE.as_secs()))
                 .hint("see `pbm status -s cluster` for the agents and `pbm logs -e resync`");
         }

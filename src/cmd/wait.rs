@@ -6,6 +6,7 @@
 use super::{
     context::Context,
     error::{self, CliError, Kind, Result},
+    give_up::{self, GivenUp, Sent, give_up},
     progress::View,
 };
 use crate::control::Plane;
@@ -99,11 +100,15 @@ impl Goal {
     }
 }
 
+/// After an agent has taken the command, how long until it says so in a document.
+const TAKEN: Duration = Duration::from_secs(45);
+
 /// Waits until the operation's document is there.
 ///
 /// # Errors
-/// It does not come within `limit`: no agent took the command.
-pub async fn appears<T: Watched>(cx: &Context, name: &str, limit: Duration) -> Result<T> {
+/// It does not come within `limit`, or somebody interrupts the waiting: the command was withdrawn, as far as that was
+/// possible.
+pub async fn appears<T: Watched>(cx: &Context, name: &str, sent: Sent<'_>, limit: Duration) -> Result<T> {
     let look = async {
         loop {
             let mut waiter = cx.control.bell.waiter();
@@ -114,11 +119,29 @@ pub async fn appears<T: Watched>(cx: &Context, name: &str, limit: Duration) -> R
             }
         }
     };
-    interruptible(T::WHAT, name, Some(limit), look, || {
-        CliError::failed(format!("no agent took the {} {name} within {} s", T::WHAT, limit.as_secs()))
-            .hint("see `pbm status -s cluster` for the agents and `pbm logs -s D` for what they say")
-    })
-    .await
+    tokio::pin!(look);
+    let what = format!("the {} {name}", T::WHAT);
+    let interrupted = tokio::select! {
+        found = &mut look => return Ok(found),
+        () = sleep(limit) => false,
+        _ = tokio::signal::ctrl_c() => true,
+    };
+    let given_up = give_up(cx, sent).await;
+    if let GivenUp::Withdrawn = given_up {
+        // Whoever leads it may have written the document a moment before, and then nobody takes part.
+        let _ = T::docs(&cx.control).set_status(name, Status::Error, "it was withdrawn before any agent took it").await;
+    }
+    if interrupted {
+        return Err(give_up::interrupted(&what, given_up));
+    }
+    if let GivenUp::TooLate { .. } = given_up {
+        tokio::select! {
+            found = &mut look => return Ok(found),
+            () = sleep(TAKEN) => {}
+            _ = tokio::signal::ctrl_c() => return Err(give_up::interrupted(&what, given_up)),
+        }
+    }
+    Err(give_up::nobody(&what, limit, given_up))
 }
 
 /// Follows the operation to its goal; shows what happens.

@@ -9,16 +9,19 @@ use crate::model::{
     config::StorageConf,
     names,
 };
-use crate::mongo::admin::explain;
-use anyhow::{Context, Result};
-use bson::{Document, doc, oid::ObjectId};
+use crate::mongo::{self, admin::explain};
+use anyhow::{Context, Result, anyhow};
+use bson::{Document, Timestamp, doc, oid::ObjectId};
 use futures::{StreamExt, TryStreamExt};
 use mongodb::{
-    Collection, Database,
-    options::{CursorType, ReadConcern},
+    Collection, Cursor, Database,
+    options::{CursorType, ReadConcern, ReadPreference, SelectionCriteria},
 };
-use std::{collections::HashSet, sync::Arc};
-use tokio::sync::mpsc;
+use std::{collections::HashSet, sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Sends and follows commands.
@@ -33,7 +36,38 @@ pub struct Commands {
 #[derive(Debug, Default)]
 pub struct Place {
     known: HashSet<ObjectId>,
+    /// The newest of them.
+    newest: Option<ObjectId>,
 }
+
+impl Place {
+    /// The command of a document that is not known yet and can be read.
+    fn take(&mut self, document: Document) -> Option<Command> {
+        let Ok(id) = document.get_object_id("_id") else {
+            tracing::warn!("a document in admin.pbmCmd without an ObjectId as _id is ignored");
+            return None;
+        };
+        if !self.known.insert(id) {
+            return None;
+        }
+        self.newest = Some(id);
+        match bson::deserialize_from_document(document) {
+            Ok(command) => Some(command),
+            Err(error) => {
+                tracing::error!("the command {id} can't be read and is ignored: {error}");
+                None
+            }
+        }
+    }
+}
+
+/// The longest that a command goes unseen while the primary answers.
+const LOOK: Duration = Duration::from_millis(1500);
+/// How long a look may take: a server that stands still must not keep us from the one that follows it.
+const LOOK_LIMIT: Duration = Duration::from_secs(4);
+/// How long anybody may begin a command, in cluster time: longer than any sender waits for it. It counts when the sender
+/// could not withdraw it, being killed or cut off.
+const BEGINS_WITHIN: u32 = 90;
 
 impl Commands {
     pub(super) fn new(db: &Database, bell: &Arc<Bell>) -> Self {
@@ -43,6 +77,9 @@ impl Commands {
     async fn send(&self, command: Command) -> Result<ObjectId> {
         let id = command.id;
         let what = command.cmd.clone();
+        let now = mongo::hello(self.coll.client()).await?.cluster_time();
+        let until = Timestamp { time: now.time.saturating_add(BEGINS_WITHIN), increment: 0 };
+        let command = Command { until: Some(until), ..command };
         let document = bson::serialize_to_document(&command).context("encode the command")?;
         self.coll.insert_one(document).await.with_context(|| format!("queue the command {what} in admin.pbmCmd"))?;
         self.bell.ring().await;
@@ -63,6 +100,7 @@ impl Commands {
             cleanup_failed: None,
             profile: None,
             ts: unix_now(),
+            until: None,
         }
     }
 
@@ -143,65 +181,121 @@ impl Commands {
         let queue = self.coll.find(doc! {}).projection(doc! { "_id": 1 }).read_concern(ReadConcern::local());
         let failed = "read admin.pbmCmd";
         let known: Vec<Document> = queue.await.context(failed)?.try_collect().await.context(failed)?;
-        Ok(Place { known: known.iter().filter_map(|command| command.get_object_id("_id").ok()).collect() })
+        let known = known.iter().filter_map(|command| command.get_object_id("_id").ok());
+        Ok(Place { known: known.collect(), newest: None })
     }
 
     /// Hands over every command sent after `place`, each once and in the order of the queue, until `stop`. Run as a task
     /// of its own.
     ///
+    /// A tailable cursor gives a command within milliseconds. It is not relied on: a cursor stays with its server when
+    /// that is a secondary after an election, where new commands wake it only with its time-out, or when it stands
+    /// still. So the end of the queue is also looked at, on whoever is the primary now, every [`LOOK`]. A command that
+    /// the cursor missed is found by its id, and the cursor is opened anew.
+    ///
     /// Read at local concern: a majority read would wake only with the cursor's time-out, because the wake-up of a capped
-    /// collection comes with the insert, before the majority has it. Commands appear within milliseconds through a
-    /// tailable cursor. The cursor can't live on an empty collection and dies with its primary; then the queue is read
-    /// again, woken by the bell or once a second.
+    /// collection comes with the insert, before the majority has it.
     pub async fn follow(&self, mut place: Place, out: mpsc::Sender<Command>, stop: CancellationToken) {
-        let mut waiter = self.bell.waiter();
+        let mut tail: Option<Cursor<Document>> = None;
+        let mut looks = tokio::time::interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
         loop {
-            tokio::select! {
+            let found = tokio::select! {
                 () = stop.cancelled() => return,
-                result = self.read_on(&mut place, &out) => match result {
-                    Ok(true) => {}
-                    Ok(false) => return,
-                    Err(error) => tracing::warn!("follow admin.pbmCmd: {}; trying again", explain(&error)),
+                next = next_of(&mut tail) => match next {
+                    Some(Ok(document)) => vec![document],
+                    // The cursor is dead, most often with its server.
+                    Some(Err(_)) | None => {
+                        tail = None;
+                        looks.reset_immediately();
+                        continue;
+                    }
                 },
-            }
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = waiter.next() => {}
+                _ = looks.tick() => {
+                    let looked = timeout(LOOK_LIMIT, self.look(&mut place, &mut tail)).await;
+                    let looked = looked.unwrap_or_else(|_| {
+                        Err(anyhow!("the primary gave no answer within {} s", LOOK_LIMIT.as_secs()))
+                    });
+                    match looked {
+                        Ok(found) => {
+                            failing = false;
+                            found
+                        }
+                        Err(error) => {
+                            tail = None;
+                            // After a failure the order of the queue may be another one: everything is compared.
+                            place.newest = None;
+                            if !failing {
+                                tracing::warn!("look for commands: {}; trying again", explain(&error));
+                            }
+                            failing = true;
+                            continue;
+                        }
+                    }
+                }
+            };
+            for document in found {
+                let Some(command) = place.take(document) else { continue };
+                if out.send(command).await.is_err() {
+                    return;
+                }
             }
         }
     }
 
-    /// Reads until the cursor ends; `false` when nobody takes commands any more.
-    async fn read_on(&self, place: &mut Place, out: &mpsc::Sender<Command>) -> Result<bool> {
-        if !super::can_be_tailed(&self.coll).await.context("look for commands")? {
-            return Ok(true);
-        }
-        let mut queue = self
+    /// Commands that are not known yet. One small question, as long as the newest command is the same as before.
+    async fn look(&self, place: &mut Place, tail: &mut Option<Cursor<Document>>) -> Result<Vec<Document>> {
+        const READ: &str = "read admin.pbmCmd";
+        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        let newest = self
             .coll
-            .find(doc! {})
-            .cursor_type(CursorType::TailableAwait)
+            .find_one(doc! {})
+            .sort(doc! { "$natural": -1 })
+            .projection(doc! { "_id": 1 })
             .read_concern(ReadConcern::local())
-            .max_await_time(super::AWAIT)
+            .selection_criteria(primary.clone())
             .await
-            .context("open the cursor")?;
-        while let Some(document) = queue.next().await {
-            let document = document.context("read the next command")?;
-            let Ok(id) = document.get_object_id("_id") else {
-                tracing::warn!("a document in admin.pbmCmd without an ObjectId as _id is ignored");
-                continue;
-            };
-            if !place.known.insert(id) {
-                continue;
+            .context(READ)?;
+        // A cursor on an empty collection stays at its end for ever.
+        let Some(newest) = newest.and_then(|found| found.get_object_id("_id").ok()) else { return Ok(Vec::new()) };
+        let missed = if place.newest == Some(newest) {
+            Vec::new()
+        } else {
+            let ids = self.coll.find(doc! {}).projection(doc! { "_id": 1 });
+            let ids = ids.read_concern(ReadConcern::local()).selection_criteria(primary.clone());
+            let ids: Vec<Document> = ids.await.context(READ)?.try_collect().await.context(READ)?;
+            let new: Vec<ObjectId> = ids
+                .iter()
+                .filter_map(|found| found.get_object_id("_id").ok())
+                .filter(|id| !place.known.contains(id))
+                .collect();
+            if !new.is_empty() {
+                *tail = None;
             }
-            match bson::deserialize_from_document::<Command>(document) {
-                Ok(command) => {
-                    if out.send(command).await.is_err() {
-                        return Ok(false);
-                    }
-                }
-                Err(error) => tracing::error!("the command {id} can't be read and is ignored: {error}"),
-            }
+            new
+        };
+        let found = if missed.is_empty() {
+            Vec::new()
+        } else {
+            let new = self.coll.find(doc! { "_id": { "$in": missed } }).sort(doc! { "$natural": 1 });
+            let new = new.read_concern(ReadConcern::local()).selection_criteria(primary.clone());
+            new.await.context(READ)?.try_collect().await.context(READ)?
+        };
+        place.newest = Some(newest);
+        if tail.is_none() {
+            let cursor = self.coll.find(doc! {}).cursor_type(CursorType::TailableAwait).max_await_time(super::AWAIT);
+            let cursor = cursor.read_concern(ReadConcern::local()).selection_criteria(primary);
+            *tail = Some(cursor.await.context("open the cursor on admin.pbmCmd")?);
         }
-        Ok(true)
+        Ok(found)
+    }
+}
+
+/// The next document of the cursor; never, while there is none.
+async fn next_of(tail: &mut Option<Cursor<Document>>) -> Option<mongodb::error::Result<Document>> {
+    match tail {
+        Some(cursor) => cursor.next().await,
+        None => std::future::pending().await,
     }
 }

@@ -40,7 +40,22 @@ pub enum TakeLock {
     Gone,
     /// This operation was already run on this replica set.
     AlreadyRun,
+    /// Whoever sent this operation has given up on it: it must not begin.
+    Withdrawn,
 }
+
+/// How an attempt to withdraw an operation ended.
+#[must_use]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Withdrawal {
+    /// Nobody has begun it, and nobody will.
+    Done,
+    /// This agent was faster: the operation runs, or has run.
+    TooLate { taken: LockHeader },
+}
+
+/// Stands in place of a node in `pbmOpLog` when an operation was withdrawn.
+const WITHDRAWN: &str = "(withdrawn)";
 
 impl Locks {
     pub(super) fn new(db: &Database, bell: &Arc<Bell>) -> Self {
@@ -54,6 +69,9 @@ impl Locks {
 
     /// Tries to take the lock of `want.replset` at cluster time `now`.
     pub async fn try_take(&self, want: &LockHeader, now: Timestamp) -> Result<TakeLock> {
+        if self.is_withdrawn(&want.opid).await? {
+            return Ok(TakeLock::Withdrawn);
+        }
         let lock = Lock { header: want.clone(), hb: now };
         match self.coll.insert_one(&lock).await {
             Ok(_) => {}
@@ -74,7 +92,8 @@ impl Locks {
             }
             Err(error) if is_duplicate_key(&error) => {
                 self.release(want).await?;
-                Ok(TakeLock::AlreadyRun)
+                let withdrawn = self.is_withdrawn(&want.opid).await?;
+                Ok(if withdrawn { TakeLock::Withdrawn } else { TakeLock::AlreadyRun })
             }
             Err(error) => {
                 self.release(want).await?;
@@ -206,6 +225,56 @@ impl Locks {
             .context("read admin.pbmLockOp")
     }
 
+    /// Takes back an operation that no agent has begun.
+    ///
+    /// An agent begins by writing the operation and its replica set into `pbmOpLog`, where each pair can be once; the
+    /// original's agents do the same. The sender writes the pair first, so exactly one of the two wins. What decides is
+    /// the entry of the `leader` replica set: without its agent no operation gets beyond its checks. Those of the
+    /// `others` only spare their agents the waiting.
+    pub async fn withdraw(&self, kind: &str, opid: &str, leader: &str, others: &[String]) -> Result<Withdrawal> {
+        let entry = |replset: &str| LockHeader {
+            kind: kind.to_owned(),
+            replset: replset.to_owned(),
+            node: WITHDRAWN.to_owned(),
+            opid: opid.to_owned(),
+            epoch: None,
+        };
+        match self.once.insert_one(entry(leader)).await {
+            Ok(_) => {}
+            Err(error) if is_duplicate_key(&error) => {
+                let taken = self.begun_in(opid, leader).await?;
+                // Gone again, or our own of an earlier attempt whose answer was lost.
+                if let Some(taken) = taken.filter(|taken| taken.node != WITHDRAWN) {
+                    return Ok(Withdrawal::TooLate { taken });
+                }
+            }
+            Err(error) => return Err(error).context("withdraw the operation in admin.pbmOpLog"),
+        }
+        for other in others {
+            if let Err(error) = self.once.insert_one(entry(other)).await
+                && !is_duplicate_key(&error)
+            {
+                tracing::debug!("withdraw the operation for {other}: {error}");
+            }
+        }
+        self.bell.ring().await;
+        Ok(Withdrawal::Done)
+    }
+
+    /// Has the sender of this operation given up on it?
+    pub async fn is_withdrawn(&self, opid: &str) -> Result<bool> {
+        if opid.is_empty() {
+            return Ok(false);
+        }
+        let found = self.once.find_one(doc! { "opid": opid, "node": WITHDRAWN }).await;
+        Ok(found.context("read admin.pbmOpLog")?.is_some())
+    }
+
+    /// Who began this operation in this replica set, or withdrew it.
+    pub async fn begun_in(&self, opid: &str, replset: &str) -> Result<Option<LockHeader>> {
+        self.once.find_one(doc! { "opid": opid, "replset": replset }).await.context("read admin.pbmOpLog")
+    }
+
     /// Did anybody take the lock for this operation, now or before?
     pub async fn was_taken(&self, opid: &str) -> Result<bool> {
         Ok(self.taken_by(opid).await?.is_some())
@@ -213,7 +282,8 @@ impl Locks {
 
     /// Who took the lock for this operation, now or before; of several replica sets one.
     pub async fn taken_by(&self, opid: &str) -> Result<Option<LockHeader>> {
-        self.once.find_one(doc! { "opid": opid }).await.context("read admin.pbmOpLog")
+        let taken = doc! { "opid": opid, "node": { "$ne": WITHDRAWN } };
+        self.once.find_one(taken).await.context("read admin.pbmOpLog")
     }
 
     /// All locks, stale ones included.

@@ -33,7 +33,7 @@ pub use chunk_table::ChunkTable;
 pub use chunks::{ChunkSpan, ChunkTimes, Chunks, Indexed};
 pub use commands::{Commands, Place};
 pub use configs::Configs;
-pub use locks::{Locks, TakeLock};
+pub use locks::{Locks, TakeLock, Withdrawal};
 pub use logs::{LogQuery, Logs};
 pub use ops::{Debt, Declined, OpDocs, OpDocument, Round};
 pub use pitr::Pitr;

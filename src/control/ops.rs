@@ -338,6 +338,15 @@ impl<T: OpDocument> OpDocs<T> {
         Ok(())
     }
 
+    /// As [`Self::beat`], by the OPID and as long as it has not ended; nothing when it has no document yet.
+    pub async fn beat_of(&self, opid: &str, now: Timestamp) -> Result<()> {
+        self.coll
+            .update_one(doc! { "opid": opid, "status": not_final() }, doc! { "$set": { "hb": now } })
+            .await
+            .with_context(|| format!("write the heartbeat in admin.{}", T::COLLECTION))?;
+        Ok(())
+    }
+
     /// Removes one.
     pub async fn remove(&self, name: &str) -> Result<()> {
         self.coll

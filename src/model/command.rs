@@ -36,6 +36,9 @@ pub struct Command {
     pub profile: Option<ProfileCmd>,
     /// Unix seconds, wall clock of the sender.
     pub ts: i64,
+    /// *Added by us*: the cluster time after which nobody is to begin it, because nobody waits for it any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
 }
 
 /// Values of `cmd`, of a lock's `type` and of a log line's event.

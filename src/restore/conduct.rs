@@ -14,7 +14,7 @@ use crate::model::{
     status::{Condition, Status},
 };
 use crate::mongo::admin::{self, Version};
-use crate::rendezvous::{Role, named, supervise, was_cancelled, watch};
+use crate::rendezvous::{Cancel, Role, named, supervise, watch};
 use crate::storage::Storage;
 use crate::topo::cluster::Cluster;
 use crate::upkeep::{balancer, pause};
@@ -23,7 +23,6 @@ use bson::Document;
 use mongodb::Client;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 /// Everything a restore recipe works with.
 #[derive(Debug)]
@@ -44,7 +43,7 @@ pub struct Cx {
     /// Of the restore or replay.
     pub name: String,
     pub version: Version,
-    pub cancel: CancellationToken,
+    pub cancel: Cancel,
 }
 
 impl Cx {
@@ -105,6 +104,12 @@ async fn appears(cx: &Cx) -> Result<()> {
         let mut waiter = cx.control.bell.waiter();
         if cx.control.restores.raw(&cx.name).await?.is_some() {
             return Ok(());
+        }
+        if cx.control.locks.is_withdrawn(&cx.opid).await? {
+            anyhow::bail!(
+                "{}: its sender has withdrawn it before all replica sets began; nothing was changed",
+                cx.name
+            );
         }
         if Instant::now() >= until {
             anyhow::bail!(
@@ -189,11 +194,8 @@ pub(super) async fn carry_out(
             Ok(())
         }
         Err(error) => {
-            let reason = if was_cancelled(&error, &cx.cancel) {
-                format!(
-                    "the agent on {} was stopped, or lost its lock, in the middle of the {what}: the data is incomplete; {again}",
-                    cx.me
-                )
+            let reason = if let Some(early) = cx.cancel.early_end(&error) {
+                format!("{}: the data is incomplete; {again}", early.sentence(what))
             } else if cx.cluster.sharded {
                 named(admin::explain(&error), &error, &cx.rs, &cx.me)
             } else {

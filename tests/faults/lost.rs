@@ -1,9 +1,10 @@
 //! Agents and servers that are killed in the middle of an operation.
 
 use super::rig::{Hold, Rig, SETTLED, USUAL};
+use crate::support::programs::signal;
 use crate::support::state;
 use crate::support::wait;
-use mongodb::bson::{Document, doc};
+use mongodb::bson::{Document, Timestamp, doc};
 use std::time::Instant;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -70,14 +71,71 @@ async fn a_stopped_agent_ends_its_backup_before_it_goes() {
     hold.entered().await;
     let name = rig.reaches("pbmBackups", "running").await;
     let since = Instant::now();
+    // Impatient: the second signal changes nothing.
+    rig.sandbox.agents[0].signal("TERM");
     let status = rig.sandbox.agents[0].terminate().await;
     assert!(status.success(), "{status}");
-    // With nobody left to help.
+    // With nobody left to help. Nobody asked for it either, so it is a failure and not a cancellation.
+    let stopped = format!("the agent on {} was stopped in the middle of the", rig.sandbox.set.address_of(0));
     let end = rig.settles("pbmBackups", &name, since).await;
-    assert_ne!(end.status, "done");
+    assert!(end.status == "error" && end.error.contains(&stopped), "{end:?}");
     hold.release().await;
     rig.restart_agent(0).await;
+    let whole = rig.next_backup_works();
+
+    let hold = Hold::delaying(&rig, "insert", "shop.orders", 5000).await;
+    let child = rig.sandbox.pbm_spawn(&["restore", &whole, "--wait", "-y"]);
+    hold.entered().await;
+    let restore = rig.reaches("pbmRestores", "running").await;
+    let since = Instant::now();
+    rig.sandbox.agents[0].terminate().await;
+    hold.release().await;
+    let said = rig.ended(child, since, SETTLED).await.failed();
+    assert!(said.stderr.contains(&stopped), "{}", said.stderr);
+    let end = rig.settles("pbmRestores", &restore, since).await;
+    assert!(end.status == "error" && end.error.contains(&stopped), "{end:?}");
+    let listed = rig.pbm(&["list", "--restore"]).ok().stdout;
+    assert!(listed.contains("was stopped in the middle"), "{listed}");
+    rig.restart_agent(0).await;
+    rig.pbm(&["restore", &whole, "--wait", "-y"]).ok();
+}
+
+/// Whoever was told that nothing began can rely on it, whatever the agent reads later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_its_sender_gave_up_on_never_begins() {
+    let rig = Rig::start(1).await;
+    let whole = rig.next_backup_works();
+    let commands = rig.admin().collection::<Document>("pbmCmd");
+    let restores = rig.admin().collection::<Document>("pbmRestores");
+    let backups = rig.admin().collection::<Document>("pbmBackups");
+    for args in
+        [&["restore", &whole, "--wait", "-y"][..], &["backup", "--wait"], &["config", "--force-resync", "--wait"]]
+    {
+        let kind = if args[0] == "config" { "resync" } else { args[0] };
+        let count = async || commands.count_documents(doc! { "cmd": kind }).await.expect("count");
+        let before = count().await;
+        rig.sandbox.agents[0].signal("STOP");
+        let child = rig.sandbox.pbm_spawn(args);
+        wait::until("the command", USUAL, async || (count().await > before).then_some(())).await;
+        let since = Instant::now();
+        signal(child.id(), "INT");
+        let said = rig.ended(child, since, SETTLED).await.failed();
+        assert!(said.stderr.contains("was withdrawn before it began"), "{}", said.stderr);
+        rig.sandbox.agents[0].signal("CONT");
+    }
+    // Sent by somebody who died before the withdrawal, an hour ago.
+    let mut late = Rig::backup_command(0, "2026-01-02T03:04:05Z");
+    late.insert("until", Timestamp { time: 1, increment: 0 });
+    commands.insert_one(late).await.expect("queue the command");
+    wait::until("the agent's words", USUAL, async || {
+        let log = rig.sandbox.agents[0].log();
+        let withdrawn = log.matches("was withdrawn by its sender before it began").count();
+        (withdrawn == 3 && log.contains("too late")).then_some(())
+    })
+    .await;
     rig.next_backup_works();
+    assert_eq!(restores.count_documents(doc! {}).await.expect("count"), 0, "the restore began");
+    assert_eq!(backups.count_documents(doc! {}).await.expect("count"), 2, "a backup that nobody waits for began");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,6 @@
 //! Work that one agent of the leader replica set does, whichever comes first, while whoever asked waits for its lock.
 
 use super::Task;
-use crate::agent::op::Gate;
 use crate::mongo::admin::explain;
 use anyhow::{Result, anyhow};
 use std::time::Duration;
@@ -18,14 +17,11 @@ pub(super) async fn run(task: Task, kind: &str, work: impl AsyncFnOnce(&Task) ->
     if !node.in_leader_rs {
         return Ok(());
     }
-    let op = match task.receive("").check(node).await? {
-        Gate::Go(op) => op.anybody().lease(node, kind).await?,
-        Gate::StandDown(why) => Gate::StandDown(why),
-    };
-    let Some(op) = op.go() else { return Ok(()) };
+    let Some(op) = task.receive("").check(node).await?.go() else { return Ok(()) };
+    let Some(op) = op.anybody().lease(node, kind).await?.go() else { return Ok(()) };
     op.run(async |op| {
         let ended = tokio::select! {
-            () = op.cancel.cancelled() => Err(anyhow!("it was cancelled; the same command goes on with it")),
+            () = op.cancel.cancelled() => Err(anyhow!("{}; the same command goes on with it", op.why_early(kind))),
             done = work(&task) => done,
         };
         // Told before the lock is given back: who waits for the lock reads the log then.

@@ -4,7 +4,6 @@ use super::Task;
 use crate::agent::{
     lead::{self, TAKE_OVER},
     node::Node,
-    op::Gate,
     reap, sharing,
 };
 use crate::backup::{self, Cx};
@@ -56,21 +55,16 @@ async fn appears(node: &Node, name: &str) -> Result<bool> {
 
 async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
     let node = &task.node;
-    let op = match task.receive(&backup.name).check(node).await? {
-        Gate::Go(op) => op,
-        Gate::StandDown(why) => return stand_down(&why),
-    };
+    let Some(op) = task.receive(&backup.name).check(node).await?.go() else { return Ok(()) };
     if let Some(why) = not_nominated(task, &backup.name).await? {
-        return stand_down(&why);
+        tracing::debug!("nothing to do here: {why}");
+        return Ok(());
     }
     if let Some(why) = no_source(node).await? {
         tracing::warn!("{} was named for the backup and does not take it: {why}", node.me);
         return node.control.backups.decline(&backup.name, &node.rs, &node.me, &why).await;
     }
-    let op = match op.nominated().lease(node, name::BACKUP).await? {
-        Gate::Go(op) => op,
-        Gate::StandDown(why) => return stand_down(&why),
-    };
+    let Some(op) = op.nominated().lease(node, name::BACKUP).await?.go() else { return Ok(()) };
     op.run(async |op| {
         node.control.backups.acknowledge(&op.name, &node.rs, &node.me).await?;
         let (config, storage) = match storage(node, backup).await {
@@ -141,11 +135,6 @@ async fn no_source(node: &Node) -> Result<Option<String>> {
     // Said at once, in place of a time-out later.
     let starved = condition.no_majority().filter(|_| majority::is_asked_for(&node.client));
     Ok(starved.map(|why| node.starved(why)))
-}
-
-fn stand_down(why: &str) -> Result<()> {
-    tracing::debug!("nothing to do here: {why}");
-    Ok(())
 }
 
 /// Waits for the nomination round of this replica set. `None` when this node is named, else why it is not.

@@ -13,16 +13,16 @@ use super::{
     node::Node,
     op::{Op, Received},
 };
+use crate::rendezvous::Cancel;
 use bson::Timestamp;
 use std::sync::Arc;
-use tokio_util::sync::CancellationToken;
 
 /// What every command's handler gets.
 pub(super) struct Task {
     pub node: Arc<Node>,
     pub opid: String,
     pub epoch: Option<Timestamp>,
-    pub cancel: CancellationToken,
+    pub cancel: Cancel,
 }
 
 impl Task {

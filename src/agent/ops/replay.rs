@@ -1,7 +1,7 @@
 //! `replay`: the primary of each replica set takes part.
 
 use super::{Task, restore::context};
-use crate::agent::op::{Gate, Op};
+use crate::agent::op::Gate;
 use crate::model::command::{ReplayCmd, name};
 use crate::restore::replay;
 use anyhow::{Context, Result};
@@ -9,10 +9,10 @@ use anyhow::{Context, Result};
 pub(in crate::agent) async fn handle(task: Task, command: Option<ReplayCmd>) -> Result<()> {
     let window = command.context("the replay command has no details")?;
     let node = &task.node;
-    let gate = task.receive(&window.name).check(node).await?.and_then(Op::only_primary);
-    let Some(op) = gate.go() else { return Ok(()) };
+    let Some(op) = task.receive(&window.name).on_primary(node).await?.go() else { return Ok(()) };
     let op = match op.lease(node, name::REPLAY).await? {
         Gate::Go(op) => op,
+        withdrawn @ Gate::Withdrawn => return Ok(drop(withdrawn.go())),
         Gate::StandDown(why) => {
             if node.in_leader_rs {
                 replay::refuse(&node.control, &task.opid, &window, &why).await?;

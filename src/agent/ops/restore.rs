@@ -19,10 +19,10 @@ use std::sync::Arc;
 pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) -> Result<()> {
     let restore = command.context("the restore command has no details")?;
     let node = &task.node;
-    let gate = task.receive(&restore.name).check(node).await?.and_then(Op::only_primary);
-    let Some(op) = gate.go() else { return Ok(()) };
+    let Some(op) = task.receive(&restore.name).on_primary(node).await?.go() else { return Ok(()) };
     let op = match op.lease(node, name::RESTORE).await? {
         Gate::Go(op) => op,
+        withdrawn @ Gate::Withdrawn => return Ok(drop(withdrawn.go())),
         Gate::StandDown(why) => {
             // Silence would leave the operator waiting for a document that nobody writes.
             if node.in_leader_rs {

@@ -23,7 +23,7 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<ResyncCmd>) -> 
     op.run(async |op| {
         tracing::info!("started");
         tokio::select! {
-            () = op.cancel.cancelled() => bail!("the resync was cancelled"),
+            () = op.cancel.cancelled() => bail!("{}; repeat it", op.why_early(name::RESYNC)),
             done = read(node, &command) => done?,
         }
         // The original's command line waits for exactly this word.

@@ -1,0 +1,85 @@
+//! A thread for heartbeats, with an async runtime and connections of its own.
+//!
+//! An operation that shows no sign of life for half a minute counts as lost. Packing, unpacking and applying data keep all
+//! threads and connections of the agent busy, on a busy host for many seconds, and a heartbeat must not wait behind them.
+
+use crate::control::Control;
+use crate::topo::cluster::connect_leader;
+use anyhow::{Context, Result};
+use std::future::pending;
+use tokio::{runtime::Handle, sync::oneshot};
+use tokio_util::task::AbortOnDropHandle;
+
+/// The thread. It lives as long as the process.
+#[derive(Debug)]
+pub(super) struct Pulse {
+    runtime: Handle,
+    /// As the node's own, through connections that nothing but heartbeats uses.
+    pub control: Control,
+}
+
+impl Pulse {
+    /// Starts the thread and connects from it.
+    pub async fn start(uri: &str) -> Result<Self> {
+        let uri = uri.to_owned();
+        let connect = async move { Ok(Control::new(connect_leader(&uri, "pbm-agent").await?.0)) };
+        let (runtime, control) = thread(connect).await?;
+        Ok(Self { runtime, control })
+    }
+
+    /// Runs `work` on the thread, until it ends or the handle is dropped.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+        AbortOnDropHandle::new(self.runtime.spawn(work))
+    }
+}
+
+/// Makes a thread with a runtime, and something that belongs to it: a client's own tasks run where it was made.
+async fn thread<T: Send + 'static>(make: impl Future<Output = Result<T>> + Send + 'static) -> Result<(Handle, T)> {
+    let (started, ready) = oneshot::channel();
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = match runtime.context("start the runtime of the heartbeats") {
+            Ok(runtime) => runtime,
+            Err(error) => return drop(started.send(Err(error))),
+        };
+        runtime.block_on(async move {
+            let made = make.await.map(|made| (Handle::current(), made));
+            let failed = made.is_err();
+            // Nobody waits for it any more: the agent was stopped while it connected.
+            let left = started.send(made).is_err();
+            if !failed && !left {
+                pending::<()>().await;
+            }
+        });
+    };
+    std::thread::Builder::new().name("heartbeats".into()).spawn(run).context("start the thread of the heartbeats")?;
+    ready.await.context("the thread of the heartbeats ended")?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::{sync::Arc, time::Duration};
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn heartbeats_go_on_while_all_other_threads_are_busy() {
+        let (runtime, beats) = thread(async { Ok(Arc::new(AtomicU32::new(0))) }).await.expect("start");
+        let counted = beats.clone();
+        runtime.spawn(async move {
+            loop {
+                counted.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        // The only worker does nothing else for as long as it takes.
+        let busy = tokio::spawn(async move {
+            let since = std::time::Instant::now();
+            while beats.load(Ordering::Relaxed) < 5 {
+                assert!(since.elapsed() < Duration::from_secs(20), "no heartbeat came");
+                std::hint::spin_loop();
+            }
+        });
+        busy.await.expect("heartbeats");
+    }
+}

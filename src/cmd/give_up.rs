@@ -1,0 +1,83 @@
+//! Gives up on a command that no agent has begun: it is withdrawn first, so that it does not begin after somebody was told
+//! that it did not.
+
+use super::context::Context;
+use super::error::{self, CliError, Kind};
+use crate::control::Withdrawal;
+use crate::model::lock::LockHeader;
+use anyhow::anyhow;
+use std::time::Duration;
+use tokio::time::timeout;
+
+/// How long the withdrawal may take.
+const WITHDRAWN_WITHIN: Duration = Duration::from_secs(20);
+
+/// A command that was sent.
+#[derive(Debug, Clone, Copy)]
+pub struct Sent<'a> {
+    /// Its name in the queue.
+    pub kind: &'static str,
+    pub opid: &'a str,
+}
+
+/// What became of it.
+#[derive(Debug)]
+pub enum GivenUp {
+    /// It will never begin.
+    Withdrawn,
+    /// An agent was faster.
+    TooLate { taken: LockHeader },
+    /// The database did not answer, so nobody knows.
+    Unknown { why: String },
+}
+
+/// Withdraws the command, unless an agent has begun it.
+pub async fn give_up(cx: &Context, sent: Sent<'_>) -> GivenUp {
+    let work = async {
+        let leader = crate::mongo::hello(cx.control.client()).await?.set_name;
+        // The others are a courtesy: without them their agents wait for a moment.
+        let others: Vec<String> =
+            cx.members().await.unwrap_or_default().into_iter().filter(|rs| *rs != leader).collect();
+        cx.control.locks.withdraw(sent.kind, sent.opid, &leader, &others).await
+    };
+    let done = timeout(WITHDRAWN_WITHIN, work).await;
+    match done.unwrap_or_else(|_| Err(anyhow!("the database gave no answer within {} s", WITHDRAWN_WITHIN.as_secs()))) {
+        Ok(Withdrawal::Done) => GivenUp::Withdrawn,
+        Ok(Withdrawal::TooLate { taken }) => GivenUp::TooLate { taken },
+        Err(error) => GivenUp::Unknown { why: error::text(&error) },
+    }
+}
+
+/// Nobody began `what` in time, and this became of it.
+pub fn nobody(what: &str, waited: Duration, given_up: GivenUp) -> CliError {
+    let nobody = format!("no agent took {what} within {} s", waited.as_secs());
+    match given_up {
+        GivenUp::Withdrawn => CliError::failed(format!("{nobody}; it was withdrawn and will not run"))
+            .hint("see `pbm status -s cluster` for the agents and `pbm logs -s D` for what they say; then repeat it"),
+        GivenUp::TooLate { taken } => CliError::failed(format!(
+            "{what} was taken by the agent on {} of replica set {}, which has not begun it; it may still run",
+            taken.node, taken.replset
+        ))
+        .hint("`pbm status -s running` shows it; `pbm logs -s D` has what that agent says"),
+        GivenUp::Unknown { why } => CliError::failed(format!(
+            "{nobody}, and it could not be withdrawn ({why}): it may still run"
+        ))
+        .hint("`pbm status -s running` shows whether it does; no agent begins it later than 90 s after it was sent"),
+    }
+}
+
+/// Somebody pressed Ctrl-C before `what` began, and this became of it.
+pub fn interrupted(what: &str, given_up: GivenUp) -> CliError {
+    let (text, hint) = match given_up {
+        GivenUp::Withdrawn => (format!("interrupted: {what} was withdrawn before it began"), "nothing was started"),
+        GivenUp::TooLate { taken } => (
+            format!("interrupted: {what} was just begun by the agent on {} and goes on without us", taken.node),
+            "`pbm status -s running` shows it",
+        ),
+        GivenUp::Unknown { why } => (
+            format!("interrupted: {what} could not be withdrawn ({why}): it may still run"),
+            "`pbm status -s running` shows whether it does",
+        ),
+    };
+    CliError::new(Kind::Interrupted, text).hint(hint)
+}
