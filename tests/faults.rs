@@ -3,6 +3,7 @@
 
 mod clocks;
 mod lost;
+mod mount;
 pub mod rig;
 mod upgraded;
 

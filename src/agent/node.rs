@@ -1,7 +1,11 @@
 //! What every part of an agent works with: its mongod, the leader replica set, its settings.
 
 use super::pulse::Pulse;
-use crate::config::{self, places};
+use crate::config::{
+    self,
+    marked::{self, Way},
+    places,
+};
 use crate::control::Control;
 use crate::log::DbSink;
 use crate::model::{
@@ -136,29 +140,26 @@ impl Node {
         cluster::read(self.control.client()).await
     }
 
-    /// Opens the main storage of a configuration, as this node reaches it.
-    pub async fn open_storage(&self, config: &Config) -> Result<Arc<dyn Storage>> {
-        self.open_place(&config.storage).await
+    /// Opens a storage to write backups or oplog to it, at a limited rate, and marks a new one. One that was used before and
+    /// is not the same any more is refused ([`marked`]).
+    pub async fn open_to_write(&self, settings: &StorageConf, limit: Rate) -> Result<Arc<dyn Storage>> {
+        let way = Way::new(settings, &self.me).paced(limit.per_second().map(Pace::new));
+        marked::prepare(&self.control, &way).await
     }
 
-    /// Opens a storage by its settings, as this node reaches it.
-    pub async fn open_place(&self, settings: &StorageConf) -> Result<Arc<dyn Storage>> {
-        config::open::open(settings, &self.me).await
+    /// Opens a storage to delete from it, if it is the one that was used before. A new one has nothing to delete.
+    pub async fn open_to_delete(&self, settings: &StorageConf) -> Result<Arc<dyn Storage>> {
+        Ok(marked::find(&self.control, &Way::new(settings, &self.me)).await?.0)
     }
 
-    /// As [`Node::open_place`]; what is sent there keeps to a limit.
-    pub async fn open_paced(&self, settings: &StorageConf, limit: Rate) -> Result<Arc<dyn Storage>> {
-        config::open::open_paced(settings, &self.me, limit.per_second().map(Pace::new)).await
-    }
-
-    /// As [`Node::open_place`], to read large objects from it.
+    /// Opens a storage to read large objects from it.
     pub async fn open_to_read(&self, settings: &StorageConf, downloads: Downloads) -> Result<Arc<dyn Storage>> {
         config::open::open_to_read(settings, &self.me, downloads).await
     }
 
-    /// Opens the storage on which a backup lies, as this node reaches it.
+    /// Opens the storage on which a backup lies, to delete it.
     pub async fn open_backup(&self, backup: &BackupMeta, main: &Config) -> Result<Arc<dyn Storage>> {
-        self.open_place(&places::of_backup(&self.control, backup, &main.storage).await?).await
+        self.open_to_delete(&places::of_backup(&self.control, backup, &main.storage).await?).await
     }
 
     /// The id of the cluster, if it has one.

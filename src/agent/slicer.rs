@@ -30,6 +30,7 @@ use crate::model::{
     config::{Config, PitrConf},
     lock::{Lock, LockHeader, STALE_SECS, is_stale},
     pitr::SlicerState,
+    rate::Rate,
     serde_help::zero_ts,
     status::Status,
 };
@@ -354,7 +355,7 @@ async fn hold(
     stood_back: Option<Timestamp>,
     stop: &CancellationToken,
 ) -> Result<()> {
-    let storage = node.open_storage(&config).await?;
+    let storage = node.open_to_write(&config.storage, Rate::default()).await?;
     if node.in_leader_rs {
         sharing::begin(node, storage.as_ref(), &config.storage).await;
     }
@@ -644,7 +645,7 @@ impl Guard<'_> {
         let storage = if config.storage == self.config.storage {
             self.settings.borrow().storage.clone()
         } else {
-            self.node.open_storage(&config).await?
+            self.node.open_to_write(&config.storage, Rate::default()).await?
         };
         self.settings.send_replace(settings_of(&config, storage));
         self.config = config;

@@ -5,12 +5,16 @@
 //! listed and deleted.
 
 use super::{node::Node, sharing};
-use crate::config::{self, probe};
+use crate::config::{
+    marked::{self, Way},
+    open::Probe,
+    probe,
+};
 use crate::model::{
     agent::{Space, SubsysStatus, Trial},
     config::{Config, StorageConf},
 };
-use crate::storage::{self, Storage};
+use crate::storage::Storage;
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
@@ -135,14 +139,16 @@ impl StorageWatch {
     }
 }
 
-/// A storage without the mark is usable too: the first backup writes it.
+/// A new storage without the mark is usable too: the first backup writes it.
 async fn look(node: &Node, config: &Config) -> Result<Arc<dyn Storage>> {
     let looking = async {
-        let store = config::open::open_briefly(&config.storage, &node.me).await?;
-        match store.stat(crate::layout::INIT).await {
-            Ok(_) | Err(storage::Error::NotFound { .. }) => Ok(store),
-            Err(error) => Err(error.into()),
+        let way = Way::new(&config.storage, &node.me).briefly();
+        let (store, probe) = marked::find(&node.control, &way).await?;
+        // A storage that an earlier version or the original has marked.
+        if probe == Probe::Initialised && node.in_leader_rs {
+            marked::remember(&node.control, &config.storage).await?;
         }
+        Ok(store)
     };
     match timeout(LOOK, looking).await {
         Ok(seen) => seen,

@@ -5,7 +5,6 @@ use crate::archive::{
     backup_json,
     meta::{self, Written},
 };
-use crate::config::open;
 use crate::control::{ControlBoard, unix_now};
 use crate::layout::{self, ReplsetLayout};
 use crate::model::{
@@ -38,7 +37,6 @@ const SPAN_MIN: f64 = 10.0;
 
 pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()> {
     let selection = Selection::of(&cx.backup.nss, cx.backup.narrowed.as_ref())?;
-    open::initialise(cx.storage.as_ref()).await.context("prepare the storage")?;
     let layout = ReplsetLayout::new(&cx.name, &cx.rs, cx.backup.compression);
     if cx.cluster.sharded {
         cluster::refuse_config_shard(cx.control.client()).await?;

@@ -150,6 +150,7 @@ impl Backup {
         };
         let to = place.name.as_ref().map(|profile| format!(" to the storage of profile {profile}")).unwrap_or_default();
         cx.out.note(&format!("Starting backup {name}{to}"));
+        super::give_up::heed_interruptions();
         let opid = cx.control.commands.send_backup(command).await?.to_hex();
         let sent = Sent { kind: command::name::BACKUP, opid: &opid };
         wait::appears::<BackupMeta>(cx, &name, sent, TAKEN_WITHIN).await?;

@@ -57,6 +57,11 @@ pub struct ConfigArgs {
     /// Also read the records of physical restores
     #[arg(long, requires = "force_resync")]
     include_restores: bool,
+    /// Take a storage that was used before, and lacks its mark, for a new one: forget the backups of the old one
+    ///
+    /// Without it such a storage is an error everywhere, because most often a mount is missing.
+    #[arg(long, requires = "force_resync")]
+    accept_empty: bool,
     /// Wait until the storage has been read
     #[arg(short, long)]
     wait: bool,
@@ -290,7 +295,13 @@ impl ConfigArgs {
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
         checks::agents(cx, Need::Any).await?;
-        let details = self.include_restores.then(|| ResyncCmd { include_restores: true, ..ResyncCmd::default() });
+        let details = ResyncCmd {
+            include_restores: self.include_restores,
+            accept_empty: self.accept_empty,
+            ..ResyncCmd::default()
+        };
+        let details = (details != ResyncCmd::default()).then_some(details);
+        super::give_up::heed_interruptions();
         let opid = cx.control.commands.send_resync(details).await?.to_hex();
         if self.wait {
             let warnings = resync::follow(cx, &opid, ending::limit(self.wait_time)).await?;

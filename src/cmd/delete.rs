@@ -157,6 +157,7 @@ impl Wish {
     }
 
     async fn send(self, cx: &Context) -> anyhow::Result<ObjectId> {
+        super::give_up::heed_interruptions();
         match self {
             Self::Delete(command) => cx.control.commands.send_delete(command).await,
             Self::DeletePitr(command) => cx.control.commands.send_delete_pitr(command).await,

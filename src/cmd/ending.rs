@@ -68,7 +68,7 @@ pub async fn follow(cx: &Context, event: &'static str, opid: &str, limit: Option
         () = limited => {
             Err(CliError::new(Kind::WaitOver, "it has not ended within the --wait-time; it goes on").hint(hint))
         }
-        _ = tokio::signal::ctrl_c() => {
+        () = give_up::interruption() => {
             Err(match give_up(cx, Sent { kind: event, opid }).await {
                 GivenUp::TooLate { .. } => {
                     CliError::new(Kind::Interrupted, "interrupted: it goes on without us").hint(hint)

@@ -6,11 +6,41 @@ use super::error::{self, CliError, Kind};
 use crate::control::Withdrawal;
 use crate::model::lock::LockHeader;
 use anyhow::anyhow;
-use std::time::Duration;
-use tokio::time::timeout;
+use std::{
+    sync::{LazyLock, Once},
+    time::Duration,
+};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    time::timeout,
+};
 
 /// How long the withdrawal may take.
 const WITHDRAWN_WITHIN: Duration = Duration::from_secs(20);
+
+static INTERRUPTED: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
+
+/// From now on Ctrl-C does not end the process but is waited for by [`interruption`]: called before a command is sent, so
+/// that nobody goes away between its sending and its withdrawal.
+pub fn heed_interruptions() {
+    static HEEDING: Once = Once::new();
+    HEEDING.call_once(|| {
+        // Without it Ctrl-C ends the process at once, as before.
+        let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return };
+        tokio::spawn(async move {
+            interrupt.recv().await;
+            INTERRUPTED.send_replace(true);
+        });
+    });
+}
+
+/// Returns once somebody has pressed Ctrl-C.
+pub async fn interruption() {
+    heed_interruptions();
+    // It fails only when the sender is gone, which lives for ever.
+    let _ = INTERRUPTED.subscribe().wait_for(|it| *it).await;
+}
 
 /// A command that was sent.
 #[derive(Debug, Clone, Copy)]

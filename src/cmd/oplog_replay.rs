@@ -99,6 +99,7 @@ impl OplogReplay {
         cx.out.note(&format!("Starting oplog replay {name} from {window}"));
         let rs_map = map.iter().map(|(from, to)| (from.clone(), to.into())).collect();
         let command = ReplayCmd { name: name.clone(), start: self.start, end: self.end, rs_map };
+        super::give_up::heed_interruptions();
         let opid = cx.control.commands.send_replay(command).await?.to_hex();
         let sent = Sent { kind: command::name::REPLAY, opid: &opid };
         wait::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;

@@ -80,6 +80,11 @@ struct Sync {
     /// Forget the backups in place of reading; the files stay
     #[arg(long)]
     clear: bool,
+    /// Take a storage that was used before, and lacks its mark, for a new one: forget the backups of the old one
+    ///
+    /// Without it such a storage is an error, because most often a mount is missing.
+    #[arg(long, conflicts_with = "clear")]
+    accept_empty: bool,
     #[command(flatten)]
     waiting: Waiting,
 }
@@ -337,6 +342,7 @@ impl Sync {
             all: self.all,
             clear: self.clear,
             include_restores: false,
+            accept_empty: self.accept_empty,
         };
         send_sync(cx, command, &self.waiting, said).await
     }

@@ -221,6 +221,7 @@ impl Restore {
         };
         cx.out.note(&format!("Starting restore {name} of {what}"));
         let command = self.command(&name, &backup, target, (nss, narrowed));
+        super::give_up::heed_interruptions();
         let opid = cx.control.commands.send_restore(command).await?.to_hex();
         let sent = Sent { kind: command::name::RESTORE, opid: &opid };
         wait::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;

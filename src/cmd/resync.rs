@@ -40,7 +40,7 @@ pub async fn follow(cx: &Context, opid: &str, limit: Option<Duration>) -> Result
         silent = life(cx, opid) => Err(silent),
         () = limited => Err(CliError::new(Kind::WaitOver, "the resync has not ended within the --wait-time; it goes on")
             .hint(format!("`pbm logs -e resync -i {opid}` shows it"))),
-        _ = tokio::signal::ctrl_c() => Err(match give_up(cx, Sent { kind: name::RESYNC, opid }).await {
+        () = give_up::interruption() => Err(match give_up(cx, Sent { kind: name::RESYNC, opid }).await {
             GivenUp::TooLate { .. } => CliError::new(Kind::Interrupted, "interrupted: the resync goes on without us")
                 .hint(format!("`pbm logs -e resync -i {opid}` shows it")),
             given_up => give_up::interrupted("the resync", given_up),

@@ -1,7 +1,7 @@
 //! The storage as the command line sees it: its name, and reading it where it can be reached.
 
 use crate::archive::meta::{METADATA_LIMIT, NamespaceMeta, read_metadata_json, read_prelude};
-use crate::config::open;
+use crate::config::open::{self, Root};
 use crate::layout::{Generation, ReplsetLayout};
 use crate::model::{backup::BackupMeta, config::StorageConf};
 use crate::snapshot::unpack::Packed;
@@ -68,7 +68,7 @@ pub async fn open_here(conf: &StorageConf) -> Result<Arc<dyn Storage>> {
         let reason = "this directory is not on this host; run this where an agent runs, or mount it here".to_owned();
         return Err(Error::Invalid { store: fs.path.clone(), reason }.into());
     }
-    open::open_briefly(conf, "").await
+    open::open_briefly(conf, "", Root::MustExist).await
 }
 
 /// What a backup holds of one replica set.

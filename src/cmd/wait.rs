@@ -124,7 +124,7 @@ pub async fn appears<T: Watched>(cx: &Context, name: &str, sent: Sent<'_>, limit
     let interrupted = tokio::select! {
         found = &mut look => return Ok(found),
         () = sleep(limit) => false,
-        _ = tokio::signal::ctrl_c() => true,
+        () = give_up::interruption() => true,
     };
     let given_up = give_up(cx, sent).await;
     if let GivenUp::Withdrawn = given_up {
@@ -138,7 +138,7 @@ pub async fn appears<T: Watched>(cx: &Context, name: &str, sent: Sent<'_>, limit
         tokio::select! {
             found = &mut look => return Ok(found),
             () = sleep(TAKEN) => {}
-            _ = tokio::signal::ctrl_c() => return Err(give_up::interrupted(&what, given_up)),
+            () = give_up::interruption() => return Err(give_up::interrupted(&what, given_up)),
         }
     }
     Err(give_up::nobody(&what, limit, given_up))

@@ -9,6 +9,7 @@ pub mod edit;
 pub mod effective;
 pub mod idle;
 mod keys;
+pub mod marked;
 pub mod mask;
 mod nearest;
 pub mod open;
@@ -233,14 +234,16 @@ pub fn with_defaults(mut config: Config) -> Config {
 /// Do two settings name the same place (spec/format.md C.3.2)? If not, the catalogue has to be read anew.
 #[must_use]
 pub fn same_place(a: &StorageConf, b: &StorageConf) -> bool {
+    a.kind == b.kind && place(a) == place(b)
+}
+
+/// What tells a place from others of its kind.
+fn place(conf: &StorageConf) -> Document {
     const PLACE: &[&str] =
         &["path", "region", "endpointUrl", "endpoint", "bucket", "prefix", "account", "container", "namespace"];
-    let place = |conf: &StorageConf| {
-        let doc = bson::serialize_to_document(conf).unwrap_or_default();
-        let of_type = doc.get_document(&conf.kind).cloned().unwrap_or_default();
-        PLACE.iter().map(|key| of_type.get(key).cloned()).collect::<Vec<_>>()
-    };
-    a.kind == b.kind && place(a) == place(b)
+    let doc = bson::serialize_to_document(conf).unwrap_or_default();
+    let of_type = doc.get_document(&conf.kind).cloned().unwrap_or_default();
+    PLACE.iter().filter_map(|key| Some(((*key).to_owned(), of_type.get(key)?.clone()))).collect()
 }
 
 /// A number as JSON; without a decimal point where there is no fraction.

@@ -44,6 +44,17 @@ struct How {
     pace: Option<Pace>,
     /// How objects are read.
     downloads: Downloads,
+    /// What becomes of a folder that is not there.
+    root: Root,
+}
+
+/// What becomes of a storage's folder that is not there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Root {
+    #[default]
+    MakeIfMissing,
+    /// Opening fails as for a missing object.
+    MustExist,
 }
 
 /// A driver before the wrappers.
@@ -102,8 +113,13 @@ pub async fn open(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Stor
 ///
 /// # Errors
 /// As [`open`].
-pub async fn open_paced(conf: &StorageConf, node: &str, pace: Option<Pace>) -> anyhow::Result<Arc<dyn Storage>> {
-    open_so(conf, node, How { pace, ..How::default() }).await
+pub async fn open_paced(
+    conf: &StorageConf,
+    node: &str,
+    pace: Option<Pace>,
+    root: Root,
+) -> anyhow::Result<Arc<dyn Storage>> {
+    open_so(conf, node, How { pace, root, ..How::default() }).await
 }
 
 /// As [`open`], for somebody who reads large objects.
@@ -111,16 +127,16 @@ pub async fn open_paced(conf: &StorageConf, node: &str, pace: Option<Pace>) -> a
 /// # Errors
 /// As [`open`].
 pub async fn open_to_read(conf: &StorageConf, node: &str, downloads: Downloads) -> anyhow::Result<Arc<dyn Storage>> {
-    open_so(conf, node, How { downloads, ..How::default() }).await
+    open_so(conf, node, How { downloads, root: Root::MustExist, ..How::default() }).await
 }
 
 /// As [`open`], for somebody who waits for the answer: what fails is repeated for a few seconds only.
 ///
 /// # Errors
 /// As [`open`].
-pub async fn open_briefly(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Storage>> {
+pub async fn open_briefly(conf: &StorageConf, node: &str, root: Root) -> anyhow::Result<Arc<dyn Storage>> {
     let brief = Patience { attempts: 3, overall: Duration::from_secs(3), ..Patience::default() };
-    open_so(conf, node, How { patience: Some(brief), ..How::default() }).await
+    open_so(conf, node, How { patience: Some(brief), root, ..How::default() }).await
 }
 
 async fn open_so(conf: &StorageConf, node: &str, how: How) -> anyhow::Result<Arc<dyn Storage>> {
@@ -182,7 +198,17 @@ async fn filesystem(conf: &StorageConf, how: How) -> anyhow::Result<Opened> {
         file: mode("storage.filesystem.fileMode", &conf.file_mode),
         folder: mode("storage.filesystem.dirMode", &conf.dir_mode),
     };
-    let driver = Arc::new(FsStorage::open_with(Path::new(&conf.path), buffers, modes).await?);
+    let path = Path::new(&conf.path);
+    let driver = match how.root {
+        Root::MakeIfMissing => FsStorage::open_with(path, buffers, modes).await?,
+        Root::MustExist => FsStorage::open_existing(path, buffers, modes).await.map_err(|error| {
+            let missing = error.is_not_found();
+            let error = anyhow::Error::from(error);
+            let said = || format!("the folder {} is not there; is a mount missing?", path.display());
+            if missing { error.context(said()) } else { error }
+        })?,
+    };
+    let driver = Arc::new(driver);
     let driver: Arc<dyn Storage> = match how.pace {
         Some(pace) => Arc::new(Limited::new(driver, pace)),
         None => driver,

@@ -4,7 +4,7 @@
 //! only then do the documents go whose backups were not found.
 
 use super::{OpDocs, ops::CLEANUP_DUE};
-use crate::model::{backup::BackupMeta, names, status::Status};
+use crate::model::{backup::BackupMeta, config::StorageConf, names, status::Status};
 use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, doc};
 use futures::{Stream, TryStreamExt};
@@ -58,6 +58,19 @@ impl OpDocs<BackupMeta> {
             .extend(doc! { "status": Status::Done.as_str(), "nss": { "$in": [Bson::Null, Bson::Array(Vec::new())] } });
         let found = self.coll.find_one(filter).sort(doc! { "start_ts": -1 }).await.context("read admin.pbmBackups")?;
         Ok(found.and_then(|found| self.unreadable.read(names::BACKUPS, found)))
+    }
+
+    /// Names and places of all complete backups. One whose place can't be read is left out.
+    pub async fn places_of_done(&self) -> Result<Vec<(String, StorageConf)>> {
+        const READ: &str = "read admin.pbmBackups";
+        let done = self.coll.find(doc! { "status": Status::Done.as_str() }).projection(doc! { "name": 1, "store": 1 });
+        let done: Vec<Document> =
+            done.sort(doc! { "start_ts": 1 }).await.context(READ)?.try_collect().await.context(READ)?;
+        let place = |backup: &Document| {
+            let store = bson::deserialize_from_document(backup.get_document("store").ok()?.clone()).ok()?;
+            Some((backup.get_str("name").ok()?.to_owned(), store))
+        };
+        Ok(done.iter().filter_map(place).collect())
     }
 
     /// How many backups are known on a storage.

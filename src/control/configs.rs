@@ -6,6 +6,7 @@ use crate::model::{
     config::{Config, StorageConf},
     names,
 };
+use crate::mongo::admin::is_duplicate_key;
 use anyhow::{Context, Result};
 use bson::{Bson, Document, Timestamp, doc};
 use futures::TryStreamExt;
@@ -21,6 +22,13 @@ pub struct Configs {
 
 fn main() -> Document {
     doc! { "profile": Bson::Null }
+}
+
+/// A document *added by us*: storages whose mark was seen. It is neither the main configuration nor a profile for anybody.
+const MARKED: &str = "markedStorages";
+
+fn marked() -> Document {
+    doc! { "_id": MARKED }
 }
 
 fn named(profile: &str) -> Document {
@@ -43,9 +51,43 @@ impl Configs {
         self.coll.find_one(main()).await.context("read admin.pbmConfig")
     }
 
+    /// Storages whose mark was seen or written, each as one text.
+    pub async fn remembered_storages(&self) -> Result<Vec<String>> {
+        let found = self.coll.find_one(marked()).await.context("read admin.pbmConfig")?;
+        let places = found.and_then(|found| found.get_array("places").cloned().ok()).unwrap_or_default();
+        Ok(places.iter().filter_map(|place| place.as_str().map(str::to_owned)).collect())
+    }
+
+    /// Keeps in mind that a storage has its mark.
+    pub async fn remember_storage(&self, place: &str) -> Result<()> {
+        // Mostly known: a question is cheaper than a write.
+        let mut known = marked();
+        known.insert("places", place);
+        if self.coll.find_one(known).await.context("read admin.pbmConfig")?.is_some() {
+            return Ok(());
+        }
+        let update = doc! { "$addToSet": { "places": place }, "$setOnInsert": { "profile": MARKED } };
+        let done = self.coll.update_one(marked(), update).upsert(true).await;
+        match done {
+            // Another agent was faster with the whole document: that one is changed now.
+            Err(error) if is_duplicate_key(&error) => {
+                let update = doc! { "$addToSet": { "places": place } };
+                self.coll.update_one(marked(), update).await.map(drop)
+            }
+            done => done.map(drop),
+        }
+        .context("remember the storage in admin.pbmConfig")
+    }
+
+    /// Forgets that a storage had its mark.
+    pub async fn forget_storage(&self, place: &str) -> Result<()> {
+        let update = doc! { "$pull": { "places": place } };
+        self.coll.update_one(marked(), update).await.map(drop).context("forget the storage in admin.pbmConfig")
+    }
+
     /// The main configuration and all profiles as stored, the main one first: also those that can't be read otherwise.
     pub async fn documents(&self) -> Result<Vec<Document>> {
-        let found = self.coll.find(doc! {}).sort(doc! { "profile": 1, "name": 1 });
+        let found = self.coll.find(doc! { "_id": { "$ne": MARKED } }).sort(doc! { "profile": 1, "name": 1 });
         let failed = "read admin.pbmConfig";
         found.await.context(failed)?.try_collect().await.context(failed)
     }

@@ -211,6 +211,9 @@ pub struct ResyncCmd {
         skip_serializing_if = "is_default"
     )]
     pub include_restores: bool,
+    /// *Added by us*: a storage that was used before and lacks its mark is taken for a new one.
+    #[serde(rename = "acceptEmpty", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
+    pub accept_empty: bool,
 }
 
 /// A storage profile to add, with its secrets in clear; of one to remove only the name counts.

@@ -11,11 +11,14 @@
 //! not complete is kept with status `error` and the reason, in the database only.
 
 use super::catalogue::{self, Read};
-use crate::config::{open, places};
+use crate::config::{
+    open::{self, Probe},
+    places,
+};
 use crate::control::{Control, Entry, Shelf};
 use crate::model::config::{Config, StorageConf};
 use crate::storage::Storage;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use futures::TryStreamExt;
 use std::collections::HashSet;
 
@@ -85,6 +88,9 @@ async fn backups(control: &Control, shelf: Shelf<'_>, store: &dyn Storage, setti
             tracing::warn!("a backup named {name} is known on another storage; the one found here is left out");
             there.remove(&name);
         }
+    }
+    if shelf == Shelf::Main && open::probe(store).await? == Probe::Missing {
+        bail!("{store} has lost its mark .pbm.init while it was read, so nothing is forgotten: is a mount missing?");
     }
     control.backups.drop_others(shelf, &there).await?;
     Ok(there.len())

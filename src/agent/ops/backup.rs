@@ -119,7 +119,7 @@ async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Config, Arc<dyn Sto
     let mut config = node.control.config.main().await?.context("the configuration is gone")?;
     config.storage = places::storage(&node.control, &config.storage, &backup.profile).await?;
     let limit = backup.limit_upload.or(config.backup.as_ref().and_then(|conf| conf.limit_upload)).unwrap_or_default();
-    let storage = node.open_paced(&config.storage, limit).await?;
+    let storage = node.open_to_write(&config.storage, limit).await?;
     if node.in_leader_rs {
         sharing::begin(node, storage.as_ref(), &config.storage).await;
     }

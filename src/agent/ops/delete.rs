@@ -78,7 +78,7 @@ async fn work(task: &Task, ask: &Ask) -> Result<()> {
         },
         (_, profile) => places::storage(control, &config.storage, profile.unwrap_or(places::MAIN)).await?,
     };
-    let store = task.node.open_place(&settings).await?;
+    let store = task.node.open_to_delete(&settings).await?;
     let done = prune::run(control, store.as_ref(), &plan).await?;
     let strays = match &plan.chunks {
         Some(cut) => strays(task, store.as_ref(), cut).await?,

@@ -1,8 +1,13 @@
 //! `addConfigProfile`, `removeConfigProfile`: storages beside the main one (spec/format.md C.3.1, D.6).
 
 use super::{Task, alone};
-use crate::config::{mask, open, places};
-use crate::model::command::{ProfileCmd, name};
+use crate::config::{marked, mask, places, same_place};
+use crate::model::{
+    command::{ProfileCmd, name},
+    config::Config,
+    rate::Rate,
+};
+use crate::mongo::admin::explain;
 use anyhow::{Context, Result, ensure};
 
 /// Stores the profile once its storage can be used from here.
@@ -13,8 +18,17 @@ pub(in crate::agent) async fn add(task: Task, command: Option<ProfileCmd>) -> Re
         let known = control.config.profiles().await?;
         let stored = known.iter().find(|known| known.name.as_ref() == Some(&profile.name)).map(|known| &known.storage);
         mask::unmask(&mut profile.storage, stored)?;
-        let store = task.node.open_place(&profile.storage).await?;
-        open::initialise(store.as_ref()).await.context("look for the storage's mark .pbm.init, or write it")?;
+        let settings = places::named(&Config {
+            name: Some(profile.name.clone()),
+            storage: profile.storage.clone(),
+            ..Config::default()
+        });
+        match task.node.open_to_write(&settings, Rate::default()).await {
+            Ok(_) => {}
+            // Its keys may be changed while it is away; nothing is written there.
+            Err(error) if error.is::<marked::Lost>() => tracing::warn!("{}", explain(&error)),
+            Err(error) => return Err(error.context("look for the storage's mark .pbm.init, or write it")),
+        }
         control.config.put_profile(&profile.name, &profile.storage, control.cluster_time().await?).await?;
         tracing::info!("profile saved");
         Ok(())
@@ -30,7 +44,14 @@ pub(in crate::agent) async fn remove(task: Task, command: Option<ProfileCmd>) ->
         places::find(&control.config.profiles().await?, &name)?;
         // The profile last: cut short, the same command goes on.
         let forgotten = control.backups.drop_profile(&name).await?;
+        let known = control.config.profiles().await?;
+        let settings = &places::find(&known, &name)?.storage;
         control.config.remove_profile(&name).await?;
+        let main = control.config.main().await?.map(|config| config.storage);
+        let others = known.iter().filter(|it| it.name.as_ref() != Some(&name)).map(|it| &it.storage).chain(&main);
+        if !others.into_iter().any(|other| same_place(other, settings)) {
+            marked::forget(control, settings).await?;
+        }
         tracing::info!("profile {name} is removed and {forgotten} backups are forgotten; their files stay");
         Ok(())
     })

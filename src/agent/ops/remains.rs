@@ -23,7 +23,7 @@ async fn work(task: &Task, command: &CleanupFailedCmd) -> Result<()> {
     let control = &task.node.control;
     let config = control.config.main().await?.context("there is no configuration; run `pbm config --file`")?;
     let settings = places::storage(control, &config.storage, &command.profile).await?;
-    let store = task.node.open_place(&settings).await?;
+    let store = task.node.open_to_delete(&settings).await?;
     if command.look {
         return look(task, store.as_ref()).await;
     }

@@ -12,7 +12,10 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<ReplayCmd>) -> 
     let Some(op) = task.receive(&window.name).on_primary(node).await?.go() else { return Ok(()) };
     let op = match op.lease(node, name::REPLAY).await? {
         Gate::Go(op) => op,
-        withdrawn @ Gate::Withdrawn => return Ok(drop(withdrawn.go())),
+        withdrawn @ Gate::Withdrawn => {
+            withdrawn.go();
+            return Ok(());
+        }
         Gate::StandDown(why) => {
             if node.in_leader_rs {
                 replay::refuse(&node.control, &task.opid, &window, &why).await?;

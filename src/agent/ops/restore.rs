@@ -22,7 +22,10 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) ->
     let Some(op) = task.receive(&restore.name).on_primary(node).await?.go() else { return Ok(()) };
     let op = match op.lease(node, name::RESTORE).await? {
         Gate::Go(op) => op,
-        withdrawn @ Gate::Withdrawn => return Ok(drop(withdrawn.go())),
+        withdrawn @ Gate::Withdrawn => {
+            withdrawn.go();
+            return Ok(());
+        }
         Gate::StandDown(why) => {
             // Silence would leave the operator waiting for a document that nobody writes.
             if node.in_leader_rs {

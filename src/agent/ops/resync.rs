@@ -3,14 +3,20 @@
 
 use super::Task;
 use crate::agent::{node::Node, sharing};
-use crate::config::places;
+use crate::config::{
+    marked::{self, Way},
+    open::{self, Root},
+    places,
+};
 use crate::model::{
     command::{ResyncCmd, name},
-    config::Config,
+    config::{Config, StorageConf},
 };
 use crate::mongo::admin::explain;
+use crate::storage::Storage;
 use crate::upkeep::resync;
 use anyhow::{Context, Result, bail};
+use std::sync::Arc;
 
 pub(in crate::agent) async fn handle(task: Task, command: Option<ResyncCmd>) -> Result<()> {
     let node = &task.node;
@@ -42,7 +48,11 @@ async fn read(node: &Node, command: &ResyncCmd) -> Result<()> {
     let mut failed = Vec::new();
     for profile in profiles {
         let name = profile.name.as_deref().unwrap_or_default();
-        let done = if command.clear { resync::clear(&node.control, name).await } else { one(node, profile).await };
+        let done = if command.clear {
+            resync::clear(&node.control, name).await
+        } else {
+            one(node, profile, command.accept_empty).await
+        };
         // One storage that can't be reached does not keep us from the others.
         if let Err(error) = done {
             failed.push(format!("profile {name}: {}", explain(&error)));
@@ -56,14 +66,39 @@ async fn main_storage(node: &Node, command: &ResyncCmd) -> Result<()> {
         bail!("the catalogue of the main storage can be read again, but not be cleared");
     }
     let config = node.control.config.main().await?.context("there is no configuration; run `pbm config --file`")?;
-    let store = node.open_storage(&config).await?;
+    let store = right_one(node, &config.storage, command.accept_empty).await?;
     sharing::take_over(node, store.as_ref(), &config.storage).await;
-    resync::main_storage(&node.control, store.as_ref(), &config, command.include_restores).await
+    resync::main_storage(&node.control, store.as_ref(), &config, command.include_restores).await?;
+    marked::remember(&node.control, &config.storage).await
 }
 
-async fn one(node: &Node, profile: &Config) -> Result<()> {
+/// Opens the storage. What is known of it is forgotten if it does not hold it, so it has to be the right one.
+async fn right_one(node: &Node, settings: &StorageConf, accept_empty: bool) -> Result<Arc<dyn Storage>> {
+    let way = Way::new(settings, &node.me);
+    match marked::find(&node.control, &way).await {
+        Err(error) if error.is::<marked::Lost>() => {
+            if accept_empty {
+                tracing::warn!("the storage is taken for a new one, as was asked for: {error}");
+                let store = way.open(Root::MakeIfMissing).await?;
+                open::write_init(store.as_ref()).await.context("write the storage's mark .pbm.init")?;
+                return Ok(store);
+            }
+            // Only the mark may be gone.
+            let Ok(store) = way.open(Root::MustExist).await else { return Err(error) };
+            if !marked::holds_known_backups(&node.control, settings, store.as_ref()).await? {
+                return Err(error);
+            }
+            tracing::warn!("the storage's mark .pbm.init is missing and is written anew: known backups are there");
+            open::write_init(store.as_ref()).await.context("write the storage's mark .pbm.init")?;
+            Ok(store)
+        }
+        found => Ok(found?.0),
+    }
+}
+
+async fn one(node: &Node, profile: &Config, accept_empty: bool) -> Result<()> {
     let settings = places::named(profile);
-    let store = node.open_place(&settings).await?;
+    let store = right_one(node, &settings, accept_empty).await?;
     sharing::take_over(node, store.as_ref(), &settings).await;
     resync::profile(&node.control, store.as_ref(), profile).await
 }

@@ -83,12 +83,29 @@ impl FsStorage {
     /// [`Error::Invalid`] if it is something else than a directory, [`Error::Denied`] and [`Error::Failed`] if it can
     /// neither be made nor entered.
     pub async fn open_with(path: &Path, buffers: Buffers, modes: Modes) -> Result<Self> {
+        Self::open_or(path, buffers, modes, Root::make).await
+    }
+
+    /// As [`Self::open_with`], but makes nothing.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] if there is no such directory, and as [`Self::open`].
+    pub async fn open_existing(path: &Path, buffers: Buffers, modes: Modes) -> Result<Self> {
+        Self::open_or(path, buffers, modes, Root::find).await
+    }
+
+    async fn open_or(
+        path: &Path,
+        buffers: Buffers,
+        modes: Modes,
+        open: fn(&Path, Modes) -> io::Result<Root>,
+    ) -> Result<Self> {
         let store = format!("filesystem {}", path.display());
         if path.as_os_str().is_empty() {
             return Err(Error::Invalid { store, reason: "the path of the storage is empty".to_owned() });
         }
         let wanted = path.to_owned();
-        let root = blocking(move || Root::open(&wanted, modes)).await.map_err(|error| match error.kind() {
+        let root = blocking(move || open(&wanted, modes)).await.map_err(|error| match error.kind() {
             ErrorKind::NotADirectory | ErrorKind::AlreadyExists => {
                 Error::Invalid { store: store.clone(), reason: format!("the root is not a directory: {error}") }
             }

@@ -32,13 +32,18 @@ pub(super) struct Root {
 
 impl Root {
     /// Finds or makes the root. Anything but a directory there is `NotADirectory` or `AlreadyExists`.
-    pub(super) fn open(path: &Path, modes: Modes) -> io::Result<Self> {
+    pub(super) fn make(path: &Path, modes: Modes) -> io::Result<Self> {
         if let Err(error) = fs::metadata(path) {
             if error.kind() != ErrorKind::NotFound {
                 return Err(error);
             }
             make_dirs(&std::path::absolute(path)?, modes)?;
         }
+        Self::find(path, modes)
+    }
+
+    /// Finds the root.
+    pub(super) fn find(path: &Path, modes: Modes) -> io::Result<Self> {
         let path = path.canonicalize()?;
         if !path.is_dir() {
             return Err(io::Error::new(ErrorKind::NotADirectory, format!("{} is a file", path.display())));

@@ -1,0 +1,224 @@
+//! Is this the storage that was used before?
+//!
+//! A storage is marked when it is used first (`.pbm.init`). If one that the control collections know as used lacks the mark,
+//! it is another one: a folder whose mount is missing, an empty bucket of the same name. Nothing is written to it, nothing
+//! is deleted from it and nothing is forgotten for it, until somebody says that it is new on purpose.
+//!
+//! # What is known as used
+//! A storage on which a complete backup lies by its document, or whose mark was seen or written before (kept beside the
+//! configuration); and the main storage if there are PITR chunks and nothing says that they lie elsewhere.
+
+use super::{
+    open::{self, Probe, Root},
+    places, same_place,
+};
+use crate::{
+    control::Control,
+    layout,
+    model::config::StorageConf,
+    storage::{self, Storage, pace::Pace, wrap::guarded::Guarded},
+};
+use anyhow::{Context, Result};
+use std::{sync::Arc, time::Duration};
+
+/// How long the mark of a storage that is no folder counts as seen.
+const MARK_COUNTS_FOR: Duration = Duration::from_secs(20);
+
+/// The storage was used before, and what is found there was not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{store} lacks {what}, although {known}: is a mount missing? Bring the storage back; if it is new and empty on purpose, {remedy}"
+)]
+pub struct Lost {
+    store: String,
+    what: &'static str,
+    known: String,
+    remedy: String,
+}
+
+impl Lost {
+    fn new(settings: &StorageConf, what: &'static str, known: String) -> Self {
+        let remedy = match places::profile_of(settings) {
+            None => {
+                "run `pbm config --force-resync --accept-empty`, which forgets the backups of the old one, or configure \
+                 another path"
+                    .to_owned()
+            }
+            Some(name) => format!(
+                "run `pbm profile sync {name} --accept-empty`, which forgets the backups of the old one, or add a profile \
+                 with another path"
+            ),
+        };
+        Self { store: named(settings), what, known, remedy }
+    }
+}
+
+const MARK: &str = "its mark .pbm.init";
+const FOLDER: &str = "its folder";
+
+/// A storage, and how it is opened.
+#[derive(Debug, Clone)]
+pub struct Way<'a> {
+    settings: &'a StorageConf,
+    node: &'a str,
+    pace: Option<Pace>,
+    brief: bool,
+}
+
+impl<'a> Way<'a> {
+    /// The storage as the node `node` (`host:port`) reaches it.
+    #[must_use]
+    pub fn new(settings: &'a StorageConf, node: &'a str) -> Self {
+        Self { settings, node, pace: None, brief: false }
+    }
+
+    /// Everything that is sent there keeps to a pace.
+    #[must_use]
+    pub fn paced(self, pace: Option<Pace>) -> Self {
+        Self { pace, ..self }
+    }
+
+    /// For somebody who waits for the answer.
+    #[must_use]
+    pub fn briefly(self) -> Self {
+        Self { brief: true, ..self }
+    }
+
+    /// Opens it, whether it is the right one or not.
+    ///
+    /// # Errors
+    /// As [`open::open`].
+    pub async fn open(&self, root: Root) -> Result<Arc<dyn Storage>> {
+        match self.brief {
+            true => open::open_briefly(self.settings, self.node, root).await,
+            false => open::open_paced(self.settings, self.node, self.pace.clone(), root).await,
+        }
+    }
+}
+
+/// Opens a storage, and looks whether it is the one that was used before. Only a new one may be made.
+///
+/// What it gives writes and deletes only while the mark is there, if there is one.
+///
+/// # Errors
+/// [`Lost`]; those of opening, of the storage and of the control collections.
+pub async fn find(control: &Control, way: &Way<'_>) -> Result<(Arc<dyn Storage>, Probe)> {
+    let settings = way.settings;
+    let store = match way.open(Root::MustExist).await {
+        Err(error) if is_missing(&error) => match used(control, settings).await? {
+            Some(known) => return Err(Lost::new(settings, FOLDER, known).into()),
+            None => way.open(Root::MakeIfMissing).await?,
+        },
+        store => store?,
+    };
+    if settings.kind == "blackhole" {
+        return Ok((store, Probe::Initialised));
+    }
+    match open::probe(store.as_ref()).await? {
+        Probe::Initialised => Ok((guarded(store, settings), Probe::Initialised)),
+        Probe::Missing => match used(control, settings).await? {
+            Some(known) => Err(Lost::new(settings, MARK, known).into()),
+            None => Ok((store, Probe::Missing)),
+        },
+    }
+}
+
+/// As [`find`]; a new storage is marked.
+///
+/// # Errors
+/// As [`find`].
+pub async fn prepare(control: &Control, way: &Way<'_>) -> Result<Arc<dyn Storage>> {
+    let (store, probe) = find(control, way).await?;
+    let settings = way.settings;
+    if settings.kind == "blackhole" {
+        return Ok(store);
+    }
+    let store = match probe {
+        Probe::Initialised => store,
+        Probe::Missing => {
+            open::write_init(store.as_ref()).await.context("write the storage's mark .pbm.init")?;
+            guarded(store, settings)
+        }
+    };
+    remember(control, settings).await?;
+    Ok(store)
+}
+
+/// Keeps in mind that the mark of this storage is there.
+///
+/// # Errors
+/// The control collections can't be written.
+pub async fn remember(control: &Control, settings: &StorageConf) -> Result<()> {
+    control.config.remember_storage(&place(settings)).await
+}
+
+/// Forgets that this storage had a mark.
+///
+/// # Errors
+/// The control collections can't be written.
+pub async fn forget(control: &Control, settings: &StorageConf) -> Result<()> {
+    control.config.forget_storage(&place(settings)).await
+}
+
+/// Are files there of a complete backup that is known to be on this storage? Then it is the right one, whatever it lacks.
+///
+/// # Errors
+/// The storage, or the control collections, can't be read.
+pub async fn holds_known_backups(control: &Control, settings: &StorageConf, store: &dyn Storage) -> Result<bool> {
+    for (name, place) in control.backups.places_of_done().await? {
+        if same_place(&place, settings) {
+            match store.stat(&layout::backup_meta(&name)).await {
+                Ok(_) => return Ok(true),
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(false)
+}
+
+/// By what a storage is known as used; `None` if it is new.
+async fn used(control: &Control, settings: &StorageConf) -> Result<Option<String>> {
+    let done = control.backups.places_of_done().await?;
+    let here: Vec<&str> =
+        done.iter().filter(|(_, place)| same_place(place, settings)).map(|(name, _)| name.as_str()).collect();
+    if let [.., last] = here[..] {
+        return Ok(Some(match here.len() {
+            1 => format!("backup {last} is known to be on it"),
+            n => format!("{n} backups are known to be on it, the last one {last}"),
+        }));
+    }
+    let marked = control.config.remembered_storages().await?;
+    if marked.contains(&place(settings)) {
+        return Ok(Some("it had one before".to_owned()));
+    }
+    let is_main = places::profile_of(settings).is_none();
+    let elsewhere = !marked.is_empty() || done.iter().any(|(_, place)| places::profile_of(place).is_none());
+    if is_main && !elsewhere && control.chunks.newest_end().await?.is_some() {
+        return Ok(Some("PITR chunks are known to be on it".to_owned()));
+    }
+    Ok(None)
+}
+
+fn guarded(store: Arc<dyn Storage>, settings: &StorageConf) -> Arc<dyn Storage> {
+    let counts_for = if settings.kind == "filesystem" { Duration::ZERO } else { MARK_COUNTS_FOR };
+    Arc::new(Guarded::new(store, counts_for))
+}
+
+fn is_missing(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<storage::Error>().is_some_and(storage::Error::is_not_found)
+}
+
+/// One text for each place, whatever else the settings say.
+fn place(settings: &StorageConf) -> String {
+    format!("{} {}", settings.kind, super::place(settings))
+}
+
+fn named(settings: &StorageConf) -> String {
+    let path = settings.filesystem.as_ref().map(|it| it.path.as_str()).filter(|_| settings.kind == "filesystem");
+    let bucket = settings.object_store().and_then(|it| it.get_str("bucket").or_else(|_| it.get_str("container")).ok());
+    match path.or(bucket) {
+        Some(name) => format!("{} {name}", settings.kind),
+        None => format!("the {} storage", settings.kind),
+    }
+}
