@@ -2,8 +2,6 @@
 //!
 //! ```text
 //! .pbm.init                                          proves that the storage is initialised
-//! .pbm.clusters/<cluster>                            ours: a cluster that makes backups here
-//! .pbm.probe.<node>/<run of its agent>               ours: written, read, listed and deleted to see that it works
 //! .pbm.speed-test/<run>/data<sfx>                    ours: of a running speed test
 //! <backup>.pbm.json                                  metadata of a backup, written last
 //! <backup>/<rs>/metadata.json                        namespaces, options, indexes, sizes and checksums
@@ -12,6 +10,8 @@
 //! <backup>/<rs>/escaped/<number>-<words><sfx>        ours: the same, of a name that can't be an object's
 //! <backup>/<rs>/oplog/<from>.<to><sfx>               oplog slices of the backup
 //! pbmPitr/<rs>/<YYYYMMDD>/<from>.<to>.oplog<sfx>     PITR chunks
+//! pbmPitr/.clusters/<cluster>                        ours: a cluster that makes backups here
+//! pbmPitr/.probe.<node>/<run of its agent>           ours: written, read, listed and deleted to see that it works
 //! ```
 
 use crate::model::{compression::Compression, names::PBM_VERSION};
@@ -20,10 +20,15 @@ use jiff::{civil, tz::TimeZone};
 
 /// Marks an initialised storage; holds the version of its writer.
 pub const INIT: &str = ".pbm.init";
-/// Folder of the clusters that make backups on a storage; the original neither writes nor reads it.
-pub const CLUSTERS: &str = ".pbm.clusters";
-/// Prefix of the folders in which agents try a storage; the original neither writes nor reads them.
-pub const PROBE: &str = ".pbm.probe.";
+/// Folder of the clusters that make backups on a storage.
+///
+/// The original passes over every name below `pbmPitr` that is no chunk's. At the root, whoever looks for what a deleted
+/// backup left behind would take such a folder for a leftover.
+pub const CLUSTERS: &str = "pbmPitr/.clusters";
+/// Where earlier releases of ours kept these marks.
+pub const OLD_CLUSTERS: &str = ".pbm.clusters";
+/// Prefix of the folders in which agents try a storage; where it is for the reason of [`CLUSTERS`].
+pub const PROBE: &str = "pbmPitr/.probe.";
 /// Folder of what `pbm-speed-test` writes and removes again; the original neither writes nor reads it.
 pub const SPEED_TEST: &str = ".pbm.speed-test";
 /// Suffix of backup metadata files.
@@ -56,13 +61,19 @@ pub fn backup_start(name: &str) -> Option<i64> {
     (at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string() == name).then(|| at.timestamp().as_second())
 }
 
-/// `.pbm.clusters/<cluster>`.
+/// `pbmPitr/.clusters/<cluster>`.
 #[must_use]
 pub fn cluster_mark(cluster: &str) -> String {
     format!("{CLUSTERS}/{cluster}")
 }
 
-/// `.pbm.probe.<node>`: nobody else changes anything in this folder, so it can come and go.
+/// `.pbm.clusters/<cluster>`, of earlier releases.
+#[must_use]
+pub fn old_cluster_mark(cluster: &str) -> String {
+    format!("{OLD_CLUSTERS}/{cluster}")
+}
+
+/// `pbmPitr/.probe.<node>`: nobody else changes anything in this folder, so it can come and go.
 #[must_use]
 pub fn probe_folder(node: &str) -> String {
     format!("{PROBE}{node}")
@@ -424,6 +435,8 @@ mod tests {
         let chunk = ChunkName::parse(unusual).expect("a chunk");
         assert_eq!((chunk.from.increment, chunk.compression), (0, Compression::None), "five elements: not compressed");
         for bad in [
+            "pbmPitr/.clusters/65e1a5",
+            "pbmPitr/.probe.h:1/0123456789abcdef",
             "pbmPitr/rs0",
             "pbmPitr/20261121005004-2.20261121005122-1.oplog.s2",
             "pbmPitr//20261121/20261121005004-2.20261121005122-1.oplog.s2",

@@ -161,7 +161,7 @@ async fn agents_are_found(sandbox: &mut Sandbox) {
 /// A trial of one agent fails: its folder can't be made, though the storage is there.
 async fn storage_is_tried(sandbox: &mut Sandbox) {
     let address = sandbox.set.address_of(1);
-    let folder = sandbox.store().join(format!(".pbm.probe.{address}"));
+    let folder = sandbox.store().join(format!("pbmPitr/.probe.{address}"));
     fs::write(&folder, "in the way").expect("write");
     sandbox.agents[1] = Agent::start(&sandbox.programs, &sandbox.set.uri_of(1));
     let failed = becomes("the trial to fail", sandbox, |list| {

@@ -302,7 +302,7 @@ async fn two_clusters_on_one_storage_are_told() {
     let stage = Stage::set_up().await;
     let first = stage.json(&["backup", "--wait"]);
     assert_eq!(first.get("warnings"), None, "{first}");
-    let marks = stage.sandbox.store().join(".pbm.clusters");
+    let marks = stage.sandbox.store().join("pbmPitr/.clusters");
     let own: Tenant = {
         let entry = fs::read_dir(&marks).expect("marks").next().expect("one").expect("an entry");
         serde_json::from_slice(&fs::read(entry.path()).expect("read")).expect("a mark")

@@ -124,7 +124,7 @@ async fn failed_backups_and_orphans_go_and_nothing_else() {
 
     // Another cluster makes backups here: what nobody knows may be its own.
     write(&store, &gone[2], "12345");
-    write(&store, ".pbm.clusters/65e1a5", r#"{"id":"65e1a5","name":"rs9","node":"there:1","last":1}"#);
+    write(&store, "pbmPitr/.clusters/65e1a5", r#"{"id":"65e1a5","name":"rs9","node":"there:1","last":1}"#);
     let shown = sandbox.pbm(&["cleanup", "--failed", "--dry-run", "-o", "json"]).ok().json();
     assert_eq!(shown["orphans"], json!([]), "{shown}");
     assert!(shown["remarks"][0].as_str().is_some_and(|said| said.contains("rs9")), "{shown}");

@@ -3,7 +3,7 @@
 
 use super::node::Node;
 use crate::config::places;
-use crate::control::unix_now;
+use crate::control::{Shelf, unix_now};
 use crate::model::{agent::Tenant, config::StorageConf};
 use crate::mongo::admin::explain;
 use crate::storage::Storage;
@@ -18,7 +18,7 @@ const TOLD: Duration = Duration::from_secs(3);
 pub(super) async fn begin(node: &Node, store: &dyn Storage, settings: &StorageConf) {
     let work = async {
         let Some(me) = node.identity().await? else { return Ok(()) };
-        let others = tenants::begin(store, &me, &node.me, unix_now()).await?;
+        let others = tenants::begin(store, &me, &node.me(), unix_now()).await?;
         for other in &others {
             tracing::warn!(
                 "{}, {store}, is shared: {} makes backups there too. Two clusters must not share one: give each a folder \
@@ -61,6 +61,28 @@ pub(super) async fn take_over(node: &Node, store: &dyn Storage, settings: &Stora
     };
     if let Err(error) = work.await {
         tracing::warn!("look whether another cluster uses this storage: {}", explain(&error));
+    }
+}
+
+/// After a deletion on `store`: if nothing of this cluster is there any more, and nothing is about to be saved there, its mark
+/// goes too.
+pub(super) async fn end(node: &Node, store: &dyn Storage, settings: &StorageConf) {
+    let work = async {
+        let profile = places::profile_of(settings);
+        if node.control.backups.count_on(profile.map_or(Shelf::Main, Shelf::Profile)).await? > 0 {
+            return Ok(());
+        }
+        if profile.is_none() {
+            let sliced = node.read_config().await?.and_then(|config| config.pitr).is_some_and(|pitr| pitr.enabled);
+            if sliced || node.control.chunks.newest_end().await?.is_some() {
+                return Ok(());
+            }
+        }
+        let Some(me) = node.identity().await? else { return Ok(()) };
+        tenants::leave(store, &me.id).await
+    };
+    if let Err(error) = work.await {
+        tracing::warn!("remove this cluster's mark from the storage: {}", explain(&error));
     }
 }
 

@@ -64,7 +64,7 @@ mod tests {
     #[tokio::test]
     async fn every_right_is_tried_and_nothing_is_left() {
         let memory = Arc::new(Memory::new());
-        storage::write_all(memory.as_ref(), ".pbm.probe.h:1/killed", "x").await.expect("put");
+        storage::write_all(memory.as_ref(), "pbmPitr/.probe.h:1/killed", "x").await.expect("put");
         let store = Faulty::new(memory.clone());
         for (call, words) in
             [(Call::Put, "write to the storage"), (Call::Get, "read from the storage"), (Call::List, "list what is on")]

@@ -3,16 +3,18 @@
 //!
 //! # Design
 //!
-//! Every cluster that makes backups leaves a mark, `.pbm.clusters/<id>` with a [`Tenant`] as JSON, and renews it when a
-//! backup or the slicing of the oplog begins. The id is the sharded cluster's or the replica set's own. Marks of others are told: in the log and by
-//! `pbm` at a backup and at a resync, and by `pbm status`, which has it from the agents' lines.
+//! Every cluster that makes backups leaves a mark, `pbmPitr/.clusters/<id>` with a [`Tenant`] as JSON, and renews it when a
+//! backup or the slicing of the oplog begins. The id is the sharded cluster's or the replica set's own. Marks of others are
+//! told: in the log and by `pbm` at a backup and at a resync, and by `pbm status`, which has it from the agents' lines. When
+//! the last backup and chunk of a cluster are deleted, its mark goes with them, so that nothing of it is left.
 //!
 //! Nothing is ever refused. Restoring on another cluster from the same storage is what backups are for, so reading (a
 //! resync, a restore) leaves no mark and the first cluster hears nothing of it. When a cluster is gone for good and
 //! another one goes on with its storage, a resync on the new one, once it has made a backup there, removes the marks of
 //! the others. If one of them lives after all, its next backup brings its mark back, and both are told again.
 //!
-//! The original neither writes nor reads the marks: it lists `.pbm.json` files, and names under a backup's own folder.
+//! The original neither writes nor reads the marks: below `pbmPitr` it passes over every name that is no chunk's. Earlier
+//! releases of ours left them in `.pbm.clusters`: they are read there too, and moved when they are renewed.
 
 use crate::layout;
 use crate::model::agent::Tenant;
@@ -31,12 +33,19 @@ const MOST: usize = 20;
 /// # Errors
 /// The storage can't be read.
 pub async fn all(store: &dyn Storage) -> Result<Vec<Tenant>> {
-    let mut names: Vec<String> = store.list(layout::CLUSTERS).map_ok(|object| object.name).try_collect().await?;
-    names.sort();
+    let mut names: Vec<String> = Vec::new();
+    for folder in [layout::CLUSTERS, layout::OLD_CLUSTERS] {
+        let mut here: Vec<String> = store.list(folder).map_ok(|object| object.name).try_collect().await?;
+        here.sort();
+        names.extend(here);
+    }
     names.truncate(MOST);
-    let mut all = Vec::with_capacity(names.len());
+    let mut all: Vec<Tenant> = Vec::with_capacity(names.len());
     for name in names {
         let id = name.rsplit('/').next().unwrap_or_default().to_owned();
+        if all.iter().any(|tenant| tenant.id == id) {
+            continue;
+        }
         let mark = match storage::read_all(store, &name, LIMIT).await {
             Err(error) if error.is_not_found() => continue,
             Err(error) if error.is_retryable() => return Err(error.into()),
@@ -69,6 +78,7 @@ pub async fn begin(store: &dyn Storage, me: &Identity, node: &str, now: i64) -> 
     let bytes = serde_json::to_vec(&mark).context("encode this cluster's mark")?;
     let name = layout::cluster_mark(&me.id);
     storage::write_all(store, &name, bytes).await.with_context(|| format!("write {name}"))?;
+    remove(store, layout::old_cluster_mark(&me.id)).await?;
     Ok(others(all(store).await.context("look for other clusters' marks")?, me))
 }
 
@@ -85,10 +95,25 @@ pub async fn take_over(store: &dyn Storage, me: &Identity) -> Result<(Vec<Tenant
         return Ok((others, Vec::new()));
     }
     for other in &others {
-        let name = layout::cluster_mark(&other.id);
-        store.delete(&name).await.with_context(|| format!("remove {name}"))?;
+        leave(store, &other.id).await?;
     }
     Ok((Vec::new(), others))
+}
+
+/// Removes the mark of the cluster with this id: nothing of it is on this storage any more.
+///
+/// # Errors
+/// The storage can't be written.
+pub async fn leave(store: &dyn Storage, id: &str) -> Result<()> {
+    remove(store, layout::cluster_mark(id)).await?;
+    remove(store, layout::old_cluster_mark(id)).await
+}
+
+async fn remove(store: &dyn Storage, name: String) -> Result<()> {
+    match store.delete(&name).await {
+        Err(error) if !error.is_not_found() => Err(error).with_context(|| format!("remove {name}")),
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -127,8 +152,27 @@ mod tests {
     #[tokio::test]
     async fn a_mark_that_nobody_can_read_is_a_cluster_too() {
         let store = Memory::new();
-        write_all(&store, ".pbm.clusters/x", "{").await.expect("put");
-        write_all(&store, ".pbm.clusters/y", vec![b'y'; LIMIT + 1]).await.expect("put");
+        write_all(&store, "pbmPitr/.clusters/x", "{").await.expect("put");
+        write_all(&store, "pbmPitr/.clusters/y", vec![b'y'; LIMIT + 1]).await.expect("put");
         assert_eq!(ids(&others(all(&store).await.expect("all"), &identity("y"))), ["x"]);
+    }
+
+    #[tokio::test]
+    async fn a_mark_of_an_earlier_release_counts_and_moves_and_one_that_leaves_leaves_nothing() {
+        let store = Memory::new();
+        let old = r#"{"id":"a","name":"rs-a","node":"h:1","last":5}"#;
+        write_all(&store, ".pbm.clusters/a", old).await.expect("put");
+        write_all(&store, ".pbm.clusters/b", old.replace("\"a\"", "\"b\"")).await.expect("put");
+        assert_eq!(ids(&all(&store).await.expect("all")), ["a", "b"]);
+        assert_eq!(ids(&begin(&store, &identity("a"), "h:1", 10).await.expect("backup")), ["b"]);
+        let names = async || -> Vec<String> {
+            let mut names: Vec<_> = store.list("").map_ok(|object| object.name).try_collect().await.expect("list");
+            names.sort();
+            names
+        };
+        assert_eq!(names().await, [".pbm.clusters/b", "pbmPitr/.clusters/a"]);
+        take_over(&store, &identity("a")).await.expect("resync");
+        leave(&store, "a").await.expect("leave");
+        assert_eq!(names().await, [""; 0]);
     }
 }

@@ -2,6 +2,7 @@
 //! (spec/format.md A.11, D.6).
 
 use super::{Task, alone, remains};
+use crate::agent::sharing;
 use crate::config::places;
 use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd, name};
 use crate::storage::Storage;
@@ -84,6 +85,7 @@ async fn work(task: &Task, ask: &Ask) -> Result<()> {
         Some(cut) => strays(task, store.as_ref(), cut).await?,
         None => 0,
     };
+    sharing::end(&task.node, store.as_ref(), &settings).await;
     tracing::info!("deleted {} backups and {} PITR chunks", done.backups, done.chunks + strays);
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! somebody agreed to.
 
 use super::{Task, alone};
+use crate::agent::sharing;
 use crate::config::places;
 use crate::control::unix_now;
 use crate::model::command::{CleanupFailedCmd, name};
@@ -49,6 +50,7 @@ async fn work(task: &Task, command: &CleanupFailedCmd) -> Result<()> {
     }
     let done = prune::run(control, store.as_ref(), &plan).await?;
     let folders = orphans(task, store.as_ref(), command).await?;
+    sharing::end(&task.node, store.as_ref(), &settings).await;
     tracing::info!("deleted {} failed backups and {folders} folders that belonged to no backup", done.backups);
     Ok(())
 }
