@@ -4,7 +4,7 @@ mod conceal;
 mod libc_names;
 mod links;
 
-use pbmbox::{agent, cmd, pages};
+use pbmbox::{agent, cmd, model::names::PBM_VERSION, pages};
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 #[global_allocator]
@@ -43,7 +43,8 @@ fn programs() -> String {
     }
     out + "To install them:\n  install-links DIR    make a link of each name in DIR\n  \
            man DIR              write the manual pages of all programs\n  \
-           completions DIR      write their completion scripts for bash, zsh and fish\n"
+           completions DIR      write their completion scripts for bash, zsh and fish\n\
+         Also:\n  help, version        this text, and the release\n"
 }
 
 /// `install-links DIR`, `man DIR` and `completions DIR`.
@@ -69,6 +70,22 @@ fn write(what: &str, folder: &Path) -> Option<ExitCode> {
     })
 }
 
+/// What is asked of the executable under its own name, where no folder is given.
+fn answer(what: &str) -> Option<ExitCode> {
+    match what {
+        "help" | "-h" => print!("{}", programs()),
+        "version" | "-V" => println!("pbmbox {} (formats of {})", env!("CARGO_PKG_VERSION"), PBM_VERSION),
+        "install-links" | "man" | "completions" => {
+            eprintln!(
+                "Error: {what} needs a folder\nHint: pbmbox {what} DIR writes into DIR, which is made if it is missing"
+            );
+            return Some(ExitCode::from(2));
+        }
+        _ => return None,
+    }
+    Some(ExitCode::SUCCESS)
+}
+
 fn main() -> ExitCode {
     libc_names::keep_to_files_and_dns();
     let mut args: Vec<OsString> = std::env::args_os().collect();
@@ -79,6 +96,11 @@ fn main() -> ExitCode {
     let texts: Vec<&str> = args.iter().skip(1).filter_map(|arg| arg.to_str()).collect();
     if let [what, folder] = texts[..]
         && let Some(code) = write(what, Path::new(folder))
+    {
+        return code;
+    }
+    if let [what] = texts[..]
+        && let Some(code) = answer(what.trim_start_matches("--"))
     {
         return code;
     }

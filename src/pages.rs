@@ -1,8 +1,12 @@
 //! Manual pages and completion scripts, made from the definitions of the command lines.
 //!
 //! They depend on the definitions and nothing else: not on the time, the terminal or the environment.
+//!
+//! # What completion offers
+//! Values that an argument lists, files where it is a path, and for an argument whose value is called as in [`Names`] what
+//! the cluster has: the script asks the program itself, by `pbm __names KIND`. Nothing for all other values.
 
-use clap::Command;
+use clap::{Arg, Command, ValueHint, builder::PossibleValuesParser};
 use clap_complete::Shell;
 use std::{
     fs, io,
@@ -12,16 +16,173 @@ use std::{
 /// The shells that a script can be made for.
 pub const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
+/// What the cluster has names for, and completion can offer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Names {
+    Backups,
+    Restores,
+    Profiles,
+    Nodes,
+}
+
+impl Names {
+    const ALL: [Self; 4] = [Self::Backups, Self::Restores, Self::Profiles, Self::Nodes];
+    /// The hidden subcommand that prints them.
+    pub const SUBCOMMAND: &str = "__names";
+
+    /// As the scripts ask for them.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Backups => "backups",
+            Self::Restores => "restores",
+            Self::Profiles => "profiles",
+            Self::Nodes => "nodes",
+        }
+    }
+
+    /// The kind that [`Self::word`] means.
+    #[must_use]
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.word() == word)
+    }
+
+    /// By the name that the value of an argument has in its help.
+    fn of(arg: &Arg) -> Option<Self> {
+        match arg.get_value_names()?.first()?.as_str() {
+            "BACKUP" => Some(Self::Backups),
+            "RESTORE" => Some(Self::Restores),
+            "PROFILE" => Some(Self::Profiles),
+            "NODE" => Some(Self::Nodes),
+            _ => None,
+        }
+    }
+
+    /// Stands in a script where its words go.
+    fn mark(self) -> &'static str {
+        match self {
+            Self::Backups => "@backups@",
+            Self::Restores => "@restores@",
+            Self::Profiles => "@profiles@",
+            Self::Nodes => "@nodes@",
+        }
+    }
+}
+
+/// Ends the help of the program and of each subcommand with examples, by the words behind the program's name.
+#[must_use]
+pub fn with_examples(command: Command, examples: &[(&str, &[&str])]) -> Command {
+    fn add(command: Command, path: &str, examples: &[(&str, &[&str])]) -> Command {
+        let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+        let command = names.into_iter().fold(command, |command, name| {
+            let below = format!("{path} {name}");
+            command.mut_subcommand(&name, |sub| add(sub, below.trim_start(), examples))
+        });
+        let Some((_, lines)) = examples.iter().find(|(words, _)| *words == path) else { return command };
+        let before = command.get_after_help().map(|text| format!("{text}\n\n")).unwrap_or_default();
+        let title = if lines.len() == 1 { "Example" } else { "Examples" };
+        command.after_help(format!("{before}{title}:\n  {}", lines.join("\n  ")))
+    }
+    add(command, "", examples)
+}
+
+/// As a mark of [`Names`]: the files of the folder.
+const FILES: &str = "@files@";
+
 /// The completion script of a program.
 ///
 /// # Errors
 /// No such shell.
-pub fn completion(shell: &str, mut command: Command) -> Result<Vec<u8>, String> {
+pub fn completion(shell: &str, command: Command) -> Result<Vec<u8>, String> {
     let shell: Shell = shell.parse()?;
+    let mut command = marked(command);
     let name = command.get_name().to_owned();
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut command, name, &mut script);
-    Ok(script)
+    clap_complete::generate(shell, &mut command, name.clone(), &mut script);
+    let script = String::from_utf8(script).map_err(|error| error.to_string())?;
+    let script = match shell {
+        Shell::Bash => bash(script),
+        Shell::Zsh => zsh(script, &name),
+        _ => fish(script, &name, &command),
+    };
+    Ok(script.into_bytes())
+}
+
+/// The command with marks where names and files are to be offered, and without an offer for values that are neither.
+fn marked(command: Command) -> Command {
+    let subcommands: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    let command = command.mut_args(|arg| {
+        let listed = arg.get_possible_values().into_iter().next().is_some();
+        let takes_a_value = arg.is_positional() || arg.get_action().takes_values();
+        if listed || !takes_a_value {
+            return arg;
+        }
+        let path = matches!(arg.get_value_hint(), ValueHint::AnyPath | ValueHint::FilePath | ValueHint::DirPath);
+        match Names::of(&arg) {
+            Some(names) => arg.value_parser(PossibleValuesParser::new([names.mark()])),
+            None if path && arg.is_positional() => arg.value_parser(PossibleValuesParser::new([FILES])),
+            None if path => arg,
+            None => arg.value_hint(ValueHint::Other),
+        }
+    });
+    subcommands.into_iter().fold(command, |command, name| command.mut_subcommand(name, marked))
+}
+
+/// Without the offer of file names where nothing else fits, and with names that hold colons.
+fn bash(mut script: String) -> String {
+    for names in Names::ALL {
+        script = script.replace(names.mark(), &format!("$(_pbm_names {})", names.word()));
+    }
+    let script = script.replace(FILES, r#"$(compgen -f -- "${cur}")"#).replace(" -o bashdefault -o default", "");
+    if !script.contains("_pbm_names") {
+        return script;
+    }
+    const HEAD: &str = r#"# Names of backups hold colons, at which words would be broken.
+COMP_WORDBREAKS="${COMP_WORDBREAKS//:/}"
+
+# What the cluster has; nothing when it can't be asked.
+_pbm_names() {
+    if [[ "${cur}" != -* ]]; then
+        "${COMP_WORDS[0]}" __names "$1" 2>/dev/null
+    fi
+}
+
+"#;
+    HEAD.to_owned() + &script
+}
+
+fn zsh(mut script: String, program: &str) -> String {
+    for names in Names::ALL {
+        let ask = format!("{{compadd -- ${{(f)\"$({program} __names {} 2>/dev/null)\"}}}}", names.word());
+        script = script.replace(&format!("({})", names.mark()), &ask);
+    }
+    script.replace(&format!("({FILES})"), "_files")
+}
+
+/// The generator knows no arguments without a name, so they are added here.
+fn fish(mut script: String, program: &str, command: &Command) -> String {
+    let ask = |names: Names| format!("({program} __names {} 2>/dev/null)", names.word());
+    for names in Names::ALL {
+        script = script.replace(&format!("{}\\t''", names.mark()), &ask(names));
+    }
+    let mut add = |path: &[&str], sub: &Command| {
+        for arg in sub.get_positionals() {
+            let Some(names) = Names::of(arg) else { continue };
+            let seen: Vec<String> = path.iter().map(|word| format!("__fish_seen_subcommand_from {word}")).collect();
+            script.push_str(&format!(
+                "complete -c {program} -n \"{}\" -f -a \"{}\"\n",
+                seen.join("; and "),
+                ask(names)
+            ));
+        }
+    };
+    for sub in command.get_subcommands() {
+        add(&[sub.get_name()], sub);
+        for below in sub.get_subcommands() {
+            add(&[sub.get_name(), below.get_name()], below);
+        }
+    }
+    script
 }
 
 /// Writes a page for every program and each of its subcommands into `folder`, which is made if it is missing. Returns

@@ -13,6 +13,70 @@ pub fn read(command: Command, args: Vec<OsString>) -> Result<ArgMatches, clap::E
     command.args_override_self(true).try_get_matches_from(args.into_iter().filter_map(|arg| switches.plain(arg)))
 }
 
+/// The error's text with our words in place of those of Rust's parsers, which say nothing to a person.
+#[must_use]
+pub fn plain_words(text: &str) -> String {
+    const WORDS: [(&str, &str); 6] = [
+        ("invalid digit found in string", "a whole number is expected"),
+        ("cannot parse integer from empty string", "a whole number is expected"),
+        ("number too large to fit in target type", "the number is too large"),
+        ("number too small to fit in target type", "the number is too small"),
+        ("invalid float literal", "a number is expected"),
+        ("cannot parse float from empty string", "a number is expected"),
+    ];
+    WORDS.iter().fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
+}
+
+/// The words of a command line up to the last subcommand in it, as `pbm profile add`: whose help has the answer.
+#[must_use]
+pub fn subcommand_at(command: &Command, args: &[OsString]) -> String {
+    let mut words = vec![command.get_name().to_owned()];
+    let mut at = command;
+    for arg in args.iter().skip(1).filter_map(|arg| arg.to_str()) {
+        if let Some(sub) = at.find_subcommand(arg) {
+            words.push(sub.get_name().to_owned());
+            at = sub;
+        }
+    }
+    words.join(" ")
+}
+
+/// What stands for help in the original and would be a mistake here: `help SUBCOMMAND` with other options, which are not
+/// looked at, and no subcommand at all. Gives the arguments that ask for the same help.
+#[must_use]
+pub fn asks_for_help(command: &Command, args: &[OsString]) -> Option<Vec<OsString>> {
+    let program = args.first()?.clone();
+    let valued = |text: &str| {
+        let takes = |arg: &&Arg| !matches!(arg.get_action(), ArgAction::SetTrue | ArgAction::Help | ArgAction::Version);
+        command.get_arguments().filter(takes).any(|arg| names(arg).any(|name| name == text))
+    };
+    let known = |text: &str| {
+        let name = text.split_once('=').map_or(text, |(name, _)| name);
+        command.get_arguments().any(|arg| names(arg).any(|it| it == name))
+    };
+    let (mut words, mut rest) = (Vec::new(), args.iter().skip(1));
+    while let Some(arg) = rest.next() {
+        match arg.to_str() {
+            Some(text) if text.starts_with('-') && text.len() > 1 => {
+                if words.is_empty() && !known(text) {
+                    return None;
+                }
+                if valued(text) {
+                    rest.next()?;
+                }
+            }
+            _ => words.push(arg.clone()),
+        }
+    }
+    match words.split_first() {
+        None => Some(vec![program, "--help".into()]),
+        Some((first, topic)) if first == "help" && !topic.is_empty() => {
+            Some([&[program], topic, &["--help".into()]].concat())
+        }
+        Some(_) => None,
+    }
+}
+
 /// Options that are there or not, by their names with the dashes.
 #[derive(Debug, Default)]
 struct Switches {
@@ -87,6 +151,44 @@ mod tests {
             assert_eq!(go(text).expect(text), want, "{text}");
         }
         assert!(go("x go -w=maybe").is_err());
+    }
+
+    #[test]
+    fn the_subcommand_at_hand_is_found() {
+        for (text, path) in
+            [("x", "x"), ("x --quiet go --ns other", "x go"), ("x nosuch", "x"), ("x other -z", "x other")]
+        {
+            let args: Vec<OsString> = text.split(' ').map(OsString::from).collect();
+            assert_eq!(subcommand_at(&command(), &args), path, "{text}");
+        }
+    }
+
+    #[test]
+    fn help_is_asked_for_as_in_the_original() {
+        let command = command().arg(Arg::new("uri").long("uri").global(true));
+        for (text, help) in [
+            ("x help go --uri mongodb://h", Some("x go --help")),
+            ("x --uri=u help go", Some("x go --help")),
+            ("x --uri u", Some("x --help")),
+            ("x --uri go", Some("x --help")),
+            ("x --uri", None),
+            ("x --nosuch", None),
+            ("x help", None),
+            ("x go --ns help", None),
+            ("x nosuch", None),
+        ] {
+            let args: Vec<OsString> = text.split(' ').map(OsString::from).collect();
+            let found = asks_for_help(&command, &args).map(|args| args.join(" ".as_ref()).into_string().expect("text"));
+            assert_eq!(found.as_deref(), help, "{text}");
+        }
+    }
+
+    #[test]
+    fn parsers_speak_plainly() {
+        assert_eq!(
+            plain_words("invalid value 'x': invalid digit found in string"),
+            "invalid value 'x': a whole number is expected"
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The agent as a service: settings, signals, the service manager, what others can read about it.
 
 use crate::support::cluster::{Folder, Options, ReplicaSet, free_port};
-use crate::support::programs::{Programs, signal};
+use crate::support::programs::{Programs, Sandbox, signal};
 use crate::support::wait::until;
+use mongodb::bson::doc;
 use std::fs::{self, File};
 use std::os::linux::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
@@ -267,4 +268,32 @@ fn links_are_made_where_nothing_is_lost() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("bin/pbmctl: there is another program"), "{refused:?}");
     assert!(fs::symlink_metadata(links.join("pbm")).is_err(), "nothing was changed");
     assert_eq!(fs::read(links.join("pbmctl")).expect("read"), b"another program");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_follows_the_new_name_of_its_member() {
+    let sandbox = Sandbox::start(Options::default()).await;
+    let old = sandbox.set.address_of(0);
+    let new = old.replace("127.0.0.1", "localhost");
+    assert_ne!(new, old);
+    let admin = sandbox.set.client_of(0).await.database("admin");
+    let answer = admin.run_command(doc! { "replSetGetConfig": 1 }).await.expect("read the configuration");
+    let mut config = answer.get_document("config").expect("a configuration").clone();
+    config.insert("version", config.get_i32("version").expect("a version") + 1);
+    let members = config.get_array_mut("members").expect("members");
+    members[0].as_document_mut().expect("a member").insert("host", &new);
+    admin.run_command(doc! { "replSetReconfig": config }).await.expect("reconfigure");
+
+    let nodes = until("the agent under its new name only", SOON, async || {
+        let status = sandbox.pbm(&["status", "-s", "cluster", "-o", "json"]);
+        let nodes = status.status.success().then(|| status.json()["cluster"][0]["nodes"].clone())?;
+        (nodes.as_array()?.len() == 1 && nodes[0]["ok"] == true).then_some(nodes)
+    })
+    .await;
+    assert_eq!(nodes[0]["host"], new.as_str(), "{nodes}");
+    let text = sandbox.pbm(&["status", "-s", "cluster"]).ok().stdout;
+    assert!(text.contains(&format!("pbm-agent v2.15.0 (pbmbox {}) ok", env!("CARGO_PKG_VERSION"))), "{text}");
+    let name = sandbox.backup(&[]);
+    let backup = sandbox.pbm(&["describe-backup", &name, "-o", "json"]).ok().json();
+    assert_eq!(backup["replsets"][0]["node"], new.as_str(), "{backup}");
 }

@@ -42,6 +42,7 @@ async fn mistakes_are_refused_before_anything_is_queued() {
         assert!(said.contains("no configuration"), "{args:?}: {said}");
     }
     sandbox.configure(&[]).await;
+    beside_the_original(&sandbox).await;
     let before = queued(&sandbox).await;
     for (args, part) in [
         (&["backup", "--compression", "rar"][..], "unknown compression 'rar'"),
@@ -76,6 +77,10 @@ async fn mistakes_are_refused_before_anything_is_queued() {
         .expect("lock");
     let said = refusal(sandbox.pbm(&["backup", "-o", "json"]));
     assert!(["restore", "abc", "far:1"].iter().all(|part| said.contains(part)), "{said}");
+    for args in [&["delete-pitr", "--all", "-y"][..], &["cleanup", "--older-than", "1d", "-y"]] {
+        let said = refusal(sandbox.pbm(&[args, &["-o", "json"]].concat()));
+        assert!(said.contains("another operation in progress"), "{args:?}: {said}");
+    }
     locks.delete_many(doc! {}).await.expect("unlock");
 
     for agent in &mut sandbox.agents {
@@ -84,6 +89,35 @@ async fn mistakes_are_refused_before_anything_is_queued() {
     let said = refusal(sandbox.pbm(&["backup", "-o", "json"]));
     assert!(said.contains("no pbm-agent of replica set"), "{said}");
     assert_eq!(queued(&sandbox).await, before, "something was queued");
+}
+
+/// An agent of the original beside ours, and then alone: what it would pass over in silence is refused.
+async fn beside_the_original(sandbox: &Sandbox) {
+    let agents = sandbox.set.client().await.database("admin").collection::<Document>("pbmAgents");
+    let mut theirs = agents.find_one(doc! {}).await.expect("read").expect("our agent's line");
+    theirs.remove("_id");
+    for (key, value) in [("own", Bson::Null), ("n", "far:1".into())] {
+        theirs.insert(key, value);
+    }
+    theirs.insert("hb", last_write(&sandbox.set).await);
+    agents.insert_one(theirs).await.expect("insert");
+    for args in [&["backup", "--limit-upload", "5MiB"][..], &["backup", "--ns-exclude", "a.b"]] {
+        let said = refusal(sandbox.pbm(&[args, &["-o", "json"]].concat()));
+        assert!(said.contains("rs0/far:1") && said.contains("don't understand"), "{args:?}: {said}");
+    }
+    sandbox.pbm(&["cleanup", "--failed", "--dry-run"]).ok();
+    // Ours does not say that it is ours any more, until its next beat.
+    let begun = Instant::now();
+    let said = until("a refusal between two beats", SOON, async || {
+        agents.update_many(doc! {}, doc! { "$unset": { "own": 1 } }).await.expect("update");
+        let said = sandbox.pbm(&["cleanup", "--failed", "--dry-run"]);
+        (!said.status.success()).then_some(said)
+    })
+    .await;
+    assert_eq!(said.status.code(), Some(4), "{said:?}");
+    assert!(said.stderr.contains("cleanup --failed is not known") && said.stderr.contains("delete-backup"), "{said:?}");
+    assert!(begun.elapsed() < SOON, "at once");
+    agents.delete_one(doc! { "n": "far:1" }).await.expect("delete");
 }
 
 async fn last_write(set: &ReplicaSet) -> Bson {
@@ -159,6 +193,63 @@ async fn results_have_the_originals_shapes() {
     assert_eq!(shapes::check(&shapes::logs(), &said), [""; 0]);
     let text = sandbox.pbm(&["list"]).ok();
     assert!(text.stdout.contains(name) && text.stderr.is_empty(), "{text:?}");
+    nothing_of_the_last_backup_is_left(&sandbox, name);
+    help_is_no_error(&sandbox);
+}
+
+/// Whoever looks through the bucket for leftovers finds none.
+fn nothing_of_the_last_backup_is_left(sandbox: &Sandbox, name: &str) {
+    let top = || -> Vec<String> {
+        let entries = std::fs::read_dir(sandbox.store()).expect("read");
+        let mut names: Vec<_> = entries.flatten().map(|it| it.file_name().into_string().expect("text")).collect();
+        names.sort();
+        names
+    };
+    // What is ours and of no backup lies where the original keeps its oplog.
+    assert_eq!(top(), [".pbm.init".to_owned(), name.to_owned(), format!("{name}.pbm.json"), "pbmPitr".to_owned()]);
+    let shown = sandbox.pbm(&["delete-backup", name, "--dry-run", "-o", "json"]).ok().json();
+    assert_eq!(shown["msg"], "", "{shown}");
+    sandbox.pbm(&["delete-backup", name, "-y"]).ok();
+    assert_eq!(top(), [".pbm.init"]);
+    for args in [&["cleanup", "--older-than", "0d"][..], &["delete-pitr", "--all"]] {
+        for more in [&["--dry-run"][..], &["-y"]] {
+            let said = sandbox.pbm(&[args, more, &["-o", "json"]].concat()).ok().json();
+            assert_eq!(said["msg"], "nothing to delete", "{args:?} {more:?}: {said}");
+        }
+    }
+}
+
+/// As in the original.
+fn help_is_no_error(sandbox: &Sandbox) {
+    let uri = sandbox.set.uri();
+    for (args, part) in [
+        (&["help", "backup", "--mongodb-uri", &uri][..], "Usage: pbm backup"),
+        (&["--mongodb-uri", &uri], "Usage: pbm "),
+        (&["--version"], "pbm 2.15.0 (pbmbox "),
+    ] {
+        let said = sandbox.pbm(args).ok();
+        assert!(said.stdout.contains(part) && said.stderr.is_empty(), "{args:?}: {said:?}");
+    }
+    for (args, error, hint) in [
+        (&["backup", "--num-parallel-collections", "x"][..], "a whole number is expected", "`pbm backup --help`"),
+        (&["profile", "add", "--nosuch"], "--nosuch", "`pbm profile add --help`"),
+        (&["nosuch"], "nosuch", "`pbm --help`"),
+    ] {
+        let said = sandbox.pbm(args).failed();
+        assert!(said.stderr.contains(error) && said.stderr.contains(hint), "{args:?}: {said:?}");
+    }
+    let said = sandbox.pbm(&["logs", "--event", "foo", "--node", "nope"]).ok();
+    assert!(
+        said.stderr.contains("no event is called foo") && said.stderr.contains("no agent is called nope"),
+        "{said:?}"
+    );
+    let checked = sandbox.pbm(&["status", "--check", "--max-age", "26h", "-s", "cluster,pitr", "-o", "json"]).failed();
+    assert_eq!(
+        checked.json()["problems"],
+        json!(["there is no complete backup (wanted: one that is not older than 26h0m0s)"])
+    );
+    let names = sandbox.pbm(&["__names", "nodes"]).ok();
+    assert_eq!(names.stdout, format!("rs0/{}\n", sandbox.set.address_of(0)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -316,6 +316,36 @@ fn content(folder: &Path) -> Vec<(String, String)> {
     files
 }
 
+/// What bash offers for the last of the words.
+fn offered(programs: &Programs, script: &Path, words: &[&str]) -> Vec<String> {
+    let pbm = programs.path("pbm").display().to_string();
+    let words = [&[pbm.as_str()], words].concat();
+    let call = r#"compopt() { :; }; source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _pbm "$1" "${!#}" "${COMP_WORDS[COMP_CWORD-1]}"; printf '%s\n' "${COMPREPLY[@]}""#;
+    let done = std::process::Command::new("bash")
+        .env_remove("PBM_MONGODB_URI")
+        .args(["-c", call, "bash"])
+        .arg(script)
+        .args(words)
+        .output()
+        .expect("run bash");
+    assert!(done.status.success() && done.stderr.is_empty(), "{done:?}");
+    String::from_utf8(done.stdout).expect("text").lines().map(str::to_owned).filter(|it| !it.is_empty()).collect()
+}
+
+fn completion_offers_values(programs: &Programs, script: &Path) {
+    let offered = |words: &[&str]| offered(programs, script, words);
+    assert_eq!(offered(&["backup", "--compression", ""]), ["none", "gzip", "pgzip", "snappy", "lz4", "s2", "zstd"]);
+    assert_eq!(offered(&["backup", "--compression", "s"]), ["snappy", "s2"]);
+    assert_eq!(offered(&["backup", "--type", ""]), ["logical"]);
+    assert_eq!(offered(&["logs", "--event", "rest"]), ["restore"]);
+    // No connection: nothing, and no file names either.
+    for words in [&["backup", "--profile", ""][..], &["restore", "--base-snapshot", ""], &["backup", "--wait-time", ""]]
+    {
+        assert_eq!(offered(words), [""; 0], "{words:?}");
+    }
+    assert!(offered(&["backup", "--wa"]).contains(&"--wait".to_owned()));
+}
+
 #[test]
 fn manual_pages_and_completions_cover_every_program_and_are_always_the_same() {
     let programs = Programs::new();
@@ -376,6 +406,15 @@ fn manual_pages_and_completions_cover_every_program_and_are_always_the_same() {
         let read = std::process::Command::new("bash").arg("-n").arg(&script).output().expect("run bash");
         assert!(read.status.success(), "{read:?}");
     }
+    completion_offers_values(&programs, &folder.path().join("completions1/pbm.bash"));
+    for (arg, part) in [("help", "install-links DIR"), ("--version", "pbmbox "), ("--help", "pbm-agent ")] {
+        assert!(run(binary().arg(arg)).ok().stdout.contains(part), "{arg}");
+    }
+    let folderless = run(binary().arg("man")).failed();
+    assert!(
+        folderless.stderr.contains("man needs a folder") && folderless.stderr.contains("pbmbox man DIR"),
+        "{folderless:?}"
+    );
     let nowhere = run(binary().args(["man", "/dev/null/x"])).failed();
     assert!(nowhere.stderr.contains("/dev/null/x") && nowhere.stderr.contains("Hint: "), "{nowhere:?}");
     let listed = run(&mut binary()).ok().stdout;

@@ -151,7 +151,7 @@ async fn cleanup_takes_what_it_shows_and_keeps_the_base_covered() {
     let after = stage.state().await;
     let last = layout::pitr_chunk("rs0", b, later(b, 1000), Compression::S2);
     assert_eq!((&after.1, &after.2), (&vec![last.clone()], &vec![format!("{second} done")]));
-    let chunks: Vec<&String> = after.0.iter().filter(|name| name.starts_with("pbmPitr/")).collect();
+    let chunks: Vec<&String> = after.0.iter().filter(|name| name.starts_with("pbmPitr/rs0/")).collect();
     assert_eq!(chunks, [&last]);
     assert!(!after.0.iter().any(|name| name.starts_with(&first)), "{:?}", after.0);
     assert!(after.0.is_subset(&before.0));
@@ -260,6 +260,11 @@ async fn a_backup_is_deleted_unless_pitr_needs_it() {
     stage.sandbox.pbm(&["config", "--set", "pitr.enabled=true"]).ok();
     let refused = stage.sandbox.pbm(&["delete-backup", &second, "-y"]).failed();
     assert!(refused.stderr.contains("newest base"), "{refused:?}");
+    // It has just been switched on, so that is no wonder yet.
+    stage.sandbox.pbm(&["status", "--check", "-s", "pitr"]).ok();
+    let configs = stage.sandbox.set.client().await.database("admin").collection::<Document>("pbmConfig");
+    let long_ago = Timestamp { time: far.time - 10_000 - 60, increment: 1 };
+    configs.update_one(doc! {}, doc! { "$set": { "epoch": long_ago } }).await.expect("update");
     let epoch = stage.control.config.main().await.expect("read").expect("a configuration").epoch;
     let status = stage.json(&["status"]);
     assert_eq!((&status["pitr"]["conf"], &status["pitr"]["run"]), (&json!(true), &json!(false)));

@@ -2,6 +2,7 @@
 
 use super::{
     error::{CliError, Result},
+    fit,
     output::Format,
 };
 use crate::printable;
@@ -21,7 +22,7 @@ pub async fn confirm(out: Format, plan: &str, question: &str, undone: &str) -> R
         let error = CliError::refused(format!("{undone}: there is no terminal to ask for a confirmation"));
         return Err(error.hint(hint));
     }
-    eprintln!("{}", printable::lines(plan));
+    eprintln!("{}", fit::lines(&printable::lines(plan), fit::stderr_width()));
     eprint!("{} [y/N] ", printable::line(question));
     // Without a working stderr there is no question either, and the answer decides.
     let _ = std::io::stderr().flush();

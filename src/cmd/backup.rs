@@ -6,11 +6,12 @@ use super::{
     ending::Waiting,
     error::{CliError, Result},
     give_up::Sent,
+    offer::offering,
     output::Report,
     profile, selection, storage, units,
     wait::{self, Goal},
 };
-use crate::compress::check_level;
+use crate::compress::{check_level, level_remark};
 use crate::config::places;
 use crate::control::LogQuery;
 use crate::model::{
@@ -36,10 +37,10 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(33);
 #[derive(Debug, Args)]
 pub struct Backup {
     /// Kind of backup; this build makes logical ones
-    #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "logical", value_parser = parse_type)]
+    #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "logical", value_parser = offering(parse_type, &["logical"]), hide_possible_values = true)]
     kind: BackupType,
     /// Codec of the data: none, gzip, pgzip, snappy, lz4, s2 or zstd [default: the configuration's, or s2]
-    #[arg(long, value_name = "CODEC")]
+    #[arg(long, value_name = "CODEC", value_parser = offering(parse_codec, Compression::NAMES), hide_possible_values = true)]
     compression: Option<Compression>,
     /// Level of the codec
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -48,7 +49,7 @@ pub struct Backup {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=1024))]
     num_parallel_collections: Option<i32>,
     /// Storage profile that the backup is made to
-    #[arg(long, value_name = "NAME", default_value = places::MAIN)]
+    #[arg(long, value_name = "PROFILE", default_value = places::MAIN)]
     profile: String,
     /// Send at most this much per second from each node, such as 50MiB or 800KiB; 0 for no limit [default: the
     /// configuration's backup.limitUpload, or none]
@@ -74,6 +75,11 @@ fn parse_description(text: &str) -> Result<String, String> {
         return Err(format!("it has {} bytes; {DESCRIPTION} are allowed", text.len()));
     }
     Ok(text.to_owned())
+}
+
+/// One parser for all command lines, so that completion can offer the names.
+pub(super) fn parse_codec(text: &str) -> Result<Compression, String> {
+    text.parse()
 }
 
 fn parse_type(text: &str) -> Result<BackupType, String> {
@@ -126,8 +132,14 @@ impl Backup {
     pub async fn run(self, cx: &Context) -> Result<()> {
         let config = cx.config().await?;
         let (compression, level) = self.codec(&config)?;
+        if let Some(remark) = level_remark(compression, level) {
+            cx.out.note(&format!("Warning: {remark}"));
+        }
         let (nss, narrowed) = self.ns.check(cx, self.with_users_and_roles).await?;
         let place = profile::place(cx, &config.storage, &self.profile).await?;
+        if self.limit_upload.is_some() {
+            checks::ours_only(cx, "--limit-upload", "leave --limit-upload out").await?;
+        }
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
         let operation = if place.name.is_some() { Operation::ProfileBackup } else { Operation::Backup };
@@ -148,8 +160,16 @@ impl Backup {
             limit_upload: self.limit_upload,
             description: self.description.clone().filter(|text| !text.is_empty()),
         };
-        let to = place.name.as_ref().map(|profile| format!(" to the storage of profile {profile}")).unwrap_or_default();
-        cx.out.note(&format!("Starting backup {name}{to}"));
+        if command.description.is_some() {
+            let others = checks::agents_of_the_original(cx).await?;
+            if !others.is_empty() {
+                cx.out.note(&format!(
+                    "Warning: the description is lost if one of these agents of the original makes the backup: {}",
+                    others.join(", ")
+                ));
+            }
+        }
+        cx.out.announce(&starting(&name, place.name.as_deref()));
         super::give_up::heed_interruptions();
         let opid = cx.control.commands.send_backup(command).await?.to_hex();
         let sent = Sent { kind: command::name::BACKUP, opid: &opid };
@@ -180,6 +200,12 @@ impl Backup {
         })?;
         Ok((codec, level))
     }
+}
+
+/// The original's words: scripts find the name between the quotes.
+fn starting(name: &str, profile: Option<&str>) -> String {
+    let to = profile.map(|profile| format!(" (profile: \"{profile}\")")).unwrap_or_default();
+    format!("Starting backup '{name}'{to}")
 }
 
 /// What the agents warned of so far, such as another cluster on the same storage.
@@ -234,6 +260,12 @@ mod tests {
         assert_eq!(codec(Some(Compression::Zstd), None), Ok((Compression::Zstd, None)));
         assert!(codec(None, Some(10)).expect_err("no such level").contains("level 10"));
         assert_eq!(backup(None, None).codec(&Config::default()).expect("fine"), (Compression::S2, None));
+    }
+
+    #[test]
+    fn a_script_finds_the_name_between_quotes() {
+        assert_eq!(starting("n", None), "Starting backup 'n'");
+        assert_eq!(starting("n", Some("p")), "Starting backup 'n' (profile: \"p\")");
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::model::{
     command::name,
     lock::{Lock, is_stale},
 };
+use crate::mongo::{self, admin};
 use crate::preflight::{self, Operation, gather::Depth};
 use crate::topo::{cluster, suits::unfit};
 use crate::upkeep::reap;
@@ -57,15 +58,49 @@ pub async fn living_locks(control: &Control) -> Result<Vec<Lock>> {
     Ok(locks.into_iter().filter(|lock| lock.header.kind != name::PITR && !is_stale(lock.hb, now)).collect())
 }
 
+/// The first words are the original's, which scripts look for to try again later.
 fn busy(lock: &Lock) -> CliError {
     let it = &lock.header;
-    let error = CliError::refused(format!(
-        "another operation is running: {} with OPID {} on {}/{}",
-        it.kind, it.opid, it.replset, it.node
-    ));
-    match it.kind.as_str() {
-        name::BACKUP => error.hint("wait for its end (`pbm status -s running`) or run `pbm cancel-backup`"),
-        _ => error.hint("wait for its end; `pbm status -s running` shows it"),
+    let text = format!("another operation in progress, {}/{} [{}/{}]", it.kind, it.opid, it.replset, it.node);
+    let wait = match it.kind.as_str() {
+        name::BACKUP => "wait for its end (`pbm status -s running`) or run `pbm cancel-backup`",
+        _ => "wait for its end; `pbm status -s running` shows it",
+    };
+    CliError::refused(text).hint(format!("another operation is running: {} with OPID {}; {wait}", it.kind, it.opid))
+}
+
+/// The living agents of the original, as `RS/HOST:PORT`. They take our commands, and do not see what we added to them.
+pub async fn agents_of_the_original(cx: &Context) -> Result<Vec<String>> {
+    let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
+    Ok(alive.iter().filter(|agent| agent.own.is_empty()).map(|it| format!("{}/{}", it.rs, it.n)).collect())
+}
+
+/// Refuses `wanted`, which the original's agents would pass over in silence, while any of them is there. `instead` is what
+/// to do about it.
+pub async fn ours_only(cx: &Context, wanted: &str, instead: &str) -> Result<()> {
+    let others = agents_of_the_original(cx).await?;
+    if others.is_empty() {
+        return Ok(());
+    }
+    let what = format!("the agents on {}, which are of the original, don't understand {wanted}", others.join(", "));
+    Err(CliError::refused(what).hint(instead))
+}
+
+/// Refuses `command`, which only agents of this program know, when none of them lives on the leader replica set, whose agents
+/// take it.
+pub async fn taken_by_ours(cx: &Context, command: &str, instead: &str) -> Result<()> {
+    let leader = mongo::hello(cx.control.client()).await?.set_name;
+    let alive = cx.control.agents.alive_of(&leader, cx.control.cluster_time().await?).await?;
+    match alive.iter().any(|agent| !agent.own.is_empty()) {
+        true => Ok(()),
+        false => {
+            let theirs: Vec<String> = alive.iter().map(|agent| format!("{}/{}", agent.rs, agent.n)).collect();
+            let what = format!(
+                "{command} is not known to the agents of replica set {leader}, which are of the original: {}",
+                theirs.join(", ")
+            );
+            Err(CliError::refused(what).hint(instead))
+        }
     }
 }
 
@@ -95,7 +130,7 @@ pub async fn before(cx: &Context, operation: Operation) -> Result<()> {
         Operation::Restore | Operation::Replay => Need::Primary,
     };
     if cx.cluster().await?.sharded {
-        let refused = |error: anyhow::Error| CliError::refused(format!("{error:#}")).hint("nothing was started");
+        let refused = |error: anyhow::Error| CliError::refused(admin::explain(&error)).hint("nothing was started");
         cluster::refuse_config_shard(cx.control.client()).await.map_err(refused)?;
     }
     // Agents may have to catch up with the configuration: what they tell is read afterwards.

@@ -9,7 +9,7 @@ use super::{
     error::Result,
     list::List,
     output::{Message, Report},
-    prune_plan::Shown,
+    prune_plan::{NOTHING, Shown},
     units,
 };
 use crate::control::LogQuery;
@@ -59,6 +59,8 @@ pub async fn run(cx: &Context, profile: Option<String>, consent: &Consent, waiti
     cx.ready_to_write().await?;
     checks::nothing_runs(&cx.control).await?;
     checks::agents(cx, Need::Any).await?;
+    let instead = "`pbm delete-backup NAME` deletes a failed backup; `pbm status -s backups` names them";
+    checks::taken_by_ours(cx, "cleanup --failed", instead).await?;
     let command = CleanupFailedCmd { profile: profile.clone().unwrap_or_default(), ..CleanupFailedCmd::default() };
     let (orphans, remarks) = look(cx, &command).await?;
     let facts = Facts { backups: cx.control.backups.all().await?, ..Facts::default() };
@@ -71,7 +73,7 @@ pub async fn run(cx: &Context, profile: Option<String>, consent: &Consent, waiti
     }
     if found.is_empty() {
         cx.out.note(&found.text());
-        cx.out.print(&Message::new("nothing to delete"));
+        cx.out.print(&Message::new(NOTHING));
         return Ok(());
     }
     consent.given(cx, &found.text()).await?;

@@ -275,8 +275,8 @@ impl ConfigArgs {
                 return Err(error);
             }
             cx.out.note(&format!(
-                "Warning: the storage was not read ({:#}); once an agent runs, run `pbm config --force-resync`",
-                error.source
+                "Warning: the storage was not read ({}); once an agent runs, run `pbm config --force-resync`",
+                crate::mongo::admin::explain(&error.source)
             ));
             return Ok(());
         }

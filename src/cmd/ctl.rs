@@ -7,10 +7,10 @@
 mod lists;
 
 use super::{
-    Cli as Pbm,
+    Cli as Pbm, GLOBAL,
     context::Context,
     error::{CliError, Result},
-    format_parser, launch, misused,
+    examples, format_parser, launch, misused,
     output::{Outlet, Report},
 };
 use crate::{
@@ -31,13 +31,13 @@ const NAME: &str = "pbmctl";
 ///
 /// Give --mongodb-uri or PBM_MONGODB_URI where the address of the coordinator was given. `pbm` can do more.
 #[derive(Debug, Parser)]
-#[command(name = "pbmctl", disable_version_flag = true, subcommand_required = true)]
+#[command(name = "pbmctl", version = build::SHORT, subcommand_required = true)]
 struct Cli {
     /// Connection string of a member of the config servers or of the replica set
-    #[arg(long, global = true, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
     mongodb_uri: Option<String>,
     /// Form of the result
-    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text", value_parser = format_parser())]
+    #[arg(short, long, global = true, help_heading = GLOBAL, value_name = "FORMAT", default_value = "text", value_parser = format_parser())]
     out: Outlet,
     #[command(flatten)]
     retired: Retired,
@@ -49,22 +49,22 @@ struct Cli {
 #[derive(Debug, Default, Args)]
 struct Retired {
     /// Not used any more: settings of the connection to the coordinator
-    #[arg(short, long, global = true, env = "PBMCTL_CONFIG_FILE", value_name = "FILE", hide_env_values = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL, env = "PBMCTL_CONFIG_FILE", value_name = "FILE", hide_env_values = true)]
     config_file: Option<PathBuf>,
     /// Not used any more: the database's user decides what is allowed
-    #[arg(long, global = true, env = "PBMCTL_API_TOKEN", value_name = "TOKEN", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "PBMCTL_API_TOKEN", value_name = "TOKEN", hide_env_values = true)]
     api_token: Option<String>,
     /// Not used any more: there is no coordinator
-    #[arg(short, long, global = true, env = "PBMCTL_SERVER_ADDRESS", value_name = "HOST:PORT", hide_env_values = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL, env = "PBMCTL_SERVER_ADDRESS", value_name = "HOST:PORT", hide_env_values = true)]
     server_address: Option<String>,
     /// Not used any more: put compressors=... into the connection string
-    #[arg(long, global = true, env = "PBMCTL_SERVER_COMPRESSOR", value_name = "NAME", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "PBMCTL_SERVER_COMPRESSOR", value_name = "NAME", hide_env_values = true)]
     server_compressor: Option<String>,
     /// Only with a connection string that has tls=true
-    #[arg(long, global = true, env = "PBMCTL_TLS", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "PBMCTL_TLS", hide_env_values = true)]
     tls: bool,
     /// Only with a connection string that has tlsCAFile=FILE
-    #[arg(long, global = true, env = "PBMCTL_TLS_CA_FILE", value_name = "FILE", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "PBMCTL_TLS_CA_FILE", value_name = "FILE", hide_env_values = true)]
     tls_ca_file: Option<String>,
 }
 
@@ -143,7 +143,7 @@ struct RunRestore {
 /// The command line as data, for completion and manual pages.
 #[must_use]
 pub fn command() -> clap::Command {
-    Cli::command()
+    pages::with_examples(Cli::command(), examples::CTL)
 }
 
 /// Runs one command; returns the exit code.

@@ -9,9 +9,10 @@ use super::{
     error::{CliError, Result},
     list::List,
     moment::Moment,
+    offer::offering,
     output::Message,
     profile,
-    prune_plan::Shown,
+    prune_plan::{NOTHING, Shown},
     selection,
 };
 use crate::config::places;
@@ -28,13 +29,13 @@ use clap::{ArgGroup, Args};
 #[command(group(ArgGroup::new("what").required(true).args(["name", "older_than"])))]
 pub struct DeleteBackup {
     /// Name of the backup, as `pbm list` shows it; its increments go with it
-    #[arg(value_parser = selection::name)]
+    #[arg(value_name = "BACKUP", value_parser = selection::name)]
     name: Option<String>,
-    /// Delete backups older than this: 2026-03-01, 2026-03-01T10:20:30 (UTC), 30d or 12h
+    /// Delete backups older than this: 2026-03-01, 2026-03-01T10:20:30 (UTC), 2w, 30d or 12h
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     older_than: Option<Moment>,
     /// Only of this type: logical, physical, incremental, external or selective
-    #[arg(short = 't', long = "type", value_name = "TYPE", requires = "older_than", conflicts_with = "name")]
+    #[arg(short = 't', long = "type", value_name = "TYPE", value_parser = offering(parse_kind, KINDS), hide_possible_values = true, requires = "older_than", conflicts_with = "name")]
     kind: Option<String>,
     #[command(flatten)]
     profile: Profile,
@@ -49,7 +50,7 @@ pub struct DeleteBackup {
 #[derive(Debug, Args)]
 #[command(group(ArgGroup::new("what").required(true).args(["older_than", "all"])))]
 pub struct DeletePitr {
-    /// Delete what restores to this time and later don't need: 2026-03-01, 2026-03-01T10:20:30 (UTC), 30d or 12h
+    /// Delete what restores to this time and later don't need: 2026-03-01, 2026-03-01T10:20:30 (UTC), 2w, 30d or 12h
     #[arg(long, value_name = "TIME", allow_hyphen_values = true)]
     older_than: Option<Moment>,
     /// Delete everything: backups can be restored to their own times only
@@ -67,7 +68,7 @@ pub struct DeletePitr {
 /// Delete backups and saved oplog that restores to a time and later don't need, or what failed backups left
 #[derive(Debug, Args)]
 pub struct Cleanup {
-    /// Keep restorable what is from here on: 2026-03-01, 2026-03-01T10:20:30 (UTC), 30d or 12h
+    /// Keep restorable what is from here on: 2026-03-01, 2026-03-01T10:20:30 (UTC), 2w, 30d or 12h
     #[arg(
         long,
         value_name = "TIME",
@@ -87,10 +88,16 @@ pub struct Cleanup {
     waiting: Waiting,
 }
 
+const KINDS: &[&str] = &["logical", "physical", "incremental", "external", "selective"];
+
+fn parse_kind(text: &str) -> Result<String, String> {
+    text.parse::<Kind>().map(|_| text.to_owned())
+}
+
 #[derive(Debug, Args)]
 struct Profile {
     /// Storage profile whose backups are meant [default: main]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "PROFILE")]
     profile: Option<String>,
 }
 
@@ -266,6 +273,10 @@ fn refused(refusal: &Refusal) -> CliError {
 
 async fn carry_out(cx: &Context, wanted: &Ask, wish: Wish, consent: &Consent, waiting: &Waiting) -> Result<()> {
     let config = cx.config().await?;
+    // Before the plan, which an operation under way would change.
+    if !consent.dry_run {
+        checks::nothing_runs(&cx.control).await?;
+    }
     let facts = prune::facts(&cx.control, &config).await?;
     let plan = retention::plan(&facts, wanted).map_err(|refusal| refused(&refusal))?;
     let shown = Shown::read(cx, &facts, &plan, facts.slicing != Slicing::Off).await?;
@@ -275,11 +286,10 @@ async fn carry_out(cx: &Context, wanted: &Ask, wish: Wish, consent: &Consent, wa
     }
     if shown.is_empty() {
         cx.out.note(&shown.reasons());
-        cx.out.print(&Message::new("nothing to delete"));
+        cx.out.print(&Message::new(NOTHING));
         return Ok(());
     }
     cx.ready_to_write().await?;
-    checks::nothing_runs(&cx.control).await?;
     checks::agents(cx, Need::Any).await?;
     consent.given(cx, &shown.plan()).await?;
     let event = wish.event();

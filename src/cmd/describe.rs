@@ -20,7 +20,7 @@ use serde_json::Value;
 #[derive(Debug, Args)]
 pub struct DescribeBackup {
     /// Name of the backup, as `pbm list` shows it
-    #[arg(value_parser = selection::name)]
+    #[arg(value_name = "BACKUP", value_parser = selection::name)]
     backup_name: String,
     /// Also list its collections, read from the storage
     #[arg(long)]
@@ -31,7 +31,7 @@ pub struct DescribeBackup {
 #[derive(Debug, Args)]
 pub struct DescribeRestore {
     /// Name of the restore, as `pbm list --restore` shows it
-    #[arg(value_parser = selection::name)]
+    #[arg(value_name = "RESTORE", value_parser = selection::name)]
     name: String,
 }
 
@@ -157,9 +157,14 @@ impl Report for BackupView {
     fn text(&self) -> String {
         for_people(self)
     }
+
+    fn is_prose(&self) -> bool {
+        false
+    }
 }
 
-/// YAML without what is there for programs only: seconds and byte counts, which stand beside in words.
+/// YAML without what is there for programs only: seconds and byte counts, which stand beside in words. Times that are not
+/// known yet, which programs get as 1970, are left out.
 fn for_people(report: &impl Serialize) -> String {
     let mut value = match serde_json::to_value(report) {
         Ok(value) => value,
@@ -172,6 +177,12 @@ fn for_people(report: &impl Serialize) -> String {
 fn drop_numbers(value: &mut Value) {
     match value {
         Value::Object(map) => {
+            let unknown: Vec<String> = map
+                .iter()
+                .filter(|(_, value)| value.as_i64().is_some_and(|seconds| seconds <= 1))
+                .filter_map(|(key, _)| Some(format!("{}_time", key.strip_suffix("_ts")?)))
+                .collect();
+            map.retain(|key, _| !unknown.contains(key));
             map.retain(|key, value| {
                 let in_words =
                     key.ends_with("_ts") || key == "ts_to_restore" || key == "size" || key == "size_uncompressed";
@@ -286,6 +297,10 @@ impl Report for RestoreView {
     fn text(&self) -> String {
         for_people(self)
     }
+
+    fn is_prose(&self) -> bool {
+        false
+    }
 }
 
 impl DescribeRestore {
@@ -332,6 +347,17 @@ mod tests {
                 r#""last_transition_time":"2026-11-21T00:44:32Z"}]}"#
             )
         );
+    }
+
+    #[test]
+    fn people_see_no_time_where_there_is_none() {
+        let none = bson::Timestamp { time: 1, increment: 1 };
+        let mut cancelled = BackupMeta { status: Status::Canceled, last_write_ts: none, ..backup() };
+        cancelled.replsets[0].last_write_ts = bson::Timestamp { time: 0, increment: 0 };
+        let view = BackupView::of(&cancelled);
+        assert!(!view.text().contains("1970") && view.text().contains("last_transition_time"), "{}", view.text());
+        let json = serde_json::to_value(&view).expect("json");
+        assert_eq!(json["last_write_time"], "1970-01-01T00:00:01Z", "as the original's");
     }
 
     #[test]

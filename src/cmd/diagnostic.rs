@@ -28,7 +28,7 @@ pub struct Diagnostic {
     #[arg(long, value_name = "DIR")]
     path: PathBuf,
     /// Name of the backup or restore
-    #[arg(long, value_name = "NAME", required_unless_present = "opid", conflicts_with = "opid")]
+    #[arg(long, value_name = "BACKUP", required_unless_present = "opid", conflicts_with = "opid")]
     name: Option<String>,
     /// ID of the operation, as `pbm logs --extra` shows it: of any command, also of a deletion
     #[arg(long, value_name = "OPID")]
@@ -115,7 +115,8 @@ impl Diagnostic {
         let mut text = folder.create("log")?;
         let mut json = folder.create("log.jsonl")?;
         let read = log(cx, &operation.opid, &secrets, &mut text, &mut json).await?;
-        missing.extend(read.err().map(|error| format!("the rest of the log: {error:#}")));
+        missing
+            .extend(read.err().map(|error| format!("the rest of the log: {}", crate::mongo::admin::explain(&error))));
         text.flush().and_then(|()| json.flush()).context("write the log of the report")?;
         if self.archive {
             folder.archive()?;

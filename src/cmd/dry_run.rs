@@ -142,7 +142,7 @@ async fn look(cx: &Context, asked: &Question<'_>) -> Result<Vec<Part>> {
         };
         match Steps::prepare(store.clone(), client, order).await {
             Ok(steps) => prepared.push((rs, member.config, steps)),
-            Err(error) => reasons.push(format!("{rs}: {error:#}")),
+            Err(error) => reasons.push(format!("{rs}: {}", crate::mongo::admin::explain(&error))),
         }
     }
     if !reasons.is_empty() {

@@ -1,6 +1,6 @@
 //! What the command line says when something can't be done: the only place that prints an error.
 
-use super::output::Format;
+use super::{fit, output::Format};
 use crate::mongo::admin;
 use crate::printable;
 use std::{io::Write, process::ExitCode};
@@ -146,9 +146,12 @@ impl CliError {
     }
 
     fn print(&self, text: &str) -> std::io::Result<()> {
+        let width = fit::stderr_width();
         let mut out = std::io::stderr().lock();
-        writeln!(out, "Error: {}", printable::line(text))?;
-        self.hints.iter().try_for_each(|hint| writeln!(out, "Hint: {}", printable::line(hint)))
+        let error = format!("Error: {}", printable::line(text));
+        writeln!(out, "{}", fit::lines(&error, width))?;
+        let hint = |hint: &String| format!("Hint: {}", printable::line(hint));
+        self.hints.iter().try_for_each(|it| writeln!(out, "{}", fit::lines(&hint(it), width)))
     }
 
     /// The original's key, and ours beside it.

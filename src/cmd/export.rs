@@ -53,7 +53,7 @@ const WAITING: usize = 4;
 #[derive(Debug, Args)]
 pub struct Export {
     /// Name of the backup
-    #[arg(value_parser = names::name)]
+    #[arg(value_name = "BACKUP", value_parser = names::name)]
     backup_name: String,
     /// Only these namespaces: db.collection or db.*, separated by commas
     #[arg(long, value_name = "NAMESPACES", value_delimiter = ',')]

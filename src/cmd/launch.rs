@@ -19,9 +19,11 @@ pub fn parsed<P: Parser>(
 ) -> ExitCode {
     let wished = format_of(&args);
     if args.len() == 1 {
-        output::line(P::command().render_help().to_string().trim_end());
+        output::line(command.clone().render_help().to_string().trim_end());
         return ExitCode::SUCCESS;
     }
+    let args = spelling::asks_for_help(&command, &args).unwrap_or(args);
+    let at = spelling::subcommand_at(&command, &args);
     let read = spelling::read(command, args).and_then(|matches| match physical::refuse(&matches) {
         Ok(()) => P::from_arg_matches(&matches).map(Ok),
         Err(refused) => Ok(Err(refused)),
@@ -34,7 +36,7 @@ pub fn parsed<P: Parser>(
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        Err(error) => return misused(&error, P::command().get_name()).report(wished),
+        Err(error) => return misused(&error, &at).report(wished),
     };
     match start(cli) {
         (_, Ok(())) => ExitCode::SUCCESS,

@@ -7,7 +7,7 @@ use super::{
     output::{Message, Report},
     profile::Filter,
     restore::{Remapping, parse_remapping},
-    saved::{Saved, gaps_text},
+    saved::{Saved, gap_text, gaps_text, newest_base},
     snapshots::{Judge, Snapshot},
     units,
 };
@@ -32,8 +32,11 @@ pub struct List {
     /// Also show times that no backup precedes
     #[arg(long)]
     unbacked: bool,
+    /// Also show every gap of the saved oplog, also those before the newest backup, which are counted otherwise
+    #[arg(long, conflicts_with = "restore")]
+    gaps: bool,
     /// Only backups on the storage of this profile; `main` is the main storage, `*` all of them
-    #[arg(long, value_name = "NAME", default_value = "*")]
+    #[arg(long, value_name = "PROFILE", default_value = "*")]
     profile: Option<String>,
     /// Other names of the backups' replica sets in this cluster: CLUSTER=BACKUP,...
     #[arg(long, value_name = "MAP", env = "PBM_REPLSET_REMAPPING", value_parser = parse_remapping, hide_env_values = true)]
@@ -67,12 +70,14 @@ struct Pitr {
     size: i64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gaps: Vec<Gap>,
+    /// The lines that tell of them.
+    #[serde(skip)]
+    gap_lines: Vec<String>,
 }
 
 impl Report for Listing {
     fn text(&self) -> String {
-        let mut rows =
-            vec![["NAME", "TYPE", "PROFILE", "SELECTIVE", "SIZE", "RESTORE TIME"].map(str::to_owned).to_vec()];
+        let mut rows = vec![["NAME", "TYPE", "PROFILE", "SEL", "SIZE", "RESTORE TIME"].map(str::to_owned).to_vec()];
         for it in self.snapshots.iter().flatten() {
             rows.push(vec![
                 it.name.clone(),
@@ -89,7 +94,7 @@ impl Report for Listing {
         let Some(pitr) = &self.pitr else { return out };
         out.push_str(&format!("\n\nPoint-in-time recovery <{}>:", if pitr.on { "on" } else { "off" }));
         let ranges = pitr.ranges.iter().map(range_text);
-        for line in ranges.chain(gaps_text(&pitr.gaps)) {
+        for line in ranges.chain(pitr.gap_lines.iter().cloned()) {
             out.push_str(&format!("\n  {line}"));
         }
         for (rs, ranges) in &pitr.rs_ranges {
@@ -236,6 +241,10 @@ impl List {
     async fn pitr(&self, cx: &Context, config: Config, backups: &[BackupMeta], judge: &Judge) -> Result<Pitr> {
         let saved = Saved::read(cx, judge).await?;
         let gaps = saved.gaps();
+        let gap_lines = match self.gaps {
+            true => gaps.iter().map(gap_text).collect(),
+            false => gaps_text(&gaps, newest_base(backups)),
+        };
         let mut ranges = saved.ranges(&judge.fitting(backups));
         ranges.retain(|range| self.unbacked || !range.no_base);
         let rs_ranges = if self.full { saved.lines } else { BTreeMap::new() };
@@ -248,6 +257,7 @@ impl List {
             rs_ranges: rs_ranges.into_iter().map(|(rs, lines)| (rs, whole(&lines))).collect(),
             size: saved.size,
             gaps,
+            gap_lines,
         })
     }
 }
@@ -259,7 +269,14 @@ mod tests {
 
     #[test]
     fn shapes_are_the_originals() {
-        let pitr = Pitr { on: false, ranges: Vec::new(), rs_ranges: BTreeMap::new(), size: 0, gaps: Vec::new() };
+        let pitr = Pitr {
+            on: false,
+            ranges: Vec::new(),
+            rs_ranges: BTreeMap::new(),
+            size: 0,
+            gaps: Vec::new(),
+            gap_lines: Vec::new(),
+        };
         let empty = Listing { snapshots: None, pitr: Some(pitr) };
         assert_eq!(
             serde_json::to_string(&empty).expect("json"),
@@ -276,6 +293,7 @@ mod tests {
             status: Status::Done,
             print_status: "success",
             error: None,
+            incompatible: false,
             restore_to: 5,
             pbm_version: "2.15.0".into(),
             kind: BackupType::Logical,

@@ -3,11 +3,12 @@
 use super::{
     context::Context,
     error::{CliError, Result},
+    offer::offering,
     output::{self, Format, Report},
 };
 use crate::control::LogQuery;
 use crate::log::Level;
-use crate::model::log::LogEntry;
+use crate::model::{agent::AgentStat, log::LogEntry};
 use crate::printable;
 use bson::oid::ObjectId;
 use clap::{Args, builder::NonEmptyStringValueParser};
@@ -20,7 +21,7 @@ use std::{collections::HashSet, pin::pin};
 #[derive(Debug, Args)]
 pub struct Logs {
     /// Only these events: EVENT or EVENT/NAME, such as backup or backup/2026-11-21T00:44:27Z
-    #[arg(short, long, value_name = "EVENT", value_parser = NonEmptyStringValueParser::new())]
+    #[arg(short, long, value_name = "EVENT", value_parser = offering(NonEmptyStringValueParser::new(), EVENTS), hide_possible_values = true)]
     event: Option<String>,
     /// Show the operation's ID too
     #[arg(short = 'x', long)]
@@ -35,7 +36,7 @@ pub struct Logs {
     #[arg(short = 'i', long, value_name = "OPID", value_parser = parse_opid)]
     opid: Option<String>,
     /// This severity and worse: D, I, W, E or F
-    #[arg(short, long, value_name = "SEVERITY", default_value = "I")]
+    #[arg(short, long, value_name = "SEVERITY", default_value = "I", value_parser = offering(parse_severity, &["D", "I", "W", "E", "F"]), hide_possible_values = true)]
     severity: Level,
     /// The newest N lines; 0 for all
     #[arg(short, long, value_name = "N", default_value_t = 20)]
@@ -43,6 +44,26 @@ pub struct Logs {
     /// Time zone of the lines: UTC, Local, or a name such as Europe/Paris
     #[arg(long, value_name = "ZONE", default_value = "UTC", value_parser = parse_zone)]
     timezone: TimeZone,
+}
+
+/// What agents call their work. Completion offers these, and whoever gives another one is told that nothing is called so.
+const EVENTS: &[&str] = &[
+    "addConfigProfile",
+    "backup",
+    "cancelBackup",
+    "cleanup",
+    "cleanupFailed",
+    "delete",
+    "deletePitr",
+    "pitr",
+    "removeConfigProfile",
+    "replay",
+    "restore",
+    "resync",
+];
+
+fn parse_severity(text: &str) -> Result<Level, String> {
+    text.parse()
 }
 
 fn parse_opid(text: &str) -> Result<String, String> {
@@ -157,15 +178,22 @@ impl Report for Lines<'_> {
     fn text(&self) -> String {
         self.entries.iter().map(|entry| self.style.line(entry)).collect::<Vec<_>>().join("\n")
     }
+
+    fn is_prose(&self) -> bool {
+        false
+    }
 }
 
 impl Logs {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
         let mut query = self.query();
-        let style = Style { zone: self.timezone, extra: self.extra, node: query.node.is_none() };
+        let style = Style { zone: self.timezone.clone(), extra: self.extra, node: query.node.is_none() };
         let entries = cx.control.logs.newest(&query, self.tail.into()).await?;
         if !self.follow {
+            if entries.is_empty() {
+                cx.out.note(&self.nothing(cx, &query).await);
+            }
             if !(cx.out.is_text() && entries.is_empty()) {
                 let lines = entries.iter().map(Line::from).collect();
                 cx.out.print(&Lines { lines, entries: &entries, style: &style });
@@ -191,6 +219,29 @@ impl Logs {
         tokio::select! {
             ended = follow(cx, query, seen, show) => ended,
             _ = tokio::signal::ctrl_c() => Ok(()),
+        }
+    }
+
+    /// Why there is no line: what was asked for may be what nobody is called.
+    async fn nothing(&self, cx: &Context, query: &LogQuery) -> String {
+        let mut why = Vec::new();
+        if let Some(event) = query.event.as_deref().filter(|event| !EVENTS.contains(event)) {
+            why.push(format!("no event is called {event}; there are {}", EVENTS.join(", ")));
+        }
+        if let Some(asked) = &self.node {
+            let agents = cx.control.agents.all().await.unwrap_or_default();
+            let is_it = |it: &AgentStat| {
+                query.replset.as_ref() == Some(&it.rs) && query.node.as_ref().is_none_or(|node| *node == it.n)
+            };
+            if !agents.iter().any(is_it) {
+                let known: Vec<String> = agents.iter().map(|it| format!("{}/{}", it.rs, it.n)).collect();
+                why.push(format!("no agent is called {asked}; there are {}", known.join(", ")));
+            }
+        }
+        if why.is_empty() {
+            "No such lines in the log".to_owned()
+        } else {
+            format!("No such lines in the log: {}", why.join("; "))
         }
     }
 

@@ -20,14 +20,18 @@ mod doctor;
 mod dry_run;
 mod ending;
 mod error;
+mod examples;
 mod export;
+mod fit;
 mod flush;
 mod give_up;
 mod launch;
 mod list;
 mod logs;
 mod moment;
+mod names;
 mod nodes;
+mod offer;
 mod oplog_replay;
 mod output;
 mod physical;
@@ -48,6 +52,7 @@ mod units;
 mod version;
 mod wait;
 
+use crate::model::build;
 use clap::{
     CommandFactory, Parser, Subcommand,
     builder::{EnumValueParser, TypedValueParser as _, ValueParser},
@@ -61,18 +66,21 @@ fn format_parser() -> ValueParser {
     ValueParser::new(EnumValueParser::<Format>::new().map(Outlet::Format))
 }
 
+/// The group of options in the help that every subcommand has.
+const GLOBAL: &str = "Global options";
+
 /// Back up and restore MongoDB clusters
 #[derive(Debug, Parser)]
-#[command(name = "pbm", disable_version_flag = true, subcommand_required = true, after_help = error::CODES)]
+#[command(name = "pbm", version = build::SHORT, subcommand_required = true, after_help = error::CODES)]
 struct Cli {
     /// Connection string of a member of the config servers or of the replica set
-    #[arg(long, global = true, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = GLOBAL, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
     mongodb_uri: Option<String>,
     /// Form of the result
-    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text", value_parser = format_parser())]
+    #[arg(short, long, global = true, help_heading = GLOBAL, value_name = "FORMAT", default_value = "text", value_parser = format_parser())]
     out: Outlet,
     /// No progress and no remarks: only the result, and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = GLOBAL)]
     quiet: bool,
     #[command(subcommand)]
     command: Command,
@@ -110,12 +118,15 @@ enum Command {
 /// The command line as data, for completion and help.
 #[must_use]
 pub fn command() -> clap::Command {
-    Cli::command()
+    crate::pages::with_examples(Cli::command(), examples::PBM)
 }
 
 /// Runs one subcommand; returns the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
+    if let Some(kind) = names::asked_for(&args) {
+        return names::print(kind);
+    }
     launch::parsed(physical::known(command()), args, |cli: Cli| (cli.format(), start(cli)))
 }
 
@@ -193,9 +204,9 @@ fn format_of(args: &[OsString]) -> Format {
     }
 }
 
-/// An error in the arguments, without the usage text that would hide it.
-fn misused(error: &clap::Error, program: &str) -> CliError {
-    let text = error.render().to_string();
+/// An error in the arguments of the subcommand `at`, such as `pbm backup`, without the usage text that would hide it.
+fn misused(error: &clap::Error, at: &str) -> CliError {
+    let text = crate::spelling::plain_words(&error.render().to_string());
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let end = text.find("\n\nUsage:").or_else(|| text.find("\n\nFor more information")).unwrap_or(text.len());
     let (tips, said): (Vec<&str>, Vec<&str>) =
@@ -203,7 +214,7 @@ fn misused(error: &clap::Error, program: &str) -> CliError {
     let said: Vec<String> = said.join(" ").split(' ').map(shortened).collect();
     let mut out = CliError::usage(said.join(" "));
     out.hints.extend(tips.iter().map(|tip| tip.trim_start_matches("tip: ").to_owned()));
-    out.hint(format!("`{program} help` and `{program} SUBCOMMAND --help` show what can be given"))
+    out.hint(format!("`{at} --help` shows what can be given"))
 }
 
 /// What was given stands in the error, perhaps twice; nobody reads a very long word to its end.

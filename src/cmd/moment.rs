@@ -5,11 +5,28 @@ use jiff::{civil, tz::TimeZone};
 use std::str::FromStr;
 
 /// The forms, for help and errors.
-pub const FORMS: &str = "2026-03-01T10:20:30 (UTC), with an offset such as +02:00 or Z, 2026-03-01 (midnight), or T,I \
-                         (Unix seconds and increment, as in 1772360430,5)";
+pub const FORMS: &str = "2026-03-01T10:20:30 (UTC), with an offset such as +02:00 or Z, 2026-03-01 (midnight), -10m (so long \
+                         ago), or T,I (Unix seconds and increment, as in 1772360430,5)";
+
+/// Units of a time span, in seconds.
+const UNITS: [(char, u32); 5] = [('w', 604_800), ('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
+
+/// Reads a span of time such as `2w`, `36h` or `1h30m`: seconds.
+pub(super) fn span(text: &str) -> Option<u32> {
+    let mut sum: u32 = 0;
+    let mut rest = text;
+    while !rest.is_empty() {
+        let at = rest.find(|c: char| !c.is_ascii_digit())?;
+        let unit = rest[at..].chars().next()?;
+        let seconds = UNITS.iter().find(|(letter, _)| *letter == unit)?.1;
+        sum = sum.checked_add(rest[..at].parse::<u32>().ok()?.checked_mul(seconds)?)?;
+        rest = &rest[at + 1..];
+    }
+    (!text.is_empty()).then_some(sum)
+}
 
 /// Reads a moment. A time without an increment is `T,0`, which is before every operation of that second; fractions of a
-/// second, which cluster times don't have, are cut.
+/// second, which cluster times don't have, are cut. What is so long ago is counted from now by the clock of this host.
 ///
 /// # Errors
 /// Anything else, with the forms that are known.
@@ -23,9 +40,17 @@ pub fn parse(text: &str) -> Result<Timestamp, String> {
             _ => Err(refuse()),
         };
     }
+    if let Some(ago) = text.strip_prefix('-') {
+        let now = u32::try_from(jiff::Timestamp::now().as_second()).unwrap_or_default();
+        let time = span(ago).and_then(|ago| now.checked_sub(ago)).ok_or_else(refuse)?;
+        return Ok(Timestamp { time, increment: 0 });
+    }
     if text.as_bytes().get(4) != Some(&b'-') {
         return Err(refuse());
     }
+    // As `date` and people write it.
+    let joined = text.replacen(' ', "T", 1);
+    let text = if text.as_bytes().get(10) == Some(&b' ') { joined.as_str() } else { text };
     let at = match text.parse::<jiff::Timestamp>() {
         // Without an offset. The library reads and forgets what follows in other forms, so nothing may.
         Err(_) if text.bytes().all(|b| b.is_ascii_digit() || b"-:T.".contains(&b)) => text
@@ -62,13 +87,14 @@ impl FromStr for Moment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let ago = [('d', 86_400), ('h', 3_600)].into_iter().find_map(|(unit, seconds)| {
-            let amount: u32 = text.trim().strip_suffix(unit)?.parse().ok()?;
-            amount.checked_mul(seconds).map(Self::Ago)
-        });
+        // What is to be deleted is not as young as minutes, and some people write months so.
+        let ago = span(text.trim()).filter(|_| !text.contains(['m', 's']));
         match ago {
-            Some(ago) => Ok(ago),
-            None => parse(text).map(Self::At).map_err(|why| format!("{why}, or how long ago: 30d, 12h")),
+            Some(ago) => Ok(Self::Ago(ago)),
+            None if text.trim().starts_with('-') => {
+                Err(format!("'{text}': give how long ago without a sign, as in 2w, 30d or 12h"))
+            }
+            None => parse(text).map(Self::At).map_err(|why| format!("{why}, or how long ago: 2w, 30d, 12h")),
         }
     }
 }
@@ -87,6 +113,8 @@ mod tests {
             ("2026-03-01T12:20:30+02:00", 1_772_360_430, 0),
             ("2026-03-01T05:50:30-04:30", 1_772_360_430, 0),
             ("2026-03-01", 1_772_323_200, 0),
+            ("2026-03-01 10:20:30", 1_772_360_430, 0),
+            ("2026-03-01 12:20:30+02:00", 1_772_360_430, 0),
             (" 1772360430,7 ", 1_772_360_430, 7),
             ("1772360430,0", 1_772_360_430, 0),
         ] {
@@ -108,6 +136,13 @@ mod tests {
             "10:20",
             "2026-03-01T10:20:30[Europe/Paris]",
             "2026-03-01T10:20:30 CET",
+            "2026-03-01 10:20:30 CET",
+            "2026-03-01  10:20:30",
+            "-",
+            "-10",
+            "-m",
+            "-10y",
+            "-99999999w",
             "4294967296,1",
         ] {
             assert!(parse(bad).is_err_and(|why| why.contains("T,I")), "{bad}");
@@ -125,15 +160,41 @@ mod tests {
             ("2026-03-01T12:20:30+02:00", at(1_772_360_430, 0)),
             ("2026-03-01T10:20:30.999", at(1_772_360_430, 0)),
             ("1772360430,7", at(1_772_360_430, 7)),
+            ("2026-03-01 10:20:30", at(1_772_360_430, 0)),
+            ("2w", Ok(Moment::Ago(1_209_600))),
+            ("1d12h", Ok(Moment::Ago(129_600))),
             ("30d", Ok(Moment::Ago(2_592_000))),
             ("0d", Ok(Moment::Ago(0))),
             ("12h", Ok(Moment::Ago(43_200))),
         ] {
             assert_eq!(text.parse(), want, "{text}");
         }
-        for bad in ["", "d", "-1d", "1.5d", "1m", "2026", "2026-13-01", "1900-01-01", "1,2,3", "tomorrow", "99999999d"]
-        {
+        for bad in [
+            "",
+            "d",
+            "-1d",
+            "1.5d",
+            "1m",
+            "90s",
+            "1h30m",
+            "2026",
+            "2026-13-01",
+            "1900-01-01",
+            "1,2,3",
+            "tomorrow",
+            "99999999d",
+        ] {
             assert!(bad.parse::<Moment>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_moment_may_be_so_long_ago() {
+        let now = || u32::try_from(jiff::Timestamp::now().as_second()).expect("in range");
+        for (text, seconds) in [("-10m", 600), ("-90s", 90), ("-1h30m", 5400), ("-2w", 1_209_600)] {
+            let before = now();
+            let at = parse(text).expect(text);
+            assert!((before - seconds..=now() - seconds).contains(&at.time) && at.increment == 0, "{text}: {at}");
         }
     }
 

@@ -36,6 +36,9 @@ struct Node {
     /// *Added by us*: why this node is not read for backups, where that is no error of its agent.
     #[serde(skip_serializing_if = "String::is_empty")]
     unfit: String,
+    /// *Added by us*: the release of this program that the agent is; the original's agents have none.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    release: String,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
@@ -114,9 +117,11 @@ fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> N
         errors: Vec::new(),
         lag: 0,
         unfit: String::new(),
+        release: String::new(),
     };
     let Some(agent) = agent.filter(|_| state != ARBITER) else { return node };
     node.agent = if agent.v.is_empty() { "?".to_owned() } else { format!("v{}", agent.v.trim_start_matches('v')) };
+    node.release.clone_from(&agent.own);
     if is_stale(agent.hb, now) {
         let silent = now.time.saturating_sub(agent.hb.time);
         node.errors.push(format!("the agent is lost: no heartbeat for {silent} s (limit {STALE_SECS} s)"));
@@ -156,6 +161,21 @@ pub fn problems(replsets: &[Replset]) -> impl Iterator<Item = String> {
     broken.chain(unread)
 }
 
+/// The releases of our agents, with their nodes, if there are several.
+fn mix(replsets: &[Replset]) -> Option<String> {
+    let mut by_release: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (replset, node) in replsets.iter().flat_map(|replset| replset.nodes.iter().map(move |node| (replset, node))) {
+        if !node.release.is_empty() {
+            by_release.entry(&node.release).or_default().push(format!("{}/{}", replset.rs, node.host));
+        }
+    }
+    (by_release.len() > 1).then(|| {
+        let all: Vec<String> =
+            by_release.iter().map(|(release, nodes)| format!("{release} on {}", nodes.join(", "))).collect();
+        format!("agents of several releases: {}; install one everywhere", all.join("; "))
+    })
+}
+
 /// For people.
 #[must_use]
 pub fn text(replsets: &[Replset]) -> String {
@@ -170,7 +190,14 @@ pub fn text(replsets: &[Replset]) -> String {
             line.push_str(&match (node.role, node.agent.as_str()) {
                 ("A", _) => ": an arbiter, needs no agent".to_owned(),
                 (_, "") => ": no agent".to_owned(),
-                (_, agent) => format!(": pbm-agent {agent}{}", if node.ok { " ok" } else { "" }),
+                (_, agent) => {
+                    let whose = if node.release.is_empty() {
+                        "the original".to_owned()
+                    } else {
+                        format!("pbmbox {}", node.release)
+                    };
+                    format!(": pbm-agent {agent} ({whose}){}", if node.ok { " ok" } else { "" })
+                }
             });
             if node.lag > 0 && node.errors.is_empty() {
                 line.push_str(&format!(", {} s behind the primary", node.lag));
@@ -182,6 +209,7 @@ pub fn text(replsets: &[Replset]) -> String {
             lines.extend(node.errors.iter().map(|error| format!("      error: {error}")));
         }
     }
+    lines.extend(mix(replsets).map(|mix| format!("  WARNING: {mix}")));
     lines.join("\n")
 }
 
@@ -231,6 +259,19 @@ mod tests {
         let starved = AgentStat { no_majority: "no majority: 1 of 2".into(), ..agent() };
         let told: Vec<String> = problems(&of(vec![judge("h:1", PRIMARY, Some(&starved), at(110))])).collect();
         assert!(told[0].starts_with("rs0/h:1: no majority: 1 of 2"), "{told:?}");
+    }
+
+    #[test]
+    fn releases_are_shown_and_a_mix_is_a_warning() {
+        let node = |host: &str, own: &str| judge(host, 2, Some(&AgentStat { own: own.into(), ..agent() }), at(110));
+        let set = |nodes| vec![Replset { rs: "rs0".into(), nodes }];
+        let same = set(vec![node("h:1", "0.2.0"), node("h:2", "0.2.0"), node("h:3", "")]);
+        let text = super::text(&same);
+        assert!(text.contains("h:1 [S]: pbm-agent v2.15.0 (pbmbox 0.2.0) ok"), "{text}");
+        assert!(text.contains("h:3 [S]: pbm-agent v2.15.0 (the original) ok") && !text.contains("WARNING"), "{text}");
+        assert!(serde_json::to_string(&same[0].nodes[0]).expect("json").ends_with(r#""release":"0.2.0"}"#));
+        let text = super::text(&set(vec![node("h:1", "0.2.0"), node("h:2", "0.1.0")]));
+        assert!(text.contains("WARNING: agents of several releases: 0.1.0 on rs0/h:2; 0.2.0 on rs0/h:1"), "{text}");
     }
 
     #[test]

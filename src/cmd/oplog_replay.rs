@@ -8,7 +8,7 @@ use super::{
     give_up::Sent,
     moment,
     output::Report,
-    restore::{Remapping, TAKEN_WITHIN, parse_remapping},
+    restore::{Remapping, Slicing, TAKEN_WITHIN, parse_remapping},
     units,
     wait::{self, Goal},
 };
@@ -58,6 +58,8 @@ struct Replayed {
     status: Status,
     #[serde(skip)]
     sharded: bool,
+    #[serde(skip)]
+    slicing: Slicing,
 }
 
 impl Report for Replayed {
@@ -66,17 +68,18 @@ impl Report for Replayed {
             let name = &self.name;
             return format!("Oplog replay {name} is running; `pbm describe-restore {name}` shows how it ends");
         }
-        let done = format!("Oplog replay {} is complete", self.name);
-        let routers =
-            "\nBefore clients come back, run db.adminCommand({flushRouterConfig: 1}) on every mongos, or restart them";
-        if self.sharded { done + routers } else { done }
+        let mut done = format!("Oplog replay {} is complete", self.name);
+        if self.sharded {
+            done += "\nBefore clients come back, run db.adminCommand({flushRouterConfig: 1}) on every mongos, or restart them";
+        }
+        done + self.slicing.advice()
     }
 }
 
 impl OplogReplay {
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
-        cx.config().await?;
+        let config = cx.config().await?;
         let cluster = cx.cluster().await?;
         let map = self.replset_remapping.clone().unwrap_or_default();
         let chunks = cx.control.chunks.all().await?;
@@ -105,7 +108,8 @@ impl OplogReplay {
         wait::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
         let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.waiting.limit()).await?;
-        cx.out.print(&Replayed { name, status: meta.status, sharded: cluster.sharded });
+        let slicing = Slicing::after(cx, &config).await?;
+        cx.out.print(&Replayed { name, status: meta.status, sharded: cluster.sharded, slicing });
         Ok(())
     }
 }
@@ -116,7 +120,7 @@ mod tests {
 
     #[test]
     fn the_result_is_the_originals() {
-        let mut done = Replayed { name: "r".into(), status: Status::Done, sharded: false };
+        let mut done = Replayed { name: "r".into(), status: Status::Done, sharded: false, slicing: Slicing::Off };
         assert_eq!(serde_json::to_string(&done).expect("json"), r#"{"name":"r"}"#);
         assert_eq!(done.text(), "Oplog replay r is complete");
         done.status = Status::Running;

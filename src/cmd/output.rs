@@ -1,5 +1,6 @@
 //! A subcommand's result: text for people, or exactly one JSON value on stdout.
 
+use super::fit;
 use crate::printable;
 use serde::Serialize;
 use serde_json::Value;
@@ -39,16 +40,24 @@ impl Outlet {
 pub trait Report: Serialize {
     /// For people; without a final newline.
     fn text(&self) -> String;
+
+    /// May lines be broken to fit a terminal? Not where the text has a form that programs read too.
+    fn is_prose(&self) -> bool {
+        true
+    }
 }
 
 impl Format {
     /// Prints a result on stdout.
     pub fn print(self, report: &impl Report) {
         match self {
-            Self::Text | Self::Quiet => match serde_json::to_value(report) {
-                Ok(value) => line(&printable::laid_out(report.text(), &value)),
-                Err(_) => line(&report.text()),
-            },
+            Self::Text | Self::Quiet => {
+                let text = match serde_json::to_value(report) {
+                    Ok(value) => printable::laid_out(report.text(), &value),
+                    Err(_) => report.text(),
+                };
+                line(&if report.is_prose() { fit::lines(&text, fit::stdout_width()) } else { text });
+            }
             Self::Json | Self::JsonPretty => self.print_json(report),
         }
     }
@@ -79,10 +88,17 @@ impl Format {
         if self == Self::Text { Self::Quiet } else { self }
     }
 
+    /// A line on the way that scripts of the original read from stdout; nothing when a program reads JSON, or with `--quiet`.
+    pub fn announce(self, text: &str) {
+        if self.is_chatty() {
+            line(text);
+        }
+    }
+
     /// A remark on the way, on stderr; nothing when a program reads, or nobody wants it.
     pub fn note(self, text: &str) {
         if self.is_chatty() {
-            eprintln!("{}", printable::lines(text));
+            eprintln!("{}", fit::lines(&printable::lines(text), fit::stderr_width()));
         }
     }
 }
@@ -124,6 +140,10 @@ pub struct Shown(pub Value);
 impl Report for Shown {
     fn text(&self) -> String {
         yaml(&self.0)
+    }
+
+    fn is_prose(&self) -> bool {
+        false
     }
 }
 

@@ -188,6 +188,10 @@ impl Report for Profiles {
     fn text(&self) -> String {
         self.profiles.iter().map(yaml).collect::<Vec<_>>().join("\n---\n")
     }
+
+    fn is_prose(&self) -> bool {
+        false
+    }
 }
 
 /// The original's one word for programs, a sentence for people.

@@ -1,12 +1,15 @@
 //! A live bar on a terminal; a line per phase elsewhere; nothing when a program reads, or with `--quiet`.
 
-use super::output::Format;
+use super::{fit, output::Format};
 use crate::model::{backup::Progress, status::Status};
 use crate::printable;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::io::IsTerminal;
 use std::time::Duration;
+
+/// Columns that the bar needs for everything.
+const WIDE: usize = 110;
 
 /// What is shown while an operation runs.
 pub struct View {
@@ -57,10 +60,12 @@ impl View {
             bar.set_length(sum.bytes_total.max(sum.bytes));
         }
         bar.set_position(sum.bytes);
-        bar.set_message(match (sum.docs, sum.docs_total) {
+        // A narrow terminal has no room for the second count.
+        let counted = if fit::stderr_width() < WIDE { (0, 0) } else { (sum.docs, sum.docs_total) };
+        bar.set_message(match counted {
             (0, 0) => String::new(),
-            (done, 0) => format!("{done} documents"),
-            (done, total) => format!("{done}/{total} documents"),
+            (done, 0) => format!(", {done} documents"),
+            (done, total) => format!(", {done}/{total} documents"),
         });
     }
 
@@ -80,9 +85,9 @@ impl Drop for View {
 
 fn style(known: bool) -> ProgressStyle {
     let template = if known {
-        "{prefix} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left, {msg}"
+        "{prefix} [{wide_bar}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec}, {eta} left{msg}"
     } else {
-        "{spinner} {prefix} {elapsed} {binary_bytes} {msg}"
+        "{spinner} {prefix} {elapsed} {binary_bytes}{msg}"
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }

@@ -10,6 +10,8 @@ use futures::TryStreamExt;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
+/// The original's words for it, which scripts look for.
+pub const NOTHING: &str = "nothing to delete";
 /// Kept backups named one by one.
 const NAMED: usize = 10;
 
@@ -30,7 +32,7 @@ struct Backup {
     why: String,
     size: i64,
     #[serde(rename = "restoreTo")]
-    restore_to: u32,
+    restore_to: i64,
 }
 
 /// Chunks of a replica set that follow each other and go.
@@ -68,12 +70,19 @@ impl Shown {
                 Fate::Goes(why) => (true, why.to_string()),
                 Fate::Stays(why) => (false, why.to_string()),
             };
-            let restore_to = meta.last_write_ts.time;
+            // What never got an end of its data has at least the time at which it ended.
+            let restore_to = match i64::from(meta.last_write_ts.time) {
+                ..=1 => meta.last_transition_ts,
+                at => at,
+            };
             Some(Backup { name: item.name.clone(), goes, why, size: meta.size, restore_to })
         });
         let mut out =
             Self { msg: String::new(), backups: backups.collect(), chunks: chunks.collect(), notes: Vec::new() };
         out.notes = notes(plan, slicing && !out.chunks.is_empty());
+        if out.is_empty() {
+            NOTHING.clone_into(&mut out.msg);
+        }
         Ok(out)
     }
 
@@ -96,7 +105,7 @@ impl Shown {
             parts.push(format!("Oplog chunks to delete:\n{}", units::table(&rows)));
         }
         if parts.is_empty() {
-            parts.push("Nothing to delete".to_owned());
+            parts.push(NOTHING.to_owned());
         }
         parts.push(self.reasons());
         parts.extend(self.notes.iter().cloned());
@@ -152,7 +161,7 @@ fn notes(plan: &Plan, slicing: bool) -> Vec<String> {
 
 impl Backup {
     fn row(&self) -> Vec<String> {
-        vec![self.name.clone(), units::size(self.size), units::table_time(self.restore_to.into()), self.why.clone()]
+        vec![self.name.clone(), units::size(self.size), units::table_time(self.restore_to), self.why.clone()]
     }
 }
 

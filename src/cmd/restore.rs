@@ -9,6 +9,7 @@ use super::{
     flush,
     give_up::Sent,
     moment as times,
+    offer::offering,
     output::Report,
     selection, storage, units,
     wait::{self, Goal},
@@ -17,7 +18,7 @@ use crate::config::{self, places};
 use crate::model::{
     backup::BackupMeta,
     command::{self, RestoreCmd},
-    config::StorageConf,
+    config::{Config, StorageConf},
     restore::RestoreMeta,
     selection::{Narrowed, Selection},
     serde_help::zero_ts,
@@ -49,19 +50,19 @@ const NAMED: usize = 10;
 #[command(group(ArgGroup::new("what").required(true).args(["backup_name", "time"])))]
 pub struct Restore {
     /// Name of the backup, as `pbm list` shows it
-    #[arg(value_parser = selection::name)]
+    #[arg(value_name = "BACKUP", value_parser = selection::name)]
     backup_name: Option<String>,
     /// Restore to this moment: a backup, and the saved oplog behind it
     ///
-    /// 2026-03-01T10:20:30 is UTC; an offset (+02:00, Z) can follow. T,I is a cluster time in Unix seconds and increment,
+    /// 2026-03-01T10:20:30 is UTC; an offset (+02:00, Z) can follow. -10m is ten minutes ago, by the clock of this host. T,I is a cluster time in Unix seconds and increment,
     /// and the operation with exactly that time is the last one to be there. A time without an increment means T,0: the
     /// state before the first operation of that second. Fractions of a second are cut. `latest` is now, if the oplog is
     /// being saved: what is not saved yet is saved first. Else it is the end of the saved oplog behind the newest backup, as
     /// far as all replica sets have it, and the end of that backup where there is none.
-    #[arg(long, value_name = "TIME", value_parser = parse_moment, allow_hyphen_values = true)]
+    #[arg(long, value_name = "TIME", value_parser = offering(parse_moment, &["latest"]), hide_possible_values = true, allow_hyphen_values = true)]
     time: Option<Moment>,
     /// Begin with this backup in place of the newest one before that moment
-    #[arg(long, value_name = "NAME", conflicts_with = "backup_name", value_parser = selection::name)]
+    #[arg(long, value_name = "BACKUP", conflicts_with = "backup_name", value_parser = selection::name)]
     base_snapshot: Option<String>,
     /// Collections loaded at once on each node; 0 for what the configuration or the agent says
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=1024))]
@@ -70,7 +71,7 @@ pub struct Restore {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=1024))]
     num_insertion_workers_per_collection: Option<i32>,
     /// Members that must have finished an index build: majority, votingMembers, or 1 to 50
-    #[arg(long, value_name = "QUORUM", value_parser = parse_quorum)]
+    #[arg(long, value_name = "QUORUM", value_parser = offering(parse_quorum, &["majority", "votingMembers"]), hide_possible_values = true)]
     index_commit_quorum: Option<String>,
     /// Other names of the backup's replica sets in this cluster: CLUSTER=BACKUP,...
     #[arg(long, value_name = "MAP", env = "PBM_REPLSET_REMAPPING", value_parser = parse_remapping)]
@@ -152,9 +153,47 @@ struct Restored {
     status: Status,
     #[serde(skip)]
     sharded: bool,
-    /// Point-in-time recovery is on.
     #[serde(skip)]
-    sliced: bool,
+    slicing: Slicing,
+}
+
+/// What became of point-in-time recovery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Slicing {
+    /// It was off.
+    Off,
+    /// It is on.
+    On,
+    /// It was on, and the original's agents, which switch it off, did not switch it on again.
+    LeftOff,
+}
+
+impl Slicing {
+    /// After an operation, before which the configuration was `before`.
+    pub(super) async fn after(cx: &Context, before: &Config) -> Result<Self> {
+        let on = |config: &Config| config.pitr.as_ref().is_some_and(|pitr| pitr.enabled);
+        if on(&cx.config().await?) {
+            return Ok(Self::On);
+        }
+        // Agents of ours switch it on again themselves, perhaps a moment later.
+        let left = on(before) && !checks::agents_of_the_original(cx).await?.is_empty();
+        Ok(if left { Self::LeftOff } else { Self::Off })
+    }
+
+    /// What a person has to know and do.
+    pub(super) fn advice(self) -> &'static str {
+        match self {
+            Self::Off => "",
+            Self::On => {
+                "\nPoint-in-time recovery is on again, but its timeline starts anew: run `pbm backup`, because only moments \
+                 after the next backup can be restored from now on"
+            }
+            Self::LeftOff => {
+                "\nPoint-in-time recovery is off now, as the original's agents leave it: run `pbm config --set \
+                 pitr.enabled=true`, then `pbm backup`, because no later moment can be restored until then"
+            }
+        }
+    }
 }
 
 impl Report for Restored {
@@ -170,11 +209,7 @@ impl Report for Restored {
             // Routers keep the old routing; nobody but they can be told to forget it.
             text += "\nBefore clients come back, run db.adminCommand({flushRouterConfig: 1}) on every mongos, or restart them";
         }
-        if self.sliced {
-            text += "\nPoint-in-time recovery is on again, but its timeline starts anew: run `pbm backup`, because only moments \
-                     after the next backup can be restored from now on";
-        }
-        text
+        text + self.slicing.advice()
     }
 }
 
@@ -228,8 +263,8 @@ impl Restore {
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
         let meta = wait::follow::<RestoreMeta>(cx, &name, goal, self.waiting.limit()).await?;
         let snapshot = target.is_none().then_some(backup.name);
-        let sliced = cx.config().await?.pitr.is_some_and(|pitr| pitr.enabled);
-        cx.out.print(&Restored { name, snapshot, what, status: meta.status, sharded, sliced });
+        let slicing = Slicing::after(cx, &config).await?;
+        cx.out.print(&Restored { name, snapshot, what, status: meta.status, sharded, slicing });
         Ok(())
     }
 
@@ -438,13 +473,15 @@ mod tests {
             what: "backup b".into(),
             status: Status::Done,
             sharded: false,
-            sliced: false,
+            slicing: Slicing::Off,
         };
         assert_eq!(serde_json::to_string(&done).expect("json"), r#"{"name":"r","snapshot":"b"}"#);
         assert_eq!(done.text(), "Restore r of backup b is complete");
-        (done.snapshot, done.sliced) = (None, true);
+        (done.snapshot, done.slicing) = (None, Slicing::On);
         assert_eq!(serde_json::to_string(&done).expect("json"), r#"{"name":"r"}"#);
         assert!(done.text().contains("`pbm backup`"));
+        done.slicing = Slicing::LeftOff;
+        assert!(done.text().contains("is off now") && done.text().contains("pitr.enabled=true"));
     }
 
     #[test]

@@ -49,8 +49,7 @@ impl Saved {
     /// Gaps that keep the newest base from being restored to what comes after them.
     #[must_use]
     pub fn gaps_after_the_newest_base(&self, backups: &[BackupMeta]) -> Vec<Gap> {
-        let bases = backups.iter().filter(|backup| timeline::is_base(backup));
-        let Some(base) = bases.map(|base| base.last_write_ts).max() else { return Vec::new() };
+        let Some(base) = newest_base(backups) else { return Vec::new() };
         let mut gaps: Vec<Gap> = self.gaps().into_iter().filter(|gap| gap.to > base).collect();
         gaps.extend(self.members.iter().filter_map(|rs| before_the_first(rs, self.lines.get(rs)?, base)));
         gaps
@@ -63,15 +62,26 @@ fn before_the_first(rs: &str, lines: &[Line], base: Timestamp) -> Option<Gap> {
     Some(Gap { rs: rs.to_owned(), from: base, to: first.start })
 }
 
-/// For people: the newest gaps, one a line.
+/// For people: the newest gaps, one a line, and how many others there are. Gaps that end before the newest base keep nobody
+/// from restoring what is made from now on, so they are only counted.
 #[must_use]
-pub fn gaps_text(gaps: &[Gap]) -> Vec<String> {
-    let hidden = gaps.len().saturating_sub(SHOWN);
-    let mut lines: Vec<String> = gaps[hidden..].iter().map(gap_text).collect();
-    if hidden > 0 {
-        lines.insert(0, format!("{hidden} older gaps (`-o json` has all)"));
+pub fn gaps_text(gaps: &[Gap], newest_base: Option<Timestamp>) -> Vec<String> {
+    let (old, new): (Vec<&Gap>, Vec<&Gap>) =
+        gaps.iter().partition(|gap| newest_base.is_some_and(|base| gap.to <= base));
+    let hidden = new.len().saturating_sub(SHOWN);
+    let mut lines: Vec<String> = new[hidden..].iter().map(|gap| gap_text(gap)).collect();
+    let more = old.len() + hidden;
+    if more > 0 {
+        let gaps = if more == 1 { "gap" } else { "gaps" };
+        lines.insert(0, format!("{more} older {gaps} (`pbm list --gaps` shows them)"));
     }
     lines
+}
+
+/// When the newest backup ended that saved oplog can follow.
+#[must_use]
+pub fn newest_base(backups: &[BackupMeta]) -> Option<Timestamp> {
+    backups.iter().filter(|backup| timeline::is_base(backup)).map(|base| base.last_write_ts).max()
 }
 
 /// `gap on rs0: from - to`.
@@ -119,8 +129,12 @@ mod tests {
     #[test]
     fn many_gaps_are_counted() {
         let gap = |n| Gap { rs: "a".into(), from: ts(n), to: ts(n + 1) };
-        let text = gaps_text(&(0..12).map(gap).collect::<Vec<_>>());
-        assert_eq!((text.len(), text[0].as_str()), (11, "2 older gaps (`-o json` has all)"));
-        assert_eq!(text[10], "gap on a: 1970-01-01T00:00:11 - 1970-01-01T00:00:12");
+        let gaps: Vec<Gap> = (2000..2012).map(gap).collect();
+        let text = gaps_text(&gaps, None);
+        assert_eq!((text.len(), text[0].as_str()), (11, "2 older gaps (`pbm list --gaps` shows them)"));
+        assert_eq!(text[10], "gap on a: 1970-01-01T00:33:31 - 1970-01-01T00:33:32");
+        assert_eq!(gaps_text(&gaps, Some(ts(2012))), ["12 older gaps (`pbm list --gaps` shows them)"]);
+        let text = gaps_text(&gaps, Some(ts(2011)));
+        assert_eq!((text.len(), text[0].as_str()), (2, "11 older gaps (`pbm list --gaps` shows them)"));
     }
 }

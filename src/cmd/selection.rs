@@ -1,7 +1,7 @@
 //! Names and namespaces on the command line.
 
-use super::context::Context;
 use super::error::{CliError, Result};
+use super::{checks, context::Context};
 use crate::model::selection::{Narrowed, Selection};
 use clap::Args;
 
@@ -61,14 +61,7 @@ impl Namespaces {
 
 /// The original's agents know neither patterns nor exclusions nor several clones, and would do something else.
 pub(super) async fn understood(cx: &Context, wanted: &str) -> Result<()> {
-    let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
-    let others: Vec<String> =
-        alive.iter().filter(|agent| agent.own.is_empty()).map(|it| format!("{}/{}", it.rs, it.n)).collect();
-    if others.is_empty() {
-        return Ok(());
-    }
-    let what = format!("the agents on {} don't understand {wanted}", others.join(", "));
-    Err(CliError::refused(what).hint(
-        "give single collections (db.collection) and whole databases (db.*) to select, or one collection to clone",
-    ))
+    let instead =
+        "give single collections (db.collection) and whole databases (db.*) to select, or one collection to clone";
+    checks::ours_only(cx, wanted, instead).await
 }

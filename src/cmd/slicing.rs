@@ -1,13 +1,17 @@
 //! The point-in-time recovery section of `pbm status`: who slices the oplog, how far, and what is wrong.
 
-use super::{context::Context, error::Result};
+use super::{checks, context::Context, error::Result};
 use crate::model::{
+    command::name,
     config::Config,
     lock::{Lock, is_stale},
-    pitr::{PitrMeta, SlicerState, state},
+    pitr::{BEGINS_WITHIN, PitrMeta, SlicerState, state},
+    restore::RestoreMeta,
 };
 use crate::mongo;
 use crate::pitr::beside::{self, Leader, Mix};
+use crate::pitr::timeline::Gap;
+use bson::Timestamp;
 use serde::Serialize;
 
 /// The original's keys, and ours after them.
@@ -26,6 +30,9 @@ pub struct Pitr {
     notes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
+    /// Not everything is sliced yet, and that is no wonder.
+    #[serde(skip)]
+    begins: bool,
 }
 
 /// How far a slicer is. Seconds.
@@ -60,6 +67,44 @@ impl Slicer {
     }
 }
 
+/// How long after a restore the gap that it made is no news.
+const RESTORED_JUST_NOW: u32 = 3600;
+
+/// Restores, which end one timeline of the oplog and begin another.
+#[derive(Debug, Default)]
+pub struct Restores {
+    /// From their start to their end; the end is open while they run.
+    spans: Vec<(i64, Option<i64>)>,
+}
+
+impl Restores {
+    pub async fn read(cx: &Context) -> Result<Self> {
+        let (all, now) = (cx.control.restores.all().await?, cx.control.cluster_time().await?);
+        let end = |it: &RestoreMeta| match it.status.is_final() {
+            true => Some(it.last_transition_ts),
+            // Without a sign of life it does not run.
+            false => is_stale(it.hb, now).then_some(i64::from(it.hb.time)),
+        };
+        Ok(Self { spans: all.iter().map(|it| (it.start_ts, end(it))).collect() })
+    }
+
+    /// The gap is there because of a restore that has just been made, or is being made.
+    #[must_use]
+    pub fn just_made(&self, gap: &Gap, now: Timestamp) -> bool {
+        let (from, to, now) = (i64::from(gap.from.time), i64::from(gap.to.time), i64::from(now.time));
+        self.spans.iter().any(|(start, end)| {
+            let recent = end.is_none_or(|end| now - end <= i64::from(RESTORED_JUST_NOW));
+            recent && *start <= to && end.is_none_or(|end| end >= from)
+        })
+    }
+
+    /// One runs, or has ended so lately that slicing may not have begun again.
+    fn hold_slicing(&self, now: Timestamp) -> bool {
+        let within = |end: i64| i64::from(now.time) - end <= i64::from(BEGINS_WITHIN);
+        self.spans.iter().any(|(_, end)| end.is_none_or(within))
+    }
+}
+
 /// Reads the section.
 pub async fn read(cx: &Context, config: &Config, members: &[String]) -> Result<Pitr> {
     let conf = config.pitr.as_ref().is_some_and(|pitr| pitr.enabled);
@@ -73,8 +118,11 @@ pub async fn read(cx: &Context, config: &Config, members: &[String]) -> Result<P
             logged.extend(cx.control.logs.pitr_error(rs, epoch).await?);
         }
     }
+    let switched_on = config.epoch.is_some_and(|epoch| now.time.saturating_sub(epoch.time) <= BEGINS_WITHIN);
+    let busy = checks::living_locks(&cx.control).await?.iter().any(|lock| lock.header.kind != name::BACKUP);
+    let patience = switched_on || busy || (conf && Restores::read(cx).await?.hold_slicing(now));
     let logged = logged.into_iter().map(|line| format!("{}/{}: {}", line.rs, line.node, line.msg)).collect();
-    let mut pitr = judge(conf, members, &locks, meta.as_ref(), logged);
+    let mut pitr = judge(conf, members, &locks, meta.as_ref(), logged, patience);
     if conf {
         let mut agents = cx.control.agents.all().await?;
         agents.retain(|agent| !is_stale(agent.hb, now));
@@ -83,8 +131,16 @@ pub async fn read(cx: &Context, config: &Config, members: &[String]) -> Result<P
     Ok(pitr)
 }
 
-/// `locks` are those of living slicers, `logged` the errors that the log has.
-fn judge(conf: bool, members: &[String], locks: &[Lock], meta: Option<&PitrMeta>, logged: Vec<String>) -> Pitr {
+/// `locks` are those of living slicers, `logged` the errors that the log has. With `patience` a missing slicer is no alarm
+/// yet.
+fn judge(
+    conf: bool,
+    members: &[String],
+    locks: &[Lock],
+    meta: Option<&PitrMeta>,
+    logged: Vec<String>,
+    patience: bool,
+) -> Pitr {
     let mut nodes: Vec<String> =
         locks.iter().map(|lock| format!("{}/{}", lock.header.replset, lock.header.node)).collect();
     nodes.sort();
@@ -104,7 +160,8 @@ fn judge(conf: bool, members: &[String], locks: &[Lock], meta: Option<&PitrMeta>
         }
     }
     let mut warnings = Vec::new();
-    if conf {
+    let all_are_sliced = members.iter().all(|rs| sliced(rs));
+    if conf && !patience {
         let missing: Vec<&str> = members.iter().map(String::as_str).filter(|rs| !sliced(rs)).collect();
         if missing.len() == members.len() {
             warnings.push(
@@ -127,7 +184,8 @@ fn judge(conf: bool, members: &[String], locks: &[Lock], meta: Option<&PitrMeta>
     }
     let run = !nodes.is_empty();
     let error = (!errors.is_empty()).then(|| errors.join("; "));
-    Pitr { conf, run, nodes: run.then_some(nodes), error, slicers, notes: Vec::new(), warnings }
+    let begins = conf && patience && !all_are_sliced;
+    Pitr { conf, run, nodes: run.then_some(nodes), error, slicers, notes: Vec::new(), warnings, begins }
 }
 
 impl Pitr {
@@ -155,6 +213,9 @@ impl Pitr {
                 }
             }
         }
+        if self.begins {
+            out.push_str("\n  slicing begins in a moment");
+        }
         if let Some(error) = &self.error {
             out.push_str(&format!("\n  error: {error}"));
         }
@@ -181,7 +242,6 @@ mod tests {
     use super::*;
     use crate::model::{lock::LockHeader, pitr::PitrReport};
     use crate::pitr::beside::Rules;
-    use bson::Timestamp;
 
     fn ts(time: u32) -> Timestamp {
         Timestamp { time, increment: 1 }
@@ -220,29 +280,55 @@ mod tests {
 
     #[test]
     fn off_has_the_originals_keys_only() {
-        let off = judge(false, &members(), &[], None, Vec::new());
+        let off = judge(false, &members(), &[], None, Vec::new(), false);
         assert_eq!(serde_json::to_string(&off).expect("json"), r#"{"conf":false,"run":false,"nodes":null}"#);
     }
 
     #[test]
     fn replica_sets_that_nobody_slices_are_named() {
-        let all = judge(true, &members(), &[], None, Vec::new());
+        let all = judge(true, &members(), &[], None, Vec::new(), false);
         assert!(all.warnings[0].starts_with("no agent slices the oplog:"), "{all:?}");
-        let some = judge(true, &members(), &[lock("a")], None, Vec::new());
+        let some = judge(true, &members(), &[lock("a")], None, Vec::new(), false);
         assert!(some.warnings[0].starts_with("no agent slices the oplog of b:"), "{some:?}");
-        let none = judge(true, &members(), &[lock("b"), lock("a")], None, Vec::new());
+        let none = judge(true, &members(), &[lock("b"), lock("a")], None, Vec::new(), false);
         assert_eq!((none.problems().count(), none.run), (0, true), "{none:?}");
         assert_eq!(none.nodes.expect("nodes"), ["a/h:1", "b/h:1"]);
+    }
+
+    #[test]
+    fn what_has_to_begin_yet_is_no_alarm() {
+        let begins = judge(true, &members(), &[lock("a")], None, Vec::new(), true);
+        assert_eq!((begins.problems().count(), begins.text().contains("slicing begins")), (0, true), "{begins:?}");
+        let began = judge(true, &members(), &[lock("a"), lock("b")], None, Vec::new(), true);
+        assert!(!began.text().contains("slicing begins"), "{began:?}");
+    }
+
+    #[test]
+    fn a_restore_explains_its_gap_and_the_pause_after_it_for_a_while() {
+        let gap = Gap { rs: "a".into(), from: ts(1000), to: ts(1100) };
+        let restores = |start, end| Restores { spans: vec![(start, end)] };
+        assert!(restores(1010, None).hold_slicing(ts(9000)), "it runs");
+        assert!(
+            restores(1010, Some(1050)).hold_slicing(ts(1080)) && !restores(1010, Some(1050)).hold_slicing(ts(1081))
+        );
+        assert!(restores(1010, Some(1050)).just_made(&gap, ts(1200)));
+        assert!(
+            !restores(1010, Some(1050)).just_made(&gap, ts(1050 + 3601)),
+            "somebody should have made a backup by now"
+        );
+        assert!(!restores(1101, Some(1150)).just_made(&gap, ts(1200)), "it began later");
+        assert!(!restores(900, Some(950)).just_made(&gap, ts(1200)), "it had ended");
     }
 
     /// The oplog covers 300 s; less than 100 of them must not be left.
     #[test]
     fn a_window_that_closes_is_a_warning() {
         for (saved, warned) in [(390, false), (200, false), (199, true), (90, true)] {
-            let pitr = judge(true, &members(), &[lock("a"), lock("b")], Some(&meta(saved, Vec::new())), Vec::new());
+            let pitr =
+                judge(true, &members(), &[lock("a"), lock("b")], Some(&meta(saved, Vec::new())), Vec::new(), false);
             assert_eq!(pitr.warnings.len(), usize::from(warned), "{saved}: {pitr:?}");
         }
-        let dead = judge(false, &members(), &[], Some(&meta(90, Vec::new())), Vec::new());
+        let dead = judge(false, &members(), &[], Some(&meta(90, Vec::new())), Vec::new(), false);
         assert_eq!(dead.slicers, [], "what a dead slicer said is old");
     }
 
@@ -268,11 +354,17 @@ mod tests {
             error: Some(text.into()),
         };
         let meta = meta(390, vec![report("no room"), report("no backup")]);
-        let pitr =
-            judge(true, &members(), &[lock("a"), lock("b")], Some(&meta), vec!["a/h:1: upload: no room".to_owned()]);
+        let pitr = judge(
+            true,
+            &members(),
+            &[lock("a"), lock("b")],
+            Some(&meta),
+            vec!["a/h:1: upload: no room".to_owned()],
+            false,
+        );
         assert_eq!(pitr.error.as_deref(), Some("a/h:1: upload: no room; a/h:1: no backup"));
         assert_eq!(pitr.problems().count(), 1);
-        let off = judge(false, &members(), &[], Some(&meta), Vec::new());
+        let off = judge(false, &members(), &[], Some(&meta), Vec::new(), false);
         assert_eq!(off.error, None);
     }
 }

@@ -33,6 +33,15 @@ impl Judge {
         Ok(Self { now, cluster: cx.cluster().await?, server, map: map.unwrap_or_default() })
     }
 
+    /// Of a cluster that is one replica set, for tests.
+    #[cfg(test)]
+    pub(super) fn of_one_set(rs: &str, now: u32) -> Self {
+        let member = crate::topo::cluster::Member { id: rs.into(), hosts: Vec::new(), config: false };
+        let cluster = Cluster { sharded: false, members: [(rs.to_owned(), member)].into() };
+        let server = admin::Version { server: "6.0.5".into(), fcv: "6.0".into(), psmdb: None };
+        Self { now: Timestamp { time: now, increment: 1 }, cluster, server: Some(server), map: Remapping::new() }
+    }
+
     /// The name in this cluster of a replica set of the backups.
     #[must_use]
     pub fn renamed<'a>(&'a self, rs: &'a str) -> &'a str {
@@ -102,6 +111,9 @@ pub struct Snapshot {
     pub print_status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// It was made, and is not of this cluster or of this time.
+    #[serde(skip)]
+    pub incompatible: bool,
     #[serde(rename = "restoreTo")]
     pub restore_to: i64,
     #[serde(rename = "pbmVersion")]
@@ -121,7 +133,7 @@ impl Snapshot {
         // What is shown and not stored, as in the original.
         let (status, print_status, error) = match backup.status {
             Status::Done => match judge.misfit(backup).or_else(|| judge.stranger(backup)) {
-                Some(why) => (Status::Error, "success", Some(format!("incompatible: {why}"))),
+                Some(why) => (Status::Error, "failed", Some(format!("incompatible: {why}"))),
                 None => (Status::Done, "success", stored),
             },
             Status::Error | Status::Canceled => (backup.status, "failed", stored),
@@ -132,6 +144,7 @@ impl Snapshot {
             status => (status, "ongoing", stored),
         };
         Self {
+            incompatible: done && status == Status::Error,
             name: backup.name.clone(),
             storage: profile.clone(),
             profile,
@@ -151,7 +164,7 @@ impl Snapshot {
     #[must_use]
     pub fn outcome(&self) -> String {
         match &self.error {
-            Some(why) if self.print_status == "success" => why.clone(),
+            Some(why) if self.incompatible => why.clone(),
             Some(error) => format!("{}: {error}", self.status),
             None => self.status.to_string(),
         }
@@ -161,14 +174,10 @@ impl Snapshot {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topo::cluster::Member;
 
     fn judge(map: &[(&str, &str)]) -> Judge {
-        let member = Member { id: "rs0".into(), hosts: Vec::new(), config: false };
-        let cluster = Cluster { sharded: false, members: [("rs0".to_owned(), member)].into() };
         let map = map.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect();
-        let server = admin::Version { server: "6.0.5".into(), fcv: "6.0".into(), psmdb: None };
-        Judge { now: Timestamp { time: 1000, increment: 1 }, cluster, server: Some(server), map }
+        Judge { map, ..Judge::of_one_set("rs0", 1000) }
     }
 
     fn backup(status: Status, rs: &str, hb: u32) -> BackupMeta {
@@ -220,7 +229,8 @@ mod tests {
             };
             let (status, print, outcome, _) = seen(&backup, &judge(&[]));
             assert!(outcome.starts_with(said), "{fcv} {server} {pbm}: {outcome}");
-            assert_eq!((status == Status::Done, print), (said == "done", "success"));
+            let fits = said == "done";
+            assert_eq!((status == Status::Done, print), (fits, if fits { "success" } else { "failed" }));
             assert_eq!(judge(&[]).fitting(&[backup]).len(), 1, "its data can be restored, so it is a base of ranges");
         }
     }
@@ -231,7 +241,7 @@ mod tests {
         assert_eq!(done, (Status::Done, "success", "done".to_owned(), 7));
         let other = backup(Status::Done, "old", 1);
         let (status, print, outcome, _) = seen(&other, &judge(&[]));
-        assert_eq!((status, print), (Status::Error, "success"));
+        assert_eq!((status, print), (Status::Error, "failed"), "as in the original");
         assert!(outcome.starts_with("incompatible: replica set 'old'"), "{outcome}");
         let renaming = judge(&[("old", "rs0"), ("unused", "rs9")]);
         assert_eq!(seen(&other, &renaming).0, Status::Done);

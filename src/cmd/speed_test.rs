@@ -1,16 +1,18 @@
 //! `pbm-speed-test`: what to expect of a codec and of the storage, before the first backup.
 
 use super::{
+    backup::parse_codec,
     context::Context,
     error::{CliError, Kind, Result},
     launch,
+    offer::offering,
     output::{Format, Outlet, Report},
     storage, units,
     version::VersionArgs,
 };
 use crate::{
-    compress::check_level,
-    model::compression::Compression,
+    compress::{check_level, level_remark},
+    model::{build, compression::Compression},
     mongo::{self, Purpose},
     pages,
     speed::{self, Measured, Sample},
@@ -27,26 +29,26 @@ const NAME: &str = "pbm-speed-test";
 /// One stream is measured, through the code that backups go through. A backup compresses and sends several collections at
 /// a time.
 #[derive(Debug, Parser)]
-#[command(name = "pbm-speed-test", disable_version_flag = true, subcommand_required = true)]
+#[command(name = "pbm-speed-test", version = build::SHORT, subcommand_required = true)]
 struct Cli {
     /// Connection string: for --sample-collection of a server that has it, for `storage` of a member of the config servers
     /// or of the replica set
-    #[arg(long, global = true, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
+    #[arg(long, global = true, help_heading = super::GLOBAL, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
     mongodb_uri: Option<String>,
     /// Form of the result
-    #[arg(short, long, global = true, value_name = "FORMAT", default_value = "text", value_parser = super::format_parser())]
+    #[arg(short, long, global = true, help_heading = super::GLOBAL, value_name = "FORMAT", default_value = "text", value_parser = super::format_parser())]
     out: Outlet,
     /// Codec: none, gzip, pgzip, snappy, lz4, s2 or zstd
-    #[arg(long, global = true, value_name = "CODEC", default_value = "s2")]
+    #[arg(long, global = true, help_heading = super::GLOBAL, value_name = "CODEC", default_value = "s2", value_parser = offering(parse_codec, Compression::NAMES), hide_possible_values = true)]
     compression: Compression,
     /// Level of the codec
-    #[arg(long, global = true, value_name = "N", allow_negative_numbers = true)]
+    #[arg(long, global = true, help_heading = super::GLOBAL, value_name = "N", allow_negative_numbers = true)]
     compression_level: Option<i32>,
     /// Take the data from this collection (its first 64 MiB, repeated) in place of made-up documents
-    #[arg(short = 'c', long, global = true, value_name = "DB.COLLECTION", value_parser = parse_namespace)]
+    #[arg(short = 'c', long, global = true, help_heading = super::GLOBAL, value_name = "DB.COLLECTION", value_parser = parse_namespace)]
     sample_collection: Option<(String, String)>,
     /// Amount of data in GiB
-    #[arg(short, long, global = true, value_name = "GIB", default_value = "1", value_parser = parse_size)]
+    #[arg(short, long, global = true, help_heading = super::GLOBAL, value_name = "GIB", default_value = "1", value_parser = parse_size)]
     size_gb: f64,
     #[command(subcommand)]
     command: Command,
@@ -145,7 +147,7 @@ impl Report for Measurement {
 /// The command line as data, for completion and manual pages.
 #[must_use]
 pub fn command() -> clap::Command {
-    Cli::command()
+    pages::with_examples(Cli::command(), super::examples::SPEED_TEST)
 }
 
 /// Runs one test; returns the exit code.
@@ -185,6 +187,9 @@ impl Cli {
     async fn sample(&self) -> Result<Sample> {
         check_level(self.compression, self.compression_level)
             .map_err(|reason| CliError::usage(reason).hint("give another --compression-level"))?;
+        if let Some(remark) = level_remark(self.compression, self.compression_level) {
+            self.out.format().note(&format!("Warning: {remark}"));
+        }
         let Some((db, coll)) = &self.sample_collection else { return Ok(Sample::random(self.bytes())) };
         // Not the leader: on a sharded cluster it has no collections of users.
         let uri = self.uri("--sample-collection")?;

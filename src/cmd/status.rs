@@ -4,17 +4,18 @@ use super::{
     context::Context,
     error::{CliError, Kind, Result},
     list::{is_zero, range_text},
+    moment,
     nodes::{self, Replset},
     output::Report,
     profile::Filter,
     restore::{Remapping, parse_remapping},
     running::{self, Running},
-    saved::{Saved, gap_text, gaps_text},
+    saved::{Saved, gap_text, gaps_text, newest_base},
     slicing::{self, Pitr},
     snapshots::{Judge, Snapshot},
     storage, units,
 };
-use crate::model::{agent::Tenant, config::Config, lock::is_stale};
+use crate::model::{agent::Tenant, backup::BackupMeta, config::Config, lock::is_stale, status::Status};
 use crate::pitr::timeline::{Gap, Range};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -22,22 +23,31 @@ use serde::Serialize;
 /// Show the cluster, what runs, and the backups
 #[derive(Debug, Args)]
 pub struct StatusArgs {
-    /// Only these sections; repeatable
-    #[arg(short, long = "sections", value_name = "SECTION")]
+    /// Only these sections; repeatable, or several separated by commas
+    #[arg(short, long = "sections", value_name = "SECTION", value_delimiter = ',')]
     sections: Vec<Section>,
     /// Also show which nodes come first for backups and slicing
     #[arg(short, long)]
     priority: bool,
     /// Only backups on the storage of this profile; `main` is the main storage, `*` all of them
-    #[arg(long, value_name = "NAME", default_value = "*")]
+    #[arg(long, value_name = "PROFILE", default_value = "*")]
     profile: String,
     /// Other names of the backups' replica sets in this cluster: CLUSTER=BACKUP,...
     #[arg(long, value_name = "MAP", env = "PBM_REPLSET_REMAPPING", value_parser = parse_remapping, hide_env_values = true)]
     replset_remapping: Option<Remapping>,
-    /// Also exit with 2 when something needs a person: a node without a working agent, oplog that is not sliced or can't
-    /// be saved, a gap after the newest backup, another cluster on the same storage
+    /// Also exit with 2 when something needs a person: a node without a working agent, a newest backup that failed, oplog
+    /// that is not sliced or can't be saved, a gap after the newest backup, another cluster on the same storage
     #[arg(long)]
     check: bool,
+    /// With --check: also when the newest complete backup is older than this, such as 26h or 2d, or there is none
+    ///
+    /// Selective backups count only where there are no others.
+    #[arg(long, value_name = "AGE", requires = "check", value_parser = parse_age)]
+    max_age: Option<u32>,
+}
+
+fn parse_age(text: &str) -> Result<u32, String> {
+    moment::span(text.trim()).filter(|age| *age > 0).ok_or_else(|| "give a span of time, such as 26h or 2d".to_owned())
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -94,6 +104,9 @@ struct Chunks {
     /// *Added by us*.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gaps: Vec<Gap>,
+    /// The lines that tell of them.
+    #[serde(skip)]
+    gap_lines: Vec<String>,
 }
 
 impl StatusArgs {
@@ -123,7 +136,15 @@ impl StatusArgs {
             let judge = Judge::read(cx, self.replset_remapping.clone()).await?;
             let backups = async { Ok::<_, CliError>(cx.control.backups.readable().await?) };
             let (all, saved) = futures::try_join!(backups, Saved::read(cx, &judge))?;
-            let gaps = saved.gaps_after_the_newest_base(&all);
+            let now = cx.control.cluster_time().await?;
+            let counted: Vec<&BackupMeta> = all.iter().filter(|it| filter.shows(&it.store)).collect();
+            problems.extend(backups_problems(&counted, &judge, now.time, self.max_age));
+            let mut gaps = saved.gaps_after_the_newest_base(&all);
+            if self.check && !gaps.is_empty() {
+                // Whoever restored was told that only a new backup makes later times restorable, and may be making it.
+                let restores = slicing::Restores::read(cx).await?;
+                gaps.retain(|gap| !restores.just_made(gap, now));
+            }
             problems.extend(gaps.iter().map(|gap| format!("later times can't be restored: {}", gap_text(gap))));
             let shared = shared(cx).await?;
             problems.extend(shared.iter().map(shared_text));
@@ -131,7 +152,11 @@ impl StatusArgs {
                 let shown = all.iter().rev().filter(|it| filter.shows(&it.store));
                 let snapshots: Vec<Snapshot> = shown.map(|backup| Snapshot::of(backup, &judge)).collect();
                 let ranges = || saved.ranges(&judge.fitting(&all));
-                let chunks = || Chunks { ranges: ranges(), size: saved.size, gaps: saved.gaps() };
+                let chunks = || {
+                    let gaps = saved.gaps();
+                    let gap_lines = gaps_text(&gaps, newest_base(&all));
+                    Chunks { ranges: ranges(), size: saved.size, gaps, gap_lines }
+                };
                 Backups::of(&config, snapshots, filter.shows_oplog().then(chunks), shared)
             });
         }
@@ -146,6 +171,44 @@ impl StatusArgs {
         }
         Ok(())
     }
+}
+
+/// What of the backups needs a person: the newest one that has ended failed, or the newest complete one is too old.
+fn backups_problems(all: &[&BackupMeta], judge: &Judge, now: u32, max_age: Option<u32>) -> Vec<String> {
+    let mut problems = Vec::new();
+    let shown = |backup: &BackupMeta| Snapshot::of(backup, judge);
+    let ended = all.iter().filter(|it| shown(it).print_status != "ongoing");
+    // That one was stopped by a person, who knows.
+    let newest = ended.filter(|it| it.status != Status::Canceled).max_by_key(|it| (it.start_ts, &it.name));
+    if let Some(newest) = newest {
+        let it = shown(newest);
+        if it.status == Status::Error && !it.incompatible {
+            problems.push(format!(
+                "the newest backup, {}, failed: {}",
+                it.name,
+                it.error.as_deref().unwrap_or("no reason is recorded")
+            ));
+        }
+    }
+    let Some(max_age) = max_age else { return problems };
+    let done: Vec<&&BackupMeta> = all.iter().filter(|it| it.status == Status::Done && judge.fits(it)).collect();
+    let whole = done.iter().any(|it| it.nss.is_empty());
+    let newest = done.iter().filter(|it| !whole || it.nss.is_empty()).max_by_key(|it| it.last_write_ts);
+    let wanted = units::span(max_age.into());
+    match newest {
+        None => problems.push(format!("there is no complete backup (wanted: one that is not older than {wanted})")),
+        Some(newest) => {
+            let age = now.saturating_sub(newest.last_write_ts.time);
+            if age > max_age {
+                let age = units::span(age.into());
+                problems.push(format!(
+                    "the newest complete backup, {}, is {age} old (wanted: {wanted} at most)",
+                    newest.name
+                ));
+            }
+        }
+    }
+    problems
 }
 
 /// Other clusters on the main storage, as the living agents have seen them.
@@ -210,9 +273,8 @@ impl Backups {
         for other in &self.shared {
             out.push_str(&format!("\n  WARNING: {}", shared_text(other)));
         }
-        let mut rows = vec![
-            ["NAME", "SIZE", "TYPE", "PROFILE", "SELECTIVE", "RESTORE TIME", "STATUS"].map(str::to_owned).to_vec(),
-        ];
+        let mut rows =
+            vec![["NAME", "SIZE", "TYPE", "PROFILE", "SEL", "RESTORE TIME", "STATUS"].map(str::to_owned).to_vec()];
         for it in self.snapshot.iter().flatten() {
             rows.push(vec![
                 it.name.clone(),
@@ -229,7 +291,7 @@ impl Backups {
         if let Some(chunks) = self.chunks.as_ref().filter(|chunks| !chunks.ranges.is_empty() || chunks.size > 0) {
             out.push_str(&format!("\n  Oplog chunks, {}:", units::size(chunks.size)));
             let ranges = chunks.ranges.iter().map(range_text);
-            for line in ranges.chain(gaps_text(&chunks.gaps)) {
+            for line in ranges.chain(chunks.gap_lines.iter().cloned()) {
                 out.push_str(&format!("\n    {line}"));
             }
         }
@@ -241,6 +303,46 @@ impl Backups {
 mod tests {
     use super::*;
 
+    fn backup(name: &str, start: i64, status: Status, last_write: u32) -> BackupMeta {
+        let meta = serde_json::json!({ "name": name, "start_ts": start, "replsets": [{ "name": "rs0" }], "fcv": "6.0", "pbm_version": "2.15.0" });
+        let meta = serde_json::from_value(meta).expect("a backup");
+        let at = |time| bson::Timestamp { time, increment: 1 };
+        BackupMeta { status, hb: at(5000), last_write_ts: at(last_write), ..meta }
+    }
+
+    #[test]
+    fn failed_and_old_backups_need_a_person() {
+        let judge = Judge::of_one_set("rs0", 5000);
+        let said = |all: &[BackupMeta], max_age| {
+            backups_problems(&all.iter().collect::<Vec<_>>(), &judge, 5000, max_age).join("; ")
+        };
+        let good = backup("good", 10, Status::Done, 1400);
+        assert_eq!(said(&[], None), "");
+        assert_eq!(said(&[], Some(60)), "there is no complete backup (wanted: one that is not older than 1m0s)");
+        assert_eq!(said(&[good.clone()], None), "");
+        assert_eq!(said(&[good.clone()], Some(3600)), "");
+        assert_eq!(
+            said(&[good.clone()], Some(3599)),
+            "the newest complete backup, good, is 1h0m0s old (wanted: 59m59s at most)"
+        );
+        let failed = BackupMeta { error: Some("disk full".into()), ..backup("bad", 20, Status::Error, 0) };
+        assert_eq!(said(&[good.clone(), failed.clone()], Some(3600)), "the newest backup, bad, failed: disk full");
+        let running = backup("now", 30, Status::Running, 0);
+        assert_eq!(
+            said(&[good.clone(), failed.clone(), running.clone()], None),
+            "the newest backup, bad, failed: disk full"
+        );
+        let stuck = BackupMeta { hb: bson::Timestamp { time: 100, increment: 1 }, ..running };
+        assert!(said(&[good.clone(), stuck], None).contains("now, failed: stuck"));
+        let later = backup("later", 40, Status::Done, 4900);
+        assert_eq!(said(&[good.clone(), failed, later], Some(3600)), "");
+        let cancelled = backup("stopped", 50, Status::Canceled, 0);
+        assert_eq!(said(&[good.clone(), cancelled], None), "");
+        let selective = BackupMeta { nss: vec!["a.*".into()], ..backup("part", 60, Status::Done, 4990) };
+        assert!(said(&[good, selective.clone()], Some(60)).contains("good, is"));
+        assert_eq!(said(&[selective], Some(60)), "");
+    }
+
     #[test]
     fn an_idle_cluster_has_the_originals_shape() {
         let view = View {
@@ -249,7 +351,7 @@ mod tests {
                 path: "/srv/run/backups".into(),
                 region: None,
                 snapshot: None,
-                chunks: Some(Chunks { ranges: Vec::new(), size: 0, gaps: Vec::new() }),
+                chunks: Some(Chunks { ranges: Vec::new(), size: 0, gaps: Vec::new(), gap_lines: Vec::new() }),
                 used: 0,
                 shared: Vec::new(),
             }),

@@ -1,12 +1,16 @@
 //! Times, sizes and tables as people read them.
 
+use super::fit;
 use crate::printable;
 use jiff::tz::TimeZone;
 
-/// `2026-11-21T00:44:31`, UTC, as in tables; empty for 0.
+/// Records that have no time yet hold 0, and those of the original's agents 1.
+const NO_TIME: i64 = 1;
+
+/// `2026-11-21T00:44:31`, UTC, as in tables; empty where there is no time.
 #[must_use]
 pub fn table_time(unix: i64) -> String {
-    format_time(unix, "%Y-%m-%dT%H:%M:%S")
+    if unix <= NO_TIME { String::new() } else { format_time(unix, "%Y-%m-%dT%H:%M:%S") }
 }
 
 /// `2026-11-21T00:44:31Z`.
@@ -64,22 +68,13 @@ pub fn span(seconds: i64) -> String {
     }
 }
 
-/// Columns, left-aligned, two spaces between them, indented by two. The first row is the heading.
+/// Columns, left-aligned, two spaces between them, indented by two, as wide as the terminal at most. The first row is the
+/// heading.
 #[must_use]
 pub fn table(rows: &[Vec<String>]) -> String {
     let printable = |cell: &String| printable::line(cell).into_owned();
     let rows: Vec<Vec<String>> = rows.iter().map(|row| row.iter().map(printable).collect()).collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| {
-        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut lines = Vec::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        lines.push(format!("  {}", cells.join("  ")).trim_end().to_owned());
-    }
-    lines.join("\n")
+    fit::table(&rows, fit::stdout_width())
 }
 
 #[cfg(test)]
@@ -93,6 +88,12 @@ mod tests {
         assert_eq!(restore_name(at(695_198_230)), "2026-11-21T00:51:13.69519823Z");
         assert_eq!(restore_name(at(0)), "2026-11-21T00:51:13Z");
         assert_eq!(backup_name().len(), "2026-11-21T00:51:13Z".len());
+    }
+
+    #[test]
+    fn a_time_that_is_none_is_not_1970() {
+        assert_eq!((table_time(0), table_time(1)), (String::new(), String::new()));
+        assert_eq!(table_time(1_795_222_273), "2026-11-21T00:51:13");
     }
 
     #[test]

@@ -29,6 +29,23 @@ pub fn check_level(codec: Compression, level: Option<i32>) -> Result<(), String>
     }
 }
 
+/// What a level that the codec does not have means, for whoever asked for it.
+#[must_use]
+pub fn level_remark(codec: Compression, level: Option<i32>) -> Option<String> {
+    let level = level?;
+    let levels = match codec {
+        Compression::None | Compression::Snappy | Compression::Lz4 => {
+            return Some(format!("{codec} has no levels, so level {level} changes nothing"));
+        }
+        Compression::S2 => 1..=4,
+        Compression::Zstd => 1..=22,
+        Compression::Gzip | Compression::Pgzip => -2..=9,
+    };
+    let meant = if codec == Compression::S2 { "its default is taken" } else { "the nearest is taken" };
+    let (first, last) = (levels.start(), levels.end());
+    (!levels.contains(&level)).then(|| format!("{codec} has no level {level} ({first} to {last}), so {meant}"))
+}
+
 /// An encoder for one object. `level` as in spec/format.md B.3; `None` is the codec's default.
 ///
 /// # Errors

@@ -10,5 +10,5 @@ mod encode;
 mod pipe;
 mod s2;
 
-pub use encode::{Encoder, Pass, check_level, encoder};
+pub use encode::{Encoder, Pass, check_level, encoder, level_remark};
 pub use pipe::{decode, encode};

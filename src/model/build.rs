@@ -3,6 +3,9 @@
 use super::names::PBM_VERSION;
 use serde::Serialize;
 
+/// What `--version` says of every program.
+pub const SHORT: &str = concat!("2.15.0 (pbmbox ", env!("CARGO_PKG_VERSION"), ")");
+
 /// With the original's keys. `Version` is the release whose formats we keep: that is what programs compare.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -45,4 +48,15 @@ pub fn text(of: &Build) -> String {
         of.git_branch,
         of.build_time
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_version_is_told_everywhere() {
+        assert!(SHORT.starts_with(PBM_VERSION));
+        assert!(text(&current()).contains(SHORT));
+    }
 }

@@ -20,6 +20,9 @@ pub enum Compression {
 impl Compression {
     pub const ALL: [Self; 7] = [Self::None, Self::Gzip, Self::Pgzip, Self::Snappy, Self::Lz4, Self::S2, Self::Zstd];
 
+    /// Their names, in the same order.
+    pub const NAMES: &[&str] = &["none", "gzip", "pgzip", "snappy", "lz4", "s2", "zstd"];
+
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {

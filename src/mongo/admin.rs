@@ -181,12 +181,23 @@ pub fn code(error: &MongoError) -> Option<i32> {
 #[must_use]
 pub fn reason(error: &MongoError) -> String {
     match error.kind.as_ref() {
-        ErrorKind::Command(command) => format!("{} ({}): {}", command.code_name, command.code, command.message),
+        ErrorKind::Command(command) => {
+            format!("{} ({}): {}", command.code_name, command.code, brief(&command.message))
+        }
         ErrorKind::Write(WriteFailure::WriteConcernError(missed)) => {
             format!("too few members confirmed the write: {} ({}): {}", missed.code_name, missed.code, missed.message)
         }
-        kind => tidy(&kind.to_string()),
+        kind => brief(&tidy(&kind.to_string())),
     }
+}
+
+/// A server's message without the whole command that some messages repeat, with its session and signature: only the
+/// command's name.
+fn brief(message: &str) -> String {
+    const COMMAND: &str = "to execute command {";
+    let Some((before, command)) = message.split_once(COMMAND) else { return message.to_owned() };
+    let name = command.split(':').next().unwrap_or_default().trim();
+    format!("{before}to execute the command {name}")
 }
 
 /// The driver's words without what only its developers need: a server that can't be reached comes with the error's labels,
@@ -237,6 +248,13 @@ pub fn is_duplicate_key(error: &MongoError) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_command_that_was_denied_is_told_by_its_name() {
+        let message = r#"not authorized on admin to execute command { find: "pbmConfig", filter: {}, lsid: { id: UUID("0") }, $clusterTime: { clusterTime: Timestamp(1, 1), signature: { hash: BinData(0, 00), keyId: 7 } }, $db: "admin" }"#;
+        assert_eq!(brief(message), "not authorized on admin to execute the command find");
+        assert_eq!(brief("not primary"), "not primary");
+    }
 
     #[test]
     fn the_drivers_own_affairs_are_left_out() {

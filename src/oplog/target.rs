@@ -119,7 +119,7 @@ impl Target {
             if attempt >= ATTEMPTS {
                 return Err(error.context(format!("apply operations on the primary ({attempt} attempts)")));
             }
-            tracing::warn!(attempt, "applyOps interrupted, sending it again: {error:#}");
+            tracing::warn!(attempt, "applyOps interrupted, sending it again: {}", crate::mongo::admin::explain(&error));
             tokio::time::sleep(delay).await;
             delay *= 2;
         }

@@ -11,7 +11,10 @@ use std::time::Duration;
 async fn quiet_calls_leave_results_and_errors() {
     let sandbox = Sandbox::start(Options::default()).await;
     let loud = sandbox.pbm(&["backup", "--wait"]).ok();
-    assert!(loud.stderr.contains("Starting backup") && loud.stdout.contains("is complete"), "{loud:?}");
+    // The line in which scripts of the original find the name, where they look for it.
+    let name = loud.stdout.split('\'').nth(1).expect("a name in quotes");
+    assert_eq!(loud.stdout.lines().next(), Some(format!("Starting backup '{name}'").as_str()), "{loud:?}");
+    assert!(name.ends_with('Z') && loud.stdout.contains(&format!("Backup {name} is complete")), "{loud:?}");
     for args in [&["backup", "--wait", "-q"][..], &["--quiet", "config", "--force-resync", "-w"], &["-q", "profile"]] {
         let quiet = sandbox.pbm(args).ok();
         assert_eq!(quiet.stderr, "", "{args:?}");

@@ -121,6 +121,7 @@ pub fn status() -> Shape {
         maybe("errors", list(Text)),
         ours("lag", Int),
         ours("unfit", Text),
+        ours("release", Text),
     ]);
     let chunks = keys([maybe("pitrChunks", list(range())), key("size", Int), ours("gaps", list(gap()))]);
     let slicer = keys([

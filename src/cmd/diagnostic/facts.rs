@@ -52,7 +52,7 @@ pub async fn report(cx: &Context, operation: &Operation, missing: &mut Vec<Strin
     let mut add = |key: &str, what: &str, value: Result<Bson>| match value {
         Ok(Bson::Null) => {}
         Ok(value) => drop(out.insert(key, value)),
-        Err(error) => missing.push(format!("{what}: {error:#}")),
+        Err(error) => missing.push(format!("{what}: {}", admin::explain(&error))),
     };
     let now = control.cluster_time().await;
     let at = now.as_ref().ok().copied();
@@ -113,7 +113,7 @@ pub async fn nodes(cx: &Context, missing: &mut Vec<String>) -> Document {
             let all = cluster.members.into_iter();
             hosts.extend(all.flat_map(|(rs, it)| it.hosts.into_iter().map(move |host| (rs.clone(), host))));
         }
-        Err(error) => missing.push(format!("the cluster's nodes: {:#}", error.source)),
+        Err(error) => missing.push(format!("the cluster's nodes: {}", admin::explain(&error.source))),
     }
     // Hidden members are in no list of the cluster, but have agents.
     if let Ok(agents) = cx.control.agents.all().await {

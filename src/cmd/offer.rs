@@ -1,0 +1,31 @@
+//! Values that completion offers and help lists, where the parser itself takes more, or says better what is wrong.
+
+use clap::{
+    Arg, Command, Error,
+    builder::{PossibleValue, TypedValueParser},
+};
+use std::ffi::OsStr;
+
+/// Reads as `parser` does, and offers `values`.
+pub(super) fn offering<P: TypedValueParser>(parser: P, values: &'static [&'static str]) -> Offering<P> {
+    Offering { parser, values }
+}
+
+/// Made by [`offering`].
+#[derive(Debug, Clone)]
+pub(super) struct Offering<P> {
+    parser: P,
+    values: &'static [&'static str],
+}
+
+impl<P: TypedValueParser> TypedValueParser for Offering<P> {
+    type Value = P::Value;
+
+    fn parse_ref(&self, command: &Command, arg: Option<&Arg>, value: &OsStr) -> Result<Self::Value, Error> {
+        self.parser.parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(self.values.iter().map(PossibleValue::new)))
+    }
+}
