@@ -22,6 +22,8 @@ const STARVED_REPEAT: Duration = Duration::from_secs(300);
 const TWIN: Duration = Duration::from_secs(15);
 /// How often it is asked what the user may do.
 const LOGIN_CHECK: Duration = Duration::from_secs(60);
+/// How often it is said again what the user may not do.
+const LACKS_REPEAT: Duration = Duration::from_secs(3600);
 /// The shortest pause between two beats when the bell rings a lot.
 const BREATH: Duration = Duration::from_millis(250);
 
@@ -41,6 +43,8 @@ struct Line {
     /// What the user may not do, and when that was asked.
     lacks: Vec<String>,
     asked: Option<Instant>,
+    /// When that was said.
+    complained: Option<Instant>,
 }
 
 /// Writes the line until `stop`.
@@ -58,6 +62,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
         starved: None,
         lacks: Vec::new(),
         asked: None,
+        complained: None,
     };
     loop {
         let mut waiter = node.control.bell.waiter();
@@ -97,6 +102,12 @@ impl Line {
         let mut stat = describe(node, &mut self.server).await;
         // Before anything that waits for the majority.
         self.warn_of_starvation(node, &stat.no_majority);
+        if let Some(before) = node.rename(&stat.n) {
+            tracing::info!("the replica set calls this node {} now, no longer {before}", stat.n);
+            // Without it the node would seem to be there twice, once with a lost agent.
+            node.control.agents.remove(&node.rs, &before).await?;
+            self.written = false;
+        }
         self.storage.check(node).await;
         self.look_at_login(node).await;
         stat.stors = self.storage.status.clone();
@@ -115,7 +126,7 @@ impl Line {
             self.twin = Some(Instant::now());
             if self.warned.is_none_or(|at| at.elapsed() >= REPEAT) {
                 self.warned = self.twin;
-                tracing::warn!("another pbm-agent writes the line of {}: stop one of them", node.me);
+                tracing::warn!("another pbm-agent writes the line of {}: stop one of them", node.me());
             }
         }
         self.written = true;
@@ -144,7 +155,18 @@ impl Line {
         self.asked = Some(Instant::now());
         // Everybody may ask this; a node that does not answer is told by its status.
         if let Ok(login) = login::login(&node.client).await {
-            self.lacks = grants::lacking(&login).into_iter().map(|grant| grant.title().to_owned()).collect();
+            let lacking = grants::lacking(&login);
+            let lacks: Vec<String> = lacking.iter().map(|grant| grant.title().to_owned()).collect();
+            let due = self.complained.is_none_or(|at| at.elapsed() >= LACKS_REPEAT);
+            if !lacks.is_empty() && (due || lacks != self.lacks) {
+                self.complained = Some(Instant::now());
+                tracing::warn!("{}", grants::complaint(&login).unwrap_or_default());
+            }
+            if lacks.is_empty() && !self.lacks.is_empty() {
+                self.complained = None;
+                tracing::info!("the user of this agent has all that is needed now");
+            }
+            self.lacks = lacks;
         }
     }
 }
@@ -156,7 +178,7 @@ async fn describe(node: &Node, server: &mut String) -> AgentStat {
         own: env!("CARGO_PKG_VERSION").into(),
         rules: AgentStat::RULES,
         nodes: SubsysStatus::usable(),
-        ..AgentStat::unknown(&node.rs, &node.me)
+        ..AgentStat::unknown(&node.rs, &node.me())
     };
     match condition::of(&node.client).await {
         Ok(condition) => {
@@ -165,6 +187,9 @@ async fn describe(node: &Node, server: &mut String) -> AgentStat {
                 *server = version.server;
             }
             condition.enter(&mut stat);
+            if !condition.name().is_empty() {
+                condition.name().clone_into(&mut stat.n);
+            }
         }
         Err(error) => stat.nodes = SubsysStatus::broken(explain(&error)),
     }

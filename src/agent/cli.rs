@@ -6,14 +6,22 @@ use super::{
 use crate::control::{Control, Place};
 use crate::log::{DbSink, Log, last_words};
 use crate::model::{build, names::PBM_VERSION};
-use crate::mongo::admin::explain;
+use crate::mongo::{
+    self, Purpose,
+    admin::{self, explain},
+    login,
+};
 use crate::pages;
+use crate::preflight::grants;
 use crate::spelling;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
 use std::{ffi::OsString, io::Write as _, process::ExitCode, sync::Arc, time::Duration};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The backup agent: runs beside one mongod, follows the commands of `pbm`, and does the work.
@@ -21,7 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// Start one for every mongod of the cluster (not for mongos or arbiters), each with the connection string of its own
 /// mongod.
 #[derive(Debug, Parser)]
-#[command(name = "pbm-agent", version = PBM_VERSION, disable_version_flag = true)]
+#[command(name = "pbm-agent", version = build::SHORT)]
 struct Args {
     #[command(flatten)]
     given: Given,
@@ -59,7 +67,14 @@ const SETTINGS: u8 = 78;
 /// The command line as data, for completion and help.
 #[must_use]
 pub fn command() -> clap::Command {
-    Args::command()
+    pages::with_examples(
+        Args::command(),
+        &[
+            ("", &["pbm-agent --mongodb-uri 'mongodb://pbm:secret@localhost:27017'"]),
+            ("version", &["pbm-agent version --short"]),
+            ("completion", &["source <(pbm-agent completion bash)"]),
+        ],
+    )
 }
 
 /// Runs the agent until a signal; returns its exit code.
@@ -69,9 +84,13 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     let args = match read {
         Ok(args) => args,
         Err(error) => {
-            // Nothing can be done about a closed stderr.
+            if error.use_stderr() {
+                last_words(spelling::plain_words(&error.render().to_string()).trim_end());
+                return ExitCode::from(USAGE);
+            }
+            // Nothing can be done about a closed stdout.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { USAGE } else { 0 });
+            return ExitCode::SUCCESS;
         }
     };
     let done = match &args.command {
@@ -151,7 +170,7 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
     tracing::info!("pbm-agent {} (formats of {PBM_VERSION}), pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
     let Some((node, place)) = connect(&uri, parallel, &lines, &stop).await? else { return Ok(()) };
     let node = Arc::new(node);
-    let serving = format!("serving {} of replica set {}, MongoDB {}", node.me, node.rs, node.version.server);
+    let serving = format!("serving {} of replica set {}, MongoDB {}", node.me(), node.rs, node.version.server);
     tracing::info!("{serving}");
     service::ready(&serving);
 
@@ -171,7 +190,8 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
 
     background.cancel();
     tasks.close();
-    let leave = node.control.agents.remove(&node.rs, &node.me);
+    let me = node.me();
+    let leave = node.control.agents.remove(&node.rs, &me);
     match tokio::time::timeout(Duration::from_secs(5), leave).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::warn!("{}", explain(&error)),
@@ -197,6 +217,7 @@ async fn connect(
     stop: &CancellationToken,
 ) -> Result<Option<(Node, Place)>> {
     let mut pause = Duration::from_millis(500);
+    let mut denied: Option<Instant> = None;
     loop {
         let attempt = async {
             let (leader, _) = connect_leader(uri, "pbm-agent").await?;
@@ -230,6 +251,12 @@ async fn connect(
                 let waiting = format!("can't work yet: {}; trying again", explain(&error));
                 tracing::warn!("{waiting}");
                 service::ready(&waiting);
+                if is_denial(&error) && denied.is_none_or(|at| at.elapsed() >= REPEAT) {
+                    denied = Some(Instant::now());
+                    if let Some(lacks) = lacks(uri).await {
+                        tracing::warn!("{lacks}");
+                    }
+                }
             }
             Err(error) => return Err(error),
         }
@@ -238,6 +265,24 @@ async fn connect(
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
         }
     }
+}
+
+/// How often it is said what the user lacks, while nothing works for that reason.
+const REPEAT: Duration = Duration::from_secs(60);
+
+/// The user may not do what was tried.
+fn is_denial(error: &anyhow::Error) -> bool {
+    error.chain().find_map(|cause| cause.downcast_ref()).and_then(admin::code) == Some(admin::UNAUTHORIZED)
+}
+
+/// What the user of this agent lacks, with the command that grants it; nothing if that can't be found out.
+async fn lacks(uri: &str) -> Option<String> {
+    let asked = async {
+        let client = mongo::connect(uri, Purpose::Node { app: "pbm-agent" }).await?;
+        login::login(&client).await
+    };
+    let login = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
+    grants::complaint(&login)
 }
 
 /// Wrong credentials or an unusable string do not heal by waiting.

@@ -50,7 +50,7 @@ impl Dispatcher {
                 },
             }
         }
-        self.running.end_all(&Early::AgentStopped { node: self.node.me.clone() });
+        self.running.end_all(&Early::AgentStopped { node: self.node.me() });
         self.tasks.close();
         if tokio::time::timeout(DRAIN, self.tasks.wait()).await.is_err() {
             tracing::error!("operations did not end within {} s; leaving them to the other agents", DRAIN.as_secs());

@@ -27,7 +27,7 @@ pub(super) async fn write(node: Arc<Node>, sink: DbSink, stop: CancellationToken
         }
         for line in &mut batch {
             line.rs.clone_from(&node.rs);
-            line.node.clone_from(&node.me);
+            line.node.clone_from(&node.me());
         }
         let mut pause = Duration::from_millis(200);
         // The lines stay on stderr whatever happens here; a database that is away is waited for.

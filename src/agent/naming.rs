@@ -51,7 +51,7 @@ async fn look(node: &Node, conf: &PitrConf, naming: &mut Naming, leads: &mut boo
     let now = control.time_of_last_call().await?;
     let mut agents = control.agents.alive_for_slicing(&node.rs, &node.leader_rs, now).await?;
     let mix = Mix::of(&agents, &node.leader_rs, &node.rs);
-    if mix.originals.is_empty() || mix.leader != Leader::Ours(node.me.clone()) {
+    if mix.originals.is_empty() || mix.leader != Leader::Ours(node.me()) {
         if *leads {
             tracing::info!("this agent names no slicers any more");
         }

@@ -25,7 +25,11 @@ use crate::topo::{
 use anyhow::{Context, Result};
 use bson::Timestamp;
 use mongodb::Client;
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// One agent's surroundings. All handles are cheap and reconnect by themselves.
@@ -47,8 +51,8 @@ pub(super) struct Node {
     uri: Uri,
     /// Name of this node's replica set.
     pub rs: String,
-    /// `host:port` as the replica set names this node.
-    pub me: String,
+    /// `host:port` as the replica set names this node; a reconfiguration can give it another name.
+    me: RwLock<String>,
     /// When the agent started. Work asks [`Node::version_now`].
     pub version: admin::Version,
     /// Name of the leader replica set.
@@ -87,12 +91,23 @@ impl Node {
             in_leader_rs: leader_rs == hello.set_name,
             leader_rs,
             rs: hello.set_name,
-            me: hello.me,
+            me: RwLock::new(hello.me),
             client,
             primary,
             log,
             parallel: parallel.unwrap_or_else(default_parallel),
         })
+    }
+
+    /// `host:port` as the replica set names this node. What lasts longer, such as a lock, keeps the name that it began with.
+    pub fn me(&self) -> String {
+        self.me.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes the name that the replica set has for this node now. Gives the one before, if that was another one.
+    pub fn rename(&self, name: &str) -> Option<String> {
+        let mut me = self.me.write().unwrap_or_else(PoisonError::into_inner);
+        (!name.is_empty() && *me != name).then(|| std::mem::replace(&mut *me, name.to_owned()))
     }
 
     pub async fn hello(&self) -> Result<Hello> {
@@ -143,18 +158,18 @@ impl Node {
     /// Opens a storage to write backups or oplog to it, at a limited rate, and marks a new one. One that was used before and
     /// is not the same any more is refused ([`marked`]).
     pub async fn open_to_write(&self, settings: &StorageConf, limit: Rate) -> Result<Arc<dyn Storage>> {
-        let way = Way::new(settings, &self.me).paced(limit.per_second().map(Pace::new));
+        let way = Way::new(settings, &self.me()).paced(limit.per_second().map(Pace::new));
         marked::prepare(&self.control, &way).await
     }
 
     /// Opens a storage to delete from it, if it is the one that was used before. A new one has nothing to delete.
     pub async fn open_to_delete(&self, settings: &StorageConf) -> Result<Arc<dyn Storage>> {
-        Ok(marked::find(&self.control, &Way::new(settings, &self.me)).await?.0)
+        Ok(marked::find(&self.control, &Way::new(settings, &self.me())).await?.0)
     }
 
     /// Opens a storage to read large objects from it.
     pub async fn open_to_read(&self, settings: &StorageConf, downloads: Downloads) -> Result<Arc<dyn Storage>> {
-        config::open::open_to_read(settings, &self.me, downloads).await
+        config::open::open_to_read(settings, &self.me(), downloads).await
     }
 
     /// Opens the storage on which a backup lies, to delete it.
@@ -188,7 +203,7 @@ impl Node {
         LockHeader {
             kind: kind.to_owned(),
             replset: self.rs.clone(),
-            node: self.me.clone(),
+            node: self.me(),
             opid: opid.to_owned(),
             epoch: Some(epoch.unwrap_or(Timestamp { time: 0, increment: 0 })),
         }

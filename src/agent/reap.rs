@@ -82,7 +82,7 @@ async fn is_needed(control: &Control) -> Result<bool> {
 /// Ends what an earlier run of this agent held. Its locks look alive for 30 s; that nobody refreshes them shows
 /// earlier that nobody is there.
 async fn end_own(node: &Node) -> Result<()> {
-    let mine = |locks: Vec<Lock>| locks.into_iter().filter(|l| l.header.node == node.me).collect::<Vec<_>>();
+    let mine = |locks: Vec<Lock>| locks.into_iter().filter(|l| l.header.node == node.me()).collect::<Vec<_>>();
     let before = mine(node.control.locks.all().await?);
     if before.is_empty() {
         return Ok(());
@@ -105,7 +105,7 @@ pub(super) async fn sweep(node: &Node) -> Result<()> {
     let locks = node.control.locks.all().await?;
     for name in due {
         if let Some(backup) = node.control.backups.get(&name).await? {
-            if locks.iter().any(|lock| lock.header.opid == backup.opid && lock.header.node != node.me) {
+            if locks.iter().any(|lock| lock.header.opid == backup.opid && lock.header.node != node.me()) {
                 continue;
             }
             let swept = async { delete::backup(node.open_backup(&backup, &config).await?.as_ref(), &name).await };

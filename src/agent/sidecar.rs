@@ -2,7 +2,7 @@
 //! sidecar starts it again after a crash.
 
 use anyhow::{Context, Result};
-use clap::{CommandFactory, Parser, builder::BoolishValueParser};
+use clap::{CommandFactory, FromArgMatches as _, Parser, builder::BoolishValueParser};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     ffi::OsString,
@@ -16,7 +16,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::model::names::PBM_VERSION;
+use crate::{log::last_words, model::build, pages, spelling};
 
 const AGENT: &str = "pbm-agent";
 
@@ -25,7 +25,7 @@ const AGENT: &str = "pbm-agent";
 /// Ends with the agent and its exit code. As a sidecar, an agent that crashed or failed is started again instead, until
 /// this program gets SIGTERM or SIGINT, which it hands on.
 #[derive(Debug, Parser)]
-#[command(name = "pbm-agent-entrypoint", version = PBM_VERSION, disable_version_flag = true)]
+#[command(name = "pbm-agent-entrypoint", version = build::SHORT, disable_version_flag = true)]
 struct Args {
     /// Start the agent again when it fails.
     #[arg(long, env = "PBM_AGENT_SIDECAR", value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true",
@@ -42,18 +42,23 @@ struct Args {
 /// The command line as data, for completion and help.
 #[must_use]
 pub fn command() -> clap::Command {
-    Args::command()
+    pages::with_examples(Args::command(), &[("", &["pbm-agent-entrypoint --sidecar=true"])])
 }
 
 /// Runs the agent; returns its exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    let mut args = match Args::try_parse_from(args) {
+    let read = command().try_get_matches_from(args).and_then(|matches| Args::from_arg_matches(&matches));
+    let mut args = match read {
         Ok(args) => args,
         Err(error) => {
-            // Nothing can be done about a closed stderr.
+            if error.use_stderr() {
+                last_words(spelling::plain_words(&error.render().to_string()).trim_end());
+                return ExitCode::from(2);
+            }
+            // Nothing can be done about a closed stdout.
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return ExitCode::SUCCESS;
         }
     };
     if args.agent.first().is_some_and(|first| first == AGENT) {

@@ -184,7 +184,7 @@ impl Watch {
         self.waits_to_be_named = false;
         if let Some(lock) = &lock {
             // A lock of this node that nobody refreshes belongs to an agent that was killed here.
-            let orphan = lock.header.node == node.me && since.elapsed() > HEARTBEAT * 2;
+            let orphan = lock.header.node == node.me() && since.elapsed() > HEARTBEAT * 2;
             if !orphan && !is_stale(lock.hb, now) {
                 return Ok(None);
             }
@@ -199,7 +199,7 @@ impl Watch {
         let conf = pitr(config);
         let agents = node.control.agents.alive_for_slicing(&node.rs, &node.leader_rs, now).await?;
         let mix = Mix::of(&agents, &node.leader_rs, &node.rs);
-        let (rank, candidates) = rank(node, &mix, &agents, &conf);
+        let (rank, candidates) = rank(&node.me(), node, &mix, &agents, &conf);
         if let Rank::Unfit(why) = &rank {
             tracing::debug!("this node can't slice: {why}");
         }
@@ -228,7 +228,7 @@ impl Watch {
         let header = LockHeader {
             kind: name::PITR.to_owned(),
             replset: node.rs.clone(),
-            node: node.me.clone(),
+            node: node.me(),
             opid: String::new(),
             epoch: config.epoch,
         };
@@ -236,7 +236,7 @@ impl Watch {
             return Ok(None);
         }
         if matches!(mix.rules, Rules::Named | Rules::NamedByOriginal) {
-            node.control.pitr.claim(&node.rs, &node.me).await?;
+            node.control.pitr.claim(&node.rs, &header.node).await?;
         }
         Ok(Some((header, candidates)))
     }
@@ -244,10 +244,10 @@ impl Watch {
 
 /// Where this node stands among those that decide: all agents of the replica set where a leader names the slicer, else only
 /// ours, because nobody names the others.
-fn rank(node: &Node, mix: &Mix, agents: &[AgentStat], conf: &PitrConf) -> (Rank, Vec<String>) {
+fn rank(me: &str, node: &Node, mix: &Mix, agents: &[AgentStat], conf: &PitrConf) -> (Rank, Vec<String>) {
     let ours_only = matches!(mix.rules, Rules::Own | Rules::OwnBeside);
     let agents: Vec<AgentStat> = agents.iter().filter(|it| !ours_only || !it.is_original()).cloned().collect();
-    stand::rank(&stand::Facts { rs: &node.rs, me: &node.me, agents: &agents, priority: conf.priority.as_ref() })
+    stand::rank(&stand::Facts { rs: &node.rs, me, agents: &agents, priority: conf.priority.as_ref() })
 }
 
 /// Has the leader named this node? The original's leader, which waits for the word of every candidate, hears first that this
@@ -259,17 +259,18 @@ async fn is_named(node: &Node, mix: &Mix, now: Timestamp, vacant: Duration) -> R
         tracing::debug!("slicing waits, as that of the original does: {why}");
         return Ok(false);
     }
+    let me = node.me();
     let meta = node.control.pitr.get().await?;
     let leader_is_content = leader_is_content(node, mix, now).await?;
-    let view = View { meta: meta.as_ref(), leader_is_content, vacant, ..view(node, now) };
+    let view = View { meta: meta.as_ref(), leader_is_content, vacant, ..view(&node.rs, &me, now) };
     if view.owes_ready(mix.rules) {
-        node.control.pitr.ready(&node.rs, &node.me).await?;
+        node.control.pitr.ready(&node.rs, &me).await?;
     }
     Ok(view.is_named(mix.rules))
 }
 
-fn view(node: &Node, now: Timestamp) -> View<'_> {
-    View { meta: None, now, rs: &node.rs, me: &node.me, leader_is_content: false, vacant: Duration::ZERO }
+fn view<'a>(rs: &'a str, me: &'a str, now: Timestamp) -> View<'a> {
+    View { meta: None, now, rs, me, leader_is_content: false, vacant: Duration::ZERO }
 }
 
 /// The leader's replica set is another one, and somebody slices it.
@@ -317,7 +318,7 @@ async fn slice(
     let why = result.as_ref().err().filter(|error| !error.is::<Elsewhere>()).map(explain).unwrap_or_default();
     let stood_back = result.as_ref().is_err_and(|error| error.is::<Elsewhere>());
     let leave = async {
-        tell_the_end(node, &why, stood_back).await?;
+        tell_the_end(node, &lock.node, &why, stood_back).await?;
         node.control.locks.release_slicing(&lock).await
     };
     match tokio::time::timeout(FENCE, leave).await {
@@ -329,8 +330,8 @@ async fn slice(
 }
 
 /// Says that nobody slices this replica set now, in the words of whoever names the next slicer.
-async fn tell_the_end(node: &Node, why: &str, stood_back: bool) -> Result<()> {
-    let (pitr, rs, me) = (&node.control.pitr, &node.rs, &node.me);
+async fn tell_the_end(node: &Node, me: &str, why: &str, stood_back: bool) -> Result<()> {
+    let (pitr, rs) = (&node.control.pitr, &node.rs);
     let now = node.control.cluster_time().await?;
     let agents = node.control.agents.alive_for_slicing(rs, &node.leader_rs, now).await?;
     if Mix::of(&agents, &node.leader_rs, rs).rules != Rules::NamedByOriginal {
@@ -365,7 +366,7 @@ async fn hold(
     if let Some(Line { start: saved, .. }) = gap
         && stood_back != Some(saved)
     {
-        let others = candidates.iter().filter(|host| **host != node.me);
+        let others = candidates.iter().filter(|host| **host != lock.node);
         if let Some(host) = reaches_back(node, others, saved).await {
             bail!(Elsewhere { host, saved, candidates: candidates.len() });
         }
@@ -382,7 +383,7 @@ async fn hold(
         );
     }
     tracing::debug!("start_ok");
-    tracing::info!("slicing the oplog of {} from {}", node.me, format_ts(at));
+    tracing::info!("slicing the oplog of {} from {}", node.me(), format_ts(at));
 
     let (settings_in, settings) = watch::channel(settings_of(&config, storage));
     let (progress, progress_out) = watch::channel(Progress { saved: at, error: String::new() });
@@ -549,11 +550,11 @@ impl Guard<'_> {
         }
         let agents = node.control.agents.alive_for_slicing(&node.rs, &node.leader_rs, now).await?;
         let mix = Mix::of(&agents, &node.leader_rs, &node.rs);
-        let (rank, candidates) = rank(node, &mix, &agents, &pitr(&self.config));
+        let (rank, candidates) = rank(&self.lock.node, node, &mix, &agents, &pitr(&self.config));
         self.candidates = candidates;
         let (oldest, newest) = slice::window(&node.client).await.context("look at the oplog")?;
         let Progress { saved, error } = self.progress.borrow().clone();
-        let (rs, me) = (node.rs.clone(), node.me.clone());
+        let (rs, me) = (node.rs.clone(), self.lock.node.clone());
         let rolling = *self.oldest.get_or_insert(oldest) != oldest;
         let state = SlicerState { rs, node: me, saved, newest, oldest, rolling, error, hb: now };
         self.warn(&state);
@@ -588,7 +589,7 @@ impl Guard<'_> {
         }
         let meta = node.control.pitr.get().await?;
         let leader_is_content = leader_is_content(node, mix, now).await?;
-        let view = View { meta: meta.as_ref(), leader_is_content, ..view(node, now) };
+        let view = View { meta: meta.as_ref(), leader_is_content, ..view(&node.rs, &self.lock.node, now) };
         if let Some(why) = view.must_stop(mix.rules) {
             return Ok(Verdict::Ends(why));
         }

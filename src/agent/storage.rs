@@ -14,6 +14,7 @@ use crate::model::{
     agent::{Space, SubsysStatus, Trial},
     config::{Config, StorageConf},
 };
+use crate::mongo::admin::explain;
 use crate::storage::Storage;
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
@@ -78,7 +79,7 @@ impl StorageWatch {
                 return;
             }
             Err(error) => {
-                self.status = SubsysStatus::broken(format!("{error:#}"));
+                self.status = SubsysStatus::broken(explain(&error));
                 return;
             }
         };
@@ -102,8 +103,7 @@ impl StorageWatch {
             }
             Err(error) => Err(error),
         };
-        self.status =
-            usable.map_or_else(|error| SubsysStatus::broken(format!("{error:#}")), |()| SubsysStatus::usable());
+        self.status = usable.map_or_else(|error| SubsysStatus::broken(explain(&error)), |()| SubsysStatus::usable());
         self.space = timeout(LOOK, probe::space(&config.storage)).await.ok().flatten();
         self.conf = Some(config.storage);
         self.checked = Some(Instant::now());
@@ -117,9 +117,9 @@ impl StorageWatch {
             return Ok(());
         }
         let trial = async {
-            match probe::attempt(store, &node.me, &self.instance).await {
+            match probe::attempt(store, &node.me(), &self.instance).await {
                 // Another agent of the same name, on a storage of two clusters, may have been in the way.
-                Err(_) => probe::attempt(store, &node.me, &self.instance).await,
+                Err(_) => probe::attempt(store, &node.me(), &self.instance).await,
                 done => done,
             }
         };
@@ -142,7 +142,7 @@ impl StorageWatch {
 /// A new storage without the mark is usable too: the first backup writes it.
 async fn look(node: &Node, config: &Config) -> Result<Arc<dyn Storage>> {
     let looking = async {
-        let way = Way::new(&config.storage, &node.me).briefly();
+        let way = Way::new(&config.storage, &node.me()).briefly();
         let (store, probe) = marked::find(&node.control, &way).await?;
         // A storage that an earlier version or the original has marked.
         if probe == Probe::Initialised && node.in_leader_rs {

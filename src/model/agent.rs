@@ -68,6 +68,9 @@ pub struct AgentStat {
         skip_serializing_if = "String::is_empty"
     )]
     pub no_majority: String,
+    /// *Added by us*: the clock of the agent's host minus that of its mongod, in milliseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clock: Option<i64>,
     /// *Added by us*: the newest trial of the storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Trial>,
@@ -153,6 +156,7 @@ impl AgentStat {
             lacks: Vec::new(),
             unfit: String::new(),
             no_majority: String::new(),
+            clock: None,
             probe: None,
             space: None,
             v: String::new(),

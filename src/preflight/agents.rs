@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 const LEAST: i64 = 16 << 20;
 
 /// The living agents.
-fn alive(facts: &Facts) -> impl Iterator<Item = &AgentStat> {
+pub(super) fn alive(facts: &Facts) -> impl Iterator<Item = &AgentStat> {
     let now = facts.control.now.unwrap_or(Timestamp { time: 0, increment: 0 });
     facts.control.agents.iter().filter(move |agent| !is_stale(agent.hb, now) && !agent.arb && agent.s != ARBITER)
 }
@@ -85,7 +85,9 @@ fn of_agent(agent: &AgentStat, subject: String, now: Option<Timestamp>) -> Vec<F
     if out.is_empty() {
         let version = agent.v.trim_start_matches('v');
         let besides = unfit.map(|why| format!("; {why}")).unwrap_or_default();
-        out.push(Finding::ok(Check::Agent, subject, format!("pbm-agent {version} lives{besides}")));
+        let whose = if agent.own.is_empty() { "the original".to_owned() } else { format!("pbmbox {}", agent.own) };
+        let text = format!("pbm-agent {version} ({whose}) lives{besides}");
+        out.push(Finding::ok(Check::Agent, subject, text));
     }
     out
 }
@@ -101,15 +103,33 @@ pub(super) fn versions(facts: &Facts) -> Vec<Finding> {
         .filter(|(version, _)| **version != PBM_VERSION)
         .map(|(version, nodes)| format!("{version} on {}", nodes.join(", ")))
         .collect();
-    match (by_version.is_empty(), others.is_empty()) {
-        (true, _) => Vec::new(),
-        (false, true) => vec![Finding::ok(Check::AgentVersion, CLUSTER, format!("{PBM_VERSION} everywhere"))],
-        (false, false) => {
-            let detail =
-                format!("this pbm is {PBM_VERSION}, and there are agents of other versions: {}", others.join("; "));
-            vec![Finding::warning(Check::AgentVersion, CLUSTER, detail).next("install one version everywhere")]
-        }
+    let mut out = Vec::new();
+    if !others.is_empty() {
+        let detail =
+            format!("this pbm is {PBM_VERSION}, and there are agents of other versions: {}", others.join("; "));
+        out.push(Finding::warning(Check::AgentVersion, CLUSTER, detail).next("install one version everywhere"));
     }
+    out.extend(releases(facts));
+    if out.is_empty() && !by_version.is_empty() {
+        out.push(Finding::ok(Check::AgentVersion, CLUSTER, format!("{PBM_VERSION} everywhere")));
+    }
+    out
+}
+
+/// Releases of this program that are not that of this command line. The original's agents have none.
+fn releases(facts: &Facts) -> Option<Finding> {
+    const OURS: &str = env!("CARGO_PKG_VERSION");
+    let mut by_release: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for agent in alive(facts).filter(|agent| !agent.own.is_empty() && agent.own != OURS) {
+        by_release.entry(&agent.own).or_default().push(member(&agent.rs, &agent.n));
+    }
+    let others: Vec<String> =
+        by_release.iter().map(|(release, nodes)| format!("{release} on {}", nodes.join(", "))).collect();
+    (!others.is_empty()).then(|| {
+        let detail = format!("this pbm is of release {OURS}, and there are agents of others: {}", others.join("; "));
+        Finding::warning(Check::AgentVersion, CLUSTER, detail)
+            .next("install one release everywhere, agents and pbm alike")
+    })
 }
 
 /// Can every agent write to the storage, read from it, list it and delete there?

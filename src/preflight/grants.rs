@@ -103,6 +103,15 @@ pub fn command(missing: &[Grant], user: Option<&User>) -> String {
     )
 }
 
+/// What an agent says of its user, with the same remedy as `pbm doctor`.
+#[must_use]
+pub fn complaint(login: &Login) -> Option<String> {
+    let lacking = lacking(login);
+    let titles: Vec<&str> = lacking.iter().map(|grant| grant.title()).collect();
+    let remedy = || command(&lacking, login.users.first());
+    (!lacking.is_empty()).then(|| format!("the user of this agent lacks {}: run {}", titles.join(", "), remedy()))
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;

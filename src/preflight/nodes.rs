@@ -187,6 +187,12 @@ pub(super) fn clocks(facts: &Facts) -> Vec<Finding> {
     told.sort_by_key(|(_, clock)| *clock);
     let Some(median) = told.get(told.len() / 2).map(|(_, clock)| *clock) else { return Vec::new() };
     told.push(("the host of this pbm".to_owned(), 0));
+    // An agent tells how its host's clock differs from that of its mongod, which was asked from here, if it could be.
+    for agent in super::agents::alive(facts) {
+        let subject = member(&agent.rs, &agent.n);
+        let base = told.iter().find(|(who, _)| *who == subject).map_or(median, |(_, clock)| *clock);
+        told.extend(agent.clock.map(|ahead| (format!("the host of the agent of {subject}"), base + ahead)));
+    }
     let mut out: Vec<Finding> = told.into_iter().filter_map(|(who, clock)| clock_of(&who, clock - median)).collect();
     // Cluster time may lag where nobody writes, and is ahead only if some clock once was.
     if let (Some(_), ahead @ CLOCK_WARNING..) = (facts.control.now, facts.control.ahead_secs - median / 1000) {

@@ -189,6 +189,15 @@ fn each_fault_is_found_where_it_is() {
             },
             "Warning clock the host of this pbm: its clock is 9 s behind",
         ),
+        (
+            |it| it.control.agents[0].clock = Some(8_000),
+            "Warning clock the host of the agent of a/h:1: its clock is 8 s ahead of",
+        ),
+        (
+            |it| it.control.agents[3].clock = Some(-31_000),
+            "Failure clock the host of the agent of b/h:2: its clock is 31 s behind",
+        ),
+        (|it| it.control.agents[2].own = "0.0.1".into(), "Warning agent version cluster: this pbm is of release"),
         (|it| it.control.ahead_secs = 31, "Failure clock cluster: the cluster time is 31 s ahead"),
         (
             |it| {
@@ -240,6 +249,11 @@ fn slicing_is_looked_at_when_it_is_on() {
     let mut facts = healthy();
     facts.control.config =
         Some(Config { pitr: Some(PitrConf { enabled: true, ..PitrConf::default() }), ..Config::default() });
+    assert!(first(&facts).starts_with("Failure slicing a: nobody saves its oplog"));
+    let switched_on = |facts: &mut Facts, ago| facts.control.config.as_mut().expect("one").epoch = Some(at(NOW - ago));
+    switched_on(&mut facts, 30);
+    assert!(first(&facts).starts_with("Warning slicing a: nobody saves its oplog yet"));
+    switched_on(&mut facts, 31);
     assert!(first(&facts).starts_with("Failure slicing a: nobody saves its oplog"));
     facts.control.slicing_errors = vec![("a".into(), "h:1: no base".into())];
     assert!(first(&facts).starts_with("Failure slicing a: nobody saves its oplog: h:1: no base"));

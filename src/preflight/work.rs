@@ -8,7 +8,7 @@ use crate::model::{
     agent::AgentStat,
     command::name,
     lock::{Lock, is_stale},
-    pitr::state,
+    pitr::{BEGINS_WITHIN, state},
 };
 use crate::pitr::beside::{self, Leader, Mix};
 use bson::Timestamp;
@@ -53,7 +53,9 @@ pub(super) fn slicing(facts: &Facts) -> Vec<Finding> {
     }
     let restoring = alive(&control.locks, now)
         .any(|lock| matches!(lock.header.kind.as_str(), name::RESTORE | name::REPLAY | name::RESYNC));
-    let mut out: Vec<Finding> = facts.replsets.iter().map(|set| sliced(facts, &set.name, now, restoring)).collect();
+    let switched_on = config.epoch.is_some_and(|epoch| now.time.saturating_sub(epoch.time) <= BEGINS_WITHIN);
+    let sets = facts.replsets.iter();
+    let mut out: Vec<Finding> = sets.map(|set| sliced(facts, &set.name, now, restoring, switched_on)).collect();
     out.extend(mixed(facts, now));
     out
 }
@@ -73,7 +75,8 @@ fn mixed(facts: &Facts, now: Timestamp) -> Option<Finding> {
     })
 }
 
-fn sliced(facts: &Facts, rs: &str, now: Timestamp, restoring: bool) -> Finding {
+/// `switched_on`: so lately that slicing may have to begin yet.
+fn sliced(facts: &Facts, rs: &str, now: Timestamp, restoring: bool, switched_on: bool) -> Finding {
     let control = &facts.control;
     let pitr = control.pitr.as_ref();
     let reports = pitr.map(|pitr| pitr.replsets.as_slice()).unwrap_or_default();
@@ -84,7 +87,12 @@ fn sliced(facts: &Facts, rs: &str, now: Timestamp, restoring: bool) -> Finding {
         if restoring {
             return Finding::ok(Check::Slicing, rs, "it pauses for a restore");
         }
-        let why = reported.or(logged).map(|why| format!(": {why}")).unwrap_or_default();
+        let failed = reported.or(logged);
+        if switched_on && failed.is_none() {
+            return Finding::warning(Check::Slicing, rs, "nobody saves its oplog yet: it was switched on a moment ago")
+                .next("run `pbm doctor` again in half a minute");
+        }
+        let why = failed.map(|why| format!(": {why}")).unwrap_or_default();
         return Finding::failure(Check::Slicing, rs, format!("nobody saves its oplog{why}"))
             .next("see that an agent of it works and that there is a full backup (`pbm backup`); `pbm logs -e pitr` tells more");
     };

@@ -13,7 +13,7 @@ use crate::mongo::{
 };
 use anyhow::{Result, bail};
 use mongodb::Client;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
 /// One look at a member.
@@ -25,6 +25,8 @@ pub struct Condition {
     unfit: Option<&'static str>,
     /// Why the majority confirms nothing.
     no_majority: Option<String>,
+    /// The clock of this host minus that of the member, in milliseconds.
+    clock: Option<i64>,
 }
 
 /// Asks the member that `client` leads to.
@@ -32,14 +34,17 @@ pub struct Condition {
 /// # Errors
 /// It can't be asked. What the user may not ask is no error.
 pub async fn of(client: &Client) -> Result<Condition> {
+    let (sent, begun) = (jiff::Timestamp::now().as_millisecond(), Instant::now());
     let hello = mongo::hello(client).await?;
+    let middle = sent + i64::try_from(begun.elapsed().as_millis() / 2).unwrap_or(0);
+    let clock = hello.local_time.map(|there| middle - there.timestamp_millis());
     let status = admin::repl_status(client).await?;
     let config = admin::set_config(client).await.ok();
     let no_majority = config.and_then(|config| majority::missing(&status, &config));
     // An arbiter holds nothing that could be locked, and lets nobody ask.
     let locked = !hello.arbiter_only && admin::is_fsync_locked(client).await.unwrap_or(false);
     let unfit = suits::unreadable(hello.build_indexes == Some(false), locked);
-    Ok(Condition { hello, status, unfit, no_majority })
+    Ok(Condition { hello, status, unfit, no_majority, clock })
 }
 
 /// As [`of`], over a connection of its own to the member at `host`.
@@ -64,10 +69,17 @@ impl Condition {
         stat.repl_lag = i32::try_from(self.status.lag_secs()).unwrap_or(i32::MAX);
         stat.unfit = self.unfit.unwrap_or_default().to_owned();
         stat.no_majority = self.no_majority.clone().unwrap_or_default();
+        stat.clock = self.clock;
         if let Some(me) = self.status.me() {
             stat.s = me.state;
             stat.state.clone_from(&me.state_str);
         }
+    }
+
+    /// `host:port` as the replica set names this member; empty if it does not.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.hello.me
     }
 
     /// Why this member may not be read for a backup now, if so.

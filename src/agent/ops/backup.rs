@@ -61,17 +61,17 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
         return Ok(());
     }
     if let Some(why) = no_source(node).await? {
-        tracing::warn!("{} was named for the backup and does not take it: {why}", node.me);
-        return node.control.backups.decline(&backup.name, &node.rs, &node.me, &why).await;
+        tracing::warn!("{} was named for the backup and does not take it: {why}", node.me());
+        return node.control.backups.decline(&backup.name, &node.rs, &node.me(), &why).await;
     }
     let Some(op) = op.nominated().lease(node, name::BACKUP).await?.go() else { return Ok(()) };
     op.run(async |op| {
-        node.control.backups.acknowledge(&op.name, &node.rs, &node.me).await?;
+        node.control.backups.acknowledge(&op.name, &node.rs, &node.me()).await?;
         let (config, storage) = match storage(node, backup).await {
             Ok(ready) => ready,
             Err(error) => {
                 // Nobody else would say it: the recipe has not begun.
-                let why = format!("{} can't use the storage: {}", node.me, explain(&error));
+                let why = format!("{} can't use the storage: {}", node.me(), explain(&error));
                 node.control.backups.set_status(&op.name, Status::Error, &why).await?;
                 return Err(error);
             }
@@ -89,7 +89,7 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
             name: op.name.clone(),
             opid: op.opid.clone(),
             rs: node.rs.clone(),
-            me: node.me.clone(),
+            me: node.me(),
             role: if node.in_leader_rs { Role::Leader } else { Role::Follower },
             primary: node.primary.clone(),
             cluster: node.cluster().await?,
@@ -151,7 +151,7 @@ async fn not_nominated(task: &Task, name: &str) -> Result<Option<String>> {
                 if !round.ack.is_empty() {
                     return Ok(Some(format!("{} does it", round.ack)));
                 }
-                if round.n.contains(&node.me) {
+                if round.n.contains(&node.me()) {
                     return Ok(None);
                 }
             }
