@@ -103,7 +103,7 @@ fn indent(line: usize) -> usize {
 
 /// Which columns stand in one line: as many as fit.
 fn groups(widths: &[usize], width: usize) -> Vec<Range<usize>> {
-    let mut groups = vec![0..0];
+    let mut groups = vec![Range { start: 0, end: 0 }];
     let mut used = indent(0);
     for (column, wanted) in widths.iter().enumerate() {
         let least = if column + 1 == widths.len() { LAST_COLUMN.min(*wanted) } else { *wanted };
