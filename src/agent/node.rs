@@ -158,7 +158,8 @@ impl Node {
     /// Opens a storage to write backups or oplog to it, at a limited rate, and marks a new one. One that was used before and
     /// is not the same any more is refused ([`marked`]).
     pub async fn open_to_write(&self, settings: &StorageConf, limit: Rate) -> Result<Arc<dyn Storage>> {
-        let way = Way::new(settings, &self.me()).paced(limit.per_second().map(Pace::new));
+        let me = self.me();
+        let way = Way::new(settings, &me).paced(limit.per_second().map(Pace::new));
         marked::prepare(&self.control, &way).await
     }
 

@@ -142,7 +142,8 @@ impl StorageWatch {
 /// A new storage without the mark is usable too: the first backup writes it.
 async fn look(node: &Node, config: &Config) -> Result<Arc<dyn Storage>> {
     let looking = async {
-        let way = Way::new(&config.storage, &node.me()).briefly();
+        let me = node.me();
+        let way = Way::new(&config.storage, &me).briefly();
         let (store, probe) = marked::find(&node.control, &way).await?;
         // A storage that an earlier version or the original has marked.
         if probe == Probe::Initialised && node.in_leader_rs {

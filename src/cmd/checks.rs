@@ -90,7 +90,8 @@ pub async fn ours_only(cx: &Context, wanted: &str, instead: &str) -> Result<()> 
 /// take it.
 pub async fn taken_by_ours(cx: &Context, command: &str, instead: &str) -> Result<()> {
     let leader = mongo::hello(cx.control.client()).await?.set_name;
-    let alive = cx.control.agents.alive_of(&leader, cx.control.cluster_time().await?).await?;
+    let mut alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
+    alive.retain(|agent| agent.rs == leader);
     match alive.iter().any(|agent| !agent.own.is_empty()) {
         true => Ok(()),
         false => {

@@ -335,7 +335,7 @@ mod tests {
     #[test]
     fn a_mix_of_agents_is_told() {
         let mix = |leader| Mix { leader, rules: Rules::Named, originals: vec!["h:2".into()] };
-        let mut pitr = judge(true, &members(), &[lock("a"), lock("b")], None, Vec::new());
+        let mut pitr = judge(true, &members(), &[lock("a"), lock("b")], None, Vec::new(), false);
         pitr.tell_mix(&Mix { originals: Vec::new(), ..mix(Leader::Nobody) });
         assert_eq!((pitr.notes.len(), pitr.problems().count()), (0, 0));
         pitr.tell_mix(&mix(Leader::Original("h:2".into())));

@@ -319,10 +319,10 @@ mod tests {
         let good = backup("good", 10, Status::Done, 1400);
         assert_eq!(said(&[], None), "");
         assert_eq!(said(&[], Some(60)), "there is no complete backup (wanted: one that is not older than 1m0s)");
-        assert_eq!(said(&[good.clone()], None), "");
-        assert_eq!(said(&[good.clone()], Some(3600)), "");
+        assert_eq!(said(std::slice::from_ref(&good), None), "");
+        assert_eq!(said(std::slice::from_ref(&good), Some(3600)), "");
         assert_eq!(
-            said(&[good.clone()], Some(3599)),
+            said(std::slice::from_ref(&good), Some(3599)),
             "the newest complete backup, good, is 1h0m0s old (wanted: 59m59s at most)"
         );
         let failed = BackupMeta { error: Some("disk full".into()), ..backup("bad", 20, Status::Error, 0) };

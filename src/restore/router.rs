@@ -299,9 +299,7 @@ async fn put_zones_back(storage: &dyn Storage, db: &Database, source: &RoutingSo
         }
     }
     match &source.tags {
-        Some(data) => {
-            fill(storage, db, "tags", data, |zone| Ok(goes(zone).then(|| zone.to_owned()))).await
-        }
+        Some(data) => fill(storage, db, "tags", data, |zone| Ok(goes(zone).then(|| zone.to_owned()))).await,
         None => Ok(()),
     }
 }

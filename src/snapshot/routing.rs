@@ -5,8 +5,8 @@
 
 use super::catalog::{Namespace, describe, is_dumped};
 use crate::model::selection::Selection;
-use crate::mongo::majority;
 use crate::mongo::listing;
+use crate::mongo::majority;
 use anyhow::{Context, Result};
 use bson::{Bson, Document, doc};
 use futures::TryStreamExt;

@@ -74,7 +74,8 @@ async fn main_storage(node: &Node, command: &ResyncCmd) -> Result<()> {
 
 /// Opens the storage. What is known of it is forgotten if it does not hold it, so it has to be the right one.
 async fn right_one(node: &Node, settings: &StorageConf, accept_empty: bool) -> Result<Arc<dyn Storage>> {
-    let way = Way::new(settings, &node.me());
+    let me = node.me();
+    let way = Way::new(settings, &me);
     match marked::find(&node.control, &way).await {
         Err(error) if error.is::<marked::Lost>() => {
             if accept_empty {
