@@ -219,7 +219,13 @@ fn is_uuid(text: &str) -> bool {
 /// A.3.4; gives database, collection, checksum and size of every entry.
 fn check_metadata_json(text: &str, sample: &str) -> Vec<(String, String, i64, i64)> {
     is_written_as_go_does(text, b"  ");
-    let (meta, sample): (Value, Value) = (serde_json::from_str(text).unwrap(), serde_json::from_str(sample).unwrap());
+    let (mut meta, sample): (Value, Value) =
+        (serde_json::from_str(text).expect("JSON"), serde_json::from_str(sample).expect("JSON"));
+    // Added by us, behind what the original reads.
+    assert_eq!(meta.as_object().and_then(|meta| meta.keys().last()).map(String::as_str), Some("written"));
+    let written = meta.as_object_mut().and_then(|meta| meta.remove("written")).expect("the objects with their sizes");
+    let names = written.as_array().expect("a list").iter().filter_map(|object| object["name"].as_str());
+    assert!(names.clone().any(|name| name == "meta.pbm") && names.clone().any(|name| name.starts_with("oplog/")));
     same_shape("metadata.json", &meta, &sample, &[]);
     assert_eq!((&meta["version"], &meta["tool_version"]), (&"0.1".into(), &"2.15.0".into()));
     let mut found = Vec::new();

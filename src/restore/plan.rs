@@ -1060,6 +1060,7 @@ mod tests {
         // It was renamed from one selected name to another.
         world.wish.selection = Selection::parse(&["shop.*"]).expect("a selection");
         assert_eq!(world.plan().expect("a plan").drops.len(), 3);
+        world.wish.selection = Selection::default();
         world.followed = Some(Followed { databases: BTreeSet::from(["Shop".to_owned()]), ..Followed::default() });
         world.refused("database 'Shop' cannot be beside 'shop'");
     }

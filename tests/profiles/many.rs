@@ -34,7 +34,8 @@ fn copy(store: &Path, from: &Value, n: u32) {
         r#"{"concurrent_collections":1,"server_version":"6.0.5","tool_version":"2.15.0","namespaces":[]}"#,
     )
     .expect("write");
-    fs::write(folder.join("meta.pbm"), "x").expect("write");
+    let described = pbmbox::archive::meta::write_meta_pbm("2.15.0", "6.0.5", "6.0", &[], &[]).expect("encode");
+    fs::write(folder.join("meta.pbm"), described).expect("write");
     let slice = pbmbox::layout::ReplsetLayout::new(&name, "rs0", pbmbox::model::compression::Compression::S2);
     let at = |seconds| mongodb::bson::Timestamp { time: time(seconds), increment: 1 };
     fs::write(store.join(slice.oplog_slice(at(1), at(2))), "x").expect("write");

@@ -63,7 +63,7 @@ async fn of_several_lanes_that_fail_the_first_operation_is_named() {
         case = case.update("c", uuid, id, doc! {"i": {"x": 1}});
     }
     let error = format!("{:#}", case.replay_with(|options| options.lanes = 4).await.unwrap_err());
-    assert!(error.contains("update in t.c") && error.contains("Int32(500)"), "{error}");
+    assert!(error.contains("update in t.c") && error.contains("{ \"_id\": 500 }"), "{error}");
     assert!(error.contains("the document is not there"), "{error}");
     // What came before it was applied, in every lane.
     let changed = case.documents("c").await.iter().filter(|document| document.contains_key("x")).count();
