@@ -59,10 +59,11 @@ pub fn laid_out(text: String, value: &Value) -> String {
 
 fn find_acting<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     match value {
-        Value::String(text) if text.contains(acts) => found.push(text),
+        // Blank text can't be told from the layout of the report itself.
+        Value::String(text) if text.contains(acts) && !text.trim().is_empty() => found.push(text),
         Value::Array(items) => items.iter().for_each(|item| find_acting(item, found)),
         Value::Object(map) => {
-            found.extend(map.keys().map(String::as_str).filter(|key| key.contains(acts)));
+            found.extend(map.keys().map(String::as_str).filter(|key| key.contains(acts) && !key.trim().is_empty()));
             map.values().for_each(|value| find_acting(value, found));
         }
         _ => {}

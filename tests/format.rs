@@ -222,7 +222,7 @@ fn check_metadata_json(text: &str, sample: &str) -> Vec<(String, String, i64, i6
     let (mut meta, sample): (Value, Value) =
         (serde_json::from_str(text).expect("JSON"), serde_json::from_str(sample).expect("JSON"));
     // Added by us, behind what the original reads.
-    assert_eq!(meta.as_object().and_then(|meta| meta.keys().last()).map(String::as_str), Some("written"));
+    assert_eq!(meta.as_object().and_then(|meta| meta.keys().next_back()).map(String::as_str), Some("written"));
     let written = meta.as_object_mut().and_then(|meta| meta.remove("written")).expect("the objects with their sizes");
     let names = written.as_array().expect("a list").iter().filter_map(|object| object["name"].as_str());
     assert!(names.clone().any(|name| name == "meta.pbm") && names.clone().any(|name| name.starts_with("oplog/")));

@@ -100,8 +100,11 @@ impl Op<Received> {
                 Ok(Fit::NotNow(why)) => why,
                 Err(error) => explain(&error),
             };
-            if let Some(begun) = node.control.locks.begun_in(&self.opid, &node.rs).await? {
-                return Ok(Gate::StandDown(format!("{why}; {} has begun it", begun.node)));
+            match node.control.locks.begun_in(&self.opid, &node.rs).await {
+                Ok(Some(begun)) => return Ok(Gate::StandDown(format!("{why}; {} has begun it", begun.node))),
+                Ok(None) => {}
+                // The leader replica set may be the one that elects.
+                Err(error) => tracing::debug!("{}", explain(&error)),
             }
             if self.cancel.is_cancelled() || Instant::now() >= until {
                 return Ok(Gate::StandDown(why));

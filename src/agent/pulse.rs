@@ -6,16 +6,19 @@
 use crate::control::Control;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
-use std::future::pending;
 use tokio::{runtime::Handle, sync::oneshot};
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::AbortOnDropHandle,
+};
 
-/// The thread. It lives as long as the process.
+/// The thread. It ends with this value: an attempt to start that fails later leaves no thread behind.
 #[derive(Debug)]
 pub(super) struct Pulse {
     runtime: Handle,
     /// As the node's own, through connections that nothing but heartbeats uses.
     pub control: Control,
+    _alive: DropGuard,
 }
 
 impl Pulse {
@@ -23,8 +26,10 @@ impl Pulse {
     pub async fn start(uri: &str) -> Result<Self> {
         let uri = uri.to_owned();
         let connect = async move { Ok(Control::new(connect_leader(&uri, "pbm-agent").await?.0)) };
-        let (runtime, control) = thread(connect).await?;
-        Ok(Self { runtime, control })
+        let stop = CancellationToken::new();
+        let alive = stop.clone().drop_guard();
+        let (runtime, control) = thread(connect, stop).await?;
+        Ok(Self { runtime, control, _alive: alive })
     }
 
     /// Runs `work` on the thread, until it ends or the handle is dropped.
@@ -33,8 +38,12 @@ impl Pulse {
     }
 }
 
-/// Makes a thread with a runtime, and something that belongs to it: a client's own tasks run where it was made.
-async fn thread<T: Send + 'static>(make: impl Future<Output = Result<T>> + Send + 'static) -> Result<(Handle, T)> {
+/// Makes a thread with a runtime that lives until `stop`, and something that belongs to it: a client's own tasks run where it
+/// was made.
+async fn thread<T: Send + 'static>(
+    make: impl Future<Output = Result<T>> + Send + 'static,
+    stop: CancellationToken,
+) -> Result<(Handle, T)> {
     let (started, ready) = oneshot::channel();
     let run = move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -48,7 +57,7 @@ async fn thread<T: Send + 'static>(make: impl Future<Output = Result<T>> + Send 
             // Nobody waits for it any more: the agent was stopped while it connected.
             let left = started.send(made).is_err();
             if !failed && !left {
-                pending::<()>().await;
+                stop.cancelled().await;
             }
         });
     };
@@ -64,7 +73,8 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
     async fn heartbeats_go_on_while_all_other_threads_are_busy() {
-        let (runtime, beats) = thread(async { Ok(Arc::new(AtomicU32::new(0))) }).await.expect("start");
+        let (runtime, beats) =
+            thread(async { Ok(Arc::new(AtomicU32::new(0))) }, CancellationToken::new()).await.expect("start");
         let counted = beats.clone();
         runtime.spawn(async move {
             loop {

@@ -222,8 +222,11 @@ impl Watch {
             tracing::debug!("this node can't slice: {why}");
             return Ok(None);
         }
-        if let Some(lock) = lock {
-            node.control.locks.release_slicing(&lock.header).await?;
+        // Only as it was seen: its holder may have shown a sign of life since.
+        if let Some(lock) = lock
+            && !node.control.locks.remove_silent_slicer(&lock).await?
+        {
+            return Ok(None);
         }
         let header = LockHeader {
             kind: name::PITR.to_owned(),

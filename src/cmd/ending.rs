@@ -79,11 +79,15 @@ pub async fn follow(cx: &Context, event: &'static str, opid: &str, limit: Option
     }
 }
 
+/// How long the control collections may be unreadable, as they are in an election, before the call gives up.
+const UNREADABLE: Duration = Duration::from_secs(60);
+
 async fn watch(cx: &Context, event: &'static str, opid: &str) -> Result<()> {
     let until = Instant::now() + TAKEN_WITHIN;
     let mut waiter = cx.control.bell.waiter();
     let taker = loop {
-        if let Some(taker) = cx.control.locks.taken_by(opid).await? {
+        // A server that does not answer may answer in a moment; the time limit below decides.
+        if let Ok(Some(taker)) = cx.control.locks.taken_by(opid).await {
             break taker;
         }
         if Instant::now() >= until {
@@ -98,11 +102,20 @@ async fn watch(cx: &Context, event: &'static str, opid: &str) -> Result<()> {
     let is_taker = |agent: &AgentStat| agent.rs == taker.replset && agent.n == taker.node;
     let ours = cx.control.agents.all().await?.iter().any(|agent| is_taker(agent) && !agent.own.is_empty());
     let mut reap_at = Instant::now() + REAP;
-    let mut lost = false;
+    let (mut lost, mut failing) = (false, None);
     loop {
-        let locks = cx.control.locks.all().await?;
+        let read = async { anyhow::Ok((cx.control.locks.all().await?, cx.control.time_of_last_call().await?)) };
+        let (locks, now) = match read.await {
+            Ok(read) => read,
+            Err(error) if failing.get_or_insert_with(Instant::now).elapsed() >= UNREADABLE => return Err(error.into()),
+            Err(_) => {
+                waiter.next().await;
+                continue;
+            }
+        };
+        failing = None;
         let Some(lock) = locks.iter().find(|lock| lock.header.opid == opid) else { break };
-        lost = is_stale(lock.hb, cx.control.time_of_last_call().await?);
+        lost = is_stale(lock.hb, now);
         if Instant::now() >= reap_at {
             // A failure shows at the next reading.
             let _ = reap::end_all_lost(&cx.control).await;

@@ -292,7 +292,7 @@ impl Restore {
             let itself = format!(", the end of backup {}: no saved oplog goes on from it", way.base.name);
             let itself = if way.target.is_none() { itself } else { String::new() };
             cx.out.note(&format!("The latest moment is {}{itself}", slices::moment(way.moment())));
-            said = way.leaves_behind(&backups, &chunks, &cx.control.restores.all().await?);
+            said = way.leaves_behind(&backups, &chunks, &cx.control.restores.readable().await?);
             said.iter().for_each(|line| cx.out.note(&format!("Attention: {line}")));
         }
         Ok((way.base.name.clone(), way.target, said))

@@ -79,7 +79,7 @@ pub struct Restores {
 
 impl Restores {
     pub async fn read(cx: &Context) -> Result<Self> {
-        let (all, now) = (cx.control.restores.all().await?, cx.control.cluster_time().await?);
+        let (all, now) = (cx.control.restores.readable().await?, cx.control.cluster_time().await?);
         let end = |it: &RestoreMeta| match it.status.is_final() {
             true => Some(it.last_transition_ts),
             // Without a sign of life it does not run.

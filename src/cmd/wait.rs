@@ -185,7 +185,7 @@ async fn interruptible<T>(
     tokio::select! {
         done = work => Ok(done),
         () = async { match limit { Some(limit) => sleep(limit).await, None => std::future::pending().await } } => Err(over()),
-        _ = tokio::signal::ctrl_c() => {
+        () = super::give_up::interruption() => {
             let error = CliError::new(Kind::Interrupted, format!("interrupted: the {what} {name} goes on without us"));
             Err(match what {
                 "backup" => error.hint("`pbm cancel-backup` stops it; `pbm status -s running` shows it"),

@@ -73,7 +73,7 @@ pub const KEYS: &[Key] = &[
         .limits(Limits::Mode { needed: 0o600, allowed: 0o664 }),
     key("storage.filesystem.dirMode", Kind::Text)
         .or_so("750", "less what the umask takes away")
-        .limits(Limits::Mode { needed: 0o700, allowed: 0o2775 }),
+        .limits(Limits::Mode { needed: 0o700, allowed: 0o775 }),
     key("storage.s3.region", Kind::Text).or("us-east-1"),
     key("storage.s3.endpointUrl", Kind::Text).address(),
     key("storage.s3.endpointUrlMap", Kind::MapText).address(),

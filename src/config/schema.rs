@@ -295,7 +295,7 @@ pub(super) mod tests {
             ("storage.filesystem.fileMode", "0644", "666"),
             ("storage.filesystem.fileMode", "600", "750"),
             ("storage.filesystem.fileMode", "", "416"),
-            ("storage.filesystem.dirMode", "2770", "640"),
+            ("storage.filesystem.dirMode", "770", "2770"),
             ("storage.filesystem.dirMode", "700", "777"),
         ] {
             let key = find(path).expect(path);

@@ -65,15 +65,17 @@ impl<T: Plane> ControlBoard<T> {
 impl<T: Plane> ControlBoard<T> {
     /// What the leader has published.
     async fn published(&self) -> Result<Option<Board>> {
-        let Some(document) = self.docs.state(&self.name).await? else { return Ok(None) };
-        let hb = document.get_timestamp("hb").unwrap_or(Timestamp { time: 0, increment: 0 });
         let mut compared = self.compared.lock().await;
+        // The time is read first: read last, a pause of this process in between would make the leader look lost.
         let now = if compared.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
             *compared = Some(Instant::now());
-            self.control.cluster_time().await?
+            Some(self.control.cluster_time().await?)
         } else {
-            hb
+            None
         };
+        let Some(document) = self.docs.state(&self.name).await? else { return Ok(None) };
+        let hb = document.get_timestamp("hb").unwrap_or(Timestamp { time: 0, increment: 0 });
+        let now = now.unwrap_or(hb);
         Ok(Some(Board { cluster: status(&document)?, error: text(&document, "error"), hb, members: Vec::new(), now }))
     }
 
@@ -137,9 +139,10 @@ impl<T: Plane> Rendezvous for ControlBoard<T> {
         if self.role == Role::Follower {
             return self.published().await;
         }
+        // The time is read first, as above.
+        let now = self.control.cluster_time().await?;
         let Some(document) = self.docs.raw(&self.name).await? else { return Ok(None) };
         let locks = self.control.locks.all().await?;
-        let now = self.control.cluster_time().await?;
         let parts: Vec<&Document> = document
             .get_array("replsets")
             .map(|all| all.iter().filter_map(Bson::as_document).collect())

@@ -286,7 +286,11 @@ impl Commands {
         if tail.is_none() {
             let cursor = self.coll.find(doc! {}).cursor_type(CursorType::TailableAwait).max_await_time(super::AWAIT);
             let cursor = cursor.read_concern(ReadConcern::local()).selection_criteria(primary);
-            *tail = Some(cursor.await.context("open the cursor on admin.pbmCmd")?);
+            // The cursor only makes commands faster: a collection that is not capped has none.
+            match cursor.await {
+                Ok(cursor) => *tail = Some(cursor),
+                Err(error) => tracing::debug!(%error, "open the cursor on admin.pbmCmd"),
+            }
         }
         Ok(found)
     }

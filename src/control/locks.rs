@@ -106,7 +106,8 @@ impl Locks {
     pub async fn beat(&self, mine: &LockHeader, now: Timestamp) -> Result<bool> {
         let done = self
             .coll
-            .update_one(header_filter(mine)?, doc! { "$set": { "hb": now } })
+            // Attempts overtake each other: a late one must not take back a newer sign of life.
+            .update_one(header_filter(mine)?, doc! { "$max": { "hb": now } })
             .await
             .with_context(|| format!("refresh the {} lock of {}", mine.kind, mine.replset))?;
         Ok(done.matched_count > 0)
@@ -159,10 +160,20 @@ impl Locks {
     pub async fn beat_slicing(&self, mine: &LockHeader, now: Timestamp) -> Result<bool> {
         let done = self
             .slicing
-            .update_one(header_filter(mine)?, doc! { "$set": { "hb": now } })
+            // Attempts overtake each other: a late one must not take back a newer sign of life.
+            .update_one(header_filter(mine)?, doc! { "$max": { "hb": now } })
             .await
             .with_context(|| format!("refresh the slicing lock of {}", mine.replset))?;
         Ok(done.matched_count > 0)
+    }
+
+    /// Removes the lock of a slicer that shows no sign of life. `false` if it has shown one since `seen` was read.
+    pub async fn remove_silent_slicer(&self, seen: &Lock) -> Result<bool> {
+        let mut filter = header_filter(&seen.header)?;
+        filter.insert("hb", seen.hb);
+        let removed = self.slicing.delete_one(filter).await;
+        let removed = removed.with_context(|| format!("remove the stale slicing lock of {}", seen.header.replset))?;
+        Ok(removed.deleted_count > 0)
     }
 
     /// Gives the slicing lock back; fine when it is gone.

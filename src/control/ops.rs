@@ -332,7 +332,7 @@ impl<T: OpDocument> OpDocs<T> {
     /// Shows that the operation's leader lives. Rings no bell.
     pub async fn beat(&self, name: &str, now: Timestamp) -> Result<()> {
         self.coll
-            .update_one(doc! { "name": name }, doc! { "$set": { "hb": now } })
+            .update_one(doc! { "name": name }, doc! { "$max": { "hb": now } })
             .await
             .with_context(|| format!("write the heartbeat in admin.{}", T::COLLECTION))?;
         Ok(())
@@ -341,7 +341,7 @@ impl<T: OpDocument> OpDocs<T> {
     /// As [`Self::beat`], by the OPID and as long as it has not ended; nothing when it has no document yet.
     pub async fn beat_of(&self, opid: &str, now: Timestamp) -> Result<()> {
         self.coll
-            .update_one(doc! { "opid": opid, "status": not_final() }, doc! { "$set": { "hb": now } })
+            .update_one(doc! { "opid": opid, "status": not_final() }, doc! { "$max": { "hb": now } })
             .await
             .with_context(|| format!("write the heartbeat in admin.{}", T::COLLECTION))?;
         Ok(())

@@ -112,6 +112,15 @@ impl<'a> Command<'a> {
 }
 
 impl<'a> Entry<'a> {
+    /// When it was written; nothing else of the entry is looked at.
+    ///
+    /// # Errors
+    /// It has no time.
+    pub fn time(raw: &RawDocument) -> Result<Timestamp> {
+        let ts = crate::raw::find(raw, "ts").and_then(|ts| ts.timestamp());
+        ts.ok_or_else(|| anyhow!("oplog entry without ts: {}", excerpt(raw)))
+    }
+
     /// Reads an entry. `outer` is the time of the surrounding `applyOps`, if this is an operation of one.
     pub fn parse(raw: &'a RawDocument, outer: Option<Timestamp>) -> Result<Self> {
         let (mut ts, mut op, mut ns, mut ui, mut o, mut o2) = (outer, None, None, None, None, None);

@@ -10,7 +10,7 @@
 
 use super::router::{Ids, RoutingSource, clear, database_version, fill, run_or_older, text_of, uuid_of};
 use crate::archive::described;
-use crate::layout::BUCKETS;
+use crate::layout::{BUCKETS, ReplsetLayout};
 use crate::model::{backup::BackupMeta, selection::Selection};
 use crate::oplog::{follow::Followed, routing::OwnRouting, shard_ids::translate};
 use crate::snapshot::stored::StoredDocuments;
@@ -25,7 +25,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub async fn names(storage: &dyn Storage, backup: &BackupMeta, selection: &Selection) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for part in &backup.replsets {
-        let name = &part.dump_name;
+        let usual = ReplsetLayout::new(&backup.name, &part.name, backup.compression).metadata();
+        let name = if part.dump_name.is_empty() { &usual } else { &part.dump_name };
         let meta = described::read(storage, name).await?;
         let selected = meta.namespaces.into_iter().filter(|ns| selection.wants(&ns.db, &ns.coll));
         found.extend(selected.map(|ns| format!("{}.{}", ns.db, plain(&ns.coll))));

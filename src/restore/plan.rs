@@ -318,7 +318,7 @@ impl<'a> Draft<'a> {
         }
         if let layout::Origin::Newer = layout::origin(&backup.pbm_version) {
             self.warnings.push(format!(
-                "version {} made the backup, and this program is like {PBM_VERSION}: what is new in it is not restored",
+                "version {} made the backup, and this program is like {PBM_VERSION}: it knows nothing that is new in it",
                 backup.pbm_version
             ));
         }

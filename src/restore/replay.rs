@@ -82,12 +82,14 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
 
     sampler::phase(cx, "oplog").await;
     let me = cx.cluster.members.get(&cx.rs).context("this replica set is not in the cluster any more")?;
-    let server = target::read(&cx.client).await?.server;
-    let major = i32::try_from(server.major).context("read the server's version")?;
+    let target = target::read(&cx.client).await?;
+    let major = i32::try_from(target.server.major).context("read the server's version")?;
+    let features = i32::try_from(target.able_to().major).context("read the feature compatibility version")?;
     let mut options = ReplayOptions::new(window.start, window.end, window.end);
     options.scope.config_server = me.config;
     options.scope.sessions = if me.config { sessions(cx).await? } else { None };
-    let mut replayer = Replayer::new(cx.client.clone(), live::read(&cx.client, major).await?, options);
+    let catalog = live::read(&cx.client, major).await?.at_features_of(features);
+    let mut replayer = Replayer::new(cx.client.clone(), catalog, options);
     // The window does not tell shard ids; a renamed replica set's id is taken to be its old name.
     let ids = router::ids(map.iter().map(|(from, to)| (from.clone(), cx.cluster.members[to].id.clone())));
     let rewrite = Rewrite { ids: Some(&ids).filter(|_| me.config), ..Rewrite::default() };

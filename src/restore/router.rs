@@ -5,7 +5,7 @@
 //! `config.system.sessions` is the target's own and stays.
 
 use super::packed;
-use crate::layout::Generation;
+use crate::layout::{Generation, ReplsetLayout};
 use crate::model::{backup::BackupMeta, selection::Selection};
 use crate::mongo::admin;
 use crate::oplog::shard_ids::translate;
@@ -353,6 +353,8 @@ pub async fn databases(storage: &dyn Storage, backup: &BackupMeta) -> Result<BTr
             found.extend(packed::databases(storage, name, backup.compression).await?);
             continue;
         }
+        let usual = ReplsetLayout::new(&backup.name, &part.name, backup.compression).metadata();
+        let name = if name.is_empty() { &usual } else { name };
         let meta = crate::archive::described::read(storage, name).await?;
         found.extend(meta.namespaces.into_iter().map(|ns| ns.db));
     }

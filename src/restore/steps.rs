@@ -121,6 +121,10 @@ impl Steps {
     pub async fn prepare(storage: Arc<dyn Storage>, client: Client, order: Order) -> Result<Self> {
         let part = restorable(&order.backup, &order.rs)?;
         if Generation::of(&order.backup.pbm_version) == Generation::Archive {
+            if order.sharded && !order.wish.selection.is_everything() {
+                let reasons = vec!["it was made before 2.0, and of a sharded cluster's such backup a part can't be restored: restore all of it".to_owned()];
+                return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
+            }
             let contents = inspect(storage.as_ref(), part, order.backup.compression, &order.wish).await?;
             return Self::with(storage, client, order, contents).await;
         }
@@ -197,7 +201,12 @@ impl Steps {
         }
         let followed = read_oplog(&storage, &order, &first, &target).await?;
         facts.followed = Some(&followed);
-        let plan = decide(&facts)?;
+        let mut plan = decide(&facts)?;
+        // It also has what the oplog renames into the selection.
+        let reasons = note_written(&mut plan, &layout, written, objects);
+        if !reasons.is_empty() {
+            return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
+        }
         let mut routing = OwnRouting::default();
         if order.wish.config_server && !order.wish.selection.is_everything() {
             let selection = &order.wish.selection;
