@@ -7,6 +7,7 @@ mod money;
 mod newer;
 mod router;
 mod selective;
+mod versions;
 
 use crate::logical::truth;
 use crate::support::cluster::{Options, ReplicaSet};

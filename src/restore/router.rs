@@ -304,8 +304,25 @@ async fn put_zones_back(storage: &dyn Storage, db: &Database, source: &RoutingSo
     }
 }
 
-/// Makes a node forget the routing that it has cached.
+/// Makes a shard's primary forget the routing that it knows, in memory and on its disk. Some servers (5.0.4) leave on the disks
+/// of other shards what they knew of a collection when it was dropped: under the same epoch, and newer than what a restore
+/// puts back. Such a shard asks the config servers for what came after that, finds nothing, and refuses every read and write.
 pub async fn forget(node: &Client) -> Result<()> {
+    let config = node.database("config");
+    let known = config.collection::<Document>("cache.collections");
+    let others = doc! { "_id": { "$ne": SESSIONS } };
+    let found = known.find(others).await.context("read config.cache.collections")?;
+    let found: Vec<Document> = found.try_collect().await.context("read config.cache.collections")?;
+    for collection in &found {
+        let Ok(ns) = collection.get_str("_id") else { continue };
+        // The chunks of a collection with a long name are known by its UUID.
+        let uuid = collection.get("uuid").and_then(|uuid| bson::deserialize_from_bson::<Uuid>(uuid.clone()).ok());
+        for name in std::iter::once(ns.to_owned()).chain(uuid.map(|uuid| uuid.to_string())) {
+            let chunks = config.collection::<Document>(&format!("cache.chunks.{name}"));
+            chunks.drop().await.with_context(|| format!("drop the known chunks of '{ns}'"))?;
+        }
+        known.delete_one(doc! { "_id": ns }).await.with_context(|| format!("forget the known routing of '{ns}'"))?;
+    }
     node.database("admin").run_command(doc! { "flushRouterConfig": 1 }).await.context("flush the cached routing")?;
     Ok(())
 }

@@ -2,7 +2,7 @@
 //!
 //! Shard keys are one ascending field with whole numbers (`i64`) in it.
 
-use super::cluster::{Options, ReplicaSet, Role};
+use super::cluster::{Options, ReplicaSet, Role, Version};
 use super::programs::{Deployment, Sandbox};
 use super::wire::{Refusal, Wire};
 use futures::TryStreamExt;
@@ -59,6 +59,7 @@ pub struct Chunk {
     pub max: Bson,
     pub shard: String,
     pub version: Timestamp,
+    id: Bson,
 }
 
 impl Chunk {
@@ -84,7 +85,11 @@ pub struct Table {
     pub field: String,
     pub chunks: Vec<Chunk>,
     epoch: Bson,
-    timestamp: Bson,
+    /// How 5.0 wants versions to be written.
+    by_list: bool,
+    uuid: Bson,
+    /// Not before 5.0.
+    timestamp: Option<Bson>,
 }
 
 impl Table {
@@ -102,7 +107,13 @@ impl Table {
         let coll = read("collections", doc! { "_id": ns }).await.pop().expect("a sharded collection");
         let key = coll.get_document("key").expect("a shard key");
         let field = key.keys().next().expect("a field").clone();
-        let chunks = read("chunks", doc! { "uuid": coll.get("uuid").cloned() }).await;
+        let timestamp = coll.get("timestamp").cloned();
+        let filter = if timestamp.is_some() {
+            doc! { "uuid": coll.get("uuid").cloned() }
+        } else {
+            doc! { "ns": ns }
+        };
+        let chunks = read("chunks", filter).await;
         let bound = |chunk: &Document, side: &str| {
             chunk.get_document(side).expect("a bound").get(&field).expect("the shard key's field").clone()
         };
@@ -113,13 +124,16 @@ impl Table {
                 max: bound(chunk, "max"),
                 shard: chunk.get_str("shard").expect("a shard").to_owned(),
                 version: chunk.get_timestamp("lastmod").expect("a version"),
+                id: chunk.get("_id").cloned().unwrap_or(Bson::Null),
             })
             .collect();
-        let (epoch, timestamp) = (coll.get("lastmodEpoch"), coll.get("timestamp"));
+        let build = config.database("admin").run_command(doc! { "buildInfo": 1 }).await.expect("the server's version");
         Self {
             chunks,
-            epoch: epoch.expect("an epoch").clone(),
-            timestamp: timestamp.expect("a timestamp").clone(),
+            by_list: build.get_str("version").expect("a version").starts_with("5."),
+            uuid: coll.get("uuid").cloned().unwrap_or(Bson::Null),
+            epoch: coll.get("lastmodEpoch").expect("an epoch").clone(),
+            timestamp,
             field,
         }
     }
@@ -130,10 +144,25 @@ impl Table {
     }
 
     /// What to send to a shard, so that it leaves out what it does not own and refuses if the table is out of date.
-    pub fn version_for(&self, shard: &str) -> Document {
+    pub fn version_for(&self, shard: &str) -> Bson {
         let own = self.chunks.iter().filter(|chunk| chunk.shard == shard).map(|chunk| chunk.version);
         let version = own.max().unwrap_or(Timestamp { time: 0, increment: 0 });
-        doc! { "t": self.timestamp.clone(), "e": self.epoch.clone(), "v": version }
+        match &self.timestamp {
+            Some(timestamp) if self.by_list => vec![version.into(), self.epoch.clone(), timestamp.clone()].into(),
+            Some(timestamp) => doc! { "t": timestamp.clone(), "e": self.epoch.clone(), "v": version }.into(),
+            None => vec![version.into(), self.epoch.clone()].into(),
+        }
+    }
+}
+
+impl Table {
+    fn old_move(&self, ns: &str, chunk: &Chunk, to: &str) -> Document {
+        doc! {
+            "_configsvrMoveChunk": 1, "_id": chunk.id.clone(), "ns": ns, "uuid": self.uuid.clone(), "min": { &self.field: &chunk.min },
+            "max": { &self.field: &chunk.max }, "shard": &chunk.shard, "lastmod": chunk.version,
+            "lastmodEpoch": self.epoch.clone(), "toShard": to, "maxChunkSizeBytes": 64_i64 << 20,
+            "secondaryThrottle": {}, "waitForDelete": true, "forceJumbo": false,
+        }
     }
 }
 
@@ -177,22 +206,58 @@ impl ShardedCluster {
         admin.run_command(doc! { format!("_configsvrBalancer{command}"): 1 }).await.expect("a command to the balancer")
     }
 
+    /// Before 5.0 a router sends other commands.
+    fn is_old(&self) -> bool {
+        self.config.options().version == Version::Oldest
+    }
+
     pub fn shard(&self, id: &str) -> &Shard {
         self.shards.iter().find(|shard| shard.id == id).expect("a shard of this id")
     }
 
     pub async fn create_database(&self, db: &str, primary: &str) {
-        let create = doc! { "_configsvrCreateDatabase": db, "primaryShardId": primary };
+        let mut create = doc! { "_configsvrCreateDatabase": db, "primaryShardId": primary };
+        if self.config.options().version != Version::Current {
+            create.insert("enableSharding", true);
+        }
         self.configure(create).await.expect("create a database");
+        if self.is_old() {
+            self.configure(doc! { "_configsvrEnableSharding": db }).await.expect("enable sharding");
+        }
     }
 
     /// Shards a new collection of an existing database by `field`: one chunk, on the database's primary shard.
     pub async fn shard_collection(&self, ns: &str, field: &str) {
+        if self.is_old() {
+            let shard = doc! { "_configsvrShardCollection": ns, "key": { field: 1 }, "getUUIDfromPrimaryShard": true };
+            return drop(self.configure(shard).await.expect("shard a collection"));
+        }
+        self.shard_by(ns, doc! { field: 1 }).await;
+    }
+
+    /// Shards a new collection by the hash of `field`: two chunks on each shard.
+    pub async fn shard_hashed(&self, ns: &str, field: &str) {
+        self.shard_by(ns, doc! { field: "hashed" }).await;
+    }
+
+    /// Keys of a collection, from the first included to the second excluded, belong to a zone of this shard.
+    pub async fn add_zone(&self, ns: &str, (from, to): (i64, i64), shard: &str, zone: &str) {
+        let field = self.table(ns).await.field;
+        let add = doc! { "_configsvrAddShardToZone": shard, "zone": zone };
+        let range = doc! {
+            "_configsvrUpdateZoneKeyRange": ns, "min": { &field: from }, "max": { &field: to }, "zone": zone,
+        };
+        for command in [add, range] {
+            self.configure(command).await.expect("make a zone");
+        }
+    }
+
+    async fn shard_by(&self, ns: &str, key: Document) {
         let (db, coll) = split_name(ns);
         let databases = self.config.client().await.database("config").collection::<Document>("databases");
         let entry = databases.find_one(doc! { "_id": db }).await.expect("read the databases").expect("the database");
         let create = doc! {
-            "_shardsvrCreateCollection": coll, "shardKey": { field: 1 },
+            "_shardsvrCreateCollection": coll, "shardKey": key,
             "databaseVersion": entry.get("version").cloned(), "writeConcern": { "w": "majority" },
         };
         let primary = self.shard(entry.get_str("primary").expect("a primary"));
@@ -208,11 +273,15 @@ impl ShardedCluster {
         let table = self.table(ns).await;
         let chunk = table.chunk_of(at);
         let field = &table.field;
-        let split = doc! {
+        let mut split = doc! {
             "splitChunk": ns, "from": &chunk.shard, "keyPattern": { field: 1 },
             "min": { field: &chunk.min }, "max": { field: &chunk.max },
-            "epoch": table.epoch.clone(), "timestamp": table.timestamp.clone(), "splitKeys": [{ field: at }],
+            "epoch": table.epoch.clone(), "splitKeys": [{ field: at }],
         };
+        match table.timestamp.clone() {
+            Some(timestamp) => drop(split.insert("timestamp", timestamp)),
+            None => drop(split.insert("shardVersion", table.version_for(&chunk.shard))),
+        }
         let owner = self.shard(&chunk.shard).set.client().await;
         owner.database("admin").run_command(split).await.expect("split a chunk");
     }
@@ -222,6 +291,9 @@ impl ShardedCluster {
         let table = self.table(ns).await;
         let chunk = table.chunk_of(key);
         let min = doc! { &table.field: &chunk.min };
+        if self.config.options().version != Version::Current {
+            return self.configure(table.old_move(ns, chunk, to)).await.map(drop);
+        }
         self.configure(doc! { "_configsvrMoveRange": ns, "toShard": to, "min": min }).await.map(drop)
     }
 
@@ -463,6 +535,6 @@ impl Refusal {
     fn is_passing(&self) -> bool {
         ["StaleConfig", "StaleEpoch", "ConflictingOperationInProgress", "LockTimeout", "WriteConflict"]
             .contains(&self.name.as_str())
-            || [13388, 112, 150].contains(&self.code)
+            || [63, 13388, 112, 150].contains(&self.code)
     }
 }
