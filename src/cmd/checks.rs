@@ -23,6 +23,9 @@ const AGENTS_CATCH_UP: Duration = Duration::from_secs(10);
 /// How long a member has to answer us before an operation begins. The agents do the work, not we.
 const MEMBER_ANSWERS: Duration = Duration::from_secs(1);
 
+/// How long an agent may keep the lock of an operation that has ended.
+const CLEARS_UP: Duration = Duration::from_secs(10);
+
 /// Which agents an operation needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Need {
@@ -42,10 +45,35 @@ pub async fn nothing_runs(control: &Control) -> Result<()> {
     }
     reap::end_all_lost(control).await?;
     running = living_locks(control).await?;
+    // An operation that has ended keeps its lock for a moment, while its agent clears up.
+    let until = Instant::now() + CLEARS_UP;
+    while !running.is_empty() && Instant::now() < until && all_have_ended(control, &running).await? {
+        let mut waiter = control.bell.waiter();
+        running = living_locks(control).await?;
+        if !running.is_empty() {
+            waiter.next().await;
+        }
+    }
     match running.first() {
         None => Ok(()),
         Some(lock) => Err(busy(lock)),
     }
+}
+
+/// These locks belong to backups and restores whose documents say that they have ended.
+async fn all_have_ended(control: &Control, locks: &[Lock]) -> Result<bool> {
+    for lock in locks {
+        let opid = &lock.header.opid;
+        let ended = match lock.header.kind.as_str() {
+            name::BACKUP => control.backups.has_ended_by_opid(opid).await?,
+            name::RESTORE | name::REPLAY => control.restores.has_ended_by_opid(opid).await?,
+            _ => false,
+        };
+        if !ended {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Locks of operations that live, by the best time known without writing.

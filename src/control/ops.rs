@@ -312,6 +312,12 @@ impl<T: OpDocument> OpDocs<T> {
         Ok(self.names(doc! { "name": name, "status": not_final() }).await?.is_empty())
     }
 
+    /// There is an operation with this OPID, and its document says that it has ended.
+    pub async fn has_ended_by_opid(&self, opid: &str) -> Result<bool> {
+        Ok(!self.names(doc! { "opid": opid }).await?.is_empty()
+            && self.names(doc! { "opid": opid, "status": not_final() }).await?.is_empty())
+    }
+
     /// The names of all.
     pub async fn known_names(&self) -> Result<Vec<String>> {
         self.names(doc! {}).await
