@@ -2,7 +2,10 @@
 
 use crate::support::programs::Deployment;
 use mongodb::bson::{Bson, Document, Timestamp, doc, oid::ObjectId};
-use mongodb::{Client, Database};
+use mongodb::{
+    Client, Database,
+    options::{Acknowledgment, WriteConcern},
+};
 
 /// 2026-03-01T10:00:00Z; everything else is later.
 const T0: i64 = 1_772_359_200;
@@ -43,7 +46,10 @@ impl Desk {
     }
 
     async fn put(&self, coll: &str, documents: impl IntoIterator<Item = Document>) {
-        self.admin.collection::<Document>(coll).insert_many(documents).await.expect("insert");
+        // What the programs read is what the majority has.
+        let all = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build();
+        let coll = self.admin.collection::<Document>(coll);
+        coll.insert_many(documents).write_concern(all).await.expect("insert");
     }
 
     async fn drop_all(&self) {
