@@ -8,8 +8,9 @@ use serde::{
 use serde_json::{Map, Value};
 use std::{cell::Cell, fmt};
 
-/// Reads the first JSON value of a file that anybody may have written, in memory that does not grow much beyond the file: of
-/// more than `most` values nothing is read. Members whose name is one of `skipped`, in any case, are left out and don't count.
+/// Reads the first JSON value of a file. Anybody may have written the file, so a value that holds more than `most` values is
+/// refused: memory then stays close to the size of the file. Members named in `skipped` are left out and don't count; upper
+/// and lower case are the same there.
 ///
 /// # Errors
 /// There is no JSON value at the beginning, or too much in it.

@@ -97,7 +97,8 @@ fn writable<'a>(stored: &Document, path: &'a str) -> &'a str {
     broken.next().unwrap_or(path)
 }
 
-/// An empty value: of a text it is one, and of a switch most likely the slip of a script.
+/// Does an empty value take the setting back? Not for a text, where it is a value, nor for a switch, where it is most likely the
+/// mistake of a script.
 fn takes_back(key: &str, text: &str) -> bool {
     let kind = schema::find(key).map(|found| found.kind);
     text.is_empty() && kind.is_some_and(|kind| !matches!(kind, Kind::Text | Kind::Bool))

@@ -209,7 +209,7 @@ fn is_missing(error: &anyhow::Error) -> bool {
     error.downcast_ref::<storage::Error>().is_some_and(storage::Error::is_not_found)
 }
 
-/// One text for each place, whatever else the settings say.
+/// Names the place where the objects lie. Settings that do not change the place, such as keys, are left out.
 fn place(settings: &StorageConf) -> String {
     format!("{} {}", settings.kind, super::place(settings))
 }

@@ -296,7 +296,7 @@ impl Commands {
     }
 }
 
-/// The next document of the cursor; never, while there is none.
+/// Waits for the next document of the cursor. Without a cursor it waits for ever.
 async fn next_of(tail: &mut Option<Cursor<Document>>) -> Option<mongodb::error::Result<Document>> {
     match tail {
         Some(cursor) => cursor.next().await,

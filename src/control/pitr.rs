@@ -106,7 +106,7 @@ impl Pitr {
         Ok(())
     }
 
-    /// Tells the leader why the slicer of a replica set gave up.
+    /// Reports to the leader why the slicer of a replica set gave up.
     pub async fn failed(&self, rs: &str, node: &str, why: &str) -> Result<()> {
         let error = doc! { "name": rs, "node": node, "status": state::ERROR, "error": why };
         self.coll

@@ -191,7 +191,7 @@ impl AgentStat {
         self.own.is_empty()
     }
 
-    /// It is an agent of ours that names slicers for agents of the original, and does not need the old bell.
+    /// Is this an agent of ours that names slicers for agents of the original? Such an agent does not need the old bell.
     #[must_use]
     pub fn names_slicers(&self) -> bool {
         !self.is_original() && self.rules >= 1

@@ -5,8 +5,8 @@ use super::serde_help::{null_default, null_ts, zero_ts};
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Seconds that agents have to begin after point-in-time recovery was switched on, or after an operation during which slicing
-/// stands still: who of them slices may have to be settled first.
+/// How many seconds agents have to begin slicing after point-in-time recovery was switched on, or after an operation that pauses
+/// slicing. They may first have to settle which of them slices.
 pub const BEGINS_WITHIN: u32 = 30;
 
 /// Values of [`PitrMeta::status`] and [`PitrReport::status`].

@@ -1,6 +1,6 @@
 //! Does a connection wait for the majority, and has the replica set one?
 //!
-//! Reads and writes are those of the majority unless the connection string says otherwise (see [`super::connect`]). With
+//! Reads and writes wait for the majority unless the connection string says otherwise (see [`super::connect`]). With
 //! `w=1&readConcernLevel=local` nothing that is needed for backups waits for other members: in a replica set of a primary,
 //! a secondary and an arbiter they go on while the secondary is down. What one member alone has confirmed can be lost with
 //! it; whoever gives these options accepts that.

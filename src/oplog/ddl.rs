@@ -337,8 +337,11 @@ impl Replayer {
         self.send(Mode::InitialSync, &command_document(db, &key, &rawdoc! {"drop": coll})).await
     }
 
-    /// Of collections that were moved aside and got no name again: one that was in use before the replay is of a later time
-    /// than the oplog, and goes. For one of a dump it means that the dump and the oplog do not fit together.
+    /// Settles the collections that were moved aside and that the oplog gave no name again. A collection that was in use before
+    /// the replay is newer than the oplog and is dropped.
+    ///
+    /// # Errors
+    /// One of them comes from the dump: then the dump and the oplog do not belong together.
     pub(super) async fn nothing_left_aside(&mut self) -> Result<()> {
         for uuid in std::mem::take(&mut self.aside) {
             let Some(collection) = self.catalog.get(&Key::uuid(uuid)) else { continue };

@@ -1,4 +1,4 @@
-//! The storage's folder is there, or not, but what was on it is not: a mount is missing.
+//! A mount is missing: the storage's folder is an empty one, or there is no such folder.
 
 use super::rig::{Hold, Rig, SETTLED, USUAL};
 use crate::support::programs::Output;

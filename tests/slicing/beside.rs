@@ -1,5 +1,5 @@
-//! Our agents beside those of the original (`support/original.rs`), as in a migration node by node: in every mix of leader and
-//! members the oplog of all replica sets is saved, by one slicer each, which stays.
+//! Our agents run beside agents that follow the original's protocol (`support/original.rs`), as in a migration one node at a
+//! time. Whichever kind leads, one slicer saves the oplog of each replica set, and it stays the same one.
 
 use super::{REPLACED, Rig, USUAL};
 use crate::support::cluster::{Options, ReplicaSet, Role};

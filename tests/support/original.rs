@@ -397,7 +397,7 @@ impl Inner {
         Ok(())
     }
 
-    /// Nodes per replica set, in groups of the same score, best first (D.2.6).
+    /// The candidates of each replica set, grouped by score, the best group first.
     async fn candidates(&self) -> Maybe<Vec<(String, Vec<Vec<String>>)>> {
         let now = self.cluster_time().await?;
         let pitr = self.pitr().await?;
