@@ -22,12 +22,12 @@ use jiff::{civil, tz::TimeZone};
 pub const INIT: &str = ".pbm.init";
 /// Folder of the clusters that make backups on a storage.
 ///
-/// The original passes over every name below `pbmPitr` that is no chunk's. At the root, whoever looks for what a deleted
-/// backup left behind would take such a folder for a leftover.
+/// The original ignores every name below `pbmPitr` that is not the name of a chunk. At the root, a person who looks for
+/// remains of deleted backups would take such a folder for one.
 pub const CLUSTERS: &str = "pbmPitr/.clusters";
 /// Where earlier releases of ours kept these marks.
 pub const OLD_CLUSTERS: &str = ".pbm.clusters";
-/// Prefix of the folders in which agents try a storage; where it is for the reason of [`CLUSTERS`].
+/// Prefix of the folders in which agents test a storage; it is below `pbmPitr` for the same reason as [`CLUSTERS`].
 pub const PROBE: &str = "pbmPitr/.probe.";
 /// Folder of what `pbm-speed-test` writes and removes again; the original neither writes nor reads it.
 pub const SPEED_TEST: &str = ".pbm.speed-test";
@@ -40,11 +40,11 @@ pub const RESTORES: &str = ".pbm.restore";
 /// Prefix of a time-series collection's bucket collection; never part of an object's name.
 pub const BUCKETS: &str = "system.buckets.";
 
-/// Folder of documents of collections whose names can't be names of objects. No object of another collection is in it: their
-/// names begin with a database and a dot. The original neither writes nor reads it.
+/// Folder for the documents of collections whose names can't be object names. It holds no objects of other collections,
+/// because their names begin with a database and a dot. The original neither writes nor reads it.
 const ESCAPED: &str = "escaped";
 
-/// Bytes of one element of a path that every file system takes.
+/// Longest path element, in bytes, that every file system accepts.
 const LONGEST_ELEMENT: usize = 255;
 
 /// `<backup>.pbm.json`.
@@ -73,7 +73,7 @@ pub fn old_cluster_mark(cluster: &str) -> String {
     format!("{OLD_CLUSTERS}/{cluster}")
 }
 
-/// `pbmPitr/.probe.<node>`: nobody else changes anything in this folder, so it can come and go.
+/// `pbmPitr/.probe.<node>`: no other node changes anything in this folder, so it can be created and removed at any time.
 #[must_use]
 pub fn probe_folder(node: &str) -> String {
     format!("{PROBE}{node}")
@@ -137,7 +137,7 @@ impl ReplsetLayout {
         format!("{}/{db}.{buckets}{}", self.root, self.compression.suffix())
     }
 
-    /// An object's name below the folder of all of these.
+    /// Returns the object's name relative to the folder of this replica set.
     #[must_use]
     pub fn below<'a>(&self, object: &'a str) -> &'a str {
         object.strip_prefix(&self.root).and_then(|rest| rest.strip_prefix('/')).unwrap_or(object)
@@ -149,7 +149,7 @@ impl ReplsetLayout {
         format!("{}/{below}", self.root)
     }
 
-    /// The object of a collection whose own name can't be an object's (*added by us*); see [`escaped_name`].
+    /// The object of a collection whose own name can't be an object name (*added by us*); see [`escaped_name`].
     #[must_use]
     pub fn escaped(&self, name: &str) -> String {
         format!("{}/{ESCAPED}/{name}{}", self.root, self.compression.suffix())
@@ -168,9 +168,9 @@ impl ReplsetLayout {
     }
 }
 
-/// The name under which documents are stored that can't have the name of their collection: the number is the collection's
-/// own in its backup, the rest is for people. Small letters, digits and dashes: every store can keep it, also those that
-/// don't tell small letters from large ones.
+/// The object name for a collection whose own name can't be an object name. The number identifies the collection in its
+/// backup, the words are for people. The name has only small letters, digits and dashes, so that every store can keep it,
+/// also a store that ignores case.
 #[must_use]
 pub fn escaped_name(number: usize, db: &str, coll: &str) -> String {
     const WORDS: usize = 60;
@@ -179,7 +179,8 @@ pub fn escaped_name(number: usize, db: &str, coll: &str) -> String {
     format!("{number}-{}", words.chars().map(plain).collect::<String>())
 }
 
-/// Is this a name of [`escaped_name`]? Nothing else is followed: names come out of files that others can write.
+/// Is this a name that [`escaped_name`] could have made? No other name is accepted, because the names come from files that
+/// others can write.
 #[must_use]
 pub fn is_escaped_name(text: &str) -> bool {
     const LONGEST: usize = 100;
@@ -187,10 +188,10 @@ pub fn is_escaped_name(text: &str) -> bool {
     (1..=LONGEST).contains(&text.len()) && text.chars().all(plain)
 }
 
-/// Why a store could refuse an object of this name, or not list it, for what stands in the name; `None` if none would.
+/// Returns why a store could refuse an object with this name, or not list it; `None` if no store would.
 #[must_use]
 pub fn unfit_name(object: &str) -> Option<&'static str> {
-    // Listings are XML for most stores, which has no place for these.
+    // Most stores send listings as XML, which can't contain these characters.
     let unlisted = |c: char| c.is_control() || matches!(c, '\u{fffe}' | '\u{ffff}');
     if object.split('/').any(|element| matches!(element, "" | "." | "..")) {
         Some("between slashes something other than '.' and '..' has to stand")
@@ -283,18 +284,18 @@ impl Generation {
     }
 }
 
-/// How a version that wrote a backup compares with ours.
+/// How the version that wrote a backup compares with this one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// As old as ours or older.
     Known,
-    /// Of the same generation: what it adds is beside what we know.
+    /// Newer, of the same generation: it adds data beside the files that this program knows.
     Newer,
-    /// Of a generation whose files nobody here knows.
+    /// Of a newer generation, whose files this program does not know.
     Unknown,
 }
 
-/// By `pbm_version`; what is no version is an old one, as in [`Generation::of`].
+/// Determines the origin by `pbm_version`. A text that is no version counts as an old version, as in [`Generation::of`].
 #[must_use]
 pub fn origin(pbm_version: &str) -> Origin {
     let (theirs, ours) = (numbers(pbm_version), numbers(PBM_VERSION));

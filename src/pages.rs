@@ -3,8 +3,8 @@
 //! They depend on the definitions and nothing else: not on the time, the terminal or the environment.
 //!
 //! # What completion offers
-//! Values that an argument lists, files where it is a path, and for an argument whose value is called as in [`Names`] what
-//! the cluster has: the script asks the program itself, by `pbm __names KIND`. Nothing for all other values.
+//! Completion offers the possible values of an argument, files if its value is a path, and names from the cluster if its
+//! value is called as in [`Names`]: the script then runs `pbm __names KIND`. It offers nothing for all other values.
 
 use clap::{Arg, Command, ValueHint, builder::PossibleValuesParser};
 use clap_complete::Shell;
@@ -16,7 +16,7 @@ use std::{
 /// The shells that a script can be made for.
 pub const SHELLS: [&str; 3] = ["bash", "zsh", "fish"];
 
-/// What the cluster has names for, and completion can offer.
+/// The kinds of names in the cluster that completion can offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Names {
     Backups,
@@ -27,10 +27,10 @@ pub enum Names {
 
 impl Names {
     const ALL: [Self; 4] = [Self::Backups, Self::Restores, Self::Profiles, Self::Nodes];
-    /// The hidden subcommand that prints them.
+    /// The hidden subcommand that prints the names.
     pub const SUBCOMMAND: &str = "__names";
 
-    /// As the scripts ask for them.
+    /// The word by which the scripts ask for this kind.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ impl Names {
         Self::ALL.into_iter().find(|kind| kind.word() == word)
     }
 
-    /// By the name that the value of an argument has in its help.
+    /// Determines the kind by the name that the argument's value has in the help.
     fn of(arg: &Arg) -> Option<Self> {
         match arg.get_value_names()?.first()?.as_str() {
             "BACKUP" => Some(Self::Backups),
@@ -58,7 +58,7 @@ impl Names {
         }
     }
 
-    /// Stands in a script where its words go.
+    /// Placeholder in a script for the names of this kind.
     fn mark(self) -> &'static str {
         match self {
             Self::Backups => "@backups@",
@@ -69,7 +69,8 @@ impl Names {
     }
 }
 
-/// Ends the help of the program and of each subcommand with examples, by the words behind the program's name.
+/// Appends examples to the help of the program and of each subcommand. The key of each example is the words that follow the
+/// program's name.
 #[must_use]
 pub fn with_examples(command: Command, examples: &[(&str, &[&str])]) -> Command {
     fn add(command: Command, path: &str, examples: &[(&str, &[&str])]) -> Command {
@@ -86,7 +87,7 @@ pub fn with_examples(command: Command, examples: &[(&str, &[&str])]) -> Command 
     add(command, "", examples)
 }
 
-/// As a mark of [`Names`]: the files of the folder.
+/// Placeholder like those of [`Names`], for the files of the folder.
 const FILES: &str = "@files@";
 
 /// The completion script of a program.
@@ -108,7 +109,7 @@ pub fn completion(shell: &str, command: Command) -> Result<Vec<u8>, String> {
     Ok(script.into_bytes())
 }
 
-/// The command with marks where names and files are to be offered, and without an offer for values that are neither.
+/// Puts placeholders into the command where names and files are offered, and removes the offer for all other values.
 fn marked(command: Command) -> Command {
     let subcommands: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     let command = command.mut_args(|arg| {
@@ -128,7 +129,7 @@ fn marked(command: Command) -> Command {
     subcommands.into_iter().fold(command, |command, name| command.mut_subcommand(name, marked))
 }
 
-/// Without the offer of file names where nothing else fits, and with names that hold colons.
+/// Adapts the bash script: it offers no file names where nothing else fits, and completes names that contain colons.
 fn bash(mut script: String) -> String {
     for names in Names::ALL {
         script = script.replace(names.mark(), &format!("$(_pbm_names {})", names.word()));
@@ -159,7 +160,7 @@ fn zsh(mut script: String, program: &str) -> String {
     script.replace(&format!("({FILES})"), "_files")
 }
 
-/// The generator knows no arguments without a name, so they are added here.
+/// Adapts the fish script: the generator does not complete positional arguments, so they are added here.
 fn fish(mut script: String, program: &str, command: &Command) -> String {
     let ask = |names: Names| format!("({program} __names {} 2>/dev/null)", names.word());
     for names in Names::ALL {

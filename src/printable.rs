@@ -1,14 +1,14 @@
-//! Text that came from elsewhere, made harmless for a terminal.
+//! Makes text from other sources harmless for a terminal.
 //!
-//! Whoever may write one database chooses the names of its collections, and they stand in plans, errors and logs that an
-//! operator reads before saying yes. Control characters in them could move the cursor, hide what stands there or begin a line
-//! of their own; characters that turn the direction of writing or have no width could make one name look like another.
-//! All of them are written as escapes: `\n`, `\u{1b}`, `\u{202e}`.
+//! A user who may write a single database chooses the names of its collections, and these names appear in plans, errors and
+//! logs that an operator reads before confirming. Control characters in a name could move the cursor, hide text or begin a
+//! new line; characters that change the writing direction or have no width could make one name look like another. All of them
+//! are written as escapes: `\n`, `\u{1b}`, `\u{202e}`.
 
 use serde_json::Value;
 use std::borrow::Cow;
 
-/// A piece of text that stands within one line: line ends are escaped, too.
+/// Escapes text that must stay within one line: line ends are escaped, too.
 #[must_use]
 pub fn line(text: &str) -> Cow<'_, str> {
     if !text.contains(acts) {
@@ -24,7 +24,7 @@ pub fn line(text: &str) -> Cow<'_, str> {
 /// Colours that our own lines may have.
 const COLOURS: [&str; 4] = ["\u{1b}[31m", "\u{1b}[32m", "\u{1b}[33m", "\u{1b}[0m"];
 
-/// Lines that we have laid out ourselves: their ends stay, and so do our colours.
+/// Escapes lines that this program has laid out: their line ends and our colours are kept.
 #[must_use]
 pub fn lines(text: &str) -> Cow<'_, str> {
     if !text.contains(|c| c != '\n' && acts(c)) {
@@ -45,13 +45,13 @@ pub fn lines(text: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Lines out of a value that was laid out by `text`: what stands in the value itself is within a line. `value` is the same
-/// as JSON, where every text of it stands by itself.
+/// Escapes `text`, the layout of a value that may contain foreign text. Foreign text must stay within one line. `value` is
+/// the same data as JSON, where each piece of foreign text is a separate string.
 #[must_use]
 pub fn laid_out(text: String, value: &Value) -> String {
     let mut foreign = Vec::new();
     find_acting(value, &mut foreign);
-    // One may be a part of another.
+    // Longer texts come first, because one text may be a part of another.
     foreign.sort_by_key(|text| std::cmp::Reverse(text.len()));
     let text = foreign.iter().fold(text, |text, foreign| text.replace(*foreign, &line(foreign)));
     lines(&text).into_owned()
@@ -70,7 +70,7 @@ fn find_acting<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
     }
 }
 
-/// JSON text: it escapes most control characters itself. What is left can only stand in strings.
+/// Escapes JSON text. JSON itself escapes most control characters; the remaining ones can only be in strings.
 #[must_use]
 pub fn json(text: &str) -> Cow<'_, str> {
     if !text.contains(|c| c != '\n' && acts(c)) {

@@ -338,7 +338,7 @@ pub fn named(reason: String, error: &anyhow::Error, rs: &str, node: &str) -> Str
 /// Why an operation is to end before its time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Early {
-    /// Somebody asked for it.
+    /// Somebody cancelled the operation.
     Asked,
     /// The agent on this node got a signal to end.
     AgentStopped { node: String },
@@ -347,7 +347,7 @@ pub enum Early {
 }
 
 impl Early {
-    /// In words, for what was cut short.
+    /// The reason as a sentence; `what` names the work that was cut short.
     #[must_use]
     pub fn sentence(&self, what: &str) -> String {
         match self {
@@ -360,7 +360,7 @@ impl Early {
     }
 }
 
-/// Ends an operation before its time, and keeps the reason: the first one counts.
+/// Ends an operation before its time and keeps the reason. The first reason counts.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
     token: CancellationToken,
@@ -368,20 +368,20 @@ pub struct Cancel {
 }
 
 impl Cancel {
-    /// Ends it.
+    /// Ends the operation.
     pub fn end(&self, early: Early) {
         // A second reason changes nothing.
         let _ = self.early.set(early);
         self.token.cancel();
     }
 
-    /// Why it is to end, once it is.
+    /// Why the operation is to end; `None` while it is not to end.
     #[must_use]
     pub fn early(&self) -> Option<Early> {
         self.token.is_cancelled().then(|| self.early.get().cloned().unwrap_or(Early::Asked))
     }
 
-    /// Why an operation that failed with `error` was cut short, if it was: here, or for everybody.
+    /// Why an operation that failed with `error` was cut short, on this node or on all nodes; `None` if it was not cut short.
     #[must_use]
     pub fn early_end(&self, error: &anyhow::Error) -> Option<Early> {
         self.early().or_else(|| (error.downcast_ref::<Why>() == Some(&Why::Cancelled)).then_some(Early::Asked))

@@ -13,7 +13,7 @@ pub fn read(command: Command, args: Vec<OsString>) -> Result<ArgMatches, clap::E
     command.args_override_self(true).try_get_matches_from(args.into_iter().filter_map(|arg| switches.plain(arg)))
 }
 
-/// The error's text with our words in place of those of Rust's parsers, which say nothing to a person.
+/// Replaces the messages of Rust's parsers in the error's text by words that users understand.
 #[must_use]
 pub fn plain_words(text: &str) -> String {
     const WORDS: [(&str, &str); 6] = [
@@ -27,7 +27,8 @@ pub fn plain_words(text: &str) -> String {
     WORDS.iter().fold(text.to_owned(), |text, (theirs, ours)| text.replace(theirs, ours))
 }
 
-/// The words of a command line up to the last subcommand in it, as `pbm profile add`: whose help has the answer.
+/// The words of a command line up to its last subcommand, such as `pbm profile add`. The help of that subcommand has the
+/// answer.
 #[must_use]
 pub fn subcommand_at(command: &Command, args: &[OsString]) -> String {
     let mut words = vec![command.get_name().to_owned()];
@@ -41,8 +42,8 @@ pub fn subcommand_at(command: &Command, args: &[OsString]) -> String {
     words.join(" ")
 }
 
-/// What stands for help in the original and would be a mistake here: `help SUBCOMMAND` with other options, which are not
-/// looked at, and no subcommand at all. Gives the arguments that ask for the same help.
+/// Recognises calls that show the help in the original and would be a mistake here: `help SUBCOMMAND` with other options,
+/// which are ignored, and a call without any subcommand. Returns the arguments that show the same help.
 #[must_use]
 pub fn asks_for_help(command: &Command, args: &[OsString]) -> Option<Vec<OsString>> {
     let program = args.first()?.clone();

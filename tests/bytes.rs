@@ -1,4 +1,4 @@
-//! Documents that servers take and the BSON library does not: they come back byte for byte.
+//! Documents that servers accept and the BSON library does not: a backup and a restore keep every byte of them.
 
 use crate::support::cluster::Options;
 use crate::support::programs::Sandbox;
@@ -29,7 +29,7 @@ fn made(fields: &[(u8, &[u8], &[u8])]) -> RawDocumentBuf {
     writer.finish()
 }
 
-/// A value of every type, with text that is no UTF-8 wherever there is text.
+/// A value of every type; every text in the values is invalid UTF-8.
 fn values() -> Vec<(u8, Vec<u8>)> {
     let inner = made(&[(0x10, b"\xff", &[1, 0, 0, 0]), (0x10, b"\xff", &[2, 0, 0, 0]), (0x0a, b"", b"")]);
     let scope = made(&[(0x02, b"\xfe", &text(b"\xfd"))]);
@@ -88,7 +88,7 @@ fn deep(levels: usize) -> RawDocumentBuf {
     document
 }
 
-/// The largest that a server stores.
+/// A document of the largest size that a server stores.
 fn large(id: i32) -> RawDocumentBuf {
     const SIZE: usize = 16 << 20;
     let empty = made(&[(0x10, b"_id", &id.to_le_bytes()), (0x05, b"\xff", &[0, 0, 0, 0, 0])]);
@@ -116,7 +116,7 @@ async fn insert(client: &Client, coll: &str, documents: &[RawDocumentBuf]) {
     run(client, rawdoc! { "insert": coll, "documents": array(documents) }).await;
 }
 
-/// Changes fields whose names are no UTF-8, also below others.
+/// Changes fields whose names are invalid UTF-8, also nested ones.
 async fn update(client: &Client, coll: &str, id: i32, n: i32) {
     let set = made(&[
         (0x10, b"\xfd", &n.to_le_bytes()),
@@ -143,14 +143,14 @@ async fn listed(client: &Client, command: Document) -> Vec<Vec<u8>> {
     found
 }
 
-/// Everything of the database as the server sends it; documents in their order where it counts.
+/// All documents of the database as the server sends them, in order where the order counts.
 async fn state(client: &Client) -> BTreeMap<String, Vec<Vec<u8>>> {
     let mut state = BTreeMap::new();
     for description in listed(client, doc! { "listCollections": 1 }).await {
         let raw = RawDocument::from_bytes(&description).expect("a document");
         let name = raw.get_str("name").expect("a name").to_owned();
         let kind = raw.get_str("type").expect("a type").to_owned();
-        // It is made anew, with another UUID.
+        // The server creates this collection again with another UUID.
         if name == "system.views" {
             continue;
         }
@@ -201,7 +201,7 @@ async fn prepare(client: &Client) {
     run(client, rawdoc! { "createIndexes": "plain", "indexes": [index.finish()] }).await;
 }
 
-/// While the dump goes on: every kind of write.
+/// Makes every kind of write while the dump runs.
 async fn write(client: Client, stop: Arc<AtomicBool>) {
     for n in 0.. {
         let id = 1000 + n % 40;
@@ -216,7 +216,7 @@ async fn write(client: Client, stop: Arc<AtomicBool>) {
         if n % 3 == 0 {
             delete(&client, "plain", rawdoc! { "_id": id }).await;
         }
-        // The same document is read twice by the scan, perhaps.
+        // The scan may read this document twice.
         let twice = with_ids().swap_remove(1);
         delete(&client, "ids", made(&[(0x02, b"_id", &text(b"a\0b\xc3\x28"))])).await;
         insert(&client, "ids", &[twice]).await;
@@ -226,7 +226,7 @@ async fn write(client: Client, stop: Arc<AtomicBool>) {
     }
 }
 
-/// After the backup: a transaction, DDL, and what follows an update.
+/// Writes after the backup: a transaction, DDL, and the operations that follow an update.
 async fn go_on(client: &Client) {
     insert(client, "plain", &documents(100)).await;
     for id in [0, 5, 101, 104] {

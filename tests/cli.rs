@@ -91,7 +91,8 @@ async fn mistakes_are_refused_before_anything_is_queued() {
     assert_eq!(queued(&sandbox).await, before, "something was queued");
 }
 
-/// An agent of the original beside ours, and then alone: what it would pass over in silence is refused.
+/// Runs an agent of the original beside ours, and then alone: `pbm` refuses requests that such an agent would silently
+/// ignore.
 async fn beside_the_original(sandbox: &Sandbox) {
     let agents = sandbox.set.client().await.database("admin").collection::<Document>("pbmAgents");
     let mut theirs = agents.find_one(doc! {}).await.expect("read").expect("our agent's line");
@@ -106,7 +107,7 @@ async fn beside_the_original(sandbox: &Sandbox) {
         assert!(said.contains("rs0/far:1") && said.contains("don't understand"), "{args:?}: {said}");
     }
     sandbox.pbm(&["cleanup", "--failed", "--dry-run"]).ok();
-    // Ours does not say that it is ours any more, until its next beat.
+    // Until its next heartbeat, our agent's document no longer shows that the agent is ours.
     let begun = Instant::now();
     let said = until("a refusal between two beats", SOON, async || {
         agents.update_many(doc! {}, doc! { "$unset": { "own": 1 } }).await.expect("update");
@@ -197,7 +198,7 @@ async fn results_have_the_originals_shapes() {
     help_is_no_error(&sandbox);
 }
 
-/// Whoever looks through the bucket for leftovers finds none.
+/// Checks that a search of the bucket for leftovers finds none.
 fn nothing_of_the_last_backup_is_left(sandbox: &Sandbox, name: &str) {
     let top = || -> Vec<String> {
         let entries = std::fs::read_dir(sandbox.store()).expect("read");
@@ -205,7 +206,7 @@ fn nothing_of_the_last_backup_is_left(sandbox: &Sandbox, name: &str) {
         names.sort();
         names
     };
-    // What is ours and of no backup lies where the original keeps its oplog.
+    // Our objects that belong to no backup are in the folder in which the original keeps its oplog.
     assert_eq!(top(), [".pbm.init".to_owned(), name.to_owned(), format!("{name}.pbm.json"), "pbmPitr".to_owned()]);
     let shown = sandbox.pbm(&["delete-backup", name, "--dry-run", "-o", "json"]).ok().json();
     assert_eq!(shown["msg"], "", "{shown}");
@@ -219,7 +220,7 @@ fn nothing_of_the_last_backup_is_left(sandbox: &Sandbox, name: &str) {
     }
 }
 
-/// As in the original.
+/// Help ends with success, as in the original.
 fn help_is_no_error(sandbox: &Sandbox) {
     let uri = sandbox.set.uri();
     for (args, part) in [

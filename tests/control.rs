@@ -65,8 +65,8 @@ async fn a_failed_backup_asks_for_a_clean_up_and_a_failed_restore_for_nothing() 
     assert!(!control.backups.any_open().await.expect("read"));
 }
 
-/// A ring wakes who waits elsewhere, also when there are more old rings than are skipped, and writes only where the original
-/// knows the collection and restores nothing of it.
+/// A ring wakes waiters on other connections, also when there are more old rings than are skipped. It writes only to
+/// collections that the original knows and does not restore.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_bell_rings_in_a_collection_that_the_original_never_restores() {
     let set = ReplicaSet::start(Options::default()).await;
@@ -80,7 +80,7 @@ async fn the_bell_rings_in_a_collection_that_the_original_never_restores() {
         let (bell, stop) = (there.bell.clone(), stop.clone());
         async move { bell.follow(stop).await }
     });
-    // What is heard before the cursor stands is old.
+    // Rings that arrive before the cursor is open are old.
     let mut waiter = there.bell.waiter();
     while tokio::time::timeout(Duration::from_secs(2), waiter.next_within(Duration::from_secs(30))).await.is_ok() {}
     for _ in 0..3 {
@@ -97,7 +97,8 @@ async fn the_bell_rings_in_a_collection_that_the_original_never_restores() {
     assert_eq!(written.expect("read the oplog"), [Bson::from("admin.pbmOpLog")]);
 }
 
-/// What earlier releases left can go: the original's replay takes the entry also where the collection is not.
+/// The remains of earlier releases can be removed: the original's replay accepts the oplog entry also where the collection
+/// does not exist.
 #[tokio::test]
 async fn the_old_bell_can_be_dropped_beside_the_original() {
     let set = ReplicaSet::start(Options::default()).await;
@@ -137,7 +138,7 @@ async fn an_operation_is_begun_or_withdrawn_and_never_both() {
         let opid = format!("opid{n}");
         let mine = lock(&opid, "cfg");
         let withdraw = async {
-            // Sometimes the one is the first to arrive, sometimes the other.
+            // Either of the two can arrive first.
             tokio::time::sleep(Duration::from_micros(n * 200)).await;
             control.locks.withdraw(kind, &opid, "cfg", &others).await
         };
@@ -151,7 +152,7 @@ async fn an_operation_is_begun_or_withdrawn_and_never_both() {
             }
             (TakeLock::Withdrawn, Withdrawal::Done) => {
                 assert_eq!(control.locks.taken_by(&opid).await.expect("read"), None, "nobody took it");
-                // Asked again, and by another replica set.
+                // The withdrawal is repeated, and requested by another replica set.
                 let again = control.locks.withdraw(kind, &opid, "cfg", &others).await.expect("withdraw");
                 assert_eq!(again, Withdrawal::Done);
                 let of_shard = control.locks.try_take(&lock(&opid, "sh1"), now).await.expect("take");
@@ -165,7 +166,7 @@ async fn an_operation_is_begun_or_withdrawn_and_never_both() {
     assert!(begun + withdrawn == 30, "{begun} {withdrawn}");
 }
 
-/// A cursor stays with a primary that has become a secondary, and hears of new commands there with its time-out only.
+/// A cursor stays with a primary that has become a secondary, and gets new commands there only when it times out.
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_are_seen_at_once_after_an_election() {
     let set = ReplicaSet::start(Options { members: 3, ..Options::default() }).await;

@@ -248,8 +248,8 @@ fn backups_of_the_original_are_exported_without_a_server() {
     assert!(refused.failed().stderr.contains("--dir PATH"));
 }
 
-/// Names that no object can have, that are the backup's own, that listings hide, and that would forge lines: they come back, and
-/// so does everything beside them.
+/// Collection names that can't be object names, that belong to the backup's own files, that listings hide, and that would
+/// forge lines: the restore brings back these collections and everything beside them.
 #[tokio::test(flavor = "multi_thread")]
 async fn collections_with_unlucky_names_come_back() {
     let sandbox = Sandbox::start(Options::default()).await;
@@ -296,7 +296,7 @@ async fn collections_with_unlucky_names_come_back() {
             assert_eq!(back.len(), 1, "{compression}: {coll:?}");
             assert_eq!(decoded.of(&format!("{db}.{coll}")), Some(&back[..]), "{compression}: {coll:?}");
         }
-        // What the original reads names only what it can find.
+        // The files that the original reads name only collections that it can find.
         let root = sandbox.store().join(&name).join("rs0");
         let text = fs::read_to_string(root.join("metadata.json")).expect("metadata.json");
         let listed: serde_json::Value = serde_json::from_str(&text).expect("JSON");

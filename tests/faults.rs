@@ -59,12 +59,12 @@ async fn a_damaged_object_fails_the_restore_and_the_mended_one_restores() {
         let middle = bytes.len() / 2;
         bytes[middle] ^= 0x10;
     };
-    // One bit of a key: what stands under it would not be restored.
+    // One changed bit of a key: the value under the key would not be restored.
     let key: Damage = |bytes| {
         let at = bytes.windows(7).position(|it| it == b"indexes").expect("a key");
         bytes[at + 3] = b'p';
     };
-    // The third: whether it is found before anything is dropped. Only the documents are not read before.
+    // The third value: is the damage found before anything is dropped? Only the documents are not read before that.
     let cases: [(&str, Option<Damage>, bool); 10] = [
         ("shop.orders", Some(cut), true),
         ("shop.orders", Some(flip), false),
@@ -107,7 +107,7 @@ async fn a_damaged_object_fails_the_restore_and_the_mended_one_restores() {
     rig.pbm(&["restore", &name, "--wait", "-y"]).ok();
     assert_eq!(state::differences(&before, &state::read(&rig.client).await), Vec::<String>::new());
 
-    // Cut while the backup is made, after it was written.
+    // The file is cut after it was written, while the backup still runs.
     let dumping = Hold::reading(&rig, "shop.orders").await;
     let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
     dumping.entered().await;

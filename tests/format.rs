@@ -221,7 +221,7 @@ fn check_metadata_json(text: &str, sample: &str) -> Vec<(String, String, i64, i6
     is_written_as_go_does(text, b"  ");
     let (mut meta, sample): (Value, Value) =
         (serde_json::from_str(text).expect("JSON"), serde_json::from_str(sample).expect("JSON"));
-    // Added by us, behind what the original reads.
+    // We add this field after the fields that the original reads.
     assert_eq!(meta.as_object().and_then(|meta| meta.keys().next_back()).map(String::as_str), Some("written"));
     let written = meta.as_object_mut().and_then(|meta| meta.remove("written")).expect("the objects with their sizes");
     let names = written.as_array().expect("a list").iter().filter_map(|object| object["name"].as_str());
@@ -343,7 +343,8 @@ async fn every_object_is_what_the_format_says() {
     }
     assert_eq!(fs::read(sandbox.store().join(".pbm.init")).expect("read"), b"2.15.0");
     let mut top: BTreeSet<String> = names.iter().map(|name| format!("{name}.pbm.json")).collect();
-    // In the last one, where the original passes over what is no chunk, is who makes backups here.
+    // The last folder, in which the original ignores every name that is not a chunk's, holds the marks of the clusters that
+    // make backups here.
     top.extend([".pbm.init".to_owned(), "pbmPitr".to_owned()]);
     top.extend(names);
     let found = fs::read_dir(sandbox.store()).expect("read").map(|e| e.expect("an entry").file_name());

@@ -8,10 +8,10 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(60);
-/// What waits for nothing is said within this.
+/// Time limit for a message that depends on no waiting.
 const AT_ONCE: Duration = Duration::from_secs(20);
 
-/// Inserts into `shop.orders`; gives the time of the write, which the majority has acknowledged.
+/// Inserts into `shop.orders` and returns the time of the write, which the majority has acknowledged.
 async fn insert(set: &ReplicaSet, id: i32) -> Timestamp {
     let insert = doc! {
         "insert": "orders", "documents": [{ "_id": id, "qty": id }],
@@ -22,7 +22,7 @@ async fn insert(set: &ReplicaSet, id: i32) -> Timestamp {
     done.get_timestamp("operationTime").expect("a time")
 }
 
-/// The part of the backup that was made of the only replica set.
+/// The backup's part of the only replica set.
 async fn part(set: &ReplicaSet, name: &str) -> Document {
     let backups = set.client().await.database("admin").collection::<Document>("pbmBackups");
     let backup = backups.find_one(doc! { "name": name }).await.expect("read").expect("the backup");
@@ -54,14 +54,15 @@ async fn a_backup_reads_a_fit_member_once_it_has_what_was_acknowledged_before() 
         doc! { "createIndexes": "orders", "indexes": [{ "key": { "qty": 1 }, "name": "qty_1" }], "commitQuorum": 1 };
     sandbox.set.client().await.database("shop").run_command(index).await.expect("make an index");
 
-    // An agent of the original beside the member without indexes: it tells nothing of that, and is healthy otherwise.
+    // An agent of the original runs beside the member without indexes: it does not report the missing indexes, and is healthy
+    // otherwise.
     sandbox.agents[1].kill();
     let agents = sandbox.set.client().await.database("admin").collection::<Document>("pbmAgents");
     let forget = doc! { "$unset": { "own": "", "unfit": "" }, "$set": { "hb": Timestamp { time: written_at.time + 60, increment: 1 } } };
     agents.update_one(doc! { "n": sandbox.set.address_of(1) }, forget).await.expect("write its line");
 
-    // The only hidden member that could be read is locked after its agent has told that all is well. The majority is the
-    // two others.
+    // The only readable hidden member is locked after its agent has reported that it is healthy. The two other members are
+    // the majority.
     beats(&sandbox.set, 2).await;
     admin_of(&sandbox.set, 2, doc! { "fsync": 1, "lock": true }).await;
     let written = insert(&sandbox.set, 2).await;
@@ -81,7 +82,8 @@ async fn a_backup_reads_a_fit_member_once_it_has_what_was_acknowledged_before() 
     sandbox.agents[1] = Agent::start(&sandbox.programs, &sandbox.set.uri_of(1));
     beats(&sandbox.set, 1).await;
 
-    // Nobody is left: why, member by member, before anything is started, and in status and doctor.
+    // No member is left for a backup: the reason for each member is printed before anything is started, and by `pbm status`
+    // and `pbm doctor`.
     sandbox.agents[0].terminate().await;
     let refused = pbm(&sandbox, &["backup"]);
     assert_eq!(refused.status.code(), Some(4), "{refused:?}");
@@ -99,7 +101,7 @@ async fn a_backup_reads_a_fit_member_once_it_has_what_was_acknowledged_before() 
     let freed = async || beats(&sandbox.set, 2).await.get_str("unfit").is_err().then_some(());
     until("the lock to be gone", SOON, freed).await;
 
-    // It is behind by less than leaves it out: it is waited for.
+    // The member is behind, but not far enough to be excluded: the backup waits for it.
     let stop = |mode: &str| doc! { "configureFailPoint": "rsSyncApplyStop", "mode": mode };
     admin_of(&sandbox.set, 2, stop("alwaysOn")).await;
     let written = insert(&sandbox.set, 3).await;
@@ -107,7 +109,7 @@ async fn a_backup_reads_a_fit_member_once_it_has_what_was_acknowledged_before() 
     let locks = sandbox.set.client().await.database("admin").collection::<Document>("pbmLock");
     let lock = until("the backup to begin", SOON, async || locks.find_one(doc! {}).await.ok().flatten()).await;
     assert_eq!(lock.get_str("node").expect("a node"), sandbox.set.address_of(2));
-    // It waits on the node for what the primary has; without that it would end.
+    // The backup waits on the node for the primary's last write; without this wait it would end.
     let wait = doc! { "currentOp": 1, "command.find": "system.version", "command.readConcern.afterClusterTime": { "$gte": written } };
     until("the backup to wait for its node", SOON, async || {
         assert!(waiting.try_wait().expect("ask").is_none(), "it ended without what was written before");
@@ -122,7 +124,7 @@ async fn a_backup_reads_a_fit_member_once_it_has_what_was_acknowledged_before() 
     let name = name.as_str().expect("a name");
     let made = part(&sandbox.set, name).await;
     assert!(made.get_timestamp("last_write_ts").expect("an end") >= written, "{made}");
-    // Restored beside a voting member that builds no index, which must not be waited for.
+    // The restore runs beside a voting member that builds no indexes. The restore must not wait for this member.
     let db = sandbox.set.client().await.database("shop");
     db.drop().await.expect("drop");
     pbm(&sandbox, &["restore", name, "-y", "--wait"]).ok();
@@ -131,7 +133,7 @@ async fn a_backup_reads_a_fit_member_once_it_has_what_was_acknowledged_before() 
     assert_eq!(orders.list_index_names().await.expect("list"), ["_id_", "qty_1"]);
 }
 
-/// Calls the command line with another connection string; it has to end at once.
+/// Calls the command line with another connection string; the call has to end at once.
 #[track_caller]
 fn quickly(sandbox: &Sandbox, uri: &str, args: &[&str]) -> Output {
     let begun = Instant::now();
@@ -157,7 +159,7 @@ async fn without_a_majority_it_is_said_at_once_and_few_members_are_enough_if_tha
     })
     .await;
 
-    // Whoever waits for the majority hears what is missing.
+    // Commands that wait for the majority report what is missing.
     let lack = "no majority: 1 of 2 voting members with data is up, 2 are needed";
     for args in [&["backup", "--wait"][..], &["restore", &name, "-y"], &["delete-backup", &name, "-y"]] {
         let refused = quickly(&sandbox, &uri, args);
@@ -173,7 +175,7 @@ async fn without_a_majority_it_is_said_at_once_and_few_members_are_enough_if_tha
     .await;
     assert!(quickly(&sandbox, &uri, &["list"]).ok().stdout.contains(&name));
     until("the agent's word", SOON, async || sandbox.agents[0].log().contains(lack).then_some(())).await;
-    // An agent that starts now is ready for the time when there is one again.
+    // An agent that starts without a majority works as soon as there is one again.
     sandbox.agents[0].kill();
     sandbox.agents[0] = Agent::start(&sandbox.programs, &sandbox.set.uri_of(0));
     until("the agent to serve", AT_ONCE, async || sandbox.agents[0].log().contains("serving ").then_some(())).await;

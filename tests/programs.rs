@@ -316,7 +316,7 @@ fn content(folder: &Path) -> Vec<(String, String)> {
     files
 }
 
-/// What bash offers for the last of the words.
+/// The completions that bash offers for the last word.
 fn offered(programs: &Programs, script: &Path, words: &[&str]) -> Vec<String> {
     let pbm = programs.path("pbm").display().to_string();
     let words = [&[pbm.as_str()], words].concat();
@@ -338,7 +338,7 @@ fn completion_offers_values(programs: &Programs, script: &Path) {
     assert_eq!(offered(&["backup", "--compression", "s"]), ["snappy", "s2"]);
     assert_eq!(offered(&["backup", "--type", ""]), ["logical"]);
     assert_eq!(offered(&["logs", "--event", "rest"]), ["restore"]);
-    // No connection: nothing, and no file names either.
+    // Without a connection bash offers nothing, and no file names either.
     for words in [&["backup", "--profile", ""][..], &["restore", "--base-snapshot", ""], &["backup", "--wait-time", ""]]
     {
         assert_eq!(offered(words), [""; 0], "{words:?}");

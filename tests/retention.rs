@@ -260,7 +260,7 @@ async fn a_backup_is_deleted_unless_pitr_needs_it() {
     stage.sandbox.pbm(&["config", "--set", "pitr.enabled=true"]).ok();
     let refused = stage.sandbox.pbm(&["delete-backup", &second, "-y"]).failed();
     assert!(refused.stderr.contains("newest base"), "{refused:?}");
-    // It has just been switched on, so that is no wonder yet.
+    // Slicing has just been switched on, so a missing slicer is no problem yet.
     stage.sandbox.pbm(&["status", "--check", "-s", "pitr"]).ok();
     let configs = stage.sandbox.set.client().await.database("admin").collection::<Document>("pbmConfig");
     let long_ago = Timestamp { time: far.time - 10_000 - 60, increment: 1 };

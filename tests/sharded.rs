@@ -143,7 +143,7 @@ async fn comes_back(options: Options, with_moves: bool) {
     }
 }
 
-/// They are replaced one by one: the balancer's is never missing.
+/// The settings are replaced one by one, so the balancer's setting is never missing.
 async fn settings_come_back(cluster: &ShardedCluster) {
     let config = cluster.config.client().await;
     let settings = config.database("config").collection::<Document>("settings");

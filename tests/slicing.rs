@@ -142,7 +142,7 @@ impl<D: Deployment> Rig<D> {
 fn chunk_files(rig: &Rig<impl Deployment>) -> Vec<String> {
     fn below(folder: &std::path::Path, into: &mut Vec<String>) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            // Marks and trials of agents have a dot in front.
+            // Names of the agents' marks and test objects begin with a dot.
             if entry.file_name().to_string_lossy().starts_with('.') {
                 continue;
             }
@@ -225,7 +225,7 @@ async fn slicing_begins_at_the_base_and_goes_on_during_backups() {
     let base = backups.find_one(doc! { "name": base }).await.expect("read").expect("the base");
     assert_eq!(start, base.get_timestamp("last_write_ts").expect("its end"));
 
-    // The latest moment is now, whatever the span: what is not saved yet is saved first.
+    // The latest moment is the present, whatever the time span of chunks: the unsaved oplog is saved first.
     rig.set("pitr.oplogSpanMin=10");
     rig.write(5).await;
     rig.sandbox.pbm(&["restore", "--time", "latest", "--wait", "-y"]).ok();

@@ -42,7 +42,7 @@ async fn fill(client: &Client, from: i32, to: i32) {
     orders.create_index(index).await.expect("create an index");
 }
 
-/// Collections whose names stores can't have, or that listings can't show.
+/// Fills collections whose names stores can't have as object names, or that listings can't show.
 async fn fill_odd(client: &Client, id: i32) {
     for name in ["x/../y", "x//y", "a", "a/b", "line\nfeed\u{1}\u{7f}", "ü \\ & <"] {
         client.database("shop").collection(name).insert_one(doc! { "_id": id }).await.expect("insert");
@@ -182,8 +182,8 @@ pub async fn everything_sharded(storage: &str, objects: impl AsyncFn() -> Vec<St
     clean_up(&target, &name, objects).await;
 }
 
-/// Deletes the slices and the backup: nothing of them is left. The cluster that made them does it itself, or another one, which
-/// leaves the mark of the first.
+/// Deletes the slices and the backup, and checks that nothing of them is left. Either the cluster that made them deletes
+/// them, or another cluster, which leaves the mark of the first.
 async fn clean_up<D: Deployment>(sandbox: &Sandbox<D>, name: &str, objects: impl AsyncFn() -> Vec<String>) {
     sandbox.pbm(&["delete-pitr", "--all", "-y", "--wait"]).ok();
     sandbox.pbm(&["delete-backup", name, "-y"]).ok();

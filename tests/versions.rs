@@ -1,5 +1,5 @@
-//! Backups of one server version on another: every kind of collection comes back as it was, or the restore is refused
-//! before anything is changed.
+//! Restores backups of one server version on another: every kind of collection comes back unchanged, or the restore is
+//! refused before anything is changed.
 
 use crate::support::cluster::{Options, Version};
 use crate::support::programs::Sandbox;
@@ -90,23 +90,23 @@ async fn source(version: Version) -> Source {
 }
 
 impl Source {
-    /// Takes up the backups of another one.
+    /// Reads the storage of another source, so that its backups are known here.
     async fn read_store_of(&self, other: &Self) {
         self.sandbox.configure_at(&other.sandbox.store(), &[]).await;
         tokio::task::block_in_place(|| self.sandbox.pbm(&["config", "--force-resync", "--wait"])).ok();
     }
 
-    /// Restores a backup of `other` over nothing and compares.
+    /// Restores a backup of `other` to an empty server and compares the data.
     async fn has_back(&self, other: &Self, label: &str) {
         self.client.database("kinds").drop().await.expect("drop");
         tokio::task::block_in_place(|| self.sandbox.pbm(&["restore", &other.backup, "--wait", "-y"])).ok();
         let mut lines = state::differences(&other.state, &state::read(&self.client).await);
-        // The server's own words for a time series, which are not the same in all versions.
+        // The server's own description of a time series differs between versions.
         lines.retain(|line| !line.starts_with("/databases/kinds/collections/system.views/"));
         assert!(lines.is_empty(), "{label}:\n{}", lines.join("\n"));
     }
 
-    /// Nothing of it is changed by a restore that it refuses.
+    /// Checks that this server refuses the restore and that the restore changes nothing.
     async fn refuses(&self, other: &Self, why: &str) {
         let before = state::read(&self.client).await;
         let said = tokio::task::block_in_place(|| self.sandbox.pbm(&["restore", &other.backup, "--wait", "-y"]));
@@ -139,7 +139,7 @@ async fn every_kind_of_collection_comes_back_on_the_same_and_on_newer_servers() 
     let [_, five, six] = &sources[..] else { panic!("three versions") };
     five.read_store_of(six).await;
     five.refuses(six, "option 'clusteredIndex' needs server 5.3.0").await;
-    // At the feature compatibility version of an older server the newer one is as able as that.
+    // At the feature compatibility version of an older server, the newer server can do only what the older one can.
     let older = doc! { "setFeatureCompatibilityVersion": "5.0" };
     six.client.database("kinds").drop().await.expect("drop");
     six.client.database("admin").run_command(older).await.expect("the older version's features");

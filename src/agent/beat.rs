@@ -16,13 +16,13 @@ use tokio_util::sync::CancellationToken;
 
 /// How often it is said that a second agent writes the line.
 const REPEAT: Duration = Duration::from_secs(60);
-/// How often it is said that there is no majority.
+/// How often the warning that there is no majority is repeated.
 const STARVED_REPEAT: Duration = Duration::from_secs(300);
 /// How long a second agent counts as there after it was seen.
 const TWIN: Duration = Duration::from_secs(15);
 /// How often it is asked what the user may do.
 const LOGIN_CHECK: Duration = Duration::from_secs(60);
-/// How often it is said again what the user may not do.
+/// How often the warning about the user's missing privileges is repeated.
 const LACKS_REPEAT: Duration = Duration::from_secs(3600);
 /// The shortest pause between two beats when the bell rings a lot.
 const BREATH: Duration = Duration::from_millis(250);
@@ -38,12 +38,12 @@ struct Line {
     /// When somebody else's line was found in place of ours, and when that was said.
     twin: Option<Instant>,
     warned: Option<Instant>,
-    /// Why the majority confirmed nothing when that was said, and when.
+    /// The last warning that the majority confirms nothing: its reason and its time.
     starved: Option<(String, Instant)>,
-    /// What the user may not do, and when that was asked.
+    /// What the user may not do, and when the server was last asked about it.
     lacks: Vec<String>,
     asked: Option<Instant>,
-    /// When that was said.
+    /// When the last warning about the missing privileges was logged.
     complained: Option<Instant>,
 }
 
@@ -100,11 +100,11 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
 impl Line {
     async fn beat(&mut self, node: &Node) -> Result<()> {
         let mut stat = describe(node, &mut self.server).await;
-        // Before anything that waits for the majority.
+        // This comes before anything that waits for the majority.
         self.warn_of_starvation(node, &stat.no_majority);
         if let Some(before) = node.rename(&stat.n) {
             tracing::info!("the replica set calls this node {} now, no longer {before}", stat.n);
-            // Without it the node would seem to be there twice, once with a lost agent.
+            // Without this removal the node would seem to be there twice, once with a lost agent.
             node.control.agents.remove(&node.rs, &before).await?;
             self.written = false;
         }
@@ -133,7 +133,8 @@ impl Line {
         Ok(())
     }
 
-    /// Says that the majority confirms nothing: at once, then at intervals, and when it does again.
+    /// Logs that the majority confirms nothing: at once and then at intervals. Also logs when the majority confirms writes
+    /// again.
     fn warn_of_starvation(&mut self, node: &Node, why: &str) {
         if why.is_empty() {
             if self.starved.take().is_some() {

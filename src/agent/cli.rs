@@ -267,15 +267,15 @@ async fn connect(
     }
 }
 
-/// How often it is said what the user lacks, while nothing works for that reason.
+/// How often the missing privileges are reported again while the agent can't work without them.
 const REPEAT: Duration = Duration::from_secs(60);
 
-/// The user may not do what was tried.
+/// Did the server refuse because the user lacks a privilege?
 fn is_denial(error: &anyhow::Error) -> bool {
     error.chain().find_map(|cause| cause.downcast_ref()).and_then(admin::code) == Some(admin::UNAUTHORIZED)
 }
 
-/// What the user of this agent lacks, with the command that grants it; nothing if that can't be found out.
+/// The privileges that this agent's user lacks, with the command that grants them; `None` if they can't be found out.
 async fn lacks(uri: &str) -> Option<String> {
     let asked = async {
         let client = mongo::connect(uri, Purpose::Node { app: "pbm-agent" }).await?;

@@ -86,7 +86,7 @@ impl Dispatcher {
                         tracing::warn!("{why}");
                         return;
                     }
-                    // The operation meets the same, and says so where it is seen.
+                    // The operation meets the same error, and reports it where people see it.
                     Err(error) => tracing::debug!("{}", explain(&error)),
                 }
                 let task = Task { node, opid: opid.clone(), epoch, cancel };
@@ -122,7 +122,7 @@ impl Dispatcher {
     }
 }
 
-/// Why a command is not begun any more, if so.
+/// The reason why a command must not begin any more; `None` if it may begin.
 async fn too_late(node: &Node, command: &Command) -> Result<Option<String>> {
     let opid = command.id.to_hex();
     if node.control.locks.is_withdrawn(&opid).await? {
@@ -138,7 +138,7 @@ async fn too_late(node: &Node, command: &Command) -> Result<Option<String>> {
     }))
 }
 
-/// Operations that were asked for and have not ended here: the kind and the means to end it, by OPID.
+/// Operations that were asked for and have not ended on this node: the kind and the means to end the operation, by OPID.
 #[derive(Debug, Clone, Default)]
 struct Running(Arc<Mutex<HashMap<String, (String, Cancel)>>>);
 
@@ -151,14 +151,14 @@ impl Running {
         self.lock().remove(opid);
     }
 
-    /// Cancels all backups; gives their OPIDs.
+    /// Cancels all backups and returns their OPIDs.
     fn cancel_backups(&self) -> Vec<String> {
         let running = self.lock();
         let backups = running.iter().filter(|(_, (kind, _))| kind == name::BACKUP);
         backups.inspect(|(_, (_, cancel))| cancel.end(Early::Asked)).map(|(opid, _)| opid.clone()).collect()
     }
 
-    /// Ends everything.
+    /// Ends all operations.
     fn end_all(&self, early: &Early) {
         self.lock().values().for_each(|(_, cancel)| cancel.end(early.clone()));
     }
@@ -184,7 +184,7 @@ mod tests {
         assert_eq!(all.cancel_backups(), ["running"]);
         all.begin("later", name::BACKUP, &later);
         assert_eq!([&ended, &running, &restore, &later].map(|it| it.is_cancelled()), [false, true, false, false]);
-        // The agent ends: whoever was cancelled before keeps that reason.
+        // The agent ends: operations that were cancelled before keep their first reason.
         let stopped = Early::AgentStopped { node: "h:1".into() };
         all.end_all(&stopped);
         let ends = [&ended, &running, &restore, &later].map(|it| it.early());

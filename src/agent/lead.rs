@@ -37,7 +37,7 @@ use tokio::time::Instant;
 const PER_TIER: Duration = Duration::from_secs(5);
 /// How long to wait for a first candidate, when there are agents but none is fit.
 const FOR_A_CANDIDATE: Duration = Duration::from_secs(10);
-/// How long a member with an agent of the original has to tell whether it may be read.
+/// How long a member with an agent of the original may take to answer whether it may be read.
 const LOOK: Duration = Duration::from_secs(2);
 /// How long agents off the primary leave the lead to the one on it.
 pub(super) const TAKE_OVER: Duration = Duration::from_secs(3);
@@ -64,7 +64,8 @@ pub(super) async fn lead(
         meta.error = Some(reason.clone());
         meta.conditions.push(Condition { timestamp: unix_now(), status: Status::Error, error: Some(reason.clone()) });
     }
-    // Before and after: the sender withdraws it and then looks for the document, so that one of the two sees the other.
+    // This check runs before and after the insert: the sender withdraws the operation and then looks for its document, so at
+    // least one of the two sees the other.
     if node.control.locks.is_withdrawn(opid).await? || !node.control.backups.insert(&meta).await? {
         return Ok(());
     }
@@ -250,14 +251,15 @@ fn nobody(rs: &str, why: &[(String, String)]) -> anyhow::Error {
     anyhow!("no agent of replica set {rs} can take the backup: {}", why.join("; "))
 }
 
-/// The living agents. Those of the original don't tell all that makes a node unfit: it is asked for them.
+/// The living agents. The lines of the original's agents don't show everything that makes a node unfit, so their nodes are
+/// asked.
 async fn living(node: &Node) -> Result<Vec<AgentStat>> {
     let mut alive = node.control.agents.alive(node.control.cluster_time().await?).await?;
     let silent = alive.iter_mut().filter(|agent| agent.own.is_empty() && unfit(agent).is_none());
     let looks = silent.map(|agent| async {
         match node.look_at(&agent.n, LOOK).await {
             Ok(condition) => agent.unfit = condition.unfit().unwrap_or_default(),
-            // Its agent says that it works.
+            // The node can't be asked, but its agent reports that it works.
             Err(error) => tracing::debug!("look at {}: {}", agent.n, explain(&error)),
         }
     });

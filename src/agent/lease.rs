@@ -35,7 +35,7 @@ pub(super) struct Lease {
 pub(super) enum Taken {
     Yes(Box<Lease>),
     No(String),
-    /// Its sender does not want it any more.
+    /// The sender has withdrawn the operation.
     Withdrawn,
 }
 
@@ -98,8 +98,8 @@ impl Lease {
     }
 }
 
-/// Shows that the holder lives, and ends the operation when the lock is lost, before others may think so: who can't reach
-/// the control collections must have stopped to write when somebody else cleans up behind it.
+/// Shows that the holder lives. When the lock is lost, ends the operation before other agents may consider it lost: an agent
+/// that can't reach the control collections must have stopped writing when another agent cleans up behind it.
 fn keep_beating(
     pulse: &Pulse,
     header: LockHeader,
@@ -120,7 +120,8 @@ fn keep_beating(
     })
 }
 
-/// One heartbeat of the lock, and of the operation's document if this agent leads it. `false` if the lock is not ours.
+/// Writes one heartbeat to the lock, and to the operation's document if this agent leads it. Returns `false` if the lock is not
+/// ours.
 async fn attempt(control: &Control, header: &LockHeader, leads: bool) -> Result<bool> {
     let now = control.cluster_time().await?;
     if !control.locks.beat(header, now).await? {
@@ -134,11 +135,11 @@ async fn attempt(control: &Control, header: &LockHeader, leads: bool) -> Result<
     Ok(true)
 }
 
-/// Tries every few seconds until the lock is lost; gives the reason.
+/// Attempts a heartbeat every few seconds until the lock is lost, then returns the reason.
 ///
-/// An attempt does not wait for the one before: each may take nearly as long as [`FENCE`], because a majority confirms it
-/// late, and one that hangs on a dead connection or a server that stands still must not keep the next one from the new
-/// primary.
+/// An attempt does not wait for the one before. Each attempt may take nearly as long as [`FENCE`], because the majority may
+/// confirm it late. And an attempt that hangs on a dead connection or on a frozen server must not keep the next attempt from
+/// the new primary.
 async fn beat<F: Future<Output = Result<bool>>>(attempt: impl Fn() -> F) -> String {
     let mut ticks = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -178,7 +179,7 @@ mod tests {
     use std::{cell::Cell, future::pending};
     use tokio::time::sleep;
 
-    /// What an attempt after so many others does; for ten minutes, or until the lock is lost.
+    /// Runs `attempt`, which gets the number of attempts before it, for ten minutes or until the lock is lost.
     async fn held<F: Future<Output = Result<bool>>>(attempt: impl Fn(u32) -> F) -> Result<(), (String, u64)> {
         let (since, count) = (Instant::now(), Cell::new(0));
         let beats = beat(|| {
@@ -195,7 +196,7 @@ mod tests {
             Ok(true)
         };
         assert_eq!(held(slow).await, Ok(()), "confirmed late");
-        // Each second one hangs for ever, as with a server that stands still until another one is the primary.
+        // These attempts hang for ever, as with a frozen server, until another server is the primary.
         let hanging = |n| async move { if n % 4 == 0 { Ok(true) } else { pending().await } };
         assert_eq!(held(hanging).await, Ok(()), "three of four hang");
         let failing = |n| async move { if n % 4 == 0 { Ok(true) } else { Err(anyhow!("no primary")) } };

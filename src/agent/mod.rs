@@ -3,7 +3,8 @@
 //! # Overview
 //! [`run`] connects to its own node and to the leader replica set, makes sure that the control collections exist, and
 //! then supervises a handful of tasks: the heartbeat (`beat`), the reaper of lost operations (`reap`), the bell,
-//! the log writer, the slicer of the oplog (`slicer`), which agents of the original may need to be named (`naming`), and the command stream that `dispatch` turns into operations.
+//! the log writer, the slicer of the oplog (`slicer`), the task that names slicers for agents of the original (`naming`), and
+//! the command stream that `dispatch` turns into operations.
 //!
 //! # The service manager
 //! The agent counts as started when it is connected, or after the first attempt that time may heal: it is told so, and

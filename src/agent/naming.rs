@@ -1,4 +1,4 @@
-//! Names slicers for agents of the original, while one of them lives and this agent leads ([`beside`]).
+//! Names slicers for agents of the original, as long as one of them lives and this agent leads ([`beside`]).
 
 use super::node::Node;
 use crate::control::HEARTBEAT;
@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-/// Time between two looks while nodes are named.
+/// Time between two looks while nominations are under way.
 const ROUND_LOOK: Duration = Duration::from_secs(1);
 
 /// Runs until `stop`. Only agents of the leader replica set do this.
@@ -44,7 +44,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     }
 }
 
-/// One look, and what follows from it. `true` while replica sets wait for a slicer.
+/// Looks once and writes the nominations that follow. Returns `true` while replica sets wait for a slicer.
 async fn look(node: &Node, conf: &PitrConf, naming: &mut Naming, leads: &mut bool) -> Result<bool> {
     let control = &node.control;
     let slicers = control.locks.slicers().await?;
@@ -64,7 +64,7 @@ async fn look(node: &Node, conf: &PitrConf, naming: &mut Naming, leads: &mut boo
             mix.originals.join(", ")
         );
     }
-    // Ours beside them are candidates, too.
+    // In the original's replica sets, our agents are candidates, too.
     agents = control.agents.all().await?;
     agents.retain(|agent| !is_stale(agent.hb, now));
     let paused = control.locks.all().await?.iter().any(|it| it.header.kind != name::BACKUP && !is_stale(it.hb, now));
@@ -80,7 +80,7 @@ async fn look(node: &Node, conf: &PitrConf, naming: &mut Naming, leads: &mut boo
         paused,
     });
     let Some(orders) = orders else { return Ok(false) };
-    // The status first: it takes out what was reported before.
+    // The status is written first: writing it removes the reports that were made before.
     control.pitr.lead(orders.status, now, &sliced.iter().copied().collect::<Vec<_>>()).await?;
     for (rs, nodes) in &orders.begin {
         tracing::debug!("naming {} to slice {rs}", nodes.join(", "));

@@ -41,7 +41,7 @@ pub(super) struct Node {
     pub primary: Client,
     /// The control collections, through the leader replica set's primary.
     pub control: Control,
-    /// Where heartbeats are sent from.
+    /// The thread that sends heartbeats.
     pub pulse: Pulse,
     /// The main configuration as this agent read it last, at most a heartbeat ago.
     pub config: watch::Sender<Option<Config>>,
@@ -57,7 +57,7 @@ pub(super) struct Node {
     pub version: admin::Version,
     /// Name of the leader replica set.
     pub leader_rs: String,
-    /// This node belongs to it.
+    /// Does this node belong to the leader replica set?
     pub in_leader_rs: bool,
     /// The way of this agent's log into the database.
     pub log: DbSink,
@@ -65,7 +65,7 @@ pub(super) struct Node {
     pub parallel: usize,
 }
 
-/// A connection string, which may hold a password: it is in no log.
+/// A connection string. It may hold a password, so it is never logged.
 struct Uri(String);
 
 impl fmt::Debug for Uri {
@@ -99,12 +99,13 @@ impl Node {
         })
     }
 
-    /// `host:port` as the replica set names this node. What lasts longer, such as a lock, keeps the name that it began with.
+    /// `host:port` as the replica set names this node. Whatever lasts longer, such as a lock, keeps the name that it began
+    /// with.
     pub fn me(&self) -> String {
         self.me.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes the name that the replica set has for this node now. Gives the one before, if that was another one.
+    /// Sets the name that the replica set now has for this node. Returns the previous name if the name has changed.
     pub fn rename(&self, name: &str) -> Option<String> {
         let mut me = self.me.write().unwrap_or_else(PoisonError::into_inner);
         (!name.is_empty() && *me != name).then(|| std::mem::replace(&mut *me, name.to_owned()))
@@ -119,7 +120,7 @@ impl Node {
         admin::version(&self.client).await
     }
 
-    /// What it means that the replica set of this node has no majority.
+    /// Explains to people what a missing majority of this node's replica set means.
     pub fn starved(&self, why: &str) -> String {
         if majority::is_asked_for(&self.client) {
             format!("{why}. Backups and slicing wait until the majority confirms what they read and write")
@@ -130,7 +131,8 @@ impl Node {
         }
     }
 
-    /// Why the majority of this node's replica set, or of the leader replica set, confirms nothing, where that is waited for.
+    /// Why the majority of this node's replica set, or of the leader replica set, confirms nothing. `None` if this connection
+    /// does not wait for the majority.
     pub async fn lacks_majority(&self) -> Option<String> {
         if !majority::is_asked_for(&self.client) {
             return None;
@@ -145,7 +147,7 @@ impl Node {
         Some(format!("the leader replica set: {}", self.starved(&why)))
     }
 
-    /// Looks at the member at `host`, of whatever replica set.
+    /// Looks at the member at `host`, in any replica set.
     pub async fn look_at(&self, host: &str, patience: Duration) -> Result<Condition> {
         condition::at(&self.uri.0, host, "pbm", patience).await
     }
@@ -155,15 +157,15 @@ impl Node {
         cluster::read(self.control.client()).await
     }
 
-    /// Opens a storage to write backups or oplog to it, at a limited rate, and marks a new one. One that was used before and
-    /// is not the same any more is refused ([`marked`]).
+    /// Opens a storage to write backups or oplog to it, at a limited rate. Marks a new storage; refuses a storage that was used
+    /// before and is not the same any more ([`marked`]).
     pub async fn open_to_write(&self, settings: &StorageConf, limit: Rate) -> Result<Arc<dyn Storage>> {
         let me = self.me();
         let way = Way::new(settings, &me).paced(limit.per_second().map(Pace::new));
         marked::prepare(&self.control, &way).await
     }
 
-    /// Opens a storage to delete from it, if it is the one that was used before. A new one has nothing to delete.
+    /// Opens a storage to delete from it, if it is the storage that was used before. A new storage has nothing to delete.
     pub async fn open_to_delete(&self, settings: &StorageConf) -> Result<Arc<dyn Storage>> {
         Ok(marked::find(&self.control, &Way::new(settings, &self.me())).await?.0)
     }
@@ -173,7 +175,7 @@ impl Node {
         config::open::open_to_read(settings, &self.me(), downloads).await
     }
 
-    /// Opens the storage on which a backup lies, to delete it.
+    /// Opens the storage that holds a backup, to delete the backup.
     pub async fn open_backup(&self, backup: &BackupMeta, main: &Config) -> Result<Arc<dyn Storage>> {
         self.open_to_delete(&places::of_backup(&self.control, backup, &main.storage).await?).await
     }

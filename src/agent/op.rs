@@ -55,7 +55,7 @@ pub(super) struct Leased {
 pub(super) enum Gate<T> {
     Go(T),
     StandDown(String),
-    /// Its sender has given up on it: nothing is written of it anywhere.
+    /// The sender has withdrawn the operation: the agent writes nothing about it anywhere.
     Withdrawn,
 }
 
@@ -82,8 +82,8 @@ impl<S> Op<S> {
     }
 }
 
-/// How long a node that is not the primary waits to become it, while nobody else does the work: a command may come in the
-/// middle of an election.
+/// How long a node that is not the primary waits to become the primary, while nobody else does the work: a command may arrive
+/// in the middle of an election.
 const FOR_AN_ELECTION: Duration = Duration::from_secs(20);
 
 impl Op<Received> {
@@ -103,7 +103,7 @@ impl Op<Received> {
             match node.control.locks.begun_in(&self.opid, &node.rs).await {
                 Ok(Some(begun)) => return Ok(Gate::StandDown(format!("{why}; {} has begun it", begun.node))),
                 Ok(None) => {}
-                // The leader replica set may be the one that elects.
+                // The query may fail because the leader replica set is in the middle of an election, too.
                 Err(error) => tracing::debug!("{}", explain(&error)),
             }
             if self.cancel.is_cancelled() || Instant::now() >= until {
@@ -181,7 +181,7 @@ impl Op<Leased> {
         outcome.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    /// Why it is cut short, for what it does in words.
+    /// The reason why the operation is cut short, as a sentence about `what`.
     pub fn why_early(&self, what: &str) -> String {
         self.cancel.early().unwrap_or(Early::Asked).sentence(what)
     }

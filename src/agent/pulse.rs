@@ -12,11 +12,11 @@ use tokio_util::{
     task::AbortOnDropHandle,
 };
 
-/// The thread. It ends with this value: an attempt to start that fails later leaves no thread behind.
+/// The heartbeat thread. It ends when this value is dropped, so an attempt to start that fails later leaves no thread behind.
 #[derive(Debug)]
 pub(super) struct Pulse {
     runtime: Handle,
-    /// As the node's own, through connections that nothing but heartbeats uses.
+    /// The same as the node's own `control`, but over connections that only heartbeats use.
     pub control: Control,
     _alive: DropGuard,
 }
@@ -38,8 +38,8 @@ impl Pulse {
     }
 }
 
-/// Makes a thread with a runtime that lives until `stop`, and something that belongs to it: a client's own tasks run where it
-/// was made.
+/// Makes a thread with a runtime that lives until `stop`, and runs `make` on it: a client's own tasks run on the runtime where
+/// the client was made.
 async fn thread<T: Send + 'static>(
     make: impl Future<Output = Result<T>> + Send + 'static,
     stop: CancellationToken,
@@ -54,7 +54,7 @@ async fn thread<T: Send + 'static>(
         runtime.block_on(async move {
             let made = make.await.map(|made| (Handle::current(), made));
             let failed = made.is_err();
-            // Nobody waits for it any more: the agent was stopped while it connected.
+            // Nobody waits for the result any more if the agent was stopped while it connected.
             let left = started.send(made).is_err();
             if !failed && !left {
                 stop.cancelled().await;
@@ -82,7 +82,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
-        // The only worker does nothing else for as long as it takes.
+        // This task keeps the only worker busy until enough heartbeats were counted.
         let busy = tokio::spawn(async move {
             let since = std::time::Instant::now();
             while beats.load(Ordering::Relaxed) < 5 {

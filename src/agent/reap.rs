@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 /// A lock of this very node that nobody refreshes for this long after our start was left by an earlier life of ours.
 const OWN_SILENCE: Duration = Duration::from_secs(7);
 
-/// How often it is asked whether the bell of earlier releases can go.
+/// How often the agent checks whether the bell of earlier releases can be dropped.
 const OLD_BELL: Duration = Duration::from_secs(60);
 
 /// Runs until `stop`. Only agents of the leader replica set do this.
@@ -23,7 +23,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
             tracing::warn!("look for operations that an earlier run of this agent left: {}", explain(&error));
         }
         let mut quiet = None;
-        // Agents that started before this one have told their release by then.
+        // By then, agents that started before this one have reported their release.
         let mut bell_due = Instant::now() + HEARTBEAT * 2;
         loop {
             if node.in_leader_rs && Instant::now() >= bell_due {
@@ -57,7 +57,8 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     }
 }
 
-/// Drops the bell of earlier releases when no agent of such a release lives. One that comes later makes it again.
+/// Drops the bell of earlier releases when no agent of such a release lives. An agent of such a release that starts later
+/// creates it again.
 async fn drop_old_bell(node: &Node) -> Result<()> {
     if !node.hello().await?.is_primary() || !node.control.has_old_bell().await? {
         return Ok(());

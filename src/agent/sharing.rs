@@ -64,8 +64,8 @@ pub(super) async fn take_over(node: &Node, store: &dyn Storage, settings: &Stora
     }
 }
 
-/// After a deletion on `store`: if nothing of this cluster is there any more, and nothing is about to be saved there, its mark
-/// goes too.
+/// After a deletion on `store`: removes this cluster's mark too, if the storage holds nothing of this cluster any more and
+/// nothing is about to be saved there.
 pub(super) async fn end(node: &Node, store: &dyn Storage, settings: &StorageConf) {
     let work = async {
         let profile = places::profile_of(settings);

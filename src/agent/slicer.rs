@@ -6,8 +6,8 @@
 //! begin. The one that holds the lock slices ([`slicing`]) and goes on looking: at the configuration, at its own fitness
 //! and at better candidates, and publishes how far it is.
 //!
-//! While agents of the original live in the cluster, a leader decides who slices, and when everybody has to stop
-//! ([`crate::pitr::beside`]); where that is an agent of ours, `naming` does its part.
+//! While agents of the original live in the cluster, a leader decides who slices, and when all slicers have to stop
+//! ([`crate::pitr::beside`]). If the leader is one of our agents, `naming` does the leader's part.
 //!
 //! # Cancellation
 //! When slicing is to end (switched off, a signal, a better node), a last chunk is stored and the lock is given back, so
@@ -59,10 +59,10 @@ const SPAN_MIN: f64 = 10.0;
 const FENCE: Duration = Duration::from_secs(STALE_SECS as u64 - 1);
 /// The shortest time between two looks when the bell rings a lot.
 const BREATH: Duration = Duration::from_millis(250);
-/// Time between two looks while this node waits to be named: a round of nominations may be short.
+/// Time between two looks while this node waits to be named; it is short because a round of nominations may be short.
 const NAMED_LOOK: Duration = Duration::from_secs(1);
-/// How long the original's leader may do without a slicer of its own replica set before it counts as waiting for the end
-/// of all slicers. It waits for two minutes.
+/// When the original's leader has not counted on this slicer for this long, we take it that the leader waits for all slicers to
+/// stop. The leader waits for two minutes.
 const LEADER_WAITS: Duration = Duration::from_secs(30);
 /// A warning that stays true is repeated after this time.
 const REPEAT: Duration = Duration::from_secs(300);
@@ -124,7 +124,7 @@ struct Watch {
     seen: Option<(Option<Lock>, Instant)>,
     /// For the sake of what follows this end of the timeline the work was left to others, until then.
     stood_back: Option<(Timestamp, Instant)>,
-    /// Nobody slices, and a leader is to name who does.
+    /// Nobody slices, and this node waits until a leader names a slicer.
     waits_to_be_named: bool,
 }
 
@@ -217,12 +217,12 @@ impl Watch {
                 }
             }
         }
-        // What the line says may be some seconds old.
+        // The agent's line in `pbmAgents` may be some seconds old.
         if let Some(why) = condition::of(&node.client).await?.unfit() {
             tracing::debug!("this node can't slice: {why}");
             return Ok(None);
         }
-        // Only as it was seen: its holder may have shown a sign of life since.
+        // The lock is removed only if it has not changed: its holder may have shown a sign of life since.
         if let Some(lock) = lock
             && !node.control.locks.remove_silent_slicer(&lock).await?
         {
@@ -245,16 +245,16 @@ impl Watch {
     }
 }
 
-/// Where this node stands among those that decide: all agents of the replica set where a leader names the slicer, else only
-/// ours, because nobody names the others.
+/// Where this node stands among the candidates. If a leader names the slicer, all agents of the replica set are candidates;
+/// otherwise only ours are, because nobody names the original's agents.
 fn rank(me: &str, node: &Node, mix: &Mix, agents: &[AgentStat], conf: &PitrConf) -> (Rank, Vec<String>) {
     let ours_only = matches!(mix.rules, Rules::Own | Rules::OwnBeside);
     let agents: Vec<AgentStat> = agents.iter().filter(|it| !ours_only || !it.is_original()).cloned().collect();
     stand::rank(&stand::Facts { rs: &node.rs, me, agents: &agents, priority: conf.priority.as_ref() })
 }
 
-/// Has the leader named this node? The original's leader, which waits for the word of every candidate, hears first that this
-/// one is ready.
+/// Has the leader named this node? The original's leader waits until every candidate reports that it is ready, so this function
+/// first reports that.
 async fn is_named(node: &Node, mix: &Mix, now: Timestamp, vacant: Duration) -> Result<bool> {
     if mix.rules == Rules::NamedByOriginal
         && let Some(why) = pause_of_the_original(node, now, false).await?
@@ -276,7 +276,7 @@ fn view<'a>(rs: &'a str, me: &'a str, now: Timestamp) -> View<'a> {
     View { meta: None, now, rs, me, leader_is_content: false, vacant: Duration::ZERO }
 }
 
-/// The leader's replica set is another one, and somebody slices it.
+/// Is the original's leader on another replica set, and does somebody slice that replica set?
 async fn leader_is_content(node: &Node, mix: &Mix, now: Timestamp) -> Result<bool> {
     if node.in_leader_rs || !matches!(mix.leader, Leader::Original(_)) {
         return Ok(false);
@@ -285,8 +285,8 @@ async fn leader_is_content(node: &Node, mix: &Mix, now: Timestamp) -> Result<boo
     Ok(lock.is_some_and(|lock| !is_stale(lock.hb, now)))
 }
 
-/// Why agents of the original begin no slicing now: an operation runs. Where it is a logical backup to the main storage
-/// (`only_backups` asks for no other), those that slice end for it, and its leader then waits for the end of all slicers.
+/// Why agents of the original begin no slicing now: an operation runs. With `only_backups`, only a logical backup to the main
+/// storage counts: the original's slicers end for such a backup, and its leader then waits for all slicers to stop.
 async fn pause_of_the_original(node: &Node, now: Timestamp, only_backups: bool) -> Result<Option<String>> {
     for lock in node.control.locks.all().await?.iter().filter(|lock| !is_stale(lock.hb, now)) {
         let header = &lock.header;
@@ -332,7 +332,7 @@ async fn slice(
     result
 }
 
-/// Says that nobody slices this replica set now, in the words of whoever names the next slicer.
+/// Reports that nobody slices this replica set now, in the form that whoever names the next slicer expects.
 async fn tell_the_end(node: &Node, me: &str, why: &str, stood_back: bool) -> Result<()> {
     let (pitr, rs) = (&node.control.pitr, &node.rs);
     let now = node.control.cluster_time().await?;
@@ -344,7 +344,7 @@ async fn tell_the_end(node: &Node, me: &str, why: &str, stood_back: bool) -> Res
     if stood_back {
         pitr.give_up(rs).await
     } else if why.is_empty() {
-        // The acknowledgement stays: by it the leader sees that a slicer is missing.
+        // The acknowledgement stays: from it the leader sees that a slicer is missing.
         Ok(())
     } else {
         pitr.failed(rs, me, why).await
@@ -476,15 +476,15 @@ struct Guard<'a> {
     oldest: Option<Timestamp>,
     /// When the last warning was given that the oplog is running out.
     warned: Option<Instant>,
-    /// Since when the original's leader does not count with this slicer.
+    /// Since when the original's leader has not counted on this slicer.
     unwanted: Option<Instant>,
 }
 
-/// What a look at the others says about this slicer.
+/// The result of one look at the other agents: may this slicer go on?
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
     GoesOn,
-    /// To be believed when it is said twice: once may be a passing view of things.
+    /// The slicer ends only if two looks in a row give this verdict: a single one may be due to a passing state.
     Doubted(String),
     Ends(String),
 }
@@ -569,12 +569,12 @@ impl Guard<'_> {
         self.judge(&mix, &rank, now).await
     }
 
-    /// Does this slicer go on, by the rules of the moment?
+    /// Decides by the current rules whether this slicer goes on.
     async fn judge(&mut self, mix: &Mix, rank: &Rank, now: Timestamp) -> Result<Verdict> {
         let node = self.node;
         let doubts = match rank {
             Rank::Unfit(_) => rank.must_yield(),
-            // Named ones stay: whether a better one could take over shows only when it has.
+            // A named slicer does not yield: whether a better candidate could take over is only known after it has done so.
             _ if matches!(mix.rules, Rules::Named | Rules::NamedByOriginal) => None,
             _ => rank.must_yield(),
         };
@@ -605,8 +605,8 @@ impl Guard<'_> {
         Ok(doubted)
     }
 
-    /// Somebody wants everything up to now to be stored. An idle replica set gets an entry first, because its oplog ends long
-    /// before.
+    /// Passes on a request to store the oplog up to now. In an idle replica set the oplog may end long before that time, so an
+    /// entry is written first.
     async fn pass_flush_on(&self) -> Result<()> {
         let node = self.node;
         let Some(asked) = node.control.locks.asked_to_flush(self.lock).await? else { return Ok(()) };

@@ -145,7 +145,7 @@ async fn look(node: &Node, config: &Config) -> Result<Arc<dyn Storage>> {
         let me = node.me();
         let way = Way::new(&config.storage, &me).briefly();
         let (store, probe) = marked::find(&node.control, &way).await?;
-        // A storage that an earlier version or the original has marked.
+        // An earlier version or the original has marked this storage.
         if probe == Probe::Initialised && node.in_leader_rs {
             marked::remember(&node.control, &config.storage).await?;
         }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use bson::{Bson, Document};
 use serde_json::{Map, Value, json};
 
-/// Values of a file: some dozens for each shard, one for each selected namespace.
+/// The most JSON values that a file may contain. A backup has some dozens for each shard and one for each selected namespace.
 const MOST_VALUES: usize = 200_000;
 /// Lists of data files, which only physical backups before 2.4.1 have. They may be long, and nothing here reads them.
 const FILES: [&str; 2] = ["files", "journal"];

@@ -1,8 +1,8 @@
-//! What one replica set's part of a backup says of its collections, read from both files that say it.
+//! Reads the description of the collections in one replica set's part of a backup from both files that contain it.
 //!
-//! `metadata.json` has no checksum, and a flipped bit in it can hide an index or an option and still be JSON. `meta.pbm`
-//! beside it says the same, so the two are compared. A part without `meta.pbm`, as early versions of the original left it,
-//! is taken when every key of its `metadata.json` is known.
+//! `metadata.json` has no checksum, and a flipped bit can hide an index or an option while the file is still valid JSON.
+//! `meta.pbm` in the same folder contains the same description, so the two files are compared. Early versions of the original
+//! wrote no `meta.pbm`: such a part is accepted if every key of its `metadata.json` is known.
 
 use super::meta::{ArchiveMeta, METADATA_LIMIT, NamespaceMeta, collection_metadata, data_of, is_listed};
 use super::meta::{read_meta_pbm, read_metadata_json};
@@ -69,10 +69,10 @@ const COLLECTION_OPTIONS: [&str; 22] = [
     "validationLevel",
     "validator",
 ];
-/// The option of a view, beside those above.
+/// The option that only views have, in addition to those above.
 const VIEW_ON: &str = "viewOn";
 
-/// Reads `metadata.json`, whose name this is, and compares it with the `meta.pbm` beside it.
+/// Reads the `metadata.json` with this name and compares it with the `meta.pbm` in the same folder.
 ///
 /// # Errors
 /// One of the two can't be read or is damaged, or they disagree.
@@ -105,7 +105,7 @@ fn known(meta: ArchiveMeta, name: &str) -> Result<ArchiveMeta> {
     Ok(meta)
 }
 
-/// Every option of a collection or an index is one that some server has had.
+/// Checks that every option of a collection or an index exists in some server version.
 fn check_keys(meta: &ArchiveMeta) -> Result<()> {
     for ns in meta.namespaces.iter().chain(&meta.remains) {
         let indexes = ns.indexes.iter().flatten().flat_map(bson::Document::keys);
@@ -120,7 +120,8 @@ fn check_keys(meta: &ArchiveMeta) -> Result<()> {
     Ok(())
 }
 
-/// Both lists say the same of the same namespaces. The second one names bucket collections, too.
+/// Checks that both lists have the same namespaces with the same descriptions. The second list also contains bucket
+/// collections.
 fn agree(json: &[NamespaceMeta], pbm: &[NamespaceMeta]) -> Result<()> {
     let mut rest: BTreeMap<(&str, &str), &NamespaceMeta> =
         pbm.iter().map(|ns| ((ns.db.as_str(), ns.coll.as_str()), ns)).collect();
@@ -143,10 +144,10 @@ fn agree(json: &[NamespaceMeta], pbm: &[NamespaceMeta]) -> Result<()> {
     }
 }
 
-/// Characters that are shown of a difference.
+/// How many characters of a difference an error shows.
 const SHOWN: usize = 40;
 
-/// The two texts from where they differ.
+/// Both texts, from the position where they first differ.
 fn difference(a: &str, b: &str) -> String {
     let same = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
     let part = |text: &str| text.chars().skip(same.saturating_sub(SHOWN / 2)).take(SHOWN).collect::<String>();
@@ -222,7 +223,7 @@ mod tests {
         assert!(said(json, Some(pbm[..20].to_vec())).await.contains("move it away"));
     }
 
-    /// A bit of every byte that describes collections, one after another.
+    /// Flips one bit in every byte that describes collections, one byte after another.
     #[tokio::test]
     async fn no_flipped_bit_goes_unseen() {
         let (json, pbm) = files();
@@ -242,7 +243,7 @@ mod tests {
         assert!(unseen.is_empty(), "{}", unseen.join("\n"));
     }
 
-    /// Without `meta.pbm` at least keys that nobody writes are seen.
+    /// Without `meta.pbm`, unknown keys are still detected.
     #[tokio::test]
     async fn unknown_keys_are_refused() {
         let text = String::from_utf8(files().0).expect("text");

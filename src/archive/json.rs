@@ -8,12 +8,12 @@ use serde::{
 use serde_json::{Map, Value};
 use std::{cell::Cell, fmt};
 
-/// Reads the first JSON value of a file. Anybody may have written the file, so a value that holds more than `most` values is
-/// refused: memory then stays close to the size of the file. Members named in `skipped` are left out and don't count; upper
-/// and lower case are the same there.
+/// Reads the first JSON value of a file. Anybody may have written the file, so a value that contains more than `most` values
+/// is refused: this keeps the memory use close to the size of the file. Members whose names are in `skipped`, in upper or
+/// lower case, are left out and don't count.
 ///
 /// # Errors
-/// There is no JSON value at the beginning, or too much in it.
+/// The file does not begin with a JSON value, or that value contains too many values.
 pub fn first_value(bytes: &[u8], most: usize, skipped: &[&str]) -> anyhow::Result<Value> {
     let left = Cell::new(most);
     let value = Bounded { left: &left, skipped }.deserialize(&mut serde_json::Deserializer::from_slice(bytes));

@@ -49,19 +49,19 @@ pub struct NamespaceMeta {
     pub crc: i64,
     /// Uncompressed bytes; 0 means that there is no object.
     pub size: i64,
-    /// Under which name the documents are stored if the collection's own can't be an object's: see
+    /// The name of the object with the documents, if the collection's own name can't be an object name: see
     /// [`layout::escaped_name`]. *Added by us*.
     pub object: Option<String>,
 }
 
 impl NamespaceMeta {
-    /// The object of the documents.
+    /// The name of the object that contains the documents.
     #[must_use]
     pub fn object_in(&self, at: &ReplsetLayout) -> String {
         self.object.as_ref().map_or_else(|| at.collection(&self.db, &self.coll), |name| at.escaped(name))
     }
 
-    /// The object of the documents of buckets that belong to no time series.
+    /// The name of the object that contains the documents of buckets that belong to no time series.
     #[must_use]
     pub fn remains_in(&self, at: &ReplsetLayout) -> String {
         self.object.as_ref().map_or_else(|| at.remains(&self.db, &self.coll), |name| at.escaped(name))
@@ -80,18 +80,19 @@ pub struct ArchiveMeta {
     /// Buckets that belong to no time series, and that a later series may take. *Added by us*: a field of its own, which
     /// the original does not read.
     pub remains: Vec<NamespaceMeta>,
-    /// Every object that was stored of this replica set. *Added by us*, as `remains`; empty where nobody noted it.
+    /// Every object that was stored for this replica set. *Added by us*, like `remains`; empty if the backup does not record
+    /// it.
     pub written: Vec<Written>,
 }
 
 /// An object as it was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
-    /// Below the folder of the replica set's part, such as `shop.orders.s2`.
+    /// The name relative to the folder of the replica set's part, such as `shop.orders.s2`.
     pub name: String,
     /// Bytes on the storage.
     pub stored: i64,
-    /// Of an oplog slice: uncompressed bytes and their CRC-64/XZ. Those of collections are told with their indexes.
+    /// Only for an oplog slice: its uncompressed bytes and their CRC-64/XZ. [`NamespaceMeta`] has both for a collection.
     pub content: Option<(i64, i64)>,
 }
 
@@ -214,11 +215,11 @@ pub fn read_prelude(prelude: &Prelude) -> anyhow::Result<Vec<NamespaceMeta>> {
     namespaces.collect()
 }
 
-/// Reads `metadata.json`. Numbers may be of any integer type. A key that no program writes is that of a damaged file, and what
-/// should stand under the right key would be missed without a word.
+/// Reads `metadata.json`. Numbers may be of any integer type. An unknown key is an error: it shows that the file is damaged,
+/// and the value of the right key would be missing without a warning.
 ///
 /// # Errors
-/// The bytes are no such file, a namespace lacks its name or has an unknown type, or a key is unknown.
+/// The bytes are not a `metadata.json`, a namespace lacks its name or has an unknown type, or a key is unknown.
 pub fn read_metadata_json(bytes: &[u8]) -> anyhow::Result<ArchiveMeta> {
     let file = extjson::parse(bytes).context("parse metadata.json")?;
     only(
@@ -308,10 +309,10 @@ fn specification(ns: &NamespaceMeta) -> Bson {
     Bson::Document(spec)
 }
 
-/// The namespaces of `meta.pbm`, and the remains if it has that field.
+/// Returns the namespaces of `meta.pbm`, and its `remains` if the file has that field.
 ///
 /// # Errors
-/// The bytes are no such file.
+/// The bytes are not a `meta.pbm`.
 pub fn read_meta_pbm(bytes: &[u8]) -> anyhow::Result<(Vec<NamespaceMeta>, Option<Vec<NamespaceMeta>>)> {
     let file = Document::from_reader(bytes).context("read it as BSON")?;
     let read = |spec: &Bson| {

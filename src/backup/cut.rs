@@ -1,12 +1,13 @@
-//! One moment for all shards (added by us; the original takes the smallest last write, wherever an idle shard stands), and
-//! for every replica set one that is not older than the wish for the backup.
+//! Chooses one end time for all shards of a backup, and for every replica set an end time that is not older than the backup
+//! command. The common time is added by us: the original takes the smallest last write, even if an idle shard's is old.
 //!
 //! # Not older than the command
 //!
-//! When a backup begins, the primary of every replica set writes a note into its oplog, and the node that is read has to have
-//! it before anything else is done: a secondary may be behind, and who asked for the backup relies on everything that was
-//! acknowledged before. A primary that was replaced meanwhile gets no majority for its note. The end is taken later, so it
-//! is never older than the note. Whoever does not get there in time fails with the node's name.
+//! When a backup begins, the primary of every replica set writes a note into its oplog. The node from which the backup reads
+//! must have replicated this note before the backup does anything else: a secondary may lag, and the operator expects the
+//! backup to contain every write that was acknowledged before the command. A primary that has been replaced in the meantime
+//! can't get a majority for its note. The end of the backup is chosen later, so it is never older than the note. If a node
+//! does not get the note in time, the backup fails, and the error names the node.
 //!
 //! # Consistency of shards
 //!
@@ -58,14 +59,14 @@ pub(super) async fn publish(node: &Client, config: &Client) -> Result<()> {
     ping(config, &mut session).await.map(drop)
 }
 
-/// As [`note`], for the node that this backup reads; an error names it.
+/// Calls [`note`] for the node from which this backup reads. An error names that node.
 pub(super) async fn reach(cx: &Cx, text: &str) -> Result<()> {
     let done = note(cx.control.client(), &cx.primary, &cx.client, text).await;
     done.with_context(|| format!("bring {} of {} to what was written when the {text}", cx.me, cx.rs))
 }
 
-/// Step 2: `primary` writes a note that is newer than everything the config servers have heard of. Returns when `node`,
-/// and the majority of the replica set where that is asked for, have it.
+/// Step 2: `primary` writes a note that is newer than every time that the config servers know. Returns when `node` has the
+/// note, and also the majority of the replica set unless the connection string asks for fewer members.
 pub async fn note(config: &Client, primary: &Client, node: &Client, text: &str) -> Result<()> {
     let mut session = tell(config, primary).await?;
     let done = append(primary, &mut session, text).await;

@@ -42,7 +42,8 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
         cluster::refuse_config_shard(cx.control.client()).await?;
         resharding::none_now(cx.control.client()).await?;
     }
-    // What was acknowledged before the backup was asked for is in it, and an idle shard's oplog begins now, not hours ago.
+    // After this the backup contains every write acknowledged before it was requested, and an idle shard's oplog begins now,
+    // not hours ago.
     cut::reach(cx, "backup begins").await?;
     let first = slice::first_write(&cx.client).await?;
     cx.control.backups.add_member(&cx.name, &cx.rs, &first_part(cx, &layout, first)).await?;
@@ -93,7 +94,7 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
         let dumped = dumped.namespaces.iter().filter_map(|meta| meta.uuid).collect();
         renames::check(&cx.client, &selection, &dumped, (first, last)).await?;
     }
-    // Not before: it tells every object, and the last slice is one.
+    // This comes after the last slice, because `metadata.json` lists every object.
     let described = describe(cx, &layout, &dumped, oplog.slices).await?;
     cx.control.backups.set_member(&cx.name, &cx.rs, doc! { "last_write_ts": last }).await?;
     let size = dumped.stored + described + oplog.bytes;
@@ -157,7 +158,7 @@ struct Oplog<'a> {
     next: Timestamp,
     /// Bytes kept so far, before compression.
     bytes: u64,
-    /// The slices kept so far.
+    /// The slices stored so far.
     slices: Vec<Written>,
 }
 
@@ -200,15 +201,15 @@ fn span(cx: &Cx) -> Duration {
     Duration::from_secs_f64(configured.or_else(pitr).unwrap_or(SPAN_MIN).min(60.0 * 24.0) * 60.0)
 }
 
-/// An object as `metadata.json` tells of it.
+/// Describes an object as `metadata.json` lists it.
 fn written(layout: &ReplsetLayout, object: &str, stored: u64, content: Option<(u64, i64)>) -> Result<Written> {
     let number = |bytes: u64| i64::try_from(bytes).context("an object of more than 8 EiB");
     let content = content.map(|(size, crc)| anyhow::Ok((number(size)?, crc))).transpose()?;
     Ok(Written { name: layout.below(object).to_owned(), stored: number(stored)?, content })
 }
 
-/// Stores what was dumped in words: `meta.pbm`, then `metadata.json`, which tells every other object with its size. Looks
-/// whether they all have it still. Gives the stored bytes that count in the size of the backup.
+/// Stores `meta.pbm`, then `metadata.json`, which lists every other object with its size. Then checks that the objects still
+/// have the recorded sizes, if the storage keeps objects. Returns the stored bytes that count in the size of the backup.
 async fn describe(cx: &Cx, layout: &ReplsetLayout, dumped: &Dumped, slices: Vec<Written>) -> Result<u64> {
     let (namespaces, remains) = (&dumped.namespaces, &dumped.remains);
     let binary = meta::write_meta_pbm(PBM_VERSION, &cx.version.server, &cx.version.fcv, namespaces, remains)?;
@@ -236,7 +237,7 @@ async fn describe(cx: &Cx, layout: &ReplsetLayout, dumped: &Dumped, slices: Vec<
     Ok(size)
 }
 
-/// Somebody may have changed objects while others were written.
+/// Checks the stored objects again, because somebody may have changed some of them while the backup wrote others.
 async fn still_there(cx: &Cx, layout: &ReplsetLayout, written: &[Written]) -> Result<()> {
     let folder = format!("{}/{}", cx.name, cx.rs);
     let names = written.iter().map(|it| layout.object(&it.name));

@@ -69,7 +69,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
         Err(error) => {
             let (status, reason) = match cx.cancel.early_end(&error) {
                 Some(Early::Asked) => (Status::Canceled, CANCELED.to_owned()),
-                // Nobody asked for it: somebody has to know that a backup is missing.
+                // Nobody cancelled this backup, so its status is an error: an operator must learn that the backup is missing.
                 Some(early) => (Status::Error, format!("{}; make another one", early.sentence("backup"))),
                 None => {
                     let reason = admin::explain(&error);

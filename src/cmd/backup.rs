@@ -202,7 +202,7 @@ impl Backup {
     }
 }
 
-/// The original's words: scripts find the name between the quotes.
+/// The wording is the original's: scripts find the name between the quotes.
 fn starting(name: &str, profile: Option<&str>) -> String {
     let to = profile.map(|profile| format!(" (profile: \"{profile}\")")).unwrap_or_default();
     format!("Starting backup '{name}'{to}")

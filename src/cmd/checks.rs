@@ -60,7 +60,7 @@ pub async fn nothing_runs(control: &Control) -> Result<()> {
     }
 }
 
-/// These locks belong to backups and restores whose documents say that they have ended.
+/// Do all these locks belong to backups and restores whose documents have a final status?
 async fn all_have_ended(control: &Control, locks: &[Lock]) -> Result<bool> {
     for lock in locks {
         let opid = &lock.header.opid;
@@ -86,7 +86,7 @@ pub async fn living_locks(control: &Control) -> Result<Vec<Lock>> {
     Ok(locks.into_iter().filter(|lock| lock.header.kind != name::PITR && !is_stale(lock.hb, now)).collect())
 }
 
-/// The first words are the original's, which scripts look for to try again later.
+/// The message begins with the original's words: scripts look for them to know that they have to try again later.
 fn busy(lock: &Lock) -> CliError {
     let it = &lock.header;
     let text = format!("another operation in progress, {}/{} [{}/{}]", it.kind, it.opid, it.replset, it.node);
@@ -97,14 +97,14 @@ fn busy(lock: &Lock) -> CliError {
     CliError::refused(text).hint(format!("another operation is running: {} with OPID {}; {wait}", it.kind, it.opid))
 }
 
-/// The living agents of the original, as `RS/HOST:PORT`. They take our commands, and do not see what we added to them.
+/// The living agents of the original, as `RS/HOST:PORT`. They take our commands, but ignore the fields that we added.
 pub async fn agents_of_the_original(cx: &Context) -> Result<Vec<String>> {
     let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
     Ok(alive.iter().filter(|agent| agent.own.is_empty()).map(|it| format!("{}/{}", it.rs, it.n)).collect())
 }
 
-/// Refuses `wanted`, which the original's agents would pass over in silence, while any of them is there. `instead` is what
-/// to do about it.
+/// Refuses `wanted`, which agents of the original would silently ignore, while any of them is alive. `instead` is the hint
+/// that the user gets.
 pub async fn ours_only(cx: &Context, wanted: &str, instead: &str) -> Result<()> {
     let others = agents_of_the_original(cx).await?;
     if others.is_empty() {
@@ -114,8 +114,8 @@ pub async fn ours_only(cx: &Context, wanted: &str, instead: &str) -> Result<()> 
     Err(CliError::refused(what).hint(instead))
 }
 
-/// Refuses `command`, which only agents of this program know, when none of them lives on the leader replica set, whose agents
-/// take it.
+/// Refuses `command`, which only our agents know, if no agent of ours is alive on the leader replica set: the agents there
+/// take this command.
 pub async fn taken_by_ours(cx: &Context, command: &str, instead: &str) -> Result<()> {
     let leader = mongo::hello(cx.control.client()).await?.set_name;
     let mut alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;

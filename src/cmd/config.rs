@@ -313,7 +313,7 @@ impl ConfigArgs {
     }
 }
 
-/// What is known of backups has to be read again.
+/// Does the storage change so that the list of backups has to be read again?
 fn moved(before: &StorageConf, after: &StorageConf) -> bool {
     before.unusable.is_some() || !config::same_place(before, after)
 }

@@ -26,11 +26,11 @@ pub struct Context {
     pub out: Format,
     /// The connection string, for other replica sets.
     pub uri: String,
-    /// Why the majority of the leader replica set confirms nothing, if so.
+    /// Why the majority of the leader replica set can't confirm anything; `None` if it can.
     pub no_majority: Option<String>,
     /// Ends the background tasks.
     stop: CancellationToken,
-    /// What is wrong in the stored configuration has been said.
+    /// The mistakes in the stored configuration have been reported.
     warned: AtomicBool,
 }
 
@@ -47,7 +47,7 @@ impl Context {
         let connected = cluster::connect_leader(uri, APP).await;
         let (client, _) = connected.map_err(|error| CliError::from(error).or(Kind::Connection))?;
         let mut cx = Self::around(client, uri, out);
-        // Asked first, because whatever waits for the majority would say nothing for long.
+        // This check comes first, because every operation that waits for the majority would block for long without a message.
         if let Some(why) = majority::lack(cx.control.client()).await {
             let asked_for = majority::is_asked_for(cx.control.client());
             let means = if asked_for {
@@ -92,7 +92,7 @@ impl Context {
     /// Prepares for sending commands and waiting: the control collections exist, the bell is heard.
     ///
     /// # Errors
-    /// No majority could confirm what would be written, and the connection string asks for one.
+    /// There is no majority to confirm the writes, and the connection string asks for one.
     pub async fn ready_to_write(&self) -> Result<()> {
         if let Some(why) = self.no_majority.as_ref().filter(|_| majority::is_asked_for(self.control.client())) {
             return Err(CliError::refused(format!("nothing can be confirmed in the leader replica set: {why}"))
@@ -119,7 +119,7 @@ impl Context {
         Ok(self.cluster().await?.names())
     }
 
-    /// The main configuration. What of it can't be used is said, once.
+    /// Reads the main configuration. Values in it that can't be used are reported once.
     ///
     /// # Errors
     /// There is none.

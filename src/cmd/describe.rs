@@ -163,8 +163,8 @@ impl Report for BackupView {
     }
 }
 
-/// YAML without what is there for programs only: seconds and byte counts, which stand beside in words. Times that are not
-/// known yet, which programs get as 1970, are left out.
+/// YAML without the fields that are only for programs: seconds and byte counts, which the output has in words too. It also
+/// leaves out times that are not known yet, which programs get as 1970.
 fn for_people(report: &impl Serialize) -> String {
     let mut value = match serde_json::to_value(report) {
         Ok(value) => value,

@@ -93,7 +93,7 @@ pub(super) async fn run(cx: &Context, asked: &Question<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the restore would drop, by database.
+/// The number of collections that the restore would drop, by database.
 ///
 /// # Errors
 /// As [`run`].
@@ -156,7 +156,7 @@ async fn look(cx: &Context, asked: &Question<'_>) -> Result<Vec<Part>> {
     Ok(prepared.iter().map(|(rs, _, steps)| part(rs, steps)).collect())
 }
 
-/// As the agents do it when they have told each other what their oplogs make.
+/// Does what the agents do after they have exchanged what their oplogs create.
 async fn replace_everywhere(
     cx: &Context,
     store: &dyn Storage,
@@ -174,7 +174,7 @@ async fn replace_everywhere(
     Ok(())
 }
 
-/// The plan in names.
+/// Lists the plan of one replica set by collection names.
 fn part(rs: &str, steps: &Steps) -> Part {
     let plan = steps.plan();
     let drops: Vec<String> = plan.drops.iter().map(|drop| format!("{}.{}", drop.db, drop.coll)).collect();

@@ -79,7 +79,7 @@ pub async fn follow(cx: &Context, event: &'static str, opid: &str, limit: Option
     }
 }
 
-/// How long the control collections may be unreadable, as they are in an election, before the call gives up.
+/// How long the control collections may be unreadable, as during an election, before the call gives up.
 const UNREADABLE: Duration = Duration::from_secs(60);
 
 async fn watch(cx: &Context, event: &'static str, opid: &str) -> Result<()> {

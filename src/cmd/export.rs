@@ -203,7 +203,7 @@ fn replset(backup: &BackupMeta, wanted: Option<&str>) -> Result<String> {
     }
 }
 
-/// Permissions of the file, from which the umask takes away: it may hold users with their credentials.
+/// Permissions of the file before the umask is applied. The file may hold users with their credentials.
 const EXPORT_MODE: u32 = 0o640;
 
 /// On a terminal only.

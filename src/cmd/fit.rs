@@ -1,25 +1,25 @@
-//! Text that fits the terminal: lines and tables are broken between words. Where no terminal is, lines stay whole, so that
-//! scripts see what belongs together in one line.
+//! Fits text to the terminal: breaks lines and tables between words. Without a terminal, lines stay whole, so that scripts
+//! find related values in one line.
 
 use std::{io::IsTerminal, ops::Range};
 use terminal_size::{Width, terminal_size_of};
 use unicode_width::UnicodeWidthStr;
 
-/// Narrower terminals are not taken seriously.
+/// The smallest width that is used: a narrower terminal is treated as this wide.
 const LEAST: usize = 40;
-/// The least that is left for the last column of a table beside the others.
+/// Minimum width of the last column of a table that shares its line with other columns.
 const LAST_COLUMN: usize = 24;
 /// Spaces between columns.
 const GAP: usize = 2;
 
-/// Columns of the terminal that stdout is; without one there is no limit.
+/// Width in columns of the terminal that stdout is connected to; unlimited if stdout is no terminal.
 #[must_use]
 pub fn stdout_width() -> usize {
     let stdout = std::io::stdout();
     width(stdout.is_terminal().then(|| terminal_size_of(&stdout)).flatten().map(|(Width(columns), _)| columns))
 }
 
-/// As [`stdout_width`], of stderr.
+/// Like [`stdout_width`], but for stderr.
 #[must_use]
 pub fn stderr_width() -> usize {
     let stderr = std::io::stderr();
@@ -30,7 +30,7 @@ fn width(columns: Option<u16>) -> usize {
     columns.filter(|columns| *columns > 0).map_or(usize::MAX, |columns| usize::from(columns).max(LEAST))
 }
 
-/// Breaks every line that is longer than `width`; what follows is indented a little more than the line.
+/// Breaks every line that is longer than `width`; the continuation lines are indented a little more than the line itself.
 #[must_use]
 pub fn lines(text: &str, width: usize) -> String {
     if width == usize::MAX {
@@ -53,8 +53,8 @@ fn one_line(line: &str, width: usize) -> String {
     out
 }
 
-/// Words in lines of at most `first` columns, then `rest`. A longer word has a line of its own and stays whole: names and
-/// paths are copied from the screen.
+/// Wraps the words into lines: the first has at most `first` columns, all others `rest`. A longer word gets a line of its own
+/// and stays whole, because users copy names and paths from the screen.
 fn wrapped(text: &str, first: usize, rest: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     for word in text.split(' ') {
@@ -73,10 +73,10 @@ fn wrapped(text: &str, first: usize, rest: usize) -> Vec<String> {
     lines
 }
 
-/// Columns, left-aligned, indented by two. The first row is the heading.
+/// Formats a table with left-aligned columns, indented by two spaces. The first row is the heading.
 ///
-/// In a narrow terminal the last column, which holds what has many words, is broken between words; where that does not help,
-/// the last columns of a row go to further lines.
+/// In a narrow terminal the last column, which has the longest text, is broken between words. If that is not enough, the last
+/// columns of each row move to further lines.
 #[must_use]
 pub fn table(rows: &[Vec<String>], width: usize) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
@@ -96,12 +96,12 @@ pub fn table(rows: &[Vec<String>], width: usize) -> String {
     out.join("\n")
 }
 
-/// Of the first and of all further lines of a row.
+/// Indentation of the first line of a row (`line` 0) and of all further lines.
 fn indent(line: usize) -> usize {
     if line == 0 { 2 } else { 6 }
 }
 
-/// Which columns stand in one line: as many as fit.
+/// Divides the columns of a row into lines; each line takes as many columns as fit.
 fn groups(widths: &[usize], width: usize) -> Vec<Range<usize>> {
     let mut groups = vec![Range { start: 0, end: 0 }];
     let mut used = indent(0);

@@ -1,15 +1,16 @@
-//! Before the latest moment is looked for: the slicers store what they hold, so that it is now and not up to ten minutes ago.
+//! Makes the slicers store the oplog that they still hold, before the latest moment is determined. The latest moment is then
+//! now, and not up to ten minutes ago.
 
 use super::{context::Context, error::Result};
 use crate::model::lock::{Lock, is_stale};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long slicers have for a last chunk.
+/// Time limit for the slicers to store a last chunk.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// Asks every living slicer of ours to store its oplog up to now, and waits until it has. What does not come in time is said:
-/// the latest moment is then an earlier one, not an error.
+/// Asks every living slicer of ours to store its oplog up to now, and waits until it has. If one does not finish in time, a
+/// note is printed and the latest moment is an earlier one; that is no error.
 pub(super) async fn up_to_now(cx: &Context) -> Result<()> {
     let on = cx.config().await?.pitr.is_some_and(|pitr| pitr.enabled);
     let now = cx.control.cluster_time().await?;
@@ -18,7 +19,7 @@ pub(super) async fn up_to_now(cx: &Context) -> Result<()> {
     if !on || living.is_empty() {
         return Ok(());
     }
-    // A slicer of the original stores a chunk when its span is over, and can't be asked.
+    // A slicer of the original stores a chunk only when its time span is over, and takes no requests to store one earlier.
     let states = cx.control.pitr.get().await?.map(|pitr| pitr.slicers).unwrap_or_default();
     let (ours, others): (Vec<Lock>, Vec<Lock>) = living
         .into_iter()

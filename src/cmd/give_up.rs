@@ -1,5 +1,5 @@
-//! Gives up on a command that no agent has begun: it is withdrawn first, so that it does not begin after somebody was told
-//! that it did not.
+//! Gives up on a command that no agent has begun. The command is withdrawn first, so that it can't begin after the user has
+//! been told that it did not.
 
 use super::context::Context;
 use super::error::{self, CliError, Kind};
@@ -21,12 +21,12 @@ const WITHDRAWN_WITHIN: Duration = Duration::from_secs(20);
 
 static INTERRUPTED: LazyLock<watch::Sender<bool>> = LazyLock::new(|| watch::Sender::new(false));
 
-/// From now on Ctrl-C does not end the process but is waited for by [`interruption`]: called before a command is sent, so
-/// that nobody goes away between its sending and its withdrawal.
+/// From this call on, Ctrl-C no longer ends the process; [`interruption`] waits for it. Call this before sending a command,
+/// so that the process can't end between sending the command and withdrawing it.
 pub fn heed_interruptions() {
     static HEEDING: Once = Once::new();
     HEEDING.call_once(|| {
-        // Without it Ctrl-C ends the process at once, as before.
+        // If the handler can't be installed, Ctrl-C ends the process at once, as before.
         let Ok(mut interrupt) = signal(SignalKind::interrupt()) else { return };
         tokio::spawn(async move {
             interrupt.recv().await;
@@ -35,29 +35,29 @@ pub fn heed_interruptions() {
     });
 }
 
-/// Returns once somebody has pressed Ctrl-C.
+/// Returns once the user has pressed Ctrl-C.
 pub async fn interruption() {
     heed_interruptions();
-    // It fails only when the sender is gone, which lives for ever.
+    // This fails only if the sender is dropped, and the sender is a static.
     let _ = INTERRUPTED.subscribe().wait_for(|it| *it).await;
 }
 
 /// A command that was sent.
 #[derive(Debug, Clone, Copy)]
 pub struct Sent<'a> {
-    /// Its name in the queue.
+    /// Name of the command in the queue.
     pub kind: &'static str,
     pub opid: &'a str,
 }
 
-/// What became of it.
+/// Result of the attempt to withdraw a command.
 #[derive(Debug)]
 pub enum GivenUp {
-    /// It will never begin.
+    /// The command is withdrawn and will never begin.
     Withdrawn,
-    /// An agent was faster.
+    /// An agent took the command before it could be withdrawn.
     TooLate { taken: LockHeader },
-    /// The database did not answer, so nobody knows.
+    /// The database did not answer, so the command may or may not be withdrawn.
     Unknown { why: String },
 }
 
@@ -65,7 +65,7 @@ pub enum GivenUp {
 pub async fn give_up(cx: &Context, sent: Sent<'_>) -> GivenUp {
     let work = async {
         let leader = crate::mongo::hello(cx.control.client()).await?.set_name;
-        // The others are a courtesy: without them their agents wait for a moment.
+        // Withdrawing the command from the other replica sets is optional: if it fails, their agents only wait for a moment.
         let others: Vec<String> =
             cx.members().await.unwrap_or_default().into_iter().filter(|rs| *rs != leader).collect();
         cx.control.locks.withdraw(sent.kind, sent.opid, &leader, &others).await
@@ -78,7 +78,7 @@ pub async fn give_up(cx: &Context, sent: Sent<'_>) -> GivenUp {
     }
 }
 
-/// Nobody began `what` in time, and this became of it.
+/// The error for `what` that no agent began in time, by the result of its withdrawal.
 pub fn nobody(what: &str, waited: Duration, given_up: GivenUp) -> CliError {
     let nobody = format!("no agent took {what} within {} s", waited.as_secs());
     match given_up {
@@ -96,7 +96,7 @@ pub fn nobody(what: &str, waited: Duration, given_up: GivenUp) -> CliError {
     }
 }
 
-/// Somebody pressed Ctrl-C before `what` began, and this became of it.
+/// The error for `what` that the user interrupted before it began, by the result of its withdrawal.
 pub fn interrupted(what: &str, given_up: GivenUp) -> CliError {
     let (text, hint) = match given_up {
         GivenUp::Withdrawn => (format!("interrupted: {what} was withdrawn before it began"), "nothing was started"),

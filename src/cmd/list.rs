@@ -70,7 +70,7 @@ struct Pitr {
     size: i64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gaps: Vec<Gap>,
-    /// The lines that tell of them.
+    /// The lines that describe the gaps.
     #[serde(skip)]
     gap_lines: Vec<String>,
 }

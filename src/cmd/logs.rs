@@ -46,7 +46,8 @@ pub struct Logs {
     timezone: TimeZone,
 }
 
-/// What agents call their work. Completion offers these, and whoever gives another one is told that nothing is called so.
+/// The event names that agents write for their work. Completion offers them, and a request for any other name gets a message
+/// that no event has this name.
 const EVENTS: &[&str] = &[
     "addConfigProfile",
     "backup",
@@ -222,7 +223,7 @@ impl Logs {
         }
     }
 
-    /// Why there is no line: what was asked for may be what nobody is called.
+    /// Explains why no line was found: the requested event or node may not exist.
     async fn nothing(&self, cx: &Context, query: &LogQuery) -> String {
         let mut why = Vec::new();
         if let Some(event) = query.event.as_deref().filter(|event| !EVENTS.contains(event)) {

@@ -11,7 +11,7 @@ pub const FORMS: &str = "2026-03-01T10:20:30 (UTC), with an offset such as +02:0
 /// Units of a time span, in seconds.
 const UNITS: [(char, u32); 5] = [('w', 604_800), ('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
 
-/// Reads a span of time such as `2w`, `36h` or `1h30m`: seconds.
+/// Reads a span of time such as `2w`, `36h` or `1h30m`, and returns seconds.
 pub(super) fn span(text: &str) -> Option<u32> {
     let mut sum: u32 = 0;
     let mut rest = text;
@@ -26,7 +26,7 @@ pub(super) fn span(text: &str) -> Option<u32> {
 }
 
 /// Reads a moment. A time without an increment is `T,0`, which is before every operation of that second; fractions of a
-/// second, which cluster times don't have, are cut. What is so long ago is counted from now by the clock of this host.
+/// second, which cluster times don't have, are cut. A span before now is counted by the clock of this host.
 ///
 /// # Errors
 /// Anything else, with the forms that are known.
@@ -48,7 +48,7 @@ pub fn parse(text: &str) -> Result<Timestamp, String> {
     if text.as_bytes().get(4) != Some(&b'-') {
         return Err(refuse());
     }
-    // As `date` and people write it.
+    // `date` and people write a space in place of the `T`.
     let joined = text.replacen(' ', "T", 1);
     let text = if text.as_bytes().get(10) == Some(&b' ') { joined.as_str() } else { text };
     let at = match text.parse::<jiff::Timestamp>() {
@@ -87,7 +87,7 @@ impl FromStr for Moment {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // What is to be deleted is not as young as minutes, and some people write months so.
+        // Minutes and seconds are not accepted: nobody deletes data that young, and some people write `m` for months.
         let ago = span(text.trim()).filter(|_| !text.contains(['m', 's']));
         match ago {
             Some(ago) => Ok(Self::Ago(ago)),

@@ -1,14 +1,14 @@
-//! `pbm __names KIND`, which the completion scripts call: what can stand on the command line here and now. Quick, and silent
-//! when nothing can be asked.
+//! `pbm __names KIND`, which the completion scripts call: prints the names that can stand on the command line at this point.
+//! It has a short time limit, and prints nothing if the cluster can't be asked.
 
 use super::{context::Context, error::Result, launch, output, output::Format};
 use crate::pages::Names;
 use std::{ffi::OsString, process::ExitCode, time::Duration};
 
-/// Nobody waits longer after pressing a key.
+/// Time limit: users don't wait longer for a completion after pressing a key.
 const PATIENCE: Duration = Duration::from_millis(1500);
 
-/// What a completion script asks for, if one calls.
+/// The kind of names that a completion script asks for; `None` if the caller is no completion script.
 pub fn asked_for(args: &[OsString]) -> Option<Names> {
     match args {
         [_, word, kind] if word == Names::SUBCOMMAND => Names::parse(kind.to_str()?),
@@ -16,7 +16,7 @@ pub fn asked_for(args: &[OsString]) -> Option<Names> {
     }
 }
 
-/// Prints the names of a kind, one a line, the newest first.
+/// Prints the names of a kind, one per line, the newest first.
 pub fn print(kind: Names) -> ExitCode {
     let uri = std::env::var("PBM_MONGODB_URI").ok();
     let asked = launch::on_runtime(async {
@@ -42,7 +42,7 @@ async fn read(uri: Option<&str>, kind: Names) -> Result<Vec<String>> {
         }
     };
     names.sort_by(|a, b| b.cmp(a));
-    // The scripts read them as words.
+    // The scripts split the output into words, so names with white space are left out.
     names.retain(|name| !name.contains(|c: char| c.is_whitespace() || c.is_control()));
     Ok(names)
 }

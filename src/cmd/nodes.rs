@@ -33,10 +33,10 @@ struct Node {
     /// *Added by us*: seconds behind the primary, as the agent says.
     #[serde(skip_serializing_if = "is_none")]
     lag: i32,
-    /// *Added by us*: why this node is not read for backups, where that is no error of its agent.
+    /// *Added by us*: why backups don't read this node, if the reason is no error of its agent.
     #[serde(skip_serializing_if = "String::is_empty")]
     unfit: String,
-    /// *Added by us*: the release of this program that the agent is; the original's agents have none.
+    /// *Added by us*: the release of our agent; agents of the original have none.
     #[serde(skip_serializing_if = "String::is_empty")]
     release: String,
 }
@@ -161,7 +161,7 @@ pub fn problems(replsets: &[Replset]) -> impl Iterator<Item = String> {
     broken.chain(unread)
 }
 
-/// The releases of our agents, with their nodes, if there are several.
+/// The releases of our agents with their nodes, if the agents have different releases.
 fn mix(replsets: &[Replset]) -> Option<String> {
     let mut by_release: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for (replset, node) in replsets.iter().flat_map(|replset| replset.nodes.iter().map(move |node| (replset, node))) {

@@ -1,4 +1,5 @@
-//! Values that completion offers and help lists, where the parser itself takes more, or says better what is wrong.
+//! Values that completion offers and the help lists, for arguments whose parser accepts more values than these or reports
+//! mistakes better than clap.
 
 use clap::{
     Arg, Command, Error,
@@ -6,7 +7,7 @@ use clap::{
 };
 use std::ffi::OsStr;
 
-/// Reads as `parser` does, and offers `values`.
+/// A parser that accepts what `parser` accepts, and offers `values` to completion and help.
 pub(super) fn offering<P: TypedValueParser>(parser: P, values: &'static [&'static str]) -> Offering<P> {
     Offering { parser, values }
 }

@@ -41,7 +41,7 @@ pub trait Report: Serialize {
     /// For people; without a final newline.
     fn text(&self) -> String;
 
-    /// May lines be broken to fit a terminal? Not where the text has a form that programs read too.
+    /// May lines be broken to fit the terminal? Not if programs read the text form too.
     fn is_prose(&self) -> bool {
         true
     }
@@ -88,7 +88,8 @@ impl Format {
         if self == Self::Text { Self::Quiet } else { self }
     }
 
-    /// A line on the way that scripts of the original read from stdout; nothing when a program reads JSON, or with `--quiet`.
+    /// Prints a progress line that scripts of the original read from stdout. Prints nothing if the output is JSON, or with
+    /// `--quiet`.
     pub fn announce(self, text: &str) {
         if self.is_chatty() {
             line(text);
@@ -103,12 +104,12 @@ impl Format {
     }
 }
 
-/// Writes a line on stdout, or several.
+/// Writes one or more lines to stdout.
 pub fn line(text: &str) {
     write(&printable::lines(text));
 }
 
-/// A reader that has gone away (`| head`) is no error of ours.
+/// Ignores errors: a reader that has closed the pipe (`| head`) is no error of ours.
 fn write(text: &str) {
     let mut out = std::io::stdout().lock();
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());

@@ -10,7 +10,7 @@ use futures::TryStreamExt;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// The original's words for it, which scripts look for.
+/// The original's wording, which scripts look for.
 pub const NOTHING: &str = "nothing to delete";
 /// Kept backups named one by one.
 const NAMED: usize = 10;
@@ -70,7 +70,7 @@ impl Shown {
                 Fate::Goes(why) => (true, why.to_string()),
                 Fate::Stays(why) => (false, why.to_string()),
             };
-            // What never got an end of its data has at least the time at which it ended.
+            // A backup without a recorded end of its data is dated by the time at which the backup ended.
             let restore_to = match i64::from(meta.last_write_ts.time) {
                 ..=1 => meta.last_transition_ts,
                 at => at,

@@ -40,7 +40,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 /// How long agents have to take the command.
 pub(super) const TAKEN_WITHIN: Duration = Duration::from_secs(15);
-/// Bytes of oplog, as stored, that are read to ask a person.
+/// The most oplog, in stored bytes, that is read to prepare the question to the user.
 const READ_TO_ASK: i64 = 256 << 20;
 /// Databases named one by one in the plan.
 const NAMED: usize = 10;
@@ -157,30 +157,30 @@ struct Restored {
     slicing: Slicing,
 }
 
-/// What became of point-in-time recovery.
+/// State of point-in-time recovery after an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Slicing {
     /// It was off.
     Off,
     /// It is on.
     On,
-    /// It was on, and the original's agents, which switch it off, did not switch it on again.
+    /// It was on before, and the original's agents switched it off and did not switch it on again.
     LeftOff,
 }
 
 impl Slicing {
-    /// After an operation, before which the configuration was `before`.
+    /// Determines the state after an operation; `before` is the configuration from before the operation.
     pub(super) async fn after(cx: &Context, before: &Config) -> Result<Self> {
         let on = |config: &Config| config.pitr.as_ref().is_some_and(|pitr| pitr.enabled);
         if on(&cx.config().await?) {
             return Ok(Self::On);
         }
-        // Agents of ours switch it on again themselves, perhaps a moment later.
+        // Our agents switch it on again themselves, perhaps a moment later.
         let left = on(before) && !checks::agents_of_the_original(cx).await?.is_empty();
         Ok(if left { Self::LeftOff } else { Self::Off })
     }
 
-    /// What a person has to know and do.
+    /// What the user has to know and do.
     pub(super) fn advice(self) -> &'static str {
         match self {
             Self::Off => "",
@@ -270,7 +270,7 @@ impl Restore {
 
     /// The backup to begin with, and the moment to go on to.
     ///
-    /// The third is what the latest moment does not have although it is newer.
+    /// The third value describes newer writes that the latest moment does not include.
     async fn way(&self, cx: &Context) -> Result<(String, Option<Timestamp>, Vec<String>)> {
         let Some(wish) = self.time else {
             let name = self.backup_name.clone().ok_or_else(|| {
@@ -411,8 +411,8 @@ fn count(lines: &mut Vec<String>, what: &str, databases: &BTreeMap<String, usize
     }
 }
 
-/// What the cluster has and the restore drops, by database. For that the oplog has to be read, which is not done for a question
-/// if there is much of it.
+/// The number of existing collections that the restore drops, by database. This requires reading the oplog, which takes too
+/// long for a question if there is much oplog.
 async fn dropped(cx: &Context, asked: &Question<'_>) -> Result<BTreeMap<String, usize>, String> {
     if let Some(target) = asked.target {
         let chunks = cx.control.chunks.all().await.map_err(|error| format!("{error:#}"))?;

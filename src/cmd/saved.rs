@@ -62,8 +62,8 @@ fn before_the_first(rs: &str, lines: &[Line], base: Timestamp) -> Option<Gap> {
     Some(Gap { rs: rs.to_owned(), from: base, to: first.start })
 }
 
-/// For people: the newest gaps, one a line, and how many others there are. Gaps that end before the newest base keep nobody
-/// from restoring what is made from now on, so they are only counted.
+/// The text form: the newest gaps, one per line, and the number of the others. Gaps that end before the newest base are only
+/// counted, because they don't affect restores of later data.
 #[must_use]
 pub fn gaps_text(gaps: &[Gap], newest_base: Option<Timestamp>) -> Vec<String> {
     let (old, new): (Vec<&Gap>, Vec<&Gap>) =
@@ -78,7 +78,7 @@ pub fn gaps_text(gaps: &[Gap], newest_base: Option<Timestamp>) -> Vec<String> {
     lines
 }
 
-/// When the newest backup ended that saved oplog can follow.
+/// The end time of the newest backup on which saved oplog can be replayed.
 #[must_use]
 pub fn newest_base(backups: &[BackupMeta]) -> Option<Timestamp> {
     backups.iter().filter(|backup| timeline::is_base(backup)).map(|base| base.last_write_ts).max()

@@ -30,7 +30,7 @@ pub struct Pitr {
     notes: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Not everything is sliced yet, and that is no wonder.
+    /// Some replica sets are not sliced yet, which is normal at this point.
     #[serde(skip)]
     begins: bool,
 }
@@ -67,13 +67,13 @@ impl Slicer {
     }
 }
 
-/// How long after a restore the gap that it made is no news.
+/// For this many seconds after a restore, the gap that the restore made is not reported.
 const RESTORED_JUST_NOW: u32 = 3600;
 
 /// Restores, which end one timeline of the oplog and begin another.
 #[derive(Debug, Default)]
 pub struct Restores {
-    /// From their start to their end; the end is open while they run.
+    /// Start and end of each restore; the end is open while the restore runs.
     spans: Vec<(i64, Option<i64>)>,
 }
 
@@ -82,13 +82,13 @@ impl Restores {
         let (all, now) = (cx.control.restores.readable().await?, cx.control.cluster_time().await?);
         let end = |it: &RestoreMeta| match it.status.is_final() {
             true => Some(it.last_transition_ts),
-            // Without a sign of life it does not run.
+            // A restore whose agents give no sign of life is not running.
             false => is_stale(it.hb, now).then_some(i64::from(it.hb.time)),
         };
         Ok(Self { spans: all.iter().map(|it| (it.start_ts, end(it))).collect() })
     }
 
-    /// The gap is there because of a restore that has just been made, or is being made.
+    /// Is the gap caused by a restore that is running or has just ended?
     #[must_use]
     pub fn just_made(&self, gap: &Gap, now: Timestamp) -> bool {
         let (from, to, now) = (i64::from(gap.from.time), i64::from(gap.to.time), i64::from(now.time));
@@ -98,7 +98,7 @@ impl Restores {
         })
     }
 
-    /// One runs, or has ended so lately that slicing may not have begun again.
+    /// Is a restore running, or did one end so recently that slicing may not have begun again?
     fn hold_slicing(&self, now: Timestamp) -> bool {
         let within = |end: i64| i64::from(now.time) - end <= i64::from(BEGINS_WITHIN);
         self.spans.iter().any(|(_, end)| end.is_none_or(within))
@@ -131,8 +131,8 @@ pub async fn read(cx: &Context, config: &Config, members: &[String]) -> Result<P
     Ok(pitr)
 }
 
-/// `locks` are those of living slicers, `logged` the errors that the log has. With `patience` a missing slicer is no alarm
-/// yet.
+/// `locks` are the locks of living slicers, `logged` the errors from the log. With `patience` a missing slicer is no reason
+/// for a warning yet.
 fn judge(
     conf: bool,
     members: &[String],
@@ -189,7 +189,7 @@ fn judge(
 }
 
 impl Pitr {
-    /// Says what agents of the original mean for slicing.
+    /// Adds a note or warning about how the original's agents affect slicing.
     fn tell_mix(&mut self, mix: &Mix) {
         let place = if mix.leader == Leader::Nobody { &mut self.warnings } else { &mut self.notes };
         place.extend(beside::meaning(mix));

@@ -68,7 +68,7 @@ struct View {
     pitr: Option<Pitr>,
     #[serde(skip_serializing_if = "Option::is_none")]
     running: Option<Running>,
-    /// *Added by us*: what of the stored configuration can't be used. People read it as warnings.
+    /// *Added by us*: the values of the stored configuration that can't be used. The text output shows them as warnings.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     configuration: Vec<String>,
     /// *Added by us*, with `--check`: what needs a person.
@@ -104,7 +104,7 @@ struct Chunks {
     /// *Added by us*.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gaps: Vec<Gap>,
-    /// The lines that tell of them.
+    /// The lines that describe the gaps.
     #[serde(skip)]
     gap_lines: Vec<String>,
 }
@@ -141,7 +141,8 @@ impl StatusArgs {
             problems.extend(backups_problems(&counted, &judge, now.time, self.max_age));
             let mut gaps = saved.gaps_after_the_newest_base(&all);
             if self.check && !gaps.is_empty() {
-                // Whoever restored was told that only a new backup makes later times restorable, and may be making it.
+                // The restore has already printed that only a new backup makes later times restorable, and that backup may be
+                // running.
                 let restores = slicing::Restores::read(cx).await?;
                 gaps.retain(|gap| !restores.just_made(gap, now));
             }
@@ -173,12 +174,13 @@ impl StatusArgs {
     }
 }
 
-/// What of the backups needs a person: the newest one that has ended failed, or the newest complete one is too old.
+/// Problems of the backups that need a person: the newest backup that has ended failed, or the newest complete one is too
+/// old.
 fn backups_problems(all: &[&BackupMeta], judge: &Judge, now: u32, max_age: Option<u32>) -> Vec<String> {
     let mut problems = Vec::new();
     let shown = |backup: &BackupMeta| Snapshot::of(backup, judge);
     let ended = all.iter().filter(|it| shown(it).print_status != "ongoing");
-    // That one was stopped by a person, who knows.
+    // A cancelled backup is no problem: a person stopped it on purpose.
     let newest = ended.filter(|it| it.status != Status::Canceled).max_by_key(|it| (it.start_ts, &it.name));
     if let Some(newest) = newest {
         let it = shown(newest);

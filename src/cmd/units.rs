@@ -4,7 +4,7 @@ use super::fit;
 use crate::printable;
 use jiff::tz::TimeZone;
 
-/// Records that have no time yet hold 0, and those of the original's agents 1.
+/// The largest value that means "no time": records without a time hold 0, those of the original's agents 1.
 const NO_TIME: i64 = 1;
 
 /// `2026-11-21T00:44:31`, UTC, as in tables; empty where there is no time.
@@ -68,8 +68,8 @@ pub fn span(seconds: i64) -> String {
     }
 }
 
-/// Columns, left-aligned, two spaces between them, indented by two, as wide as the terminal at most. The first row is the
-/// heading.
+/// Formats a table with left-aligned columns, two spaces between them, indented by two, at most as wide as the terminal. The
+/// first row is the heading.
 #[must_use]
 pub fn table(rows: &[Vec<String>]) -> String {
     let printable = |cell: &String| printable::line(cell).into_owned();

@@ -100,14 +100,14 @@ impl Goal {
     }
 }
 
-/// After an agent has taken the command, how long until it says so in a document.
+/// How long an agent that has taken the command may need to write the operation's document.
 const TAKEN: Duration = Duration::from_secs(45);
 
 /// Waits until the operation's document is there.
 ///
 /// # Errors
-/// It does not come within `limit`, or somebody interrupts the waiting: the command was withdrawn, as far as that was
-/// possible.
+/// The document does not appear within `limit`, or the user interrupts the waiting. In both cases the command was withdrawn,
+/// if that was possible.
 pub async fn appears<T: Watched>(cx: &Context, name: &str, sent: Sent<'_>, limit: Duration) -> Result<T> {
     let look = async {
         loop {
@@ -128,7 +128,8 @@ pub async fn appears<T: Watched>(cx: &Context, name: &str, sent: Sent<'_>, limit
     };
     let given_up = give_up(cx, sent).await;
     if let GivenUp::Withdrawn = given_up {
-        // Whoever leads it may have written the document a moment before, and then nobody takes part.
+        // The leading agent may have written the document a moment before the withdrawal; then no agent takes part in the
+        // operation.
         let _ = T::docs(&cx.control).set_status(name, Status::Error, "it was withdrawn before any agent took it").await;
     }
     if interrupted {

@@ -16,7 +16,7 @@ pub struct Change {
     pub value: String,
     /// Dotted path of the field. For an entry of a map it is the map itself: entries' names contain dots.
     pub path: String,
-    /// The new value; `None` takes the setting back.
+    /// The new value; `None` removes the setting.
     pub set: Option<Bson>,
 }
 
@@ -27,11 +27,11 @@ pub struct Update {
     pub unset: Document,
 }
 
-/// Changes several keys, one after the other, and checks the result as a whole: all or none. A key without a value is taken
-/// back; so is a number or a codec whose value is empty.
+/// Changes several keys, one after the other, and checks the result as a whole: all changes are made or none. A key without a
+/// value is removed; so is a number or a codec whose value is empty.
 ///
-/// Changes build on each other; if one is refused, `config` is left as it was. What is wrong in the stored document already
-/// stands against no change: it is corrected key by key.
+/// Each change builds on the changes before it; if one is refused, `config` stays as it was. Mistakes that are already in the
+/// stored document prevent no change, so that users can correct them key by key.
 ///
 /// # Errors
 /// An unknown key, a value that its key can't have, or settings that don't go together.
@@ -54,7 +54,7 @@ pub fn change<'a>(
         Err(error) if before.as_ref() != Err(&error) => return Err(error),
         _ => {}
     }
-    // What was hidden is what was stored.
+    // A value that was given as hidden is replaced by the stored one.
     let real = to_document(&changed).map_err(|error| ConfigError::Document(error.to_string()))?;
     let hidden = |change: &&mut Change| change.set.as_ref().and_then(Bson::as_str) == Some(mask::HIDDEN);
     for change in changes.iter_mut().filter(hidden) {
@@ -69,7 +69,8 @@ pub fn change<'a>(
     Ok(changes)
 }
 
-/// The changes as an update of `stored`: a group that is no group there is replaced as a whole.
+/// Converts the changes to an update of `stored`. A field that should be a group but is none in `stored` is replaced as a
+/// whole.
 #[must_use]
 pub fn update(stored: &Document, changes: &[Change]) -> Update {
     let mut after = stored.clone();
@@ -90,15 +91,15 @@ pub fn update(stored: &Document, changes: &[Change]) -> Update {
     update
 }
 
-/// The path, or the group in it that has to be replaced because it is no group in `stored`.
+/// Returns the path, or the part of it that should be a group but is none in `stored` and has to be replaced.
 fn writable<'a>(stored: &Document, path: &'a str) -> &'a str {
     let groups = path.match_indices('.').map(|(dot, _)| &path[..dot]);
     let mut broken = groups.filter(|group| lookup(stored, group).is_some_and(|value| value.as_document().is_none()));
     broken.next().unwrap_or(path)
 }
 
-/// Does an empty value take the setting back? Not for a text, where it is a value, nor for a switch, where it is most likely the
-/// mistake of a script.
+/// Does an empty value remove the setting? Not for a text, where it is a valid value, nor for a switch, where it is most
+/// likely the mistake of a script.
 fn takes_back(key: &str, text: &str) -> bool {
     let kind = schema::find(key).map(|found| found.kind);
     text.is_empty() && kind.is_some_and(|kind| !matches!(kind, Kind::Text | Kind::Bool))
@@ -125,7 +126,7 @@ fn one(doc: &mut Document, key: &str, text: &str) -> Result<Change, ConfigError>
     Ok(Change { key: key.to_owned(), value: value.to_owned(), path: found.path.to_owned(), set: Some(set) })
 }
 
-/// A key that nobody knows can be taken back where it is stored.
+/// Removes a key. Unknown keys can be removed too, if they are stored.
 fn take_back(doc: &mut Document, mistakes: &[crate::model::config::Mistake], key: &str) -> Result<Change, ConfigError> {
     let change = |path: &str, set| Change { key: key.to_owned(), value: String::new(), path: path.to_owned(), set };
     if let Some((found, entry)) = schema::find_entry(key) {

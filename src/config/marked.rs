@@ -1,12 +1,14 @@
-//! Is this the storage that was used before?
+//! Checks whether a storage is the one that was used before.
 //!
-//! A storage is marked when it is used first (`.pbm.init`). If one that the control collections know as used lacks the mark,
-//! it is another one: a folder whose mount is missing, an empty bucket of the same name. Nothing is written to it, nothing
-//! is deleted from it and nothing is forgotten for it, until somebody says that it is new on purpose.
+//! A storage gets a mark when it is first used (`.pbm.init`). If the control collections know a storage as used and the mark
+//! is missing, it is a different storage: a folder whose mount is missing, or an empty bucket of the same name. The program
+//! then writes nothing to it, deletes nothing from it and forgets nothing because of it, until a user confirms that it is new
+//! on purpose.
 //!
 //! # What is known as used
-//! A storage on which a complete backup lies by its document, or whose mark was seen or written before (kept beside the
-//! configuration); and the main storage if there are PITR chunks and nothing says that they lie elsewhere.
+//! A storage counts as used if a document of a complete backup names it, or if its mark was seen or written before (this is
+//! recorded beside the configuration). The main storage also counts as used if there are PITR chunks and nothing says that
+//! they are elsewhere.
 
 use super::{
     open::{self, Probe, Root},
@@ -21,10 +23,10 @@ use crate::{
 use anyhow::{Context, Result};
 use std::{sync::Arc, time::Duration};
 
-/// How long the mark of a storage that is no folder counts as seen.
+/// How long the mark of a storage counts as seen, if the storage is no folder.
 const MARK_COUNTS_FOR: Duration = Duration::from_secs(20);
 
-/// The storage was used before, and what is found there was not.
+/// The configured storage was used before, but the storage that was found was not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{store} lacks {what}, although {known}: is a mount missing? Bring the storage back; if it is new and empty on purpose, {remedy}"
@@ -56,7 +58,7 @@ impl Lost {
 const MARK: &str = "its mark .pbm.init";
 const FOLDER: &str = "its folder";
 
-/// A storage, and how it is opened.
+/// A storage, and the options for opening it.
 #[derive(Debug, Clone)]
 pub struct Way<'a> {
     settings: &'a StorageConf,
@@ -72,19 +74,19 @@ impl<'a> Way<'a> {
         Self { settings, node, pace: None, brief: false }
     }
 
-    /// Everything that is sent there keeps to a pace.
+    /// Limits the rate of everything that is sent to the storage.
     #[must_use]
     pub fn paced(self, pace: Option<Pace>) -> Self {
         Self { pace, ..self }
     }
 
-    /// For somebody who waits for the answer.
+    /// Opens the storage for a caller who waits for the answer.
     #[must_use]
     pub fn briefly(self) -> Self {
         Self { brief: true, ..self }
     }
 
-    /// Opens it, whether it is the right one or not.
+    /// Opens the storage without checking whether it is the right one.
     ///
     /// # Errors
     /// As [`open::open`].
@@ -96,9 +98,9 @@ impl<'a> Way<'a> {
     }
 }
 
-/// Opens a storage, and looks whether it is the one that was used before. Only a new one may be made.
+/// Opens a storage and checks that it is the one that was used before. The folder is only created if the storage is new.
 ///
-/// What it gives writes and deletes only while the mark is there, if there is one.
+/// If the storage has a mark, the returned storage writes and deletes only while the mark is there.
 ///
 /// # Errors
 /// [`Lost`]; those of opening, of the storage and of the control collections.
@@ -123,7 +125,7 @@ pub async fn find(control: &Control, way: &Way<'_>) -> Result<(Arc<dyn Storage>,
     }
 }
 
-/// As [`find`]; a new storage is marked.
+/// Does the same as [`find`], and marks a new storage.
 ///
 /// # Errors
 /// As [`find`].
@@ -144,7 +146,7 @@ pub async fn prepare(control: &Control, way: &Way<'_>) -> Result<Arc<dyn Storage
     Ok(store)
 }
 
-/// Keeps in mind that the mark of this storage is there.
+/// Records that this storage has a mark.
 ///
 /// # Errors
 /// The control collections can't be written.
@@ -152,7 +154,7 @@ pub async fn remember(control: &Control, settings: &StorageConf) -> Result<()> {
     control.config.remember_storage(&place(settings)).await
 }
 
-/// Forgets that this storage had a mark.
+/// Removes the record that this storage has a mark.
 ///
 /// # Errors
 /// The control collections can't be written.
@@ -160,7 +162,8 @@ pub async fn forget(control: &Control, settings: &StorageConf) -> Result<()> {
     control.config.forget_storage(&place(settings)).await
 }
 
-/// Are files there of a complete backup that is known to be on this storage? Then it is the right one, whatever it lacks.
+/// Does the storage hold files of a complete backup that is known to be on it? Then it is the right one, even without its
+/// mark.
 ///
 /// # Errors
 /// The storage, or the control collections, can't be read.
@@ -177,7 +180,7 @@ pub async fn holds_known_backups(control: &Control, settings: &StorageConf, stor
     Ok(false)
 }
 
-/// By what a storage is known as used; `None` if it is new.
+/// Returns the reason why a storage is known as used; `None` if it is new.
 async fn used(control: &Control, settings: &StorageConf) -> Result<Option<String>> {
     let done = control.backups.places_of_done().await?;
     let here: Vec<&str> =

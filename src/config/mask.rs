@@ -9,7 +9,7 @@ use crate::model::config::{Config, StorageConf};
 use bson::{Bson, Document};
 use serde_json::{Map, Value};
 
-/// Stands for a secret.
+/// Shown in place of a secret.
 pub const HIDDEN: &str = "***";
 
 /// Settings of a storage that say where requests go and how they are protected on the way.
@@ -28,10 +28,10 @@ const DESTINATION: &[&str] = &[
     "server",
 ];
 
-/// Puts the stored secrets in the place of hidden ones, where both belong to the same store.
+/// Replaces hidden secrets by the stored ones, if both belong to the same store.
 ///
 /// # Errors
-/// A secret is hidden and none is stored, or the stored one belongs to another store: it must not be sent there.
+/// A secret is hidden and none is stored, or the stored one belongs to another store, to which it must not be sent.
 pub fn unmask(new: &mut StorageConf, stored: Option<&StorageConf>) -> Result<(), ConfigError> {
     let encode = |conf: &StorageConf| {
         bson::serialize_to_document(conf).map_err(|error| ConfigError::Document(error.to_string()))
@@ -84,14 +84,14 @@ fn find_hidden(doc: &Document, at: &str, found: &mut Vec<String>) {
     }
 }
 
-/// The first setting that makes it another store.
+/// Returns the first changed setting that makes `new` another store.
 fn moved(old: &Document, new: &Document) -> Option<String> {
     let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
     names.dedup();
     for name in names {
         let (old, new) = (old.get(name), new.get(name));
         if DESTINATION.contains(&name.as_str()) {
-            // Not given and empty are the same.
+            // A missing value and an empty one are the same.
             if is_set(old) != is_set(new) {
                 return Some(name.clone());
             }
@@ -110,7 +110,7 @@ fn is_set(value: Option<&Bson>) -> Option<&Bson> {
 }
 
 fn is_secret(path: &str) -> bool {
-    // What nobody knows beside credentials may be some of a newer release.
+    // An unknown key in a credentials group may be a secret of a newer release.
     schema::find(path).map_or_else(|| path.contains(".credentials."), |key| key.secret)
 }
 

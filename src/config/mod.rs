@@ -54,8 +54,8 @@ pub fn load(yaml: &str) -> Result<Config, ConfigError> {
     load_over(yaml, None)
 }
 
-/// As [`load`], for a file that takes the place of `stored`: secrets that the file hides, as [`mask::shown`] does, stay as
-/// they are.
+/// Does the same as [`load`], for a file that replaces `stored`. Secrets that the file hides, as [`mask::shown`] does, keep
+/// their stored values.
 pub fn load_over(yaml: &str, stored: Option<&StorageConf>) -> Result<Config, ConfigError> {
     let tree: Yaml = serde_norway::from_str(yaml).map_err(|error| ConfigError::Yaml(error.to_string()))?;
     let doc = match &tree {
@@ -237,7 +237,7 @@ pub fn same_place(a: &StorageConf, b: &StorageConf) -> bool {
     a.kind == b.kind && place(a) == place(b)
 }
 
-/// What tells a place from others of its kind.
+/// The settings that distinguish one place from others of the same storage type.
 fn place(conf: &StorageConf) -> Document {
     const PLACE: &[&str] =
         &["path", "region", "endpointUrl", "endpoint", "bucket", "prefix", "account", "container", "namespace"];

@@ -44,16 +44,16 @@ struct How {
     pace: Option<Pace>,
     /// How objects are read.
     downloads: Downloads,
-    /// What becomes of a folder that is not there.
+    /// What to do about a folder that does not exist.
     root: Root,
 }
 
-/// What becomes of a storage's folder that is not there.
+/// What to do if a storage's folder does not exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Root {
     #[default]
     MakeIfMissing,
-    /// Opening fails as for a missing object.
+    /// Opening fails with the same error as for a missing object.
     MustExist,
 }
 

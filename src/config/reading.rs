@@ -1,8 +1,8 @@
-//! The configuration as it is stored, read as far as it means something here.
+//! Reads the stored configuration as far as this program knows its keys.
 //!
-//! Shells, other releases and the original write it too. A value that can't be used must not hide the rest: it is named, and
-//! its default holds. Only what decides where data goes, who reaches it and how it is protected has no default that is
-//! safe: a storage with such a mistake is not used until the mistake is corrected.
+//! Shells, other releases and the original write the configuration too. A value that can't be used must not make the rest
+//! unreadable: the value is reported, and its default holds. Settings that decide where data goes, who reaches it and how it
+//! is protected have no safe default: a storage with such a mistake is not used until the mistake is corrected.
 
 use super::{
     STORAGE_TYPES, mask,
@@ -12,7 +12,7 @@ use crate::compress::check_level;
 use crate::model::config::{Config, Mistake};
 use bson::{Bson, Document};
 
-/// Longest value that is quoted.
+/// The most characters of a value that are quoted.
 const QUOTED: usize = 60;
 
 /// Reads a stored document, of the main configuration or of a profile.
@@ -22,7 +22,7 @@ pub fn read(stored: &Document) -> Config {
     let usable = group(stored, "", &mut mistakes);
     let mut config = match super::from_document(usable) {
         Ok(config) => config,
-        // Every value was looked at, so this is a slip of ours; the document is whole.
+        // Every value was checked, so this is a bug of ours; the document itself is valid.
         Err(error) => {
             let problem = format!("can't be read: {error}");
             mistakes.push(Mistake { key: "storage".to_owned(), problem });
@@ -40,7 +40,7 @@ pub fn read(stored: &Document) -> Config {
     config
 }
 
-/// Says whether the storage can be used in spite of the mistakes.
+/// Determines whether the storage can be used in spite of the mistakes.
 pub(super) fn settle(config: &mut Config) {
     let own = format!("storage.{}", config.storage.kind);
     let serious = |mistake: &&Mistake| {
@@ -50,7 +50,7 @@ pub(super) fn settle(config: &mut Config) {
     config.storage.unusable = config.mistakes.iter().find(serious).map(ToString::to_string);
 }
 
-/// Nothing goes elsewhere, and nothing is less protected, when the default of this key holds in place of its value.
+/// Is the default of this key safe in place of a wrong value: no data goes to another place, and none is less protected?
 fn has_safe_default(path: &str) -> bool {
     const SAFE: &[&str] =
         &["insecureSkipTLSVerify", "debugTrace", "debugLogLevels", "forcePathStyle", "fileMode", "dirMode"];
@@ -59,7 +59,7 @@ fn has_safe_default(path: &str) -> bool {
             matches!(key.kind, Kind::I32 | Kind::I64 | Kind::F64 | Kind::Duration)
                 || path.rsplit('.').next().is_some_and(|name| SAFE.contains(&name))
         }
-        // A key that nobody here knows was never looked at.
+        // The values of unknown keys are not checked.
         None => schema::find_entry(path).is_none() && schema::children(path).is_empty(),
     }
 }
@@ -94,7 +94,7 @@ fn group(stored: &Document, at: &str, mistakes: &mut Vec<Mistake>) -> Document {
     usable
 }
 
-/// Fields of the document that are no settings, where they are of their type.
+/// Is this a field of the document that is no setting, with a value of its type?
 fn is_own(name: &str, value: &Bson) -> bool {
     match name {
         "name" => matches!(value, Bson::String(_)),
@@ -104,7 +104,7 @@ fn is_own(name: &str, value: &Bson) -> bool {
     }
 }
 
-/// The value as its key takes it: shells write whole numbers as doubles, and people write numbers as texts.
+/// Converts the value to the type of its key: shells write whole numbers as doubles, and people write numbers as texts.
 fn leaf(key: &Key, value: &Bson, mistakes: &mut Vec<Mistake>) -> Result<Bson, String> {
     match (key.kind, value) {
         (Kind::MapF64 | Kind::MapText, Bson::Document(entries)) => {
@@ -142,7 +142,7 @@ fn checked(key: &Key, value: Bson) -> Result<Bson, String> {
     key.check(&value).map(|()| value)
 }
 
-/// A single value as it would be written.
+/// A single value as a user would write it.
 fn plain(value: &Bson) -> Option<String> {
     match value {
         Bson::String(text) => Some(text.clone()),
@@ -151,7 +151,7 @@ fn plain(value: &Bson) -> Option<String> {
     }
 }
 
-/// A value for people; `***` if it may be a secret.
+/// A value as shown to people; `***` if it may be a secret.
 fn shown(value: &Bson, path: &str) -> String {
     match value {
         Bson::Document(_) | Bson::Array(_) => "a group of values".to_owned(),
@@ -167,7 +167,7 @@ fn quoted(value: &serde_json::Value) -> String {
     }
 }
 
-/// A level is one of its codec, which may have been replaced by the default.
+/// Removes compression levels that their codec does not have: a wrong codec may have been replaced by the default.
 fn drop_wrong_levels(config: &mut Config, mistakes: &mut Vec<Mistake>) {
     let backup = config.backup.as_mut().map(|it| ("backup", it.compression, &mut it.compression_level));
     let pitr = config.pitr.as_mut().map(|it| ("pitr", it.compression, &mut it.compression_level));

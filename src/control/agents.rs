@@ -50,8 +50,8 @@ impl Agents {
         self.find(doc! {}).await
     }
 
-    /// Lines whose agents live, at cluster time `now`, as far as they decide about the slicing of `rs`: its own, those of the
-    /// leader replica set, and all of the original.
+    /// The agents that live at cluster time `now` and matter for the slicing of `rs`: the agents of `rs`, those of the leader
+    /// replica set, and all agents of the original.
     pub async fn alive_for_slicing(&self, rs: &str, leader_rs: &str, now: Timestamp) -> Result<Vec<AgentStat>> {
         let filter = doc! { "$or": [{ "rs": { "$in": [rs, leader_rs] } }, { "own": { "$in": [Bson::Null, ""] } }] };
         let found = self.find(filter).await?;

@@ -1,10 +1,10 @@
 //! Wakes whoever waits for a change of the control collections, on every node, within milliseconds.
 //!
-//! A ring is an empty document in `pbmOpLog`, which is capped, so that it can be followed with a tailable cursor. It has to be
-//! a collection that the original knows: of others its dumps carry the content, and its replay of the oplog stops at a
-//! write to a collection that the target lacks. Of `pbmOpLog` neither is ever restored. The original only inserts there; a
-//! document without its fields is in none of its (sparse) indexes. What it inserts itself, for each lock that it takes,
-//! rings too.
+//! A ring is an empty document in `pbmOpLog`. That collection is capped, so a tailable cursor can follow it. The bell needs a
+//! collection that the original knows: the original's dumps contain the content of unknown collections, and its replay of the
+//! oplog stops at a write to a collection that the target lacks. The original never restores `pbmOpLog`, neither from a dump
+//! nor from the oplog. The original only inserts into `pbmOpLog`; its indexes there are sparse, so they skip a document without
+//! its fields. The documents that the original inserts, one for each lock that it takes, ring the bell, too.
 
 use crate::model::names;
 use bson::{Document, doc};
@@ -18,8 +18,8 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// So many rings may come, and as many old ones leave the full collection, between the count and the first look of the
-/// cursor. What is skipped too much would be rings that are never heard.
+/// Between the count and the cursor's first look, up to this many rings may arrive, and as many old ones may leave the full
+/// collection. A cursor that skips too many documents would miss new rings.
 const IN_BETWEEN: u64 = 1000;
 
 /// Rings for others, and hears when others ring.
@@ -69,7 +69,7 @@ impl Bell {
         if !super::can_be_tailed(&bell).await? {
             return Ok(());
         }
-        // Up to 10 MiB of old rings need not be sent.
+        // The server need not send up to 10 MiB of old rings.
         let old = bell.count_documents(doc! {}).read_concern(ReadConcern::local()).await?;
         let mut rings = bell
             .find(doc! {})

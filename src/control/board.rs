@@ -66,7 +66,7 @@ impl<T: Plane> ControlBoard<T> {
     /// What the leader has published.
     async fn published(&self) -> Result<Option<Board>> {
         let mut compared = self.compared.lock().await;
-        // The time is read first: read last, a pause of this process in between would make the leader look lost.
+        // The time is read before the document: otherwise, if this process paused between the two, the leader would look lost.
         let now = if compared.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
             *compared = Some(Instant::now());
             Some(self.control.cluster_time().await?)
@@ -139,7 +139,7 @@ impl<T: Plane> Rendezvous for ControlBoard<T> {
         if self.role == Role::Follower {
             return self.published().await;
         }
-        // The time is read first, as above.
+        // The time is read before the document, as above.
         let now = self.control.cluster_time().await?;
         let Some(document) = self.docs.raw(&self.name).await? else { return Ok(None) };
         let locks = self.control.locks.all().await?;

@@ -60,7 +60,7 @@ impl OpDocs<BackupMeta> {
         Ok(found.and_then(|found| self.unreadable.read(names::BACKUPS, found)))
     }
 
-    /// Names and places of all complete backups. One whose place can't be read is left out.
+    /// Names and places of all complete backups. A backup whose place can't be read is left out.
     pub async fn places_of_done(&self) -> Result<Vec<(String, StorageConf)>> {
         const READ: &str = "read admin.pbmBackups";
         let done = self.coll.find(doc! { "status": Status::Done.as_str() }).projection(doc! { "name": 1, "store": 1 });

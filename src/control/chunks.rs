@@ -51,7 +51,7 @@ const READ: &str = "read admin.pbmPITRChunks";
 #[derive(Debug, Clone)]
 pub struct Chunks {
     coll: Collection<Chunk>,
-    /// The bytes of the documents: one that can't be read is left out.
+    /// The same documents as bytes, so that a document that can't be read is left out.
     raw: Collection<RawDocumentBuf>,
     unreadable: Unreadable,
 }
@@ -98,7 +98,7 @@ impl Chunks {
     }
 
     async fn ending_last(&self, filter: Document) -> Result<Option<Chunk>> {
-        // More than one is asked for only where the first can't be read.
+        // The server sends one document; more are asked for only if the first can't be read.
         let found = self.raw.find(filter).sort(doc! { "end_ts": -1 }).batch_size(1).await.context(READ)?;
         pin!(self.readable(found)).try_next().await
     }
@@ -173,8 +173,8 @@ impl Chunks {
         Ok(())
     }
 
-    /// All chunks as a table, in no order. Entries that can't be read are removed: whoever wants the table fills the index
-    /// anew, and they would be in the way.
+    /// All chunks as a table, in no order. Entries that can't be read are removed: the caller fills the index anew, and those
+    /// entries would be in the way.
     pub async fn table(&self) -> Result<ChunkTable> {
         let mut found = self.raw.find(doc! {}).batch_size(BATCH).await.context(READ)?;
         let (mut table, mut broken) = (ChunkTable::default(), Vec::new());

@@ -36,12 +36,12 @@ pub struct Commands {
 #[derive(Debug, Default)]
 pub struct Place {
     known: HashSet<ObjectId>,
-    /// The newest of them.
+    /// The newest of the known commands.
     newest: Option<ObjectId>,
 }
 
 impl Place {
-    /// The command of a document that is not known yet and can be read.
+    /// The command in a document, if it is not known yet and can be read.
     fn take(&mut self, document: Document) -> Option<Command> {
         let Ok(id) = document.get_object_id("_id") else {
             tracing::warn!("a document in admin.pbmCmd without an ObjectId as _id is ignored");
@@ -61,12 +61,12 @@ impl Place {
     }
 }
 
-/// The longest that a command goes unseen while the primary answers.
+/// The longest time that a command stays unseen while the primary answers.
 const LOOK: Duration = Duration::from_millis(1500);
-/// How long a look may take: a server that stands still must not keep us from the one that follows it.
+/// How long a look may take: a frozen server must not keep us from the next primary.
 const LOOK_LIMIT: Duration = Duration::from_secs(4);
-/// How long anybody may begin a command, in cluster time: longer than any sender waits for it. It counts when the sender
-/// could not withdraw it, being killed or cut off.
+/// How long after it was sent a command may begin, in cluster time: longer than any sender waits for it. The limit matters when
+/// the sender could not withdraw the command, because it was killed or cut off.
 const BEGINS_WITHIN: u32 = 90;
 
 impl Commands {
@@ -188,10 +188,10 @@ impl Commands {
     /// Hands over every command sent after `place`, each once and in the order of the queue, until `stop`. Run as a task
     /// of its own.
     ///
-    /// A tailable cursor gives a command within milliseconds. It is not relied on: a cursor stays with its server when
-    /// that is a secondary after an election, where new commands wake it only with its time-out, or when it stands
-    /// still. So the end of the queue is also looked at, on whoever is the primary now, every [`LOOK`]. A command that
-    /// the cursor missed is found by its id, and the cursor is opened anew.
+    /// A tailable cursor returns a command within milliseconds, but it can fail. A cursor stays with its server when that
+    /// server freezes, and also when it becomes a secondary after an election; there, new commands wake the cursor only at its
+    /// time-out. So every [`LOOK`] the end of the queue is also read from the current primary. A command that the cursor missed
+    /// is found by its id, and the cursor is opened anew.
     ///
     /// Read at local concern: a majority read would wake only with the cursor's time-out, because the wake-up of a capped
     /// collection comes with the insert, before the majority has it.
@@ -205,7 +205,7 @@ impl Commands {
                 () = stop.cancelled() => return,
                 next = next_of(&mut tail) => match next {
                     Some(Ok(document)) => vec![document],
-                    // The cursor is dead, most often with its server.
+                    // The cursor is dead, most often because its server is.
                     Some(Err(_)) | None => {
                         tail = None;
                         looks.reset_immediately();
@@ -224,7 +224,7 @@ impl Commands {
                         }
                         Err(error) => {
                             tail = None;
-                            // After a failure the order of the queue may be another one: everything is compared.
+                            // After a failure the order of the queue may have changed: all commands are compared.
                             place.newest = None;
                             if !failing {
                                 tracing::warn!("look for commands: {}; trying again", explain(&error));
@@ -244,7 +244,7 @@ impl Commands {
         }
     }
 
-    /// Commands that are not known yet. One small question, as long as the newest command is the same as before.
+    /// Returns the commands that are not known yet. If the newest command has not changed, this costs one small query.
     async fn look(&self, place: &mut Place, tail: &mut Option<Cursor<Document>>) -> Result<Vec<Document>> {
         const READ: &str = "read admin.pbmCmd";
         let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
@@ -286,7 +286,7 @@ impl Commands {
         if tail.is_none() {
             let cursor = self.coll.find(doc! {}).cursor_type(CursorType::TailableAwait).max_await_time(super::AWAIT);
             let cursor = cursor.read_concern(ReadConcern::local()).selection_criteria(primary);
-            // The cursor only makes commands faster: a collection that is not capped has none.
+            // The cursor only speeds commands up. A collection that is not capped can't have one.
             match cursor.await {
                 Ok(cursor) => *tail = Some(cursor),
                 Err(error) => tracing::debug!(%error, "open the cursor on admin.pbmCmd"),

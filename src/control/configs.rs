@@ -24,7 +24,7 @@ fn main() -> Document {
     doc! { "profile": Bson::Null }
 }
 
-/// A document *added by us*: storages whose mark was seen. It is neither the main configuration nor a profile for anybody.
+/// A document *added by us*: storages whose mark was seen. No reader takes it for the main configuration or a profile.
 const MARKED: &str = "markedStorages";
 
 fn marked() -> Document {
@@ -40,8 +40,8 @@ impl Configs {
         Self { coll: db.collection(names::CONFIG), bell: bell.clone() }
     }
 
-    /// The main configuration; `None` before the first `pbm config --file`. What of it can't be used is among its
-    /// mistakes.
+    /// The main configuration; `None` before the first `pbm config --file`. Values that can't be used are listed in its
+    /// `mistakes`.
     pub async fn main(&self) -> Result<Option<Config>> {
         Ok(self.main_document().await?.as_ref().map(reading::read))
     }
@@ -51,16 +51,16 @@ impl Configs {
         self.coll.find_one(main()).await.context("read admin.pbmConfig")
     }
 
-    /// Storages whose mark was seen or written, each as one text.
+    /// The storages whose mark was seen or written, each as one text.
     pub async fn remembered_storages(&self) -> Result<Vec<String>> {
         let found = self.coll.find_one(marked()).await.context("read admin.pbmConfig")?;
         let places = found.and_then(|found| found.get_array("places").cloned().ok()).unwrap_or_default();
         Ok(places.iter().filter_map(|place| place.as_str().map(str::to_owned)).collect())
     }
 
-    /// Keeps in mind that a storage has its mark.
+    /// Stores that a storage has its mark.
     pub async fn remember_storage(&self, place: &str) -> Result<()> {
-        // Mostly known: a question is cheaper than a write.
+        // Most often the storage is already stored: a query is cheaper than a write.
         let mut known = marked();
         known.insert("places", place);
         if self.coll.find_one(known).await.context("read admin.pbmConfig")?.is_some() {
@@ -69,7 +69,7 @@ impl Configs {
         let update = doc! { "$addToSet": { "places": place }, "$setOnInsert": { "profile": MARKED } };
         let done = self.coll.update_one(marked(), update).upsert(true).await;
         match done {
-            // Another agent was faster with the whole document: that one is changed now.
+            // Another agent created the document first: this agent now adds the storage to it.
             Err(error) if is_duplicate_key(&error) => {
                 let update = doc! { "$addToSet": { "places": place } };
                 self.coll.update_one(marked(), update).await.map(drop)
@@ -79,7 +79,7 @@ impl Configs {
         .context("remember the storage in admin.pbmConfig")
     }
 
-    /// Forgets that a storage had its mark.
+    /// Removes the note that a storage had its mark.
     pub async fn forget_storage(&self, place: &str) -> Result<()> {
         let update = doc! { "$pull": { "places": place } };
         self.coll.update_one(marked(), update).await.map(drop).context("forget the storage in admin.pbmConfig")
@@ -101,7 +101,7 @@ impl Configs {
         Ok(())
     }
 
-    /// All storage profiles, by name; of those that can't be read the storage is unusable.
+    /// All storage profiles, by name. In a profile that can't be read, the storage is unusable.
     pub async fn profiles(&self) -> Result<Vec<Config>> {
         let found = self.coll.find(doc! { "profile": true }).sort(doc! { "name": 1 });
         let failed = "read the profiles in admin.pbmConfig";
@@ -130,9 +130,9 @@ impl Configs {
         self.update(Update { set: keys, unset: Document::new() }).await
     }
 
-    /// Sets dotted keys of the main configuration and takes others back. `false` when there is none.
+    /// Sets some dotted keys of the main configuration and unsets others. Returns `false` if there is no configuration.
     pub async fn update(&self, keys: Update) -> Result<bool> {
-        // Old servers refuse operators without a key.
+        // Old servers refuse an update operator with no keys.
         let parts = [("$set", keys.set), ("$unset", keys.unset)].into_iter().filter(|(_, keys)| !keys.is_empty());
         let update: Document = parts.map(|(name, keys)| (name.to_owned(), Bson::from(keys))).collect();
         let done = self.coll.update_one(main(), update).await.context("write admin.pbmConfig")?;

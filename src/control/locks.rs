@@ -12,8 +12,8 @@ use futures::TryStreamExt;
 use mongodb::{Collection, Database};
 use std::{collections::HashSet, sync::Arc};
 
-/// Fields of a slicing lock, *added by us*: up to where somebody wants the oplog to be stored, and up to where it was because
-/// of that.
+/// Fields of a slicing lock, *added by us*: the time up to which somebody asked the slicer to store the oplog, and the time up
+/// to which the slicer has then stored it.
 const FLUSH: &str = "flush";
 const FLUSHED: &str = "flushed";
 
@@ -40,7 +40,7 @@ pub enum TakeLock {
     Gone,
     /// This operation was already run on this replica set.
     AlreadyRun,
-    /// Whoever sent this operation has given up on it: it must not begin.
+    /// The sender has withdrawn this operation: it must not begin.
     Withdrawn,
 }
 
@@ -48,13 +48,13 @@ pub enum TakeLock {
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Withdrawal {
-    /// Nobody has begun it, and nobody will.
+    /// No agent has begun the operation, and none will.
     Done,
-    /// This agent was faster: the operation runs, or has run.
+    /// The agent that holds `taken` was faster: the operation runs, or has run.
     TooLate { taken: LockHeader },
 }
 
-/// Stands in place of a node in `pbmOpLog` when an operation was withdrawn.
+/// In `pbmOpLog`, replaces the node's name in the entry of a withdrawn operation.
 const WITHDRAWN: &str = "(withdrawn)";
 
 impl Locks {
@@ -167,7 +167,8 @@ impl Locks {
         Ok(done.matched_count > 0)
     }
 
-    /// Removes the lock of a slicer that shows no sign of life. `false` if it has shown one since `seen` was read.
+    /// Removes the lock of a slicer that shows no sign of life. Returns `false` if the slicer has shown one since `seen` was
+    /// read.
     pub async fn remove_silent_slicer(&self, seen: &Lock) -> Result<bool> {
         let mut filter = header_filter(&seen.header)?;
         filter.insert("hb", seen.hb);
@@ -186,7 +187,7 @@ impl Locks {
         Ok(())
     }
 
-    /// Asks every slicer to store what it has up to `at`: a field of its lock, *added by us*.
+    /// Asks every slicer to store the oplog up to `at`, through a field of its lock, *added by us*.
     pub async fn ask_to_flush(&self, at: Timestamp) -> Result<()> {
         let later = doc! { "type": "pitr", FLUSH: { "$not": { "$gte": at } } };
         let asked = self.slicing.update_many(later, doc! { "$set": { FLUSH: at } }).await;
@@ -196,14 +197,14 @@ impl Locks {
         Ok(())
     }
 
-    /// Up to where this slicer was asked to store.
+    /// The time up to which this slicer was asked to store the oplog.
     pub async fn asked_to_flush(&self, mine: &LockHeader) -> Result<Option<Timestamp>> {
         let lock = self.slicing.clone_with_type::<Document>().find_one(header_filter(mine)?).await;
         let lock = lock.context("read admin.pbmLockOp")?;
         Ok(lock.and_then(|lock| lock.get_timestamp(FLUSH).ok()))
     }
 
-    /// Says that everything up to `at` is stored, as it was asked for.
+    /// Notes in the lock that the slicer has stored everything up to `at`, as it was asked to.
     pub async fn flushed(&self, mine: &LockHeader, at: Timestamp) -> Result<()> {
         self.slicing
             .update_one(header_filter(mine)?, doc! { "$set": { FLUSHED: at } })
@@ -236,12 +237,12 @@ impl Locks {
             .context("read admin.pbmLockOp")
     }
 
-    /// Takes back an operation that no agent has begun.
+    /// Withdraws an operation that no agent has begun.
     ///
-    /// An agent begins by writing the operation and its replica set into `pbmOpLog`, where each pair can be once; the
-    /// original's agents do the same. The sender writes the pair first, so exactly one of the two wins. What decides is
-    /// the entry of the `leader` replica set: without its agent no operation gets beyond its checks. Those of the
-    /// `others` only spare their agents the waiting.
+    /// An agent begins an operation by writing the operation and its replica set into `pbmOpLog`, where each pair can exist
+    /// only once; the original's agents do the same. The sender tries to write the pair before an agent does, so exactly one of
+    /// the two wins. The entry of the `leader` replica set decides: without that replica set's agent no operation gets beyond
+    /// its checks. The entries of the `others` only spare their agents the waiting.
     pub async fn withdraw(&self, kind: &str, opid: &str, leader: &str, others: &[String]) -> Result<Withdrawal> {
         let entry = |replset: &str| LockHeader {
             kind: kind.to_owned(),
@@ -254,7 +255,7 @@ impl Locks {
             Ok(_) => {}
             Err(error) if is_duplicate_key(&error) => {
                 let taken = self.begun_in(opid, leader).await?;
-                // Gone again, or our own of an earlier attempt whose answer was lost.
+                // The entry is gone again, or it is our own, from an earlier attempt whose answer was lost.
                 if let Some(taken) = taken.filter(|taken| taken.node != WITHDRAWN) {
                     return Ok(Withdrawal::TooLate { taken });
                 }
@@ -272,7 +273,7 @@ impl Locks {
         Ok(Withdrawal::Done)
     }
 
-    /// Has the sender of this operation given up on it?
+    /// Has the sender withdrawn this operation?
     pub async fn is_withdrawn(&self, opid: &str) -> Result<bool> {
         if opid.is_empty() {
             return Ok(false);

@@ -71,7 +71,7 @@ pub struct Control {
     pub chunks: Chunks,
     pub pitr: Pitr,
     pub bell: Arc<Bell>,
-    /// Documents that were left out.
+    /// The documents that were left out because they can't be read.
     pub unreadable: Unreadable,
 }
 
@@ -83,7 +83,7 @@ impl Control {
         Self::over(client, db)
     }
 
-    /// As [`Self::new`], for reading what the primary alone has, while there is no majority that could confirm it.
+    /// As [`Self::new`], but reads what only the primary has, for use while no majority can confirm it.
     #[must_use]
     pub fn unconfirmed(client: Client) -> Self {
         let options = DatabaseOptions::builder().read_concern(ReadConcern::local()).build();
@@ -129,7 +129,7 @@ impl Control {
         setup::has_old_bell(&self.db).await
     }
 
-    /// Drops it.
+    /// Drops the bell of earlier releases.
     pub async fn drop_old_bell(&self) -> Result<()> {
         setup::drop_old_bell(&self.db).await
     }

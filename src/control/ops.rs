@@ -59,10 +59,10 @@ impl<T> Clone for OpDocs<T> {
 /// A field *added by us*: the operation failed and its remains are still to be removed.
 pub(super) const CLEANUP_DUE: &str = "cleanup_due";
 
-/// A field *added by us*: who was named for the work and can't do it.
+/// A field *added by us*: the nodes that were named for the work and can't do it.
 const DECLINED: &str = "declined";
 
-/// One who was named for the work of a replica set and can't do it.
+/// A node that was named for the work of a replica set and can't do it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 pub struct Declined {
     rs: String,
@@ -70,17 +70,17 @@ pub struct Declined {
     pub why: String,
 }
 
-/// The choice of an agent for one replica set.
+/// The state of the choice of an agent for one replica set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Round {
-    /// Of the backup.
+    /// The status of the backup.
     pub status: Status,
     pub nomination: Option<Nomination>,
     pub declined: Vec<Declined>,
 }
 
-/// What an operation switched off and has to switch on again, also when its agents have died: a field of its document,
-/// *added by us*.
+/// Something that an operation switched off and has to switch on again, even if its agents have died. It is recorded in a field
+/// of the operation's document, *added by us*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Debt {
     Balancer,
@@ -170,17 +170,17 @@ impl<T: OpDocument> OpDocs<T> {
             .with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
-    /// All, oldest first. One that can't be read is an error: this is for whoever decides from it what to delete.
+    /// All documents, oldest first. A document that can't be read is an error: callers decide from the list what to delete.
     pub async fn all(&self) -> Result<Vec<T>> {
         self.documents().await?.into_iter().map(Self::decode).collect()
     }
 
-    /// All that can be read, oldest first.
+    /// All documents that can be read, oldest first.
     pub async fn readable(&self) -> Result<Vec<T>> {
         Ok(self.unreadable.sort_out(T::COLLECTION, self.documents().await?))
     }
 
-    /// All as stored, oldest first.
+    /// All documents as stored, oldest first.
     async fn documents(&self) -> Result<Vec<Document>> {
         self.coll
             .find(doc! {})
@@ -280,17 +280,17 @@ impl<T: OpDocument> OpDocs<T> {
         self.set_member(name, rs, doc! { "progress": progress }).await.map(drop)
     }
 
-    /// Says that this operation switches something off, before it does.
+    /// Records that this operation will switch something off. This is called before the switch.
     pub async fn owe(&self, name: &str, debt: Debt) -> Result<()> {
         self.set(name, doc! { debt.key(): true }).await.map(drop)
     }
 
-    /// Operations that switched it off and have not switched it on again.
+    /// The operations that have switched `debt` off and not yet on again.
     pub async fn owing(&self, debt: Debt) -> Result<Vec<String>> {
         self.names(doc! { debt.key(): true }).await
     }
 
-    /// Says that it is on again, or that another operation answers for it.
+    /// Records that `debt` is on again, or that another operation now answers for it.
     pub async fn paid(&self, name: &str, debt: Debt) -> Result<()> {
         let unset = doc! { "$unset": { debt.key(): "" } };
         self.update(doc! { "name": name }, unset, "note what is on again").await.map(drop)
@@ -312,7 +312,7 @@ impl<T: OpDocument> OpDocs<T> {
         Ok(self.names(doc! { "name": name, "status": not_final() }).await?.is_empty())
     }
 
-    /// There is an operation with this OPID, and its document says that it has ended.
+    /// Is there an operation with this OPID whose document has a final status?
     pub async fn has_ended_by_opid(&self, opid: &str) -> Result<bool> {
         Ok(!self.names(doc! { "opid": opid }).await?.is_empty()
             && self.names(doc! { "opid": opid, "status": not_final() }).await?.is_empty())
@@ -344,7 +344,7 @@ impl<T: OpDocument> OpDocs<T> {
         Ok(())
     }
 
-    /// As [`Self::beat`], by the OPID and as long as it has not ended; nothing when it has no document yet.
+    /// As [`Self::beat`], but finds the operation by its OPID. Does nothing if the operation has ended or has no document yet.
     pub async fn beat_of(&self, opid: &str, now: Timestamp) -> Result<()> {
         self.coll
             .update_one(doc! { "opid": opid, "status": not_final() }, doc! { "$max": { "hb": now } })
@@ -424,7 +424,7 @@ impl OpDocs<BackupMeta> {
         Ok(self.round(name, rs).await?.map(|round| (round.status, round.nomination)))
     }
 
-    /// As [`Self::nomination`], with those who declined.
+    /// As [`Self::nomination`], and also returns the nodes that declined.
     pub async fn round(&self, name: &str, rs: &str) -> Result<Option<Round>> {
         #[derive(serde::Deserialize)]
         struct Seen {
@@ -447,7 +447,7 @@ impl OpDocs<BackupMeta> {
         Ok(Some(Round { status: seen.status, nomination: seen.n.pop(), declined: seen.declined }))
     }
 
-    /// Says why `node`, which was named for `rs`, does not do the work.
+    /// Records why `node`, which was named for `rs`, does not do the work.
     pub async fn decline(&self, name: &str, rs: &str, node: &str, why: &str) -> Result<()> {
         let declined = doc! { "rs": rs, "node": node, "why": why };
         self.update(doc! { "name": name }, doc! { "$push": { DECLINED: declined } }, "decline the nomination")

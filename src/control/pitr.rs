@@ -4,8 +4,8 @@
 //! the others from slicing; who slices is decided by the locks (`pbmLockOp`). Nobody waits for this document, so the bell is
 //! not rung for it.
 //!
-//! While an agent of the original lives, status, heartbeat and nominations belong to the leader (`pitr::beside`):
-//! slicers then write only what is theirs.
+//! While an agent of the original lives, the status, the heartbeat and the nominations belong to the leader (`pitr::beside`):
+//! slicers then write only their own fields.
 
 use super::{Unreadable, unix_now};
 use crate::model::{
@@ -74,8 +74,8 @@ impl Pitr {
         .await
     }
 
-    /// As [`Self::report`], while status and heartbeat are the leader's. With `candidates` the nomination and the error of
-    /// this replica set are written, too; without, they are the leader's as well.
+    /// As [`Self::report`], but for use while the status and the heartbeat belong to the leader. With `candidates` this also
+    /// writes the nomination and the error of this replica set; without `candidates` those belong to the leader as well.
     pub async fn report_beside(&self, mine: &SlicerState, candidates: Option<&[String]>) -> Result<()> {
         let slicer = bson::serialize_to_bson(mine).context("encode the slicer's state")?;
         let mut set = doc! { "slicers": replaced("slicers", "rs", &mine.rs, vec![slicer]) };
@@ -90,7 +90,7 @@ impl Pitr {
         self.write(set).await
     }
 
-    /// Takes out what a slicer told of itself, and nothing of the leader's.
+    /// Removes what a slicer has reported about itself, and leaves the leader's fields alone.
     pub async fn leave_beside(&self, rs: &str) -> Result<()> {
         self.write(doc! { "slicers": replaced("slicers", "rs", rs, Vec::new()) }).await
     }
@@ -116,7 +116,7 @@ impl Pitr {
         Ok(())
     }
 
-    /// Tells that `node` has taken the work, whether it was named or not.
+    /// Records that `node` has taken the work, whether it was named or not.
     pub async fn claim(&self, rs: &str, node: &str) -> Result<()> {
         let named = doc! { "n": { "$elemMatch": { "rs": rs, "n": node } } };
         let done = self.coll.update_one(named, doc! { "$set": { "n.$.ack": node } }).await;
@@ -127,7 +127,7 @@ impl Pitr {
         self.write(doc! { "n": replaced("n", "rs", rs, vec![round]) }).await
     }
 
-    /// Tells that the node that took the work leaves it to the others that were named.
+    /// Records that the node that took the work leaves it to the other nodes that were named.
     pub async fn give_up(&self, rs: &str) -> Result<()> {
         self.coll
             .update_one(doc! { "n.rs": rs }, doc! { "$set": { "n.$.ack": "" } })
@@ -136,8 +136,8 @@ impl Pitr {
         Ok(())
     }
 
-    /// The leader's part: its heartbeat and the status. Another status takes out what was reported under the one before,
-    /// except for errors of replica sets that nobody slices.
+    /// The leader's part: writes its heartbeat and the status. A change of the status removes what was reported under the
+    /// previous status, except for errors of replica sets that nobody slices.
     pub async fn lead(&self, status: &str, hb: Timestamp, sliced: &[&str]) -> Result<()> {
         let errors = doc! { "$filter": {
             "input": { "$ifNull": ["$replsets", []] },
@@ -158,13 +158,13 @@ impl Pitr {
         .await
     }
 
-    /// The leader begins the round of a replica set, with these nodes.
+    /// Begins the round of nominations for a replica set with these nodes; the leader calls this.
     pub async fn begin_round(&self, rs: &str, nodes: &[String]) -> Result<()> {
         let round: Bson = doc! { "rs": rs, "n": nodes, "ack": "" }.into();
         self.write(doc! { "n": replaced("n", "rs", rs, vec![round]) }).await
     }
 
-    /// The leader names more nodes.
+    /// Adds more nodes to the round of a replica set; the leader calls this.
     pub async fn name_too(&self, rs: &str, nodes: &[String]) -> Result<()> {
         self.coll
             .update_one(doc! { "n.rs": rs }, doc! { "$addToSet": { "n.$.n": { "$each": nodes } } })

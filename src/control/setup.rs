@@ -15,8 +15,8 @@ use std::collections::{HashMap, HashSet};
 const MIB: i64 = 1024 * 1024;
 const NAMESPACE_EXISTS: i32 = 48;
 
-/// What is there is not touched: even a creation that changes nothing waits for the majority, and an agent that starts while
-/// there is none must not.
+/// Existing collections and indexes are not touched: even a creation that changes nothing waits for the majority, and an agent
+/// that starts while there is no majority must not wait.
 pub(super) async fn create_all(db: &Database) -> Result<()> {
     let there: HashSet<String> =
         db.list_collection_names().await.context("list the collections of admin")?.into_iter().collect();
@@ -75,7 +75,7 @@ pub(super) async fn create_all(db: &Database) -> Result<()> {
         let index = IndexModel::builder().keys(keys).options(options).build();
         db.collection::<Document>(coll)
             .create_index(index)
-            // By default every voting member has to build it, which one with `buildIndexes: false` never does.
+            // By default every voting member has to build the index, and a member with `buildIndexes: false` never does.
             .commit_quorum(CommitQuorum::Nodes(1))
             .await
             .with_context(|| format!("create index {name} on admin.{coll}"))?;
@@ -83,7 +83,7 @@ pub(super) async fn create_all(db: &Database) -> Result<()> {
     Ok(())
 }
 
-/// Does the collection of earlier releases exist?
+/// Does the bell collection of earlier releases exist?
 pub(super) async fn has_old_bell(db: &Database) -> Result<bool> {
     let found = db.list_collection_names().filter(doc! { "name": names::OLD_BELL }).await;
     Ok(!found.context("list the collections of admin")?.is_empty())

@@ -1,5 +1,5 @@
-//! Documents in the control collections that can't be read: other releases and shells write there too, and one document must
-//! not hide the others. Each is left out, and named once.
+//! Handles documents in the control collections that can't be read. Other releases and shells write there too, and one bad
+//! document must not hide the others. Each such document is left out and reported once.
 
 use crate::mongo::admin;
 use bson::{Bson, Document, RawDocument};
@@ -9,14 +9,14 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-/// What was met with so far. Copies share what they know.
+/// The unreadable documents found so far. Copies share this list.
 #[derive(Debug, Clone, Default)]
 pub struct Unreadable {
     named: Arc<Mutex<BTreeSet<String>>>,
 }
 
 impl Unreadable {
-    /// The document as a value; `None`, with a line in the log, if it is none.
+    /// Decodes the document; if it can't be decoded, logs a line and returns `None`.
     pub(super) fn read<T: DeserializeOwned>(&self, coll: &str, document: Document) -> Option<T> {
         let name = name(&document);
         match bson::deserialize_from_document(document) {
@@ -28,7 +28,7 @@ impl Unreadable {
         }
     }
 
-    /// As [`Self::read`], for documents of which there are many.
+    /// As [`Self::read`], for collections with many documents.
     pub(super) fn read_raw<T: DeserializeOwned>(&self, coll: &str, document: &RawDocument) -> Option<T> {
         match bson::deserialize_from_slice(document.as_bytes()) {
             Ok(value) => Some(value),
@@ -40,7 +40,7 @@ impl Unreadable {
         }
     }
 
-    /// Those of the documents that can be read, in their order.
+    /// Returns the documents that can be read, in their order.
     pub(super) fn sort_out<T: DeserializeOwned>(&self, coll: &str, documents: Vec<Document>) -> Vec<T> {
         documents.into_iter().filter_map(|document| self.read(coll, document)).collect()
     }
@@ -60,7 +60,7 @@ impl Unreadable {
     }
 }
 
-/// What people call the document.
+/// The name that people use for the document.
 fn name(document: &Document) -> String {
     let text = |key: &str| document.get_str(key).ok().filter(|text| !text.is_empty());
     match (text("name").or(text("fname")), text("rs"), text("n")) {

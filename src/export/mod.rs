@@ -149,7 +149,7 @@ pub async fn prepare(
     }
     let mut collections = Collections::default();
     for (meta, _, (db, coll)) in &picked {
-        // Buckets have a UUID of their own, but are found by their name.
+        // A bucket collection has its own UUID, but is tracked by its name.
         collections.add(db, coll, meta.uuid.filter(|_| meta.kind == NamespaceKind::Collection));
     }
     let mut bytes = 0;
@@ -278,7 +278,7 @@ fn find_oplog(
     }
     let info = objects.iter().find(|info| info.name == part.oplog_name && info.size > 0);
     let info = info.with_context(|| format!("oplog '{}' does not exist or is empty", part.oplog_name))?;
-    // It goes on to the last write of the cluster, but only its own last write is an entry of it.
+    // The object's range ends at the last write of the cluster, but its last entry is the last write of this replica set.
     let ends = if part.last_write_ts.time > 0 { last.min(part.last_write_ts) } else { last };
     let range = (first, ends);
     let object = OplogObject {
@@ -383,7 +383,7 @@ impl Export {
     }
 
     async fn oplog(&mut self, oplog: &Oplog, sink: &Sink) -> Result<u64> {
-        // mongorestore finds the oplog by a block that does not end it, also where there are no entries.
+        // mongorestore recognizes the oplog by a block that is not its end block, so an oplog without entries needs one, too.
         send(sink, frame::block(OPLOG.0, OPLOG.1, Bytes::new())).await?;
         let (mut crc, mut block, mut count) = (Crc64::new(), BytesMut::new(), 0);
         let mut last: Option<Timestamp> = None;

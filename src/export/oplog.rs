@@ -1,12 +1,12 @@
-//! The oplog of a backup as an export has it: what belongs to the collections of the archive, each entry once, nothing
-//! after the backup's end.
+//! Selects the oplog entries of a backup for an export: those of the collections in the archive, each entry once, none after
+//! the backup's end.
 //!
 //! # What mongorestore needs
 //!
-//! It applies entries one by one and by name, and ends at the first one whose collection does not exist. The oplog of a
-//! backup also speaks of collections that the archive lacks: they are not selected, or they were dropped or renamed before
-//! they were listed. So the collections of the archive are followed by their UUIDs, with the names that they have in the
-//! database into which the archive is restored, at each entry.
+//! mongorestore applies the entries one by one, finds each collection by name, and fails at the first entry whose collection
+//! does not exist. The oplog of a backup also has entries for collections that the archive lacks: they are not selected, or
+//! they were dropped or renamed before the backup listed the collections. So this module tracks the collections of the archive
+//! by their UUIDs, and knows for each entry the name that the collection has at that point of mongorestore's replay.
 
 use super::select::Selection;
 use crate::{
@@ -23,11 +23,12 @@ use std::{
     collections::{HashMap, HashSet},
 };
 
-/// The collections that exist where the oplog is replayed: those of the archive, changed by the entries so far.
+/// The collections that exist while mongorestore replays the oplog: those of the archive, as the entries so far have changed
+/// them.
 #[derive(Debug, Default)]
 pub struct Collections {
     by_uuid: HashMap<[u8; 16], String>,
-    /// `db.coll` of what has no lasting UUID, or none in the archive.
+    /// `db.coll` of collections without a lasting UUID, or without a UUID in the archive.
     by_name: HashSet<String>,
 }
 
@@ -40,7 +41,7 @@ impl Collections {
         }
     }
 
-    /// Its present name, if it is there.
+    /// The present name of the collection, if it exists.
     fn find(&self, db: &str, coll: &str, uuid: Option<Uuid>) -> Option<String> {
         let known = uuid.filter(|_| !by_name(db, coll)).and_then(|uuid| self.by_uuid.get(&uuid.bytes()));
         known.cloned().or_else(|| Some(format!("{db}.{coll}")).filter(|ns| self.by_name.contains(ns)))
@@ -62,7 +63,7 @@ impl Collections {
 enum Fate {
     Out,
     Same,
-    /// The collection has another name (`db.coll`) where the archive is restored.
+    /// The collection has this other name (`db.coll`) on the server into which the archive is restored.
     Under(String),
 }
 
@@ -76,8 +77,8 @@ impl From<bool> for Fate {
 /// transaction stays, even without any, because its commit may come later.
 ///
 /// # Errors
-/// The entry can't be read. A collection was renamed out of the selection or into it: neither can be said by the other
-/// operations.
+/// The entry can't be read, or a collection was renamed out of the selection or into it: the export can't express such a
+/// rename by other operations.
 pub fn selected<'a>(
     raw: &'a RawDocument,
     outer: Option<Timestamp>,
@@ -126,7 +127,7 @@ fn document(entry: &Entry<'_>, selection: &Selection, collections: &Collections)
     }
 }
 
-/// As it is, or under the present name of its collection.
+/// The operation stays as it is if its collection still has the same name, and otherwise gets the collection's present name.
 fn at(entry: &Entry<'_>, now: Option<String>) -> Fate {
     match now {
         None => Fate::Out,
@@ -135,7 +136,7 @@ fn at(entry: &Entry<'_>, now: Option<String>) -> Fate {
     }
 }
 
-/// A command that is no `applyOps`.
+/// A command other than `applyOps`.
 fn on_catalogue(
     entry: &Entry<'_>,
     command: &Command<'_>,
@@ -160,7 +161,7 @@ fn on_catalogue(
         Command::Create { coll: "system.views" } => selection.touches(db).into(),
         Command::Drop { coll: "system.views" } => selection.wants_database(db).into(),
         Command::Create { coll } => {
-            // What the archive has already, perhaps under a later name, is not made again.
+            // The `create` is left out if the archive already has the collection, perhaps under a later name.
             let new = selection.wants(db, coll) && collections.find(db, coll, entry.ui).is_none();
             if new {
                 collections.add(db, coll, entry.ui);
@@ -192,7 +193,7 @@ fn renamed(
     let (db, coll) = from.split_once('.').unwrap_or((from, ""));
     let now = collections.find(db, coll, entry.ui);
     let lost = match now.as_deref() {
-        // It was dropped, or left the selection, before it was listed.
+        // The collection was dropped, or renamed out of the selection, before the backup listed the collections.
         None => wants(to) && !wants(from),
         Some(now) => now == from && !wants(to),
     };
@@ -203,7 +204,7 @@ fn renamed(
             format_args!("{},{}", entry.ts.time, entry.ts.increment)
         );
     }
-    // Under another name it was listed after this rename.
+    // If the collection has another name now, the backup listed it after this rename, so the rename is left out.
     let applies = now.as_deref() == Some(from);
     if applies {
         collections.remove(to);
@@ -222,7 +223,7 @@ fn made<'a>(entry: &Entry<'a>, fate: Fate) -> Result<Option<Cow<'a, RawDocument>
     })
 }
 
-/// The operation on a collection that is called `ns` now, in the same database.
+/// Rewrites the operation for its collection's present name `ns`, which is in the same database.
 fn under(entry: &Entry<'_>, ns: &str) -> Result<RawDocumentBuf, Malformed> {
     let coll = ns.split_once('.').map_or(ns, |(_, coll)| coll);
     let is_command = entry.kind == Kind::Command;
@@ -353,7 +354,7 @@ mod tests {
         let some = selection(&["shop.a", "shop.v"]);
         for (selection, entry, kept) in [
             (&all, insert("shop.a", a), true),
-            // Dropped before it was listed, or not selected.
+            // Collections that were dropped before the backup listed them, or that are not selected.
             (&all, insert("shop.a", other), false),
             (&all, insert("shop.b", other), false),
             (&all, command("shop", Some(other), doc! { "drop": "a" }), false),
@@ -384,7 +385,7 @@ mod tests {
     fn collections_are_followed_through_drops_and_renames() {
         let [a, new, late] = [(); 3].map(|()| Uuid::new());
         let all = Selection::default();
-        // `late` was listed under the name that it gets here only in the end.
+        // The backup listed `late` under the name that it gets only at the end of this oplog.
         let mut there = collections(&[("shop.a", Some(a)), ("shop.done", Some(late))]);
         let rename =
             |uuid, from: &str, to: &str| command("shop", Some(uuid), doc! { "renameCollection": from, "to": to });

@@ -30,7 +30,7 @@ impl Selection {
         Ok(Self { wanted, users, ..Self::default() })
     }
 
-    /// Of a backup that holds only this.
+    /// Limits the selection to what the backup holds.
     #[must_use]
     pub fn of_backup(self, held: selection::Selection) -> Self {
         Self { held, ..self }
@@ -45,13 +45,13 @@ impl Selection {
         exportable && self.both().all(|selection| selection.wants(db, coll))
     }
 
-    /// All collections of a database.
+    /// Whether all collections of a database are wanted.
     #[must_use]
     pub fn wants_database(&self, db: &str) -> bool {
         !matches!(db, "admin" | "config" | "local") && self.both().all(|selection| selection.wants_database(db))
     }
 
-    /// Something of a database.
+    /// Whether anything in a database is wanted.
     #[must_use]
     pub fn touches(&self, db: &str) -> bool {
         self.both().all(|selection| selection.touches(db))

@@ -42,7 +42,8 @@ pub struct AgentStat {
     /// *Added by us*: the version of this program; the original has none.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub own: String,
-    /// *Added by us*: what our agents can rely on among themselves ([`AgentStat::RULES`]). Earlier releases tell nothing.
+    /// *Added by us*: which behaviour our agents can expect of each other ([`AgentStat::RULES`]). Earlier releases don't write
+    /// this field.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub rules: i32,
     /// *Added by us*: other clusters that make backups on the main storage.
@@ -57,7 +58,7 @@ pub struct AgentStat {
     /// *Added by us*: what the agent's user may not do and would have to, in words.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
     pub lacks: Vec<String>,
-    /// *Added by us*: why the node may not be read, where the other fields don't tell: it has no indexes, or is locked.
+    /// *Added by us*: why the node may not be read, if the other fields don't show it: the node has no indexes, or is locked.
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
     pub unfit: String,
     /// *Added by us*: why the majority of the replica set confirms nothing.
@@ -182,10 +183,11 @@ impl AgentStat {
         }
     }
 
-    /// The rules of this release: 1, the bell rings in `pbmOpLog`, and our leader names slicers for agents of the original.
+    /// The rules of this release. 1 means: the bell rings in `pbmOpLog`, and our leader names slicers for agents of the
+    /// original.
     pub const RULES: i32 = 1;
 
-    /// It is an agent of the original: ours tell their own version.
+    /// Is this an agent of the original? Ours write their own version into `own`.
     #[must_use]
     pub fn is_original(&self) -> bool {
         self.own.is_empty()

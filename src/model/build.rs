@@ -3,7 +3,7 @@
 use super::names::PBM_VERSION;
 use serde::Serialize;
 
-/// What `--version` says of every program.
+/// What every program prints for `--version`.
 pub const SHORT: &str = concat!("2.15.0 (pbmbox ", env!("CARGO_PKG_VERSION"), ")");
 
 /// With the original's keys. `Version` is the release whose formats we keep: that is what programs compare.

@@ -36,7 +36,7 @@ pub struct Command {
     pub profile: Option<ProfileCmd>,
     /// Unix seconds, wall clock of the sender.
     pub ts: i64,
-    /// *Added by us*: the cluster time after which nobody is to begin it, because nobody waits for it any more.
+    /// *Added by us*: after this cluster time no agent may begin the command, because no sender waits for it any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
 }
@@ -211,7 +211,7 @@ pub struct ResyncCmd {
         skip_serializing_if = "is_default"
     )]
     pub include_restores: bool,
-    /// *Added by us*: a storage that was used before and lacks its mark is taken for a new one.
+    /// *Added by us*: treat a storage that was used before and lacks its mark as a new one.
     #[serde(rename = "acceptEmpty", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub accept_empty: bool,
 }

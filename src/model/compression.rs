@@ -20,7 +20,7 @@ pub enum Compression {
 impl Compression {
     pub const ALL: [Self; 7] = [Self::None, Self::Gzip, Self::Pgzip, Self::Snappy, Self::Lz4, Self::S2, Self::Zstd];
 
-    /// Their names, in the same order.
+    /// The names of the compressions, in the same order.
     pub const NAMES: &[&str] = &["none", "gzip", "pgzip", "snappy", "lz4", "s2", "zstd"];
 
     #[must_use]

@@ -28,7 +28,7 @@ pub struct Config {
     /// Generation: changes when the file is applied, PITR is switched, after a resync and a restore.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub epoch: Option<Timestamp>,
-    /// What of the stored document has no meaning here; the defaults hold in its place.
+    /// The values of the stored document that can't be used; the defaults apply in their place.
     #[serde(skip)]
     pub mistakes: Vec<Mistake>,
 }
@@ -38,7 +38,7 @@ pub struct Config {
 pub struct Mistake {
     /// Dotted path of the key.
     pub key: String,
-    /// The value and what is wrong with it, for people; no secret is in it.
+    /// The value and what is wrong with it, for people. It contains no secret.
     pub problem: String,
 }
 
@@ -73,13 +73,13 @@ pub struct StorageConf {
     pub oss: Option<Document>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oci: Option<Document>,
-    /// Why nothing may be written to or read from it: a setting that decides about the place, the access or the protection
-    /// of data is stored, but can't be read.
+    /// Why this storage must not be written or read: a stored setting can't be read, and it decides about the place, the access
+    /// or the protection of data.
     #[serde(skip)]
     pub unusable: Option<String>,
 }
 
-/// Reads the storage of a backup's document: one that can't be read must not hide the backup.
+/// Reads the storage in a backup's document. A storage that can't be read must not hide the backup.
 pub fn any_storage<'de, D: serde::Deserializer<'de>>(de: D) -> Result<StorageConf, D::Error> {
     let Some(stored) = Option::<bson::Bson>::deserialize(de)? else { return Ok(StorageConf::default()) };
     let bson::Bson::Document(stored) = stored else {
@@ -127,10 +127,10 @@ pub struct FilesystemConf {
     pub backup_buff_size: Option<i32>,
     #[serde(rename = "restoreBuffSize", default, skip_serializing_if = "Option::is_none")]
     pub restore_buff_size: Option<i32>,
-    /// *Added by us*: permissions of files, in octal digits. Without it 640, less what the umask takes away.
+    /// *Added by us*: permissions of files, in octal digits. The default is 640, less what the umask takes away.
     #[serde(rename = "fileMode", default, skip_serializing_if = "Option::is_none")]
     pub file_mode: Option<String>,
-    /// *Added by us*: permissions of folders, in octal digits. Without it 750, less what the umask takes away.
+    /// *Added by us*: permissions of folders, in octal digits. The default is 750, less what the umask takes away.
     #[serde(rename = "dirMode", default, skip_serializing_if = "Option::is_none")]
     pub dir_mode: Option<String>,
 }

@@ -18,8 +18,8 @@ pub const RESTORES: &str = "pbmRestores";
 pub const PITR: &str = "pbmPITR";
 pub const PITR_CHUNKS: &str = "pbmPITRChunks";
 pub const LOG: &str = "pbmLog";
-/// Where earlier releases of ours rang. The original does not know it: its dumps carried the collection, and its replay
-/// stopped at the writes. It is dropped when no agent of such a release is left.
+/// The bell collection of our earlier releases. The original does not know it: its dumps contained the collection, and its
+/// replay stopped at the writes. The collection is dropped when no agent of such a release is left.
 pub const OLD_BELL: &str = "pbmBell";
 /// Temporary copies of `system.users` and `system.roles`, on every replica set while a backup or restore runs.
 pub const TMP_USERS: &str = "pbmRUsers";

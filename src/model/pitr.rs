@@ -5,8 +5,8 @@ use super::serde_help::{null_default, null_ts, zero_ts};
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// How many seconds agents have to begin slicing after point-in-time recovery was switched on, or after an operation that pauses
-/// slicing. They may first have to settle which of them slices.
+/// How many seconds agents have to begin slicing after point-in-time recovery was switched on, or after the end of an operation
+/// that pauses slicing. The agents may first have to settle which of them slices.
 pub const BEGINS_WITHIN: u32 = 30;
 
 /// Values of [`PitrMeta::status`] and [`PitrReport::status`].

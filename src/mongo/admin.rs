@@ -62,18 +62,18 @@ struct Optime {
 pub struct ReplStatus {
     pub set: String,
     pub members: Vec<Member>,
-    /// How many members with data have to confirm a write of the majority.
+    /// How many members with data have to confirm a write with write concern `majority`.
     #[serde(default)]
     pub write_majority_count: Option<f64>,
 }
 
-/// `replSetGetConfig`, as far as we use it.
+/// The answer of `replSetGetConfig`: only the fields that we use.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct SetConfig {
     pub members: Vec<ConfigMember>,
 }
 
-/// One member as the replica set is configured.
+/// One member in the configuration of the replica set.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMember {
@@ -82,7 +82,7 @@ pub struct ConfigMember {
     pub votes: f64,
     #[serde(default)]
     pub arbiter_only: bool,
-    /// `false`: it has no index but those on `_id`.
+    /// If `false`, the member has no indexes except those on `_id`.
     #[serde(default)]
     pub build_indexes: Option<bool>,
 }
@@ -129,9 +129,9 @@ pub async fn set_config(client: &Client) -> Result<SetConfig> {
     bson::deserialize_from_document(config.clone()).context("read the answer to replSetGetConfig")
 }
 
-/// Somebody holds the lock of `fsync` on this node, so that nothing is written there, not even what is replicated.
+/// Is this node locked by `fsync`? If so, nothing is written there, not even replicated writes.
 pub async fn is_fsync_locked(client: &Client) -> Result<bool> {
-    // The operations themselves are of no interest.
+    // Only the lock is of interest, so the filter matches no operations.
     let command = doc! { "currentOp": 1, "ns": "no such namespace" };
     let answer = client.database("admin").run_command(command).await.context("run currentOp")?;
     Ok(answer.get_bool("fsyncLock").unwrap_or(false))
@@ -191,8 +191,8 @@ pub fn reason(error: &MongoError) -> String {
     }
 }
 
-/// A server's message without the whole command that some messages repeat, with its session and signature: only the
-/// command's name.
+/// Shortens a server's message. Some messages repeat the whole command with its session and signature; of that only the
+/// command's name is kept.
 fn brief(message: &str) -> String {
     const COMMAND: &str = "to execute command {";
     let Some((before, command)) = message.split_once(COMMAND) else { return message.to_owned() };

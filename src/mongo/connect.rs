@@ -23,8 +23,8 @@ pub struct Unusable(pub String);
 
 /// Opens a client. No server is contacted yet.
 ///
-/// Read and write concern are majority and reads go to the primary unless the string says otherwise. No write waits longer
-/// than [`super::majority::PATIENCE`] for other members, or the string's `wtimeoutMS`.
+/// Read and write concern are majority and reads go to the primary unless the string says otherwise. A write waits for other
+/// members no longer than [`super::majority::PATIENCE`], or the string's `wtimeoutMS`.
 ///
 /// # Errors
 /// A string that can't be parsed, `mongodb+srv`, unacknowledged writes, or majority reads with `w=1` writes (which

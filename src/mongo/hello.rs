@@ -35,12 +35,12 @@ pub struct Hello {
     /// 2 on a config server.
     #[serde(default)]
     pub configsvr: i32,
-    /// Only where it is false: this member has no index but those on `_id`.
+    /// Present only if `false`: this member then has no indexes except those on `_id`.
     #[serde(default)]
     pub build_indexes: Option<bool>,
     #[serde(default)]
     secondary_delay_secs: i64,
-    /// Its name before 5.0.
+    /// The name of `secondaryDelaySecs` before 5.0.
     #[serde(default)]
     slave_delay: i64,
     /// Its wall clock.
@@ -91,7 +91,7 @@ impl Hello {
         self.last_write.op_time.as_ref().map(|t| t.ts)
     }
 
-    /// By how many seconds this member is meant to be behind.
+    /// The configured delay of this member, in seconds.
     #[must_use]
     pub fn delay_secs(&self) -> i64 {
         self.secondary_delay_secs.max(self.slave_delay)

@@ -1,14 +1,14 @@
-//! What a server lists of its collections and indexes, with names and options of any bytes.
+//! Lists of a server's collections and indexes, whose names and options may hold any bytes.
 
 use crate::raw::text;
 use bson::Document;
 use futures::TryStreamExt;
 use mongodb::{Database, error::Error};
 
-/// All documents that a command with a cursor gives, as [`text::decode`] reads them.
+/// Returns all documents of a command that answers with a cursor, as [`text::decode`] reads them.
 ///
 /// # Errors
-/// The server refuses, or its answer is none.
+/// The server refuses the command, or its answer can't be read.
 pub async fn documents(db: &Database, command: Document) -> Result<Vec<Document>, Error> {
     let mut batches = db.run_cursor_command(command).batch().await?;
     let mut found = Vec::new();

@@ -1,9 +1,9 @@
-//! Does a connection wait for the majority, and has the replica set one?
+//! Does a connection wait for the majority, and does the replica set have one?
 //!
 //! Reads and writes wait for the majority unless the connection string says otherwise (see [`super::connect`]). With
-//! `w=1&readConcernLevel=local` nothing that is needed for backups waits for other members: in a replica set of a primary,
-//! a secondary and an arbiter they go on while the secondary is down. What one member alone has confirmed can be lost with
-//! it; whoever gives these options accepts that.
+//! `w=1&readConcernLevel=local`, reads and writes for backups don't wait for other members: in a replica set of a primary, a
+//! secondary and an arbiter they go on while the secondary is down. Data that only one member has confirmed can be lost with
+//! that member; whoever sets these options accepts that.
 
 use super::admin::{self, ReplStatus, SetConfig};
 use anyhow::{Result, bail};
@@ -14,12 +14,12 @@ use mongodb::{
 };
 use std::time::Duration;
 
-/// The longest that a write of ours waits for the members that have to confirm it, unless the connection string says
-/// otherwise. Nothing waits for ever.
+/// The longest time that one of our writes waits for the members that have to confirm it, unless the connection string says
+/// otherwise. No write waits for ever.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The connection string asks for the majority to confirm writes. A number of members may be as many: see
-/// [`must_confirm`].
+/// Does the connection string ask for the majority to confirm writes? It may also give a number of members that amounts to the
+/// majority: see [`must_confirm`].
 #[must_use]
 pub fn is_asked_for(client: &Client) -> bool {
     numbered(client.write_concern()).is_none()
@@ -32,17 +32,17 @@ fn numbered(concern: Option<&WriteConcern>) -> Option<u32> {
     }
 }
 
-/// Must the majority have a write before it counts? Not if the connection string asks for fewer members.
+/// Must the majority confirm a write before the write counts? Not if the connection string asks for fewer members.
 ///
 /// # Errors
-/// The node can't be asked how many members are the majority.
+/// The node does not answer how many members are the majority.
 pub async fn must_confirm(client: &Client) -> Result<bool> {
     let Some(members) = numbered(client.write_concern()) else { return Ok(true) };
     let status = admin::repl_status(client).await?;
     Ok(status.write_majority_count.is_none_or(|needed| f64::from(members) >= needed))
 }
 
-/// The level at which a node is read: `majority`, or `local` where the connection string says so.
+/// The read concern level for a node: `majority`, or `local` if the connection string says so.
 #[must_use]
 pub fn read_level(concern: Option<&ReadConcern>) -> &'static str {
     match concern.map(|concern| &concern.level) {
@@ -51,7 +51,7 @@ pub fn read_level(concern: Option<&ReadConcern>) -> &'static str {
     }
 }
 
-/// The write concern of `db` for commands, which the driver does not add by itself.
+/// The write concern of `db`, to be added to commands: the driver does not add it by itself.
 #[must_use]
 pub fn write_concern(db: &Database) -> Document {
     let concern = db.write_concern();
@@ -65,10 +65,10 @@ pub fn write_concern(db: &Database) -> Document {
     document
 }
 
-/// The answer to a command with [`write_concern`], unless too few members have confirmed what it wrote.
+/// Returns the answer to a command with [`write_concern`].
 ///
 /// # Errors
-/// They have not within the time that was given.
+/// Too few members have confirmed the command's writes within the time limit.
 pub async fn confirmed(client: &Client, answer: Document) -> Result<Document> {
     let Ok(missed) = answer.get_document("writeConcernError") else { return Ok(answer) };
     let said = missed.get_str("errmsg").unwrap_or("no reason is told").to_owned();
@@ -78,14 +78,13 @@ pub async fn confirmed(client: &Client, answer: Document) -> Result<Document> {
     }
 }
 
-/// Why nothing is confirmed by the majority of the replica set that `client` leads to, if so. Also `None` where the user may
-/// not ask.
+/// Why the majority of the replica set behind `client` confirms nothing; `None` if it does confirm, or if the user may not ask.
 pub async fn lack(client: &Client) -> Option<String> {
     let (status, config) = tokio::join!(admin::repl_status(client), admin::set_config(client));
     missing(&status.ok()?, &config.ok()?)
 }
 
-/// Voting members that will not finish an index build while they are as they are, for people.
+/// Names, for people, the voting members that can't finish an index build in their present state.
 pub async fn who_builds_no_indexes(client: &Client) -> Option<String> {
     let (status, config) = tokio::join!(admin::repl_status(client), admin::set_config(client));
     no_builders(&status.ok()?, &config.ok()?)
@@ -105,7 +104,7 @@ fn no_builders(status: &ReplStatus, config: &SetConfig) -> Option<String> {
     (!why.is_empty()).then(|| why.join(", "))
 }
 
-/// Pure: too few members with data and a vote are up, and which are not.
+/// Pure: says that too few voting members with data are up, and which of them are down. `None` if enough are up.
 #[must_use]
 pub fn missing(status: &ReplStatus, config: &SetConfig) -> Option<String> {
     let votes = config.members.iter().filter(|member| member.votes > 0.0);
@@ -117,7 +116,7 @@ pub fn missing(status: &ReplStatus, config: &SetConfig) -> Option<String> {
     });
     let state_of = |host: &str| status.members.iter().find(|member| member.name == host);
     let (up, down): (Vec<&str>, Vec<&str>) = writable.iter().partition(|host| {
-        // One in maintenance mode (RECOVERING) goes on to replicate.
+        // A member in maintenance mode (RECOVERING) still replicates.
         state_of(host).is_some_and(|member| member.health > 0.0 && matches!(member.state, 1..=3))
     });
     let count = f64::from(u32::try_from(up.len()).unwrap_or(u32::MAX));
@@ -174,7 +173,7 @@ mod tests {
         assert_eq!(missing(&status(&down, None), &psa).as_deref(), Some(text), "counted from the configuration");
         let startup = [("p", 1.0, 1), ("s", 1.0, 5), ("a", 1.0, 7)];
         assert!(missing(&status(&startup, Some(2)), &psa).is_some(), "a member in initial sync confirms nothing");
-        // One that has no vote is not missed; two of three are enough.
+        // A member without a vote does not count; two of three are enough.
         let pssn = config(&[("p", 1, false), ("s", 1, false), ("t", 1, false), ("n", 0, false)]);
         let two = [("p", 1.0, 1), ("s", 0.0, 8), ("t", 1.0, 3), ("n", 0.0, 8)];
         assert_eq!(missing(&status(&two, Some(2)), &pssn), None);

@@ -175,7 +175,7 @@ impl Replayer {
         let mut in_range = None;
         while let Some(entry) = entries.next().await {
             let raw = entry.context("read oplog")?;
-            // What is not in the window need not be understood.
+            // Entries outside the window are not replayed, so this program need not understand them.
             let ts = Entry::time(&raw)?;
             self.check_order(in_range, ts)?;
             in_range = Some(ts);

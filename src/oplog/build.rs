@@ -20,7 +20,7 @@ use crate::oplog::target::{Mode, Occupant, Target, code, is_transient};
 /// How many members must be ready before an index build is committed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum CommitQuorum {
-    /// Nobody chose: every voting member, or the majority while one of them can't build indexes.
+    /// No quorum was chosen: every voting member must be ready, or the majority while a voting member can't build indexes.
     #[default]
     Unchosen,
     Members(i32),
@@ -50,7 +50,8 @@ impl CommitQuorum {
         }
     }
 
-    /// The server waits without end for a voting member that is down, or that builds no indexes at all.
+    /// Replaces an unchosen quorum by the majority if a voting member is down or builds no indexes: the server would wait for
+    /// that member forever.
     async fn settled(&self, client: &Client) -> Self {
         match (self, majority::who_builds_no_indexes(client).await) {
             (Self::Unchosen, Some(who)) => {

@@ -1,7 +1,8 @@
 //! Gives a collection its cap when its data is complete.
 //!
-//! 6.0 and newer: `collMod`. Older servers know no such `collMod`, so there the collection is uncapped until now: its
-//! documents are copied aside in their order, then into a capped collection made under the old name and UUID.
+//! On servers from 6.0 on, a `collMod` sets the cap. Older servers have no such `collMod`, so there the collection is uncapped
+//! until its data is complete. Then its documents are copied aside in their order, and from there into a new capped collection
+//! with the old name and UUID.
 
 use anyhow::{Context, Result, bail};
 use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc};

@@ -110,15 +110,15 @@ impl Catalog {
         Self { collections: BTreeMap::new(), movable_caps: newer, pre_images_by_request: !newer }
     }
 
-    /// For a server at an older feature compatibility version, of which `major` is the first number: 6.0 at 5.0 can't
-    /// change the cap of a collection.
+    /// Adapts the catalog to the server's feature compatibility version, whose first number is `major`: a 6.0 server at
+    /// version 5.0 can't change the cap of a collection.
     #[must_use]
     pub fn at_features_of(self, major: i32) -> Self {
         Self { movable_caps: self.movable_caps && major >= 6, ..self }
     }
 
-    /// The server can change the cap of a collection, which then is capped, widely, from the beginning. Otherwise it is
-    /// not capped until its data is complete.
+    /// Whether the server can change the cap of a collection. If so, a capped collection is created with a very large cap.
+    /// Otherwise the collection is uncapped until its data is complete.
     pub(super) fn can_move_caps(&self) -> bool {
         self.movable_caps
     }

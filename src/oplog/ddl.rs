@@ -58,7 +58,8 @@ impl Replayer {
     async fn create(&mut self, db: &str, coll: &str, uuid: Uuid, o: &RawDocument) -> Result<()> {
         let key = Key::uuid(uuid);
         if self.is_from_later(&key) {
-            // Whatever happened to it since its creation follows in the oplog, and only that.
+            // The oplog repeats everything that happened to the collection after its creation, so the collection must begin
+            // empty.
             self.drop_uuid(db, coll, uuid).await?;
         }
         let parked = self.parking(db, coll);
@@ -74,8 +75,8 @@ impl Replayer {
         self.expect_at(db, coll, uuid).await
     }
 
-    /// If the target has a collection with this UUID, is it none that the restore has loaded? Then it is what the collection
-    /// became later.
+    /// Whether a collection that the target has with this UUID was not loaded by this restore. Such a collection is in a state
+    /// later than this entry.
     fn is_from_later(&self, key: &Key) -> bool {
         self.catalog.get(key).is_none_or(|collection| collection.live.is_some())
     }
@@ -114,7 +115,7 @@ impl Replayer {
             self.views.remove(db);
         }
         if (db, coll) == ("config", "settings") {
-            // The cluster is in use, and its balancer stays as it is.
+            // The cluster is in use, so the settings of its balancer stay, and all other settings are deleted.
             let others = doc! { "q": { "_id": { "$nin": &SWITCHES[..] } }, "limit": 0 };
             let delete = doc! { "delete": coll, "deletes": [others], "writeConcern": { "w": "majority" } };
             return run(&self.target, db, delete).await.map(drop).context("empty config.settings");
@@ -337,11 +338,11 @@ impl Replayer {
         self.send(Mode::InitialSync, &command_document(db, &key, &rawdoc! {"drop": coll})).await
     }
 
-    /// Settles the collections that were moved aside and that the oplog gave no name again. A collection that was in use before
-    /// the replay is newer than the oplog and is dropped.
+    /// Handles the collections that were moved aside and did not get a name from the oplog again. If such a collection was in
+    /// use before the replay, it is newer than the oplog and is dropped.
     ///
     /// # Errors
-    /// One of them comes from the dump: then the dump and the oplog do not belong together.
+    /// One of these collections comes from the dump, which means that the dump and the oplog do not belong together.
     pub(super) async fn nothing_left_aside(&mut self) -> Result<()> {
         for uuid in std::mem::take(&mut self.aside) {
             let Some(collection) = self.catalog.get(&Key::uuid(uuid)) else { continue };

@@ -112,10 +112,10 @@ impl<'a> Command<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// When it was written; nothing else of the entry is looked at.
+    /// Returns the time of the entry and reads none of its other fields.
     ///
     /// # Errors
-    /// It has no time.
+    /// The entry has no time.
     pub fn time(raw: &RawDocument) -> Result<Timestamp> {
         let ts = crate::raw::find(raw, "ts").and_then(|ts| ts.timestamp());
         ts.ok_or_else(|| anyhow!("oplog entry without ts: {}", excerpt(raw)))

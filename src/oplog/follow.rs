@@ -1,9 +1,10 @@
-//! What an oplog does to names, read before it is replayed:
+//! Finds out which names an oplog creates, renames or drops, before the oplog is replayed:
 //!
-//! - What of the target is in its way: collections, views and time series under names that the oplog creates, renames or
-//!   drops, or with the UUIDs of such collections. They are newer than the moment that is restored, so a restore drops them.
+//! - What on the target conflicts with the replay: collections, views and time series whose names the oplog creates, renames
+//!   or drops, and collections with the UUIDs of such collections. They are newer than the restored moment, so a restore drops
+//!   them.
 //! - Which collections a selective replay has to follow although their names are not selected: those that get a selected name
-//!   later, as the result of `$out`, of `convertToCapped` or of a rename does.
+//!   later, for example by `$out`, `convertToCapped` or a rename.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -16,17 +17,17 @@ use crate::oplog::entry::{Command, Entry, Kind, operations, show};
 use crate::oplog::filter::by_name;
 use crate::oplog::routing;
 
-/// What the target has before the restore, by name and by UUID. The oplog is asked about these names only, so a look through it
-/// keeps no more than the target has.
+/// The namespaces of the target before the restore, by name and by UUID. Only these are looked up while the oplog is read, so
+/// reading a long oplog needs no more memory than the target's own namespaces do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Present {
-    /// By database and name: collections, buckets, views and time series. The last two have no UUID.
+    /// Collections, buckets, views and time series, by database and name. Views and time series have no UUID.
     names: BTreeMap<String, BTreeMap<String, Option<[u8; 16]>>>,
     uuids: HashMap<[u8; 16], (String, String)>,
 }
 
 impl Present {
-    /// From database, name and UUID of each namespace.
+    /// Builds it from the database, name and UUID of each namespace.
     pub fn new<'a>(namespaces: impl IntoIterator<Item = (&'a str, &'a str, Option<Uuid>)>) -> Self {
         let mut present = Self::default();
         for (db, coll, uuid) in namespaces {
@@ -50,36 +51,39 @@ impl Present {
     }
 }
 
-/// What is asked about an oplog.
+/// The selection and the target's namespaces, for which an oplog is searched.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     pub selection: &'a Selection,
     pub present: &'a Present,
 }
 
-/// What an oplog does to names.
+/// The names and collections that an oplog creates, renames or drops.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Followed {
-    /// Of a selection: collections, by UUID, that are renamed into it.
+    /// For a selective restore: UUIDs of the collections that are renamed from an unselected name to a selected one.
     pub uuids: HashSet<[u8; 16]>,
-    /// Names of a selection, `db.coll`, that something is created under or renamed to.
+    /// For a selective restore: selected names (`db.coll`) that a collection, view or time series gets when it is created or
+    /// renamed.
     pub creates: BTreeSet<String>,
-    /// Of a selection: sharded collections, by UUID, that have or get a selected name according to a config server's oplog.
+    /// For a selective restore: UUIDs of the sharded collections that have a selected name according to a config server's
+    /// oplog.
     pub sharded: HashSet<[u8; 16]>,
-    /// Of a selection: databases, selected in part or as a whole, that go to another primary shard.
+    /// For a selective restore: databases, selected in part or as a whole, that move to another primary shard.
     pub moved: BTreeSet<String>,
-    /// Databases in which something is created, or that are dropped: after the replay they are what the oplog makes of them.
-    /// Of a config server also those that it adds to the cluster or takes from it.
+    /// Databases that are dropped, or in which a collection is created: the oplog decides what they contain after the replay.
+    /// For a config server, also the databases that its oplog adds to the cluster or removes from it.
     pub databases: BTreeSet<String>,
-    /// Database and name of what the target has under names that the oplog creates, renames or drops. A replay begins before
-    /// that, so what is there now would be in its way.
+    /// Namespaces of the target (database and name) whose names the oplog creates, renames or drops. The replay begins before
+    /// these entries, so the target's present namespaces would conflict with it.
     pub named: BTreeSet<(String, String)>,
-    /// Database and name of what the target has with the UUID of such a collection → a name that the oplog gives it.
+    /// Namespaces of the target (database and name) that have the UUID of such a collection under another name → the name in
+    /// the oplog.
     pub renamed: BTreeMap<(String, String), String>,
 }
 
 impl Followed {
-    /// Takes in what another look found.
+    /// Adds the findings from another part of the oplog.
     pub fn add(&mut self, other: Self) {
         self.uuids.extend(other.uuids);
         self.creates.extend(other.creates);
@@ -93,7 +97,7 @@ impl Followed {
     /// Looks at one entry that will be replayed.
     ///
     /// # Errors
-    /// It can't be read, or is a command that can't be replayed.
+    /// The entry can't be read, or is a command that can't be replayed.
     pub fn see(&mut self, entry: &Entry<'_>, asked: Asked<'_>) -> Result<()> {
         match entry.kind {
             Kind::Command => return self.command(entry, asked),
@@ -139,7 +143,7 @@ impl Followed {
                 }
             }
             Command::Drop { coll: "system.views" } => {
-                // Then there is no view or time series in the database.
+                // Without this collection the database has no views and no time series.
                 for coll in asked.present.of_database(db, true).filter(|coll| selection.wants(db, coll)) {
                     self.name(&format!("{db}.{coll}"), asked);
                 }
@@ -194,14 +198,15 @@ impl Followed {
         }
     }
 
-    /// A name of a selection is given. Of everything the names are not kept: there may be very many.
+    /// Records that a collection gets this selected name. Without a selection no names are recorded, because there may be very
+    /// many.
     fn create(&mut self, ns: &str, asked: Asked<'_>) {
         if !asked.selection.is_everything() {
             self.creates.insert(ns.to_owned());
         }
     }
 
-    /// Notes what the target has under a name: a collection, or a view or a time series and its buckets.
+    /// Records the target's namespaces with this name: a collection or a view, or a time series and its buckets.
     fn name(&mut self, ns: &str, asked: Asked<'_>) {
         let Some((db, coll)) = ns.split_once('.') else { return };
         let plain = coll.strip_prefix(BUCKETS).unwrap_or(coll);
@@ -212,7 +217,7 @@ impl Followed {
         }
     }
 
-    /// Notes what the target has with a UUID, whatever its name is by now.
+    /// Records the target's collection with this UUID if its name there is not `ns`.
     fn uuid(&mut self, uuid: Option<Uuid>, ns: &str, asked: Asked<'_>) {
         let there = uuid.and_then(|uuid| asked.present.uuids.get(&uuid.bytes()));
         if let Some(there) = there.filter(|(db, coll)| ns.split_once('.') != Some((db, coll))) {
@@ -289,7 +294,7 @@ mod tests {
         }
     }
 
-    /// What of the target an oplog is in the way of: by name, by UUID, as views and as a whole database.
+    /// Which of the target's namespaces conflict with an oplog: by name, by UUID, as views and as a whole database.
     #[test]
     fn what_the_target_has_under_names_of_the_oplog() {
         let [a, b, c, d] = [(); 4].map(|()| Uuid::new());

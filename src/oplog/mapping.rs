@@ -159,7 +159,7 @@ impl Mapping {
                 })?),
                 (b"renameCollection" | b"to", _, Some(ns)) if rename => New::Text(self.namespace(ns)),
                 (b"dropTarget", ..) if rename => self.another_uuid(field),
-                // The name of a command has the collection behind it, or no text at all.
+                // The first field is the name of the command. Its value is the collection's name, or is not a string.
                 (_, _, Some(coll)) if first => New::Text(self.collection(db, coll)),
                 _ => New::Same,
             })

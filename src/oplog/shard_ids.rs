@@ -32,7 +32,7 @@ fn translate_entry(entry: &RawDocument, ids: &Ids) -> Result<RawDocumentBuf, Mal
     })
 }
 
-/// The operations of an `applyOps`.
+/// Translates the operations of an `applyOps`.
 fn translate_operations(command: &RawDocument, ids: &Ids) -> Result<RawDocumentBuf, Malformed> {
     rewrite(command, |field| match field.nested().filter(|_| field.name == b"applyOps") {
         Some(ops) => {
@@ -49,7 +49,7 @@ fn translate_operations(command: &RawDocument, ids: &Ids) -> Result<RawDocumentB
 /// It is no document.
 pub fn translate(document: &RawDocument, ids: &Ids) -> Result<RawDocumentBuf, Malformed> {
     rewrite(document, |field| {
-        // The bounds of a chunk have fields of the shard key, whose names are anybody's.
+        // The bounds of a chunk contain the fields of the shard key, and these can have any names.
         if matches!(field.name, b"min" | b"max" | b"_id") {
             return Ok(New::Same);
         }

@@ -63,8 +63,8 @@ pub async fn first_write(client: &Client) -> Result<Timestamp> {
     Ok(begun.map_or(newest, |begun| begun.min(newest)))
 }
 
-/// The newest entry of this node's oplog, once the majority has it, unless the connection string asks for fewer members to
-/// confirm writes ([`majority`]).
+/// Returns the newest entry of this node's oplog after the majority has it, or without waiting for the majority if the
+/// connection string asks for fewer members to confirm writes ([`majority`]).
 ///
 /// Documents are read at majority concern, but collections are listed, and found to be dropped, as they are on this
 /// node. So the end of a backup is what the node had when the last of that was seen, and waits for the majority.
@@ -85,11 +85,12 @@ pub async fn last_write(client: &Client) -> Result<Timestamp> {
     newest_until(client, own).await?.with_context(|| format!("the oplog has no entry until {own}"))
 }
 
-/// Waits until `node` has everything up to `time`, which need not be that of an entry, and the majority too unless the
-/// connection string asks for fewer members. `session` has heard of the time: a node refuses one that it does not know.
+/// Waits until `node` has every write up to `time`, and the majority too unless the connection string asks for fewer members.
+/// `time` need not be that of an entry. `session` must already know `time`: a node refuses to wait for a time that it does not
+/// know.
 ///
 /// # Errors
-/// The node, or the majority, does not follow within a minute; the node can't be read.
+/// The node or the majority does not catch up within a minute, or the node can't be read.
 pub async fn reaches(node: &Client, time: Timestamp, session: &mut ClientSession) -> Result<()> {
     let level = if majority::must_confirm(node).await? { "majority" } else { "local" };
     let wait = node.database("admin").run_command(until(time, level)).session(session).await;
@@ -98,7 +99,8 @@ pub async fn reaches(node: &Client, time: Timestamp, session: &mut ClientSession
     Err(anyhow::Error::new(error).context(missed(node, &what).await))
 }
 
-/// The question that is answered when the node has everything up to `time` and, by the level, the majority too.
+/// Builds a query that the server answers when the node has every write up to `time`, and at level `majority` the majority
+/// too.
 fn until(time: Timestamp, level: &str) -> bson::Document {
     doc! {
         "find": "system.version",
@@ -108,7 +110,7 @@ fn until(time: Timestamp, level: &str) -> bson::Document {
     }
 }
 
-/// What did not come in time, with the reason if the replica set's state has one.
+/// Describes what did not arrive in time, with the reason if the replica set's state shows one.
 async fn missed(node: &Client, what: &str) -> String {
     match majority::lack(node).await {
         Some(why) => format!("{what} ({why})"),

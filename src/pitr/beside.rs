@@ -1,21 +1,22 @@
 //! Pure: slicing while agents of the original live in the same cluster, as during a rolling migration.
 //!
 //! # Overview
-//! Our agents need no leader: rank and lock decide who slices ([`super::stand`]). The original's agents slice only after a
-//! nomination in `pbmPITR` by the leader, which is the agent on the primary of the leader replica set: the leader sets the
-//! status `ready`, every candidate reports that it is ready, then the leader names nodes for each replica set, and one of
-//! them takes the lock and acknowledges. So while an agent of the original lives, who leads decides by which [`Rules`] a
-//! replica set is sliced:
+//! Our agents need no leader: rank and lock decide who slices ([`super::stand`]). The original's agents slice only after the
+//! leader has named them in `pbmPITR`. The leader is the agent on the primary of the leader replica set. It sets the status
+//! `ready`, and every candidate reports that it is ready. Then the leader names nodes for each replica set, and one of them
+//! takes the lock and acknowledges. So while an agent of the original lives, the [`Rules`] for slicing a replica set depend on
+//! who leads:
 //!
-//! - The original leads: we report, wait to be named, and stop when it says so, on every replica set. It waits until all
-//!   slicers of the cluster have stopped before it names new ones, so one that goes on would hold up all others.
-//! - We lead: [`Naming`] names nodes for the replica sets that have agents of the original. Our agents there wait to be
-//!   named, too; those elsewhere do what they always do.
+//! - The original leads: on every replica set our agents report, wait to be named, and stop when the leader says so. The
+//!   leader waits until all slicers of the cluster have stopped before it names new ones, so a slicer that does not stop
+//!   would hold up all others.
+//! - We lead: [`Naming`] names nodes for the replica sets that have agents of the original. Our agents on those replica sets
+//!   wait to be named, too; our other agents work as they always do.
 //! - Nobody leads: our agents go on by their own rules.
 //!
 //! # Stability
-//! Beside the original nobody gives its work away to a better candidate: whether that one could take it over is not known
-//! before it has done so.
+//! While agents of the original live, no slicer gives its work to a better candidate: whether the candidate can take over is
+//! only known after it has done so.
 
 use crate::model::{
     agent::AgentStat,
@@ -37,16 +38,16 @@ pub enum Leader {
     Ours(String),
     /// The original's agent on this node.
     Original(String),
-    /// No living agent can.
+    /// No living agent can name slicers.
     Nobody,
 }
 
-/// By which rules a replica set is sliced.
+/// The rules by which a replica set is sliced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rules {
-    /// Ours: no agent of the original lives in the cluster.
+    /// Our rules: no agent of the original lives in the cluster.
     Own,
-    /// Ours, while the original's agents live elsewhere in the cluster.
+    /// Our rules, while agents of the original live elsewhere in the cluster.
     OwnBeside,
     /// Our leader names the slicer, because the replica set has agents of the original.
     Named,
@@ -54,12 +55,12 @@ pub enum Rules {
     NamedByOriginal,
 }
 
-/// Who lives in the cluster, as far as slicing is concerned.
+/// The agents of the cluster, as far as slicing is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mix {
     pub leader: Leader,
     pub rules: Rules,
-    /// Nodes of the original's agents.
+    /// The nodes of the original's agents.
     pub originals: Vec<String>,
 }
 
@@ -79,11 +80,11 @@ impl Mix {
     }
 }
 
-/// The agent on the primary of the leader replica set leads. Without one, the first of our agents there steps in, which
-/// the original's would not do.
+/// The agent on the primary of the leader replica set leads. If there is none, the first of our agents on that replica set
+/// leads in its place; the original's agents would not do that.
 fn leader(agents: &[AgentStat], leader_rs: &str) -> Leader {
     let mut there: Vec<&AgentStat> = agents.iter().filter(|agent| agent.rs == leader_rs).collect();
-    // After an election two lines may name themselves the primary for a moment.
+    // After an election, the lines of two agents may show a primary for a moment.
     let primary = there.iter().filter(|agent| agent.s == 1).max_by_key(|agent| agent.hb);
     match primary {
         Some(agent) if agent.is_original() => Leader::Original(agent.n.clone()),
@@ -95,7 +96,7 @@ fn leader(agents: &[AgentStat], leader_rs: &str) -> Leader {
     }
 }
 
-/// What a mix of agents means for slicing, in words; `None` if there is none. It is a problem if nobody leads.
+/// Explains what a mix of agents means for slicing; `None` if there is no mix. It is a problem if nobody leads.
 #[must_use]
 pub fn meaning(mix: &Mix) -> Option<String> {
     if mix.originals.is_empty() {
@@ -109,7 +110,8 @@ pub fn meaning(mix: &Mix) -> Option<String> {
             )
         }
         Leader::Original(node) => format!(
-            "{there}, and the one on {node} leads: it names all slicers, stops them for every backup, and waits until every              agent that could slice has answered; replace the agent on {node} first"
+            "{there}, and the one on {node} leads: it names all slicers, stops them for every backup, and waits until every \
+             agent that could slice has answered; replace the agent on {node} first"
         ),
         Leader::Nobody => format!(
             "{there}, and nobody names slicers for them: there is no agent on the primary of the leader replica set; start one"
@@ -117,16 +119,16 @@ pub fn meaning(mix: &Mix) -> Option<String> {
     })
 }
 
-/// What a member sees of the round of nominations.
+/// What a node sees of the round of nominations.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a> {
     pub meta: Option<&'a PitrMeta>,
-    /// Cluster time.
+    /// The cluster time.
     pub now: Timestamp,
     pub rs: &'a str,
     pub me: &'a str,
-    /// The replica set of the leader is another one, and somebody slices it: so the leader does not wait for all slicers
-    /// to stop.
+    /// The original's leader is on another replica set, and somebody slices that replica set. So the leader does not wait for
+    /// all slicers to stop.
     pub leader_is_content: bool,
     /// For how long nobody has sliced this replica set.
     pub vacant: Duration,
@@ -145,10 +147,11 @@ impl View<'_> {
         let named = round.filter(|round| round.n.iter().any(|node| node == self.me));
         match rules {
             Rules::Own | Rules::OwnBeside => false,
-            // Our leader opens the round again when the slicer is gone.
+            // Our leader opens the round again when the slicer is lost.
             Rules::Named => named.is_some_and(|round| round.ack.is_empty()),
-            // The original's leader does not, but who was named with the lost slicer can go on for it. Nor does it name
-            // nodes for a replica set whose agents came later than its round: then nobody is coming.
+            // The original's leader does not open the round again, but a node that was named with the lost slicer can take over
+            // from it. Nor does that leader name nodes for a replica set whose agents started after its round: then no other
+            // slicer is coming.
             Rules::NamedByOriginal => {
                 let left_alone = self.leader_is_content && (named.is_some() || self.vacant >= FOR_A_LOOK);
                 meta.status == state::RUNNING && (named.is_some_and(|round| round.ack.is_empty()) || left_alone)
@@ -156,7 +159,7 @@ impl View<'_> {
         }
     }
 
-    /// The original's leader waits for this node's word.
+    /// Does the original's leader wait for this node to report that it is ready?
     #[must_use]
     pub fn owes_ready(&self, rules: Rules) -> bool {
         rules == Rules::NamedByOriginal
@@ -167,7 +170,7 @@ impl View<'_> {
             })
     }
 
-    /// Why the slicer on this node has to stop now, if it has to.
+    /// Why the slicer on this node has to stop now; `None` if it may go on.
     #[must_use]
     pub fn must_stop(&self, rules: Rules) -> Option<String> {
         let status = self.meta.map(|meta| meta.status.as_str()).unwrap_or_default();
@@ -185,7 +188,8 @@ impl View<'_> {
         }
     }
 
-    /// The original's leader does not count with this slicer: it does not know of it, or waits for all slicers to stop.
+    /// Does the original's leader not count on this slicer? It then does not know of the slicer, or waits for all slicers to
+    /// stop.
     #[must_use]
     pub fn is_unwanted(&self, rules: Rules, leads_here: bool) -> bool {
         let acknowledged =
@@ -194,11 +198,11 @@ impl View<'_> {
     }
 }
 
-/// How long the better candidates have before the next ones are named.
+/// How long the better candidates have before the next candidates are named.
 pub const PER_TIER: Duration = Duration::from_secs(5);
-/// How long an agent of the original may take to see that it is named: it looks every 15 s, then every 2 s.
+/// How long an agent of the original may take to see its nomination: it looks every 15 s, then every 2 s.
 pub const FOR_A_LOOK: Duration = Duration::from_secs(20);
-/// After so long without a slicer all candidates are named anew.
+/// When a replica set has had no slicer for this long, all candidates are named anew.
 const FOR_A_ROUND: Duration = Duration::from_secs(60);
 
 /// What our leader sees.
@@ -212,7 +216,7 @@ pub struct Look<'a> {
     pub meta: Option<&'a PitrMeta>,
     pub priority: Option<&'a BTreeMap<String, f64>>,
     pub oplog_only: bool,
-    /// An operation runs that slicing waits for.
+    /// An operation runs, and slicing waits for its end.
     pub paused: bool,
 }
 
@@ -220,19 +224,19 @@ pub struct Look<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Orders {
     pub status: &'static str,
-    /// Rounds that begin anew, with the nodes that are named.
+    /// Rounds that begin anew: each replica set with the nodes that are named.
     pub begin: Vec<(String, Vec<String>)>,
-    /// Nodes that are named besides those that are.
+    /// More nodes for rounds that have begun: each replica set with the added nodes.
     pub add: Vec<(String, Vec<String>)>,
 }
 
-/// The nominations of our leader, for replica sets with agents of the original.
+/// The nominations that our leader makes, for replica sets with agents of the original.
 #[derive(Debug, Default)]
 pub struct Naming {
     rounds: BTreeMap<String, Round>,
-    /// The settings that slicers were named by.
+    /// The settings by which the slicers were named.
     followed: Option<(BTreeMap<String, f64>, bool)>,
-    /// Since when slicers are told to stop, because those settings have changed.
+    /// Since when the slicers have been asked to stop because those settings have changed.
     stopping: Option<Instant>,
 }
 
@@ -245,7 +249,7 @@ struct Round {
 }
 
 impl Naming {
-    /// Looks at the cluster once. `None`: no agent of the original lives, there is nobody to be named.
+    /// Looks at the cluster once. Returns `None` if no agent of the original lives, so that there is nobody to name.
     pub fn look(&mut self, look: &Look<'_>) -> Option<Orders> {
         let mixed: BTreeSet<&str> =
             look.agents.iter().filter(|agent| agent.is_original()).map(|agent| agent.rs.as_str()).collect();
@@ -281,13 +285,13 @@ impl Naming {
         Some(orders)
     }
 
-    /// Begins the round of a replica set that nobody slices, or goes on with it.
+    /// Begins the round of a replica set that nobody slices, or continues it.
     fn name(&mut self, rs: &str, look: &Look<'_>, orders: &mut Orders) {
         let entry = look.meta.and_then(|meta| meta.n.iter().find(|round| round.rs == rs));
         let is_over = entry.is_none_or(|round| !round.ack.is_empty());
         let since = |instant: Instant| look.at.duration_since(instant);
         if let Some(round) = self.rounds.get_mut(rs) {
-            // Somebody took the work and gave it up between two looks, or nobody came.
+            // A node took the work and gave it up between two looks, or no node took it.
             if !(is_over && since(round.last) >= PER_TIER) && since(round.begun) < FOR_A_ROUND {
                 if !round.left.is_empty() && since(round.last) >= round.patience(rs, look) {
                     let next = round.left.remove(0);
@@ -309,7 +313,7 @@ impl Naming {
 }
 
 impl Round {
-    /// How long those that are named have: the original's agents tell when they have begun to look.
+    /// How long the named nodes have. The original's agents report when they begin to look for nominations.
     fn patience(&self, rs: &str, look: &Look<'_>) -> Duration {
         let told = |node: &String| {
             look.meta.is_some_and(|meta| meta.replsets.iter().any(|it| it.name == rs && it.node == *node))
@@ -319,7 +323,7 @@ impl Round {
     }
 }
 
-/// The replica sets that living slicers hold.
+/// The replica sets whose locks are held by living slicers.
 #[must_use]
 pub fn sliced(locks: &[Lock], now: Timestamp) -> BTreeSet<&str> {
     locks.iter().filter(|lock| !is_stale(lock.hb, now)).map(|lock| lock.header.replset.as_str()).collect()
@@ -365,7 +369,7 @@ mod tests {
                 Rules::NamedByOriginal,
                 Rules::NamedByOriginal,
             ),
-            // The primary has no agent, or one of an earlier release of ours.
+            // The primary has no agent, or an agent of one of our earlier releases.
             (
                 vec![ours("cfg", "e", 2), ours("cfg", "d", 2), original("rs1", "a", 1)],
                 Leader::Ours("d".into()),
@@ -410,13 +414,13 @@ mod tests {
         let silent =
             PitrMeta { hb: Timestamp { time: 900, increment: 1 }, ..meta("running", vec![round("rs1", &["a"], "")]) };
         assert!(!view(&silent).is_named(Rules::NamedByOriginal), "of a leader that is lost");
-        // Its round was before this agent's time.
+        // The leader's round was before this agent started.
         let late = meta("running", vec![round("rs1", &[], "")]);
         let waited = View { vacant: FOR_A_LOOK, ..view(&late) };
         assert!(!waited.is_named(Rules::NamedByOriginal), "the leader may be about to begin a round");
         assert!(View { leader_is_content: true, ..waited }.is_named(Rules::NamedByOriginal));
         assert!(!View { leader_is_content: true, ..view(&late) }.is_named(Rules::NamedByOriginal), "too early");
-        // The slicer that was named with this node is lost, and the leader waits for nothing.
+        // The slicer that was named together with this node is lost, and the leader does not wait for anything.
         let lost = meta("running", vec![round("rs1", &["a", "b"], "b")]);
         assert!(View { leader_is_content: true, ..view(&lost) }.is_named(Rules::NamedByOriginal));
     }

@@ -80,7 +80,7 @@ pub struct Slicing {
     pub lock: LockHeader,
     pub settings: watch::Receiver<Settings>,
     pub progress: watch::Sender<Progress>,
-    /// Somebody wants everything up to here to be stored now.
+    /// The time up to which somebody wants the oplog to be stored now.
     pub flush: watch::Receiver<Timestamp>,
     /// Ends slicing, after a last chunk.
     pub quit: CancellationToken,
@@ -93,7 +93,7 @@ enum Due {
     Tail,
     /// The span is over, or full.
     Span,
-    /// Somebody asked for it.
+    /// Somebody asked for the oplog to be stored.
     Flush,
     /// The last one.
     Quit,

@@ -116,7 +116,8 @@ pub(super) fn versions(facts: &Facts) -> Vec<Finding> {
     out
 }
 
-/// Releases of this program that are not that of this command line. The original's agents have none.
+/// Reports agents whose release of this program differs from that of this command line. The original's agents have no such
+/// release.
 fn releases(facts: &Facts) -> Option<Finding> {
     const OURS: &str = env!("CARGO_PKG_VERSION");
     let mut by_release: BTreeMap<&str, Vec<String>> = BTreeMap::new();

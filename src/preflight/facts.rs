@@ -16,7 +16,7 @@ pub struct Facts {
     pub control: ControlFacts,
     /// Questions to the leader replica set that had no answer.
     pub unanswered: Vec<String>,
-    /// The connection string asks for fewer members than the majority to confirm what is written.
+    /// The connection string asks for confirmation of writes by fewer members than the majority.
     pub with_few: bool,
 }
 
@@ -25,7 +25,7 @@ pub struct Facts {
 pub struct ReplsetFacts {
     pub name: String,
     pub nodes: Vec<NodeFacts>,
-    /// Why its majority confirms nothing, as one of its members sees it.
+    /// Why the majority of this replica set can't confirm anything, as one of its members reports it.
     pub no_majority: Option<String>,
 }
 
@@ -81,7 +81,7 @@ pub struct ControlFacts {
     pub pitr: Option<PitrMeta>,
     /// Errors of slicing that the log has, with the replica set.
     pub slicing_errors: Vec<(String, String)>,
-    /// Documents of the control collections that can't be read, a sentence for each.
+    /// Documents of the control collections that can't be read, one sentence for each.
     pub unreadable: Vec<String>,
     /// Operations that have not come to an end.
     pub unfinished: Vec<Unfinished>,

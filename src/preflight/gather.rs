@@ -75,7 +75,7 @@ impl Asker<'_> {
         }
         let others = states.iter().filter(|(host, (state, _))| *state != ARBITER && !hosts.contains(host));
         asked.extend(self.ask_all(others.map(|(host, _)| host.clone()).collect()).await);
-        // Members that see each other agree; one that sees nobody is no witness against those that do.
+        // Members that see each other report the same; a member that sees no other does not count against them.
         let seen: Vec<&Option<String>> =
             asked.iter().filter_map(|(_, it)| it.as_ref().ok()).map(|it| &it.no_majority).collect();
         let no_majority =
@@ -161,7 +161,7 @@ impl Asker<'_> {
         };
         facts.newest_backup = keep(&mut failed, newest_backup(control).await).flatten();
         if self.depth == Depth::Full {
-            // What is found does not matter here, only what can't be read.
+            // Only unreadable documents matter here, not the readable ones.
             keep(&mut failed, control.backups.readable().await);
             keep(&mut failed, control.restores.readable().await);
             facts.locks = keep(&mut failed, control.locks.all().await).unwrap_or_default();

@@ -103,7 +103,7 @@ pub fn command(missing: &[Grant], user: Option<&User>) -> String {
     )
 }
 
-/// What an agent says of its user, with the same remedy as `pbm doctor`.
+/// The message of an agent about missing rights of its user, with the same remedy as in `pbm doctor`.
 #[must_use]
 pub fn complaint(login: &Login) -> Option<String> {
     let lacking = lacking(login);

@@ -87,7 +87,7 @@ pub fn obstacles(facts: &Facts, findings: &[Finding], operation: Operation) -> V
     };
     let mut obstacles = Vec::new();
     for set in &facts.replsets {
-        // Restored data must be on the majority before it counts, whatever the connection string says.
+        // Restored data only counts once the majority has it, whatever the connection string says.
         if let Some(why) = &set.no_majority
             && !(facts.with_few && operation.is_backup())
         {

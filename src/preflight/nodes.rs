@@ -47,7 +47,7 @@ pub(super) fn connections(facts: &Facts) -> Vec<Finding> {
     out
 }
 
-/// Writes that the majority has to confirm wait until there is one.
+/// The replica set has no majority: writes that the majority has to confirm wait until there is one.
 pub(super) fn without_majority(rs: &str, why: &str, with_few: bool) -> Finding {
     let next = "start the members that are down; a secondary that is gone for good has to be replaced or removed";
     let finding = if with_few {
@@ -187,7 +187,8 @@ pub(super) fn clocks(facts: &Facts) -> Vec<Finding> {
     told.sort_by_key(|(_, clock)| *clock);
     let Some(median) = told.get(told.len() / 2).map(|(_, clock)| *clock) else { return Vec::new() };
     told.push(("the host of this pbm".to_owned(), 0));
-    // An agent tells how its host's clock differs from that of its mongod, which was asked from here, if it could be.
+    // An agent reports the difference between its host's clock and its mongod's clock. The mongod's clock was read from here,
+    // if the mongod could be reached.
     for agent in super::agents::alive(facts) {
         let subject = member(&agent.rs, &agent.n);
         let base = told.iter().find(|(who, _)| *who == subject).map_or(median, |(_, clock)| *clock);

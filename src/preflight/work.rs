@@ -37,7 +37,7 @@ pub(super) fn configuration(facts: &Facts) -> Vec<Finding> {
     wrong.collect()
 }
 
-/// Can every document be read that others have left for us?
+/// Reports documents written by other programs that can't be read.
 pub(super) fn documents(facts: &Facts) -> Vec<Finding> {
     let next = "look whether another release wrote it; `pbm config --force-resync` writes backups and chunks anew";
     let found = facts.control.unreadable.iter();
@@ -60,7 +60,7 @@ pub(super) fn slicing(facts: &Facts) -> Vec<Finding> {
     out
 }
 
-/// What agents of the original mean for slicing.
+/// Reports how the original's agents affect slicing.
 fn mixed(facts: &Facts, now: Timestamp) -> Option<Finding> {
     let agents = &facts.control.agents;
     let agents: Vec<AgentStat> = agents.iter().filter(|agent| !is_stale(agent.hb, now)).cloned().collect();
@@ -75,7 +75,7 @@ fn mixed(facts: &Facts, now: Timestamp) -> Option<Finding> {
     })
 }
 
-/// `switched_on`: so lately that slicing may have to begin yet.
+/// `switched_on`: slicing was switched on so recently that it may not have begun yet.
 fn sliced(facts: &Facts, rs: &str, now: Timestamp, restoring: bool, switched_on: bool) -> Finding {
     let control = &facts.control;
     let pitr = control.pitr.as_ref();

@@ -1,8 +1,8 @@
-//! Documents that are carried, not read: their fields found, copied and replaced without decoding anything else.
+//! Handles documents without decoding them: finds, copies and replaces single fields and leaves all others as they are.
 //!
-//! A server stores names and texts of any bytes, one name several times in a document, and types that nobody uses any
-//! more. The BSON library refuses the first while it walks over a document and drops the second when it decodes one. So
-//! what belongs to a user is only looked at through this module.
+//! A server stores names and strings that are not valid UTF-8, documents with several fields of one name, and deprecated
+//! types. The BSON library refuses such names and strings when it iterates over a document, and drops repeated fields when it
+//! decodes one. So this program reads users' documents only through this module.
 
 mod rewrite;
 pub mod text;
@@ -32,7 +32,7 @@ pub mod kind {
     pub const DECIMAL: u8 = 0x13;
 }
 
-/// Levels of nested documents that a server can be set to accept, and some more.
+/// The deepest accepted nesting: somewhat more levels than a server can be configured to accept.
 const DEEPEST: usize = 300;
 
 /// One field of a document, or one element of an array.
@@ -108,7 +108,7 @@ impl<'a> Field<'a> {
             .flatten()
     }
 
-    /// The value alone in a document, under the name `name`.
+    /// A document that contains only this value, under the name `name`.
     #[must_use]
     pub fn alone(&self, name: &str) -> RawDocumentBuf {
         let mut writer = Writer::new();
@@ -117,7 +117,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// Bytes that are no BSON.
+/// The bytes are not valid BSON.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the bytes are no document: {0}")]
 pub struct Malformed(&'static str);
@@ -135,16 +135,17 @@ pub fn fields(document: &RawDocument) -> Fields<'_> {
     Fields { rest: bytes.get(4..bytes.len() - 1).unwrap_or_default() }
 }
 
-/// The first field of this name. What comes behind it is not looked at; a document that is malformed before it has none.
+/// The first field with this name. The bytes after it are not checked. Returns `None` if the document is malformed before the
+/// field.
 #[must_use]
 pub fn find<'a>(document: &'a RawDocument, name: &str) -> Option<Field<'a>> {
     fields(document).map_while(Result::ok).find(|field| field.name == name.as_bytes())
 }
 
-/// Looks at every byte that says where a value ends, at all levels.
+/// Checks every length and every terminating zero of the document, at all levels of nesting.
 ///
 /// # Errors
-/// It is no document.
+/// The bytes are not a valid document.
 pub fn check(document: &RawDocument) -> Result<(), Malformed> {
     check_below(document, DEEPEST)
 }
@@ -196,11 +197,11 @@ fn next<'a>(all: &'a [u8], kind: u8, behind: &'a [u8]) -> Result<Field<'a>, Malf
 }
 
 fn until_zero(bytes: &[u8]) -> Option<&[u8]> {
-    // Names are short: a search by words would cost more than it gives.
+    // Names are short, so a faster search that reads several bytes at a time would not pay off.
     bytes.iter().position(|byte| *byte == 0).map(|end| &bytes[..end])
 }
 
-/// How many bytes a value takes that begins where `value` does.
+/// The size in bytes of the value of type `of` that begins at the start of `value`.
 fn size_of(of: u8, value: &[u8]) -> Result<usize, Malformed> {
     Ok(match of {
         0x06 | 0x0a | 0x7f | 0xff => 0,
@@ -234,7 +235,7 @@ fn text_size(value: &[u8]) -> Result<usize, Malformed> {
     ended(value, 4 + length(value, 1)?)
 }
 
-/// `size`, if the value has a zero as its last byte.
+/// Returns `size` if the last byte of the value is a zero.
 fn ended(value: &[u8], size: usize) -> Result<usize, Malformed> {
     match value.get(size - 1) {
         Some(0) => Ok(size),
@@ -243,7 +244,7 @@ fn ended(value: &[u8], size: usize) -> Result<usize, Malformed> {
     }
 }
 
-/// Code with its scope: the string with its length word, and the scope.
+/// Splits code with scope into the string, with its length word, and the scope.
 fn split_code(value: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
     let inside = value.get(4..).ok_or(Malformed("code has no scope"))?;
     let size = text_size(inside)?;

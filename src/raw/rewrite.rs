@@ -1,4 +1,4 @@
-//! Documents with some fields replaced and all others as they were.
+//! Replaces some fields of a document and keeps all others as they are.
 
 use super::{Field, Malformed, fields, kind};
 use bson::{RawDocument, RawDocumentBuf, Uuid};
@@ -9,15 +9,16 @@ pub enum New {
     Same,
     Text(String),
     Uuid(Uuid),
-    /// Another document or array; it stays what of the two it was.
+    /// Another nested document or array. The type of the field stays the same.
     Nested(RawDocumentBuf),
     Gone,
 }
 
-/// The document with every field as `change` wants it; elements of an array keep their names unless one is gone.
+/// Returns the document with every field replaced by the result of `change`. Elements of an array keep their names unless one
+/// is removed.
 ///
 /// # Errors
-/// It is no document, or `change` fails.
+/// The bytes are not a valid document, or `change` fails.
 pub fn rewrite<E: From<Malformed>>(
     document: &RawDocument,
     mut change: impl FnMut(&Field<'_>) -> Result<New, E>,
@@ -90,7 +91,7 @@ impl Writer {
     }
 }
 
-/// A string as it stands in a document: with its length before it and a zero behind it.
+/// A string in its BSON form: the length, the bytes, and a terminating zero.
 pub(super) fn sized_text(text: &[u8]) -> Vec<u8> {
     let length = i32::try_from(text.len() + 1).expect("a text of less than 2 GiB");
     let mut sized = Vec::with_capacity(text.len() + 5);

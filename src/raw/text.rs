@@ -1,8 +1,9 @@
-//! Text of any bytes as Rust's strings, and back.
+//! Converts strings of any bytes to Rust strings and back.
 //!
-//! What this program has to understand (index specifications, options of collections) it decodes. Bytes that are no UTF-8
-//! become characters of a range that nothing else uses, one each, so that nothing is lost: [`to_bytes`] gives back exactly
-//! what [`to_text`] was given. Characters of that range which somebody has really used are taken as such bytes, too.
+//! This program decodes the documents that it must understand: index specifications and options of collections. Each byte that
+//! is not valid UTF-8 becomes one character of a range that is otherwise unused, so that nothing is lost: [`to_bytes`] returns
+//! exactly the bytes that [`to_text`] received. If a string really contains a character of that range, each of its bytes is
+//! converted in the same way.
 
 use super::{Malformed, Writer, fields, kind, rewrite::sized_text, split_code};
 use bson::{Document, RawDocument, RawDocumentBuf};
@@ -11,7 +12,7 @@ use std::borrow::Cow;
 /// The byte 0 would become this character; only 128 to 255 do.
 const BASE: u32 = 0x10_fe00;
 
-/// Text for any bytes.
+/// Converts any bytes to a Rust string.
 #[must_use]
 pub fn to_text(bytes: &[u8]) -> Cow<'_, str> {
     match std::str::from_utf8(bytes) {
@@ -32,7 +33,7 @@ pub fn to_text(bytes: &[u8]) -> Cow<'_, str> {
     Cow::Owned(text)
 }
 
-/// The bytes that [`to_text`] made a text of.
+/// Returns the bytes from which [`to_text`] made this string.
 #[must_use]
 pub fn to_bytes(text: &str) -> Cow<'_, [u8]> {
     if !text.chars().any(stands_for_byte) {
@@ -57,7 +58,7 @@ fn stand_in(byte: u8) -> char {
     char::from_u32(BASE + u32::from(byte)).expect("a private character")
 }
 
-/// Decodes a document whatever its names and texts are.
+/// Decodes a document whose names and strings may contain any bytes.
 ///
 /// # Errors
 /// It is no document.
@@ -69,10 +70,10 @@ pub fn decode(document: &RawDocument) -> Result<Document, Malformed> {
     Document::try_from(text.as_ref()).map_err(|_| Malformed("the library can't read a value"))
 }
 
-/// A document as the server is to get it: the reverse of [`decode`].
+/// Encodes a document for the server. This is the reverse of [`decode`].
 ///
 /// # Errors
-/// It can't be encoded.
+/// The document can't be encoded.
 pub fn encode(document: &Document) -> Result<RawDocumentBuf, Malformed> {
     let raw = RawDocumentBuf::try_from(document).map_err(|_| Malformed("a name or text has a zero in it"))?;
     // Four bytes of UTF-8: F4 8F BA or BB, and another.
@@ -85,7 +86,7 @@ pub fn encode(document: &Document) -> Result<RawDocumentBuf, Malformed> {
     })
 }
 
-/// The document with all its names and texts changed.
+/// Applies `change` to all names and strings of the document.
 fn map(document: &RawDocument, change: &mut impl FnMut(&[u8]) -> Cow<'_, [u8]>) -> Result<RawDocumentBuf, Malformed> {
     super::check(document)?;
     map_checked(document, change)
@@ -154,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_document_comes_back_byte_for_byte() {
-        // Without what the library alone loses: the second field of one name.
+        // The document has no repeated field names, because the library would drop the second field.
         let key = made(&[(0x10, b"\xff", &[1, 0, 0, 0]), (0x10, b"b", &[1, 0, 0, 0])]);
         let raw = made(&[
             (0x03, b"key", key.as_bytes()),

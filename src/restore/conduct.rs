@@ -122,7 +122,8 @@ async fn appears(cx: &Cx) -> Result<()> {
     }
 }
 
-/// Leaves a document that says why a restore never began, and lets agents of the original go, which have the command too.
+/// Stores a document with the reason why a restore never began, and releases agents of the original, which have received the
+/// command too.
 pub async fn refuse(control: &Control, opid: &str, restore: &RestoreCmd, why: &str) -> Result<()> {
     insert_refused(control, first_document(control, opid, restore).await?, why).await?;
     pause::hold_for_originals(control, &restore.name).await

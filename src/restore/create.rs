@@ -143,7 +143,7 @@ async fn drop_one(database: &Database, coll: &str) -> Result<()> {
     };
     match code(&error) {
         Some(NAMESPACE_NOT_FOUND) => Ok(()),
-        // The oplog may make it anew, and finds it empty then.
+        // The oplog may create the collection again, and must then find it empty.
         Some(ILLEGAL_OPERATION) if coll == SYSTEM_JS => {
             empty(database, coll).await.with_context(|| format!("empty '{}.{coll}'", database.name()))
         }

@@ -109,7 +109,7 @@ async fn end_timeline(cx: &Cx) -> Result<()> {
     cx.control.restores.set(&cx.name, doc! { "changed_from": now.max(last) }).await.map(drop)
 }
 
-/// The key, in a replica set's part of the restore, of what [`Steps::makes`] gives. *Added by us*.
+/// The key under which a replica set's part of the restore stores the result of [`Steps::makes`]. *Added by us*.
 const MAKES: &str = "makes";
 
 /// Tells the other replica sets. A database may have been made on another shard than the one that has it now.
@@ -120,7 +120,8 @@ async fn tell(cx: &Cx, made: &BTreeSet<String>) -> Result<()> {
     cx.control.restores.set_member(&cx.name, &cx.rs, doc! { MAKES: made.iter().collect::<Vec<_>>() }).await.map(drop)
 }
 
-/// What the restore replaces on every shard, by what all replica sets have told. Nothing outside of sharded clusters.
+/// Returns what the restore replaces on every shard, from the reports of all replica sets; nothing if the cluster is not
+/// sharded.
 async fn replaced_everywhere(cx: &Cx, steps: &Steps, parts: &Parts) -> Result<BTreeSet<String>> {
     let mut made = BTreeSet::new();
     if !cx.cluster.sharded {
@@ -173,7 +174,7 @@ async fn drop_databases(cx: &Cx, id: &str, databases: &BTreeSet<String>) -> Resu
 pub(super) async fn hold_balancer(cx: &Cx) -> Result<()> {
     let configured = cx.config.restore.as_ref().and_then(|c| c.timeouts.as_ref()).and_then(|t| t.balancer_stop);
     let limit = configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map(Duration::from_secs);
-    // It may take long, and whoever waits for the restore should see for what.
+    // Stopping the balancer may take long, and an operator who waits for the restore should see why.
     sampler::phase(cx, "balancer").await;
     until(&cx.cancel, balancer::hold_for_restore(&cx.control, &cx.name, limit)).await
 }

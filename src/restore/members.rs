@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 pub struct Participants {
     /// Replica set of the cluster → replica set of the backup.
     pub parts: BTreeMap<String, String>,
-    /// Shard id in the backup → in the cluster, where they differ. A backup made before 2.0 does not tell its ids here; they
-    /// are then taken to be the names of the replica sets.
+    /// Shard id in the backup → shard id in the cluster, where the two differ. A backup made before 2.0 does not record its
+    /// shard ids here, so they are assumed to be the names of its replica sets.
     pub ids: Ids,
     /// Replica set of the backup → shard id in the cluster.
     pub places: BTreeMap<String, String>,

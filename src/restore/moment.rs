@@ -26,7 +26,8 @@ use std::collections::BTreeMap;
 pub enum Moment {
     /// This time, itself included.
     At(Timestamp),
-    /// The end of the newest backup, or as late as the oplog of all replica sets goes from there.
+    /// The latest moment up to which all replica sets have a saved oplog after the newest backup, or else the end of that
+    /// backup.
     Latest,
 }
 
@@ -39,13 +40,14 @@ pub struct Way<'a> {
 }
 
 impl Way<'_> {
-    /// The state of which moment it gives.
+    /// The moment whose state the restore gives.
     #[must_use]
     pub fn moment(&self) -> Timestamp {
         self.target.unwrap_or(self.base.last_write_ts)
     }
 
-    /// Everything newer that this way does not lead to, in words: for whoever asked for the latest moment and thinks of now.
+    /// Describes everything newer than the moment that this way reaches, for an operator who asked for the latest moment and
+    /// expects the present state.
     #[must_use]
     pub fn leaves_behind(&self, backups: &[BackupMeta], chunks: &[Chunk], restores: &[RestoreMeta]) -> Vec<String> {
         let reached = self.moment();
@@ -129,7 +131,7 @@ pub fn too_early(backup: &BackupMeta, target: Timestamp) -> Option<String> {
         .then(|| format!("{} is before the end of the backup '{}' at {}", moment(target), backup.name, moment(end)))
 }
 
-/// The end of a part's own oplog, from where it needs more.
+/// The end of a part's own oplog, after which the restore needs saved chunks.
 pub(super) fn begin(backup: &BackupMeta, part: &BackupReplset) -> Timestamp {
     // Before 2.4 the oplog of every replica set went on to the last write of the cluster.
     if Generation::of(&backup.pbm_version) < Generation::Current {
@@ -207,7 +209,8 @@ pub fn find<'a>(
     };
     bases.sort_by_key(|base| (end(base), base.start_ts));
     let way = match wish {
-        // Never from an older backup, however far its oplog goes: there is a gap or a restore between the two.
+        // The newest backup is always used. Even if the oplog after an older backup reaches further, a gap or a restore lies
+        // between the two.
         Moment::Latest => match bases.last() {
             Some(base) => {
                 let reached = reach(base, chunks);

@@ -98,7 +98,7 @@ pub enum Fate {
     Roles,
     /// A routing table of a config server, put back by its own step.
     Routing,
-    /// The settings of a cluster, which are in use during the restore: replaced document by document.
+    /// The settings of a cluster. They are in use during the restore, so they are replaced document by document.
     Settings,
     /// Never touched, for the reason given.
     Leave(&'static str),
@@ -144,7 +144,7 @@ fn in_admin(coll: &str) -> Fate {
 
 fn in_config(coll: &str, wish: &Wish) -> Fate {
     match coll {
-        // Not put back: it tells which replica set each shard id of the backup belongs to.
+        // This table is read but not restored: it shows to which replica set each shard id of the backup belongs.
         "shards" if wish.config_server => Fate::Routing,
         "version" | "shards" => Fate::Leave("describes the cluster that made the backup"),
         "databases" | "collections" | "chunks" if wish.config_server => Fate::Routing,

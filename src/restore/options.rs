@@ -25,8 +25,8 @@ pub struct Fitted {
     pub notes: Vec<String>,
 }
 
-/// Leaves out what `server` no longer knows and names what it does not know yet. `server` is as old as its feature
-/// compatibility version.
+/// Leaves out options that `server` no longer knows, and lists options that it does not know yet. `server` is limited to its
+/// feature compatibility version.
 #[must_use]
 pub fn fit(db: &str, kind: NamespaceKind, given: &Document, server: Version) -> Fitted {
     let mut fitted = Fitted { options: given.clone(), ..Fitted::default() };

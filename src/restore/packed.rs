@@ -28,7 +28,7 @@ pub struct Contents {
     pub packed: Packed,
     /// With sizes and checksums.
     pub namespaces: Vec<NamespaceMeta>,
-    /// Users, roles, settings and routing tables, each under [`aside_name`].
+    /// Contains users, roles, settings and routing tables, each under its [`aside_name`].
     pub aside: Arc<Memory>,
     /// The archive and the oplog, as far as they exist.
     pub objects: Vec<ObjectInfo>,

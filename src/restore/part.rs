@@ -95,7 +95,8 @@ async fn each(storage: &dyn Storage, data: Option<&StoredDocuments>, mut see: im
     Ok(())
 }
 
-/// Those sharded collections of the target that are `wanted`, by the names of time series.
+/// The sharded collections of the target that are `wanted`. A time series is listed under its own name, not under that of its
+/// buckets.
 pub async fn sharded(config: &Client, wanted: impl Fn(&str) -> bool) -> Result<BTreeSet<String>> {
     let table = config.database("config").collection::<Document>("collections");
     let mut listed = table.find(doc! {}).projection(doc! { "_id": 1 }).await.context("read config.collections")?;
@@ -106,11 +107,11 @@ pub async fn sharded(config: &Client, wanted: impl Fn(&str) -> bool) -> Result<B
     Ok(sharded)
 }
 
-/// Drops those sharded collections that are to `go`, by the names of time series, and whose database has the shard `id` as
-/// its primary, on all shards. `shard` leads to that shard's primary.
+/// Drops, on all shards, the sharded collections for which `go` is true and whose database has the shard `id` as its primary
+/// shard. `go` gets a time series by its own name. `shard` is a client of that shard's primary.
 pub async fn drop_collections(config: &Client, shard: &Client, id: &str, go: impl Fn(&str) -> bool) -> Result<usize> {
     let mut dropped = 0;
-    // The server takes a series by its own name only.
+    // The server drops a time series only by its own name.
     for ns in sharded(config, go).await? {
         let Some((db, coll)) = ns.split_once('.') else { continue };
         let Some(version) = database_version(config, db, id).await? else { continue };
@@ -176,7 +177,7 @@ pub async fn put_back(
     let mut there = table.find(of_selection).await.context("read config.collections")?;
     while let Some(collection) = there.try_next().await.context("read config.collections")? {
         uuids.extend(collection.get("uuid").cloned());
-        // Sharded after the backup.
+        // These collections were sharded after the backup.
         names.extend(collection.get_str("_id").ok().filter(|ns| selection.wants_namespace(ns)).map(str::to_owned));
     }
     clear(&db, "chunks", doc! { "$or": [{ "uuid": { "$in": &uuids } }, { "ns": { "$in": &names } }] }).await?;

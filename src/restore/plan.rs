@@ -43,7 +43,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// What collections can be made of: a server at an older feature compatibility version refuses what came after that.
+    /// The version whose features collections may use: a server at an older feature compatibility version refuses newer
+    /// features.
     #[must_use]
     pub fn able_to(&self) -> Version {
         Version::parse(&self.fcv).filter(|fcv| fcv.series() < self.server.series()).unwrap_or(self.server)
@@ -65,7 +66,7 @@ impl fmt::Display for TargetNamespace {
 }
 
 impl TargetNamespace {
-    /// One of the users', with the buckets of their time series.
+    /// Whether this is a users' namespace, or the bucket collection of a users' time series.
     #[must_use]
     pub fn is_droppable(&self) -> bool {
         is_droppable(&self.db, self.coll.strip_prefix(BUCKETS).unwrap_or(&self.coll))
@@ -130,14 +131,15 @@ pub struct RestorePlan {
     pub users: UsersSource,
     /// Of a config server.
     pub routing: RoutingSource,
-    /// Of a cluster: the inner `None` is an empty collection, the outer one leaves the target's alone.
+    /// The settings of a cluster. The inner `None` means that the backup's collection is empty, the outer `None` that the
+    /// target keeps its settings.
     pub settings: Option<Option<StoredDocuments>>,
     /// What a person should know; nothing here stops the restore.
     pub warnings: Vec<String>,
 }
 
 impl RestorePlan {
-    /// Uncompressed bytes of all collections, with the tables and the settings of a cluster.
+    /// Uncompressed bytes of all collections, including the routing tables and the settings of a cluster.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let routing = &self.routing;
@@ -188,7 +190,7 @@ pub struct Facts<'a> {
     pub archive: Option<&'a Packed>,
     pub target: &'a Target,
     pub wish: &'a Wish,
-    /// What the oplog does to names; `None` until it was looked at.
+    /// The names that the oplog creates, renames or drops; `None` until the oplog has been read.
     pub followed: Option<&'a Followed>,
     /// `None` for the moment at which the backup ends.
     pub point: Option<&'a PointInTime>,
@@ -235,8 +237,9 @@ pub fn restorable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupRepl
     }
 }
 
-/// What of the ends in the backup's metadata can't be true: no slice of a replica set begins behind the end of its own part, and
-/// the backup's end is that of the part that ended first. Up to another moment the data would not be that of any moment.
+/// Finds end times in the backup's metadata that contradict each other. No slice of a replica set may begin after the end of
+/// its own part, and the end of the backup must be that of the part that ended first. A restore to any other end would not
+/// give a consistent state.
 fn contradiction(backup: &BackupMeta, part: &BackupReplset, slices: &[OplogObject]) -> Option<String> {
     let ends: Vec<Timestamp> = backup.replsets.iter().map(|part| part.last_write_ts).collect();
     let earliest = ends.iter().copied().min().filter(|earliest| earliest.time > 0);
@@ -332,7 +335,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The tables that say where everything is are put back as they are, and servers read only those of their own kind.
+    /// Compares versions, because the routing tables are restored unchanged and a server reads only the format of its own
+    /// version.
     fn compare_routing(&mut self) {
         let (backup, target) = (self.facts.backup, self.facts.target);
         let source = Version::parse(&backup.fcv).or_else(|| Version::parse(&backup.mongodb_version));
@@ -369,12 +373,12 @@ impl<'a> Draft<'a> {
                         *table = data;
                     }
                 }
-                // An empty collection is no reason to leave the target's settings alone.
+                // An empty settings collection in the backup also replaces the target's settings.
                 Fate::Settings => self.settings = Some(data),
                 Fate::Restore => self.take(meta, data),
             }
         }
-        // The oplog makes the collection, so there was none.
+        // The oplog creates the settings collection, so the collection did not exist when the backup was made.
         let settings = ("config".to_owned(), "settings".to_owned());
         if self.facts.followed.is_some_and(|followed| followed.named.contains(&settings)) {
             self.settings.get_or_insert(None);
@@ -451,10 +455,11 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// What carries a name of the backup, or one that the oplog creates, renames or drops, is replaced: the oplog is replayed
-    /// from before that name was given or taken, so what the target has there is of a later time. What carries such a
-    /// collection's UUID under another name was renamed since then: creating it again under its old name would make the server
-    /// rename that one back, with its newer documents, so it goes too.
+    /// Plans to drop every namespace of the target whose name is in the backup, or is created, renamed or dropped by the
+    /// oplog: the replay begins before that change of names, so the target's namespace is from a later time. A target
+    /// collection that has the UUID of such a collection under another name was renamed later, and is dropped too: if the
+    /// restore created the collection again under its old name, the server would rename the existing one back, with its newer
+    /// documents.
     fn plan_drops(&mut self) {
         let by_uuid: HashMap<_, _> =
             self.taken.values().filter_map(|planned| Some((planned.meta.uuid?.bytes(), &planned.meta))).collect();
@@ -516,7 +521,8 @@ impl<'a> Draft<'a> {
         }
         // Before 2.4 a backup's oplog was one object.
         if Generation::of(&self.facts.backup.pbm_version) < Generation::Current {
-            // Every replica set's object goes on to the last write of the cluster, which another one made.
+            // The oplog object of every replica set ends at the last write of the cluster, which another replica set may have
+            // made.
             match self.sizes.get(part.oplog_name.as_str()) {
                 Some(&size) if size > 0 => self.oplog.push(OplogObject {
                     size,
@@ -562,7 +568,7 @@ impl<'a> Draft<'a> {
             Ok(oplog) => self.oplog = oplog,
             Err(gap) => self.reasons.push(gap.explain(self.facts.rs)),
         }
-        // The replica set has an entry there, and so has every chunk that goes from before it to after it.
+        // The replica set has an entry at its last write, so every object whose range contains that time must hold this entry.
         let known = part.last_write_ts;
         let current = Generation::of(&self.facts.backup.pbm_version) == Generation::Current;
         for object in self.oplog.iter_mut().filter(|it| current && it.from <= known && known <= it.to) {
@@ -886,10 +892,11 @@ mod tests {
         assert_eq!((data.object.as_str(), data.size), ("b_rs0.dump.s2", 100));
         let users = plan.users.users.expect("users");
         assert_eq!((users.object.as_str(), users.compression), ("admin.pbmRUsers", Compression::None));
-        // Other replica sets of the backup may have ended later than this one, and its object goes on as far.
+        // Other replica sets of the backup may have ended later than this one, and this one's oplog object ends at that later
+        // time, too.
         assert_eq!((plan.oplog[0].from, plan.oplog[0].to, plan.end), (ts(10), ts(20), ts(20)));
         assert_eq!(plan.oplog[0].holds, Some(ts(15)), "the last one of its own");
-        // So that is where the chunks begin, on all of them.
+        // So the chunks of all replica sets begin at that later time.
         world.point = Some(PointInTime { target: ts(30), chunks: vec![chunk(20, 40)] });
         assert_eq!(world.plan().expect("a plan").oplog.len(), 2);
         world.point = None;
@@ -1057,7 +1064,7 @@ mod tests {
         assert!(plan.warnings.iter().any(|it| it.contains("'shop.away' is dropped: it is 'shop.before' of the oplog")));
         world.wish.selection = Selection::parse(&["shop.orders"]).expect("a selection");
         world.refused("'shop.away' on the target is 'shop.before' of the oplog");
-        // It was renamed from one selected name to another.
+        // The collection was renamed from one selected name to another.
         world.wish.selection = Selection::parse(&["shop.*"]).expect("a selection");
         assert_eq!(world.plan().expect("a plan").drops.len(), 3);
         world.wish.selection = Selection::default();

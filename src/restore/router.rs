@@ -35,7 +35,7 @@ pub struct RoutingSource {
     pub chunks: Option<StoredDocuments>,
     /// Zones.
     pub tags: Option<StoredDocuments>,
-    /// Not put back: which replica set each shard id belongs to.
+    /// The replica set of each shard id. This table is not restored.
     pub shards: Option<StoredDocuments>,
 }
 
@@ -70,7 +70,8 @@ pub async fn drop_databases(config: &Client, shard: &Client, id: &str, databases
     Ok(dropped)
 }
 
-/// Runs a command on a shard. Before 5.0 a shard does not know it, and the config servers carry out the older one.
+/// Runs `command` on a shard. A shard older than 5.0 does not know `command`, so the config servers run the command `older`
+/// instead.
 pub(super) async fn run_or_older(
     shard: &Database,
     command: Document,
@@ -134,8 +135,7 @@ pub async fn named(storage: &dyn Storage, source: &RoutingSource) -> Result<BTre
     Ok(names)
 }
 
-/// The shard ids of the backup, each with the replica set that it belongs to. A backup made before 2.0 tells them nowhere
-/// else.
+/// The shard ids of the backup, each with its replica set. A backup made before 2.0 records its shard ids only in this table.
 pub async fn shard_ids(storage: &dyn Storage, source: &RoutingSource) -> Result<BTreeMap<String, String>> {
     let mut known = BTreeMap::new();
     let Some(data) = &source.shards else { return Ok(known) };
@@ -150,7 +150,8 @@ pub async fn shard_ids(storage: &dyn Storage, source: &RoutingSource) -> Result<
     Ok(known)
 }
 
-/// Shard ids that the backup's routing would name although the cluster has no such shard, each with what it is named for.
+/// Shard ids that the restored routing would contain although the cluster has no such shard, each with the place where it is
+/// used.
 pub async fn strangers(
     storage: &dyn Storage,
     source: &RoutingSource,
@@ -271,13 +272,13 @@ pub(super) fn text_of<'a>(document: &'a RawDocument, name: &str) -> Option<&'a s
     find(document, name)?.text()
 }
 
-/// The UUID of its collection.
+/// The collection UUID of a routing document.
 pub(super) fn uuid_of(document: &RawDocument) -> Option<Uuid> {
     find(document, "uuid")?.uuid()
 }
 
-/// Replaces the zones by the backup's; those of databases that keep their routing stay. A config server's backup without zones
-/// was made of a cluster without zones.
+/// Replaces the cluster's zones by those of the backup. Zones of databases that keep their routing stay. If a config server's
+/// backup has no zones, its cluster had none.
 async fn put_zones_back(storage: &dyn Storage, db: &Database, source: &RoutingSource, kept: &Kept) -> Result<()> {
     let goes = |zone: &RawDocument| {
         let database = text_of(zone, "ns").and_then(|ns| ns.split_once('.')).map(|(db, _)| db);
@@ -304,9 +305,10 @@ async fn put_zones_back(storage: &dyn Storage, db: &Database, source: &RoutingSo
     }
 }
 
-/// Makes a shard's primary forget the routing that it knows, in memory and on its disk. Some servers (5.0.4) leave on the disks
-/// of other shards what they knew of a collection when it was dropped: under the same epoch, and newer than what a restore
-/// puts back. Such a shard asks the config servers for what came after that, finds nothing, and refuses every read and write.
+/// Makes a shard's primary forget its cached routing, in memory and on disk. When a collection is dropped, some servers
+/// (5.0.4) leave its routing in the caches of other shards. This routing has the same epoch as the routing that a restore puts
+/// back, and is newer. Such a shard asks the config servers for changes after its cached routing, finds none, and refuses
+/// every read and write.
 pub async fn forget(node: &Client) -> Result<()> {
     let config = node.database("config");
     let known = config.collection::<Document>("cache.collections");
@@ -315,7 +317,7 @@ pub async fn forget(node: &Client) -> Result<()> {
     let found: Vec<Document> = found.try_collect().await.context("read config.cache.collections")?;
     for collection in &found {
         let Ok(ns) = collection.get_str("_id") else { continue };
-        // The chunks of a collection with a long name are known by its UUID.
+        // The chunk cache of a collection with a long name is named by the collection's UUID.
         let uuid = collection.get("uuid").and_then(|uuid| bson::deserialize_from_bson::<Uuid>(uuid.clone()).ok());
         for name in std::iter::once(ns.to_owned()).chain(uuid.map(|uuid| uuid.to_string())) {
             let chunks = config.collection::<Document>(&format!("cache.chunks.{name}"));
@@ -332,7 +334,7 @@ pub(super) async fn clear(db: &Database, coll: &str, filter: Document) -> Result
     Ok(())
 }
 
-/// Inserts what `change` makes of every document of `data`, if anything.
+/// Passes every document of `data` to `change` and inserts the result, if there is one.
 pub(super) async fn fill(
     storage: &dyn Storage,
     db: &Database,
@@ -381,8 +383,8 @@ pub async fn databases(storage: &dyn Storage, backup: &BackupMeta) -> Result<BTr
     Ok(found)
 }
 
-/// What a restore replaces on every shard, by what the oplogs of all replica sets make ([`super::steps::Steps::makes`]): the
-/// databases of a full restore; of a selection databases and collections, `db.coll`.
+/// Returns what a restore replaces on every shard: for a full restore databases, for a selective one databases and collections
+/// (`db.coll`). `made` is what the oplogs of all replica sets create or drop ([`super::steps::Steps::makes`]).
 pub async fn replaced(
     storage: &dyn Storage,
     backup: &BackupMeta,

@@ -1,9 +1,10 @@
-//! The settings of a cluster (`config.settings`) are in use while it is restored: they are replaced one by one, and at no moment is
-//! one that the backup has too missing. The collection is never dropped.
+//! Restores the settings of a cluster (`config.settings`). The cluster uses them during the restore, so the collection is
+//! never dropped. The settings are replaced one by one, and a setting that the backup also has is never missing in between.
 //!
-//! The document of the balancer says what the balancer does now, and what people want of it (when it may run, for example). The
-//! first stays as it is: the restore has switched the balancer off and says itself when it goes on, and an operator's
-//! "off" outlives a restore that dies. The second comes from the backup. A backup without that document leaves it alone.
+//! The balancer's document contains the balancer's present state and the operator's configuration, for example when the
+//! balancer may run. The state stays as it is: the restore has switched the balancer off and switches it on again itself, and
+//! an operator's "off" must survive a restore that crashes. The configuration comes from the backup. If the backup has no such
+//! document, the cluster's document is not changed.
 
 use crate::{oplog::filter::SWITCHES, snapshot::stored::StoredDocuments, storage::Storage};
 use anyhow::{Context as _, Result, bail};
@@ -12,10 +13,10 @@ use mongodb::{Client, Database};
 
 const SETTINGS: &str = "settings";
 const BALANCER: &str = "balancer";
-/// What the balancer does now.
+/// The fields with the balancer's present state.
 const STATE: [&str; 2] = ["stopped", "mode"];
 
-/// Makes the settings those of the backup; `None` if it has an empty collection of them.
+/// Replaces the cluster's settings by those of the backup. `source` is `None` if the backup's settings collection is empty.
 pub(super) async fn put_back(storage: &dyn Storage, client: &Client, source: Option<&StoredDocuments>) -> Result<()> {
     let config = client.database("config");
     let mut stays: Vec<Bson> = SWITCHES.iter().map(|id| Bson::from(*id)).collect();
@@ -40,7 +41,7 @@ pub(super) async fn put_back(storage: &dyn Storage, client: &Client, source: Opt
     write(&config, doc! { "delete": SETTINGS, "deletes": [others] }).await
 }
 
-/// The backup's setting of the balancer with what it does `now`.
+/// The backup's balancer document with the state from the cluster's present document, `now`.
 fn with_state(mut setting: Document, now: Option<&Document>) -> Document {
     let Some(now) = now else { return setting };
     for field in STATE {

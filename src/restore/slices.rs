@@ -12,11 +12,12 @@ use jiff::tz::TimeZone;
 /// What the two times of an object's name are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ends {
-    /// Those of its first and of its last entry: a slice of a backup, or a chunk of ours.
+    /// The times of the object's first and last entry. Slices of a backup and chunks that this program made have such names.
     Entries,
-    /// A range that holds its entries. There need not be an entry at the beginning.
+    /// A range that contains all entries of the object. The range may begin before the first entry.
     Range,
-    /// Its name tells no times: the one oplog object of a backup made before 2.4. It can hold more on both sides.
+    /// The name contains no times. This is the single oplog object of a backup made before 2.4. It may hold entries before and
+    /// after the backup's range.
     Unnamed,
 }
 
@@ -29,16 +30,17 @@ pub struct OplogObject {
     pub from: Timestamp,
     pub to: Timestamp,
     pub ends: Ends,
-    /// The time of an entry that it must hold, or be older and newer than.
+    /// The time of an entry of this replica set, if one is known: the object's first entry must not be newer, its last entry
+    /// not older.
     pub holds: Option<Timestamp>,
-    /// Uncompressed bytes and their CRC-64/XZ, where the backup's metadata tell them.
+    /// Size and CRC-64/XZ of the uncompressed entries, if the backup's metadata records them.
     pub content: Option<(u64, i64)>,
-    /// Bytes on the storage, where whoever stored it noted them.
+    /// Size of the object on the storage, if the program that stored it recorded the size.
     pub stored: Option<u64>,
 }
 
 impl OplogObject {
-    /// Of which only the name is known.
+    /// An object with this name and range, of which nothing else is known yet.
     #[must_use]
     pub fn new(name: String, compression: Compression, (from, to): (Timestamp, Timestamp), ends: Ends) -> Self {
         Self { name, size: 0, compression, from, to, ends, holds: None, content: None, stored: None }
@@ -47,7 +49,7 @@ impl OplogObject {
 
 impl From<&Chunk> for OplogObject {
     fn from(chunk: &Chunk) -> Self {
-        // Only we note this, and our chunks begin with an entry.
+        // Only this program records the stored size, and its chunks begin and end with entries.
         let ends = if chunk.stored.is_some() { Ends::Entries } else { Ends::Range };
         Self {
             size: u64::try_from(chunk.size).unwrap_or_default(),

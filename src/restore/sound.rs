@@ -1,16 +1,17 @@
-//! Is the oplog that is to be replayed whole, and what does it do to names? Every object is read to its end before anything of the
-//! target is changed.
+//! Checks that the oplog to be replayed is complete, and collects the names that it creates, renames or drops. Every object is
+//! read to its end before the restore changes anything on the target.
 //!
-//! # What shows that an object lost its head or its tail
+//! # How a missing beginning or end of an object is detected
 //!
-//! The slices of a backup begin and end with entries, which their names tell ([`Ends::Entries`]), and so do chunks of ours, as
-//! far as the index knows them for such. The name of another chunk is a range:
-//! the first chunk that the original makes after a backup begins, on every replica set, at the *cluster's* last write, at
-//! which most replica sets have no entry. What a chunk must hold is then told by others:
+//! The name of a backup slice contains the times of its first and last entry ([`Ends::Entries`]). So does the name of a chunk
+//! of ours, if the index shows that this program made it. The name of any other chunk is only a range: after a backup, the
+//! first chunk of the original begins on every replica set at the *cluster's* last write, and most replica sets have no entry
+//! at that time. Three other sources show which entries such a chunk must hold:
 //!
-//! - the object before it and the object after it, where they reach into its range: they hold entries that it must have, too;
-//! - the backup, which knows one entry of this replica set's oplog, its last write ([`OplogObject::holds`]);
-//! - the end of the last object: every program ends its chunks with an entry.
+//! - the objects before and after the chunk: if they overlap its range, the chunk must hold their entries from the overlap,
+//!   too;
+//! - the backup, which records one entry of this replica set's oplog, namely its last write ([`OplogObject::holds`]);
+//! - the name of the last object: every program ends its chunks with an entry, so an entry must exist at the end of the range.
 
 use super::{
     slices::{Ends, OplogObject, moment},
@@ -43,19 +44,19 @@ pub struct Unsound {
     pub why: String,
 }
 
-/// What is asked about the oplog, and how its entries are changed before they are replayed.
+/// What to look for in the oplog, and how the entries are rewritten before the replay.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading<'a> {
     pub asked: Asked<'a>,
     pub rewrite: Rewrite<'a>,
-    /// What is newer is not replayed.
+    /// Entries newer than this are not replayed.
     pub end: Timestamp,
 }
 
-/// Reads all of `objects` to their ends, some at a time. Gives what they do to names.
+/// Reads all `objects` to their ends, a few at a time. Returns the names that their entries create, rename or drop.
 ///
 /// # Errors
-/// The first unsound one in their order.
+/// The first unsound object, in the order of `objects`.
 pub(super) async fn check(
     storage: &Arc<dyn Storage>,
     objects: &[OplogObject],
@@ -82,20 +83,21 @@ pub(super) async fn check(
     Ok(followed)
 }
 
-/// What an object holds.
+/// What was found in an object.
 #[derive(Debug)]
 struct Seen {
     first: Timestamp,
     last: Timestamp,
-    /// The last entry that the range of the object before it has, too.
+    /// The last entry of this object within the range of the previous object.
     shared_with_before: Option<Timestamp>,
-    /// The first entry that the range of the object after it has, too.
+    /// The first entry of this object within the range of the next object.
     shared_with_after: Option<Timestamp>,
     followed: Followed,
 }
 
 impl Seen {
-    /// What the object before it has of the range of this one, this one has from the same entry on.
+    /// Checks that this object begins no later than the first entry that the previous object (`before`) has in this object's
+    /// range.
     fn begins_in_time(&self, before: &Self, of: &OplogObject) -> Result<(), String> {
         match before.shared_with_after {
             Some(shared) if self.first > shared => Err(format!(
@@ -121,7 +123,8 @@ impl Seen {
     }
 }
 
-/// Reads one object: its entries are readable, in order, and those that its name and the backup's metadata tell of.
+/// Reads one object. Checks that its entries are readable and in order, and that they match its name and the backup's
+/// metadata.
 async fn whole(storage: &dyn Storage, objects: &[OplogObject], at: usize, reading: Reading<'_>) -> Result<Seen> {
     let object = &objects[at];
     let before = at.checked_sub(1).map(|before| objects[before].to);
@@ -146,7 +149,7 @@ async fn whole(storage: &dyn Storage, objects: &[OplogObject], at: usize, readin
         if object.content.is_some() {
             crc.update(raw.as_bytes());
         }
-        // What comes after the end is not replayed and need not be understood.
+        // Entries after the end are not replayed, so this program need not understand them.
         let ts = Entry::time(&raw)?;
         if ts <= reading.end {
             let entry = Entry::parse(&raw, None)?;
@@ -155,7 +158,7 @@ async fn whole(storage: &dyn Storage, objects: &[OplogObject], at: usize, readin
             followed.see(&entry, reading.asked)?;
         }
         if object.compression == Compression::None {
-            // There is no checksum; at least what is no BSON shows.
+            // An uncompressed object has no checksum, but this check at least finds an entry that is not valid BSON.
             crate::raw::check(&raw).with_context(|| format!("read the entry at {}", moment(ts)))?;
         }
         if let Some(last) = last.filter(|last| ts < *last) {
@@ -179,7 +182,7 @@ async fn whole(storage: &dyn Storage, objects: &[OplogObject], at: usize, readin
         last = Some(ts);
     }
     let (Some(first), Some(last)) = (first, last) else { bail!("it is empty") };
-    // No other object tells whether the last one is whole.
+    // No later object shows whether the last one is complete, so the last one must reach the end of its range.
     let latest_begin = if object.ends == Ends::Entries { Some(object.from) } else { object.holds };
     let earliest_end = match object.ends {
         Ends::Entries => Some(object.to),
@@ -280,7 +283,7 @@ mod tests {
         }
     }
 
-    /// From, to, what these are, an entry that it must have, and its entries.
+    /// The range of an object, the meaning of its ends, the time of an entry that it must hold, and the times of its entries.
     type Piece<'a> = (u32, u32, Ends, Option<u32>, &'a [u32]);
 
     /// Which object is unsound, and why.

@@ -90,7 +90,7 @@ struct Stored<'a> {
     remains: &'a [NamespaceMeta],
     objects: &'a [ObjectInfo],
     written: &'a [Written],
-    /// Before 2.0.
+    /// The archive of a backup made before 2.0.
     archive: Option<Packed>,
 }
 
@@ -105,7 +105,7 @@ pub struct Steps {
     client: Client,
     order: Order,
     plan: RestorePlan,
-    /// As it was before.
+    /// The target as it was before the restore.
     target: Target,
     catalog: Catalog,
     progress: Arc<LoadProgress>,
@@ -176,7 +176,7 @@ impl Steps {
             point: order.point.as_ref(),
             sharded: order.sharded,
         };
-        // The first plan tells which objects of the oplog are replayed, the second one knows what is in them.
+        // The first plan shows which oplog objects are replayed. The second plan is made after these objects have been read.
         let mut first = decide(&facts)?;
         let layout = ReplsetLayout::new(&order.backup.name, &order.rs, order.backup.compression);
         let reasons = note_written(&mut first, &layout, written, objects);
@@ -202,7 +202,7 @@ impl Steps {
         let followed = read_oplog(&storage, &order, &first, &target).await?;
         facts.followed = Some(&followed);
         let mut plan = decide(&facts)?;
-        // It also has what the oplog renames into the selection.
+        // The second plan also contains the collections that the oplog renames into the selection.
         let reasons = note_written(&mut plan, &layout, written, objects);
         if !reasons.is_empty() {
             return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
@@ -245,7 +245,7 @@ impl Steps {
         &self.plan
     }
 
-    /// What the target had when the plan was made.
+    /// The namespaces that the target had when the plan was made.
     pub fn there(&self) -> impl Iterator<Item = &TargetNamespace> {
         self.target.namespaces.iter()
     }
@@ -287,9 +287,10 @@ impl Steps {
         Ok(())
     }
 
-    /// What the oplog of this replica set makes or drops, and others of the cluster may have: databases for a full restore, also
-    /// those that the backup's routing table names; for a selection those that it has as a whole, and `db.coll` of what it has
-    /// of the sharded collections. `config` leads to the config servers.
+    /// Returns what the oplog of this replica set creates or drops and other replica sets of the cluster may also have. For a
+    /// full restore these are databases, including those in the backup's routing table. For a selective restore they are the
+    /// databases that are selected as a whole, and the sharded collections (`db.coll`) that get a selected name. `config` is a
+    /// client of the config servers.
     pub async fn makes(&self, config: &Client) -> Result<BTreeSet<String>> {
         let selection = &self.order.wish.selection;
         if selection.is_everything() {
@@ -353,7 +354,7 @@ impl Steps {
         swap.await.context("put users and roles back")
     }
 
-    /// Puts the settings of the cluster back, one by one, while the balancer stays as it is.
+    /// Restores the settings of the cluster one by one. The state of the balancer does not change.
     pub async fn put_settings_back(&self, cancel: &CancellationToken) -> Result<()> {
         let Some(source) = &self.plan.settings else { return Ok(()) };
         let work = settings::put_back(self.aside.as_ref(), &self.client, source.as_ref());
@@ -412,7 +413,8 @@ impl Steps {
     }
 }
 
-/// Takes what was noted of the plan's objects when they were stored. Gives why some of them are not those that were stored.
+/// Adds the sizes and checksums that the backup recorded to the plan's oplog slices. Returns a reason for every object of the
+/// plan whose size on the storage is not the recorded one.
 fn note_written(
     plan: &mut RestorePlan,
     layout: &ReplsetLayout,
@@ -438,8 +440,8 @@ fn note_written(
     objects.iter().filter(differs).map(why).collect()
 }
 
-/// Reads the whole oplog that will be replayed, so that an object that is lost or damaged is known before anything is dropped.
-/// Gives what it does to names.
+/// Reads the whole oplog that will be replayed, so that a missing or damaged object is found before the restore drops
+/// anything. Returns the names that the oplog creates, renames or drops.
 async fn read_oplog(
     storage: &Arc<dyn Storage>,
     order: &Order,
@@ -452,7 +454,7 @@ async fn read_oplog(
     let rewrite = Rewrite { clone: order.wish.clone.as_ref(), ids: None };
     let oplog = &plan.oplog;
     sound::check(storage, oplog, sound::Reading { asked, rewrite, end: plan.end }).await.map_err(|unsound| {
-        // Without one of its own slices the backup leads nowhere.
+        // A backup that lacks one of its own slices can't be restored to any moment.
         let own = oplog.get(unsound.at).is_some_and(|object| !object.name.starts_with(PITR));
         if own || order.point.is_none() {
             return anyhow::anyhow!(
@@ -486,7 +488,7 @@ pub(super) struct Rewrite<'a> {
 }
 
 impl<'a> Rewrite<'a> {
-    /// As a clone has it; `None` if it stays as it is.
+    /// Rewrites an entry for a restore under another name (clone). Returns `None` if the entry needs no change.
     pub(super) fn entry(&self, raw: &RawDocument) -> Result<Option<RawDocumentBuf>> {
         self.clone.map(|mapping| mapping.entry(raw.to_owned())).transpose()
     }
@@ -515,7 +517,7 @@ pub(super) async fn replay_all(
         let entries = rewrite.entries(read::entries(storage, &slice.name, slice.compression).await?);
         let applied = until(cancel, replayer.apply(entries)).await;
         match applied.with_context(|| format!("replay '{}'", slice.name))? {
-            // It was whole when it was checked. Nothing else shows that it lost its tail since.
+            // The slice was complete when it was checked. Only this comparison shows that it has lost its end since then.
             Flow::Continue if slice.ends == Ends::Entries && replayer.last().is_none_or(|last| last < slice.to) => {
                 bail!(
                     "'{}' is damaged: its entries end before {}, the end that its name tells; nothing more was replayed",

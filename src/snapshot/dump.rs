@@ -149,13 +149,13 @@ pub async fn dump(
     })
 }
 
-/// Where the documents of a collection go.
+/// The object into which the documents of a collection are written.
 struct Target {
-    /// The object with the collection's name.
+    /// The object name made from the collection's own name.
     own: String,
-    /// The name that is used if that one can't be; empty where there is none.
+    /// The object name that is used if `own` can't be used; empty if there is none.
     escaped: String,
-    /// Why it can't be.
+    /// The reason why `own` can't be used, if there is one.
     why: Option<String>,
 }
 
@@ -164,7 +164,8 @@ impl Target {
         Self { own, escaped: String::new(), why: None }
     }
 
-    /// The store has refused the name, or something in it: with another name we know which.
+    /// Whether the storage may have refused the name and not the content. A second attempt with the escaped name shows which
+    /// one.
     fn is_refused(&self, error: &storage::Error) -> bool {
         let unusual = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/'));
         let name = self.own.rsplit_once('/').map_or("", |(_, name)| name);
@@ -173,8 +174,8 @@ impl Target {
     }
 }
 
-/// The objects that can't have the names of their collections, each with the reason: one such name must not end the backup
-/// of all others. `objects` are those with documents.
+/// Returns the objects that can't have the names of their collections, each with the reason: one such name must not end the
+/// backup of all other collections. `objects` are the objects with documents.
 fn unfit_names<'a>(layout: &ReplsetLayout, objects: &[&'a str], same_letters: bool) -> HashMap<&'a str, String> {
     let own = [layout.metadata(), layout.meta_pbm()];
     let mut sorted = objects.to_vec();
@@ -207,7 +208,7 @@ fn differ_by_letters(objects: &[&str]) -> bool {
     !objects.iter().all(|object| folded.insert(object.to_lowercase()))
 }
 
-/// Does the storage take small and large letters for the same? Its mark has small ones.
+/// Whether the storage ignores upper and lower case. The name of the storage's init file has only lower-case letters.
 async fn ignores_case(storage: &dyn Storage) -> Result<bool> {
     match storage.stat(&layout::INIT.to_uppercase()).await {
         Ok(_) => Ok(true),
@@ -343,7 +344,7 @@ mod tests {
     use super::*;
     use crate::model::compression::Compression;
 
-    /// The names of collections of the database `a` that are stored under others.
+    /// The names of the collections in the database `a` that are stored under other names.
     fn unfit(compression: Compression, same_letters: bool, colls: &[&str]) -> Vec<String> {
         let layout = ReplsetLayout::new("b", "rs0", compression);
         let object = |coll: &str| match coll.split_once(':') {

@@ -105,12 +105,13 @@ async fn run(client: &Client, into: &InsertInto, insert: Insert) -> Result<Docum
     }
 }
 
-/// The server's answer speaks of a document that stands twice in the backup, and its `_id` is text that is no UTF-8.
+/// Whether the server's answer can't be decoded. This happens when it reports a duplicate document whose `_id` is a string
+/// that is not valid UTF-8.
 fn is_unreadable(error: &mongodb::error::Error) -> bool {
     matches!(*error.kind, ErrorKind::BsonDeserialization(_) | ErrorKind::Bson(_) | ErrorKind::InvalidResponse { .. })
 }
 
-/// Inserts documents of which the server may have some already, as a replay of the oplog does: nothing is refused.
+/// Inserts documents in the way a replay of the oplog does, so that the server accepts documents that it already has.
 async fn insert_again(client: &Client, ns: &str, insert: &Insert) -> Result<Document, Error> {
     let unreadable = |reason: String| Error::Answer { ns: ns.to_owned(), reason };
     let documents = raw::find(&insert.command, "documents").and_then(|documents| documents.nested());

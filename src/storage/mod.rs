@@ -90,7 +90,7 @@ pub struct Promises {
     pub largest_object: u64,
     /// `put` returns only when the object survives a power cut.
     pub durable_on_return: bool,
-    /// What was stored can be read again.
+    /// Stored objects can be read again.
     pub keeps: bool,
 }
 

@@ -21,14 +21,14 @@ pub async fn write_all(store: &dyn Storage, name: &str, content: impl Into<Bytes
     store.put(name, body(content), hint).await
 }
 
-/// Looks whether an object that was just stored has the size that it was stored with.
+/// Checks that an object that was just stored has the size with which it was stored.
 ///
 /// # Errors
-/// It has another one, or is not there; as [`Storage::stat`].
+/// The object has another size or does not exist; also the errors of [`Storage::stat`].
 pub async fn check_stored(store: &dyn Storage, name: &str, size: u64) -> Result<()> {
     let there = match store.stat(name).await {
         Ok(info) => info.size,
-        // What this one was given is nowhere.
+        // This storage keeps nothing, so there is nothing to check.
         Err(error) if error.is_not_found() && !store.promises().keeps => return Ok(()),
         Err(error) => return Err(error),
     };

@@ -1,7 +1,8 @@
-//! What a member tells about itself when it is asked: may it be read for a backup now, and has its replica set a majority?
+//! The condition of a member, as the member itself reports it: may it be read for a backup now, and does its replica set have a
+//! majority?
 //!
-//! An agent asks for its line in `pbmAgents`, and again right before it begins to work: what the line says may be some
-//! seconds old.
+//! An agent asks its node to fill its line in `pbmAgents`, and asks again right before it begins to work, because the line may
+//! be some seconds old.
 
 use super::suits;
 use crate::model::agent::AgentStat;
@@ -21,7 +22,7 @@ use tokio::time::timeout;
 pub struct Condition {
     hello: Hello,
     status: ReplStatus,
-    /// What no other field of the agent's line tells: it has no indexes, or is locked.
+    /// Why the member may not be read, if no other field of the agent's line shows it: it has no indexes, or is locked.
     unfit: Option<&'static str>,
     /// Why the majority confirms nothing.
     no_majority: Option<String>,
@@ -29,10 +30,10 @@ pub struct Condition {
     clock: Option<i64>,
 }
 
-/// Asks the member that `client` leads to.
+/// Asks the member that `client` is connected to.
 ///
 /// # Errors
-/// It can't be asked. What the user may not ask is no error.
+/// The member does not answer. A question that the user has no privilege for is no error.
 pub async fn of(client: &Client) -> Result<Condition> {
     let (sent, begun) = (jiff::Timestamp::now().as_millisecond(), Instant::now());
     let hello = mongo::hello(client).await?;
@@ -41,16 +42,16 @@ pub async fn of(client: &Client) -> Result<Condition> {
     let status = admin::repl_status(client).await?;
     let config = admin::set_config(client).await.ok();
     let no_majority = config.and_then(|config| majority::missing(&status, &config));
-    // An arbiter holds nothing that could be locked, and lets nobody ask.
+    // An arbiter holds no data that could be locked, and refuses this command.
     let locked = !hello.arbiter_only && admin::is_fsync_locked(client).await.unwrap_or(false);
     let unfit = suits::unreadable(hello.build_indexes == Some(false), locked);
     Ok(Condition { hello, status, unfit, no_majority, clock })
 }
 
-/// As [`of`], over a connection of its own to the member at `host`.
+/// As [`of`], over a new connection to the member at `host`.
 ///
 /// # Errors
-/// It does not answer within `patience`, or can't be asked.
+/// The member does not answer within `patience`, or can't be asked.
 pub async fn at(uri: &str, host: &str, app: &'static str, patience: Duration) -> Result<Condition> {
     let client = connect_member(uri, host, app, patience).await?;
     match timeout(patience, of(&client)).await {
@@ -60,7 +61,7 @@ pub async fn at(uri: &str, host: &str, app: &'static str, patience: Duration) ->
 }
 
 impl Condition {
-    /// Enters it into an agent's line.
+    /// Writes the condition into an agent's line.
     pub fn enter(&self, stat: &mut AgentStat) {
         stat.hdn = self.hello.hidden;
         stat.psv = self.hello.passive;
@@ -76,13 +77,13 @@ impl Condition {
         }
     }
 
-    /// `host:port` as the replica set names this member; empty if it does not.
+    /// `host:port` as the replica set names this member; empty if the replica set does not name it.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.hello.me
     }
 
-    /// Why this member may not be read for a backup now, if so.
+    /// Why this member may not be read for a backup now; `None` if it may.
     #[must_use]
     pub fn unfit(&self) -> Option<String> {
         let mut stat = AgentStat::unknown(&self.status.set, &self.hello.me);
@@ -90,7 +91,7 @@ impl Condition {
         suits::unfit_node(&stat)
     }
 
-    /// Why nothing is confirmed by the majority of its replica set, if so.
+    /// Why the majority of the member's replica set confirms nothing; `None` if it does confirm.
     #[must_use]
     pub fn no_majority(&self) -> Option<&str> {
         self.no_majority.as_deref()

@@ -5,7 +5,7 @@ use crate::model::agent::AgentStat;
 /// Seconds behind the primary from which on a node is left out.
 pub const MAX_LAG_SECS: i64 = 21;
 
-/// Why the data of a node is no source for a backup, whatever its state and lag, if so.
+/// Why the data of a node can't be the source of a backup, whatever its state and lag; `None` if it can.
 #[must_use]
 pub const fn unreadable(without_indexes: bool, fsync_locked: bool) -> Option<&'static str> {
     if without_indexes {
@@ -38,13 +38,13 @@ pub fn unfit_node(agent: &AgentStat) -> Option<String> {
     None
 }
 
-/// It is meant to be no source for as long as it is configured as it is: nothing has to be mended.
+/// Is the node unfit because it is configured that way? Then nothing has to be repaired.
 #[must_use]
 pub fn is_unfit_by_design(agent: &AgentStat) -> bool {
     agent.arb || agent.s == 7 || agent.delay > 0 || unreadable(true, false).is_some_and(|why| agent.unfit == why)
 }
 
-/// Why an agent can't take a backup, or `None` when it can: because of its node, or of what it needs besides.
+/// Why an agent can't take a backup; `None` if it can. The reason is its node, or something else that the agent needs.
 #[must_use]
 pub fn unfit(agent: &AgentStat) -> Option<String> {
     unfit_node(agent).or_else(|| agent.faults().next().map(|(what, why)| format!("it can't use the {what}: {why}")))

@@ -18,10 +18,10 @@ use futures::{Stream, StreamExt, TryStreamExt};
 use std::{collections::HashSet, sync::Arc};
 use tokio::sync::Semaphore;
 
-/// No backup's metadata file is as large: the same document is in the database, where one has at most 16 MiB, and as
-/// indented JSON takes about twice as much.
+/// Size limit of a backup's metadata file. No valid file reaches it: the same document is in the database, where a document
+/// has at most 16 MiB, and indented JSON takes about twice as much.
 const META_LIMIT: u64 = 32 << 20;
-/// KiB of metadata files that are read at a time: what is made of one may take some times its bytes.
+/// KiB of metadata files that are read at the same time: a parsed file may take several times its size in memory.
 const KIB_AT_ONCE: u32 = 32 << 10;
 /// Metadata files read, with the files of their backups checked, at a time: object stores answer slowly, but many at
 /// once, and what is kept of each is small.
@@ -147,14 +147,14 @@ async fn read_backup(store: &dyn Storage, file: &str, current: &StorageConf) -> 
     }
 }
 
-/// Before 2.0 a backup did not say how large it is.
+/// Adds up the size of the archives: before 2.0 a backup did not record its size.
 async fn size_of_archives(store: &dyn Storage, meta: &BackupMeta) -> Result<i64> {
     let mut size = 0_i64;
     for name in meta.replsets.iter().flat_map(|rs| [&rs.dump_name, &rs.oplog_name]) {
         match store.stat(name).await {
             Ok(info) => size = size.saturating_add(i64::try_from(info.size).unwrap_or(i64::MAX)),
             Err(error) if error.is_retryable() => return Err(error.into()),
-            // The check of the files says it.
+            // The check of the files reports this error.
             Err(_) => {}
         }
     }

@@ -52,7 +52,7 @@ async fn beside_the_metadata(store: &dyn Storage, name: &str) -> Result<Vec<Stri
         bytes => bytes?,
     };
     let Ok(meta) = backup_json::read(&bytes) else { return Ok(Vec::new()) };
-    // Whatever a metadata file says: nothing of another backup is taken, and no metadata file.
+    // Whatever the metadata file says, no object of another backup is deleted, and no metadata file.
     let own = |object: &String| {
         object.contains(name)
             && !object.contains('/')

@@ -4,9 +4,10 @@
 //! of ours) before it does, and whoever ends the restore switches it on again and takes the remark away. If everybody died,
 //! any agent of the leader replica set does it later. A new restore takes the debt over.
 //!
-//! Agents of the original take every restore command, also of a restore that ours refuse, and then wait up to two minutes until
-//! they have seen that point-in-time recovery is off and nobody slices their replica set; they look every 5 s. So while one
-//! of them lives it is switched off for refused restores too, and stays off until they must have seen it.
+//! Agents of the original take every restore command, even if our agents refuse the restore. They then wait up to two minutes
+//! until they see that point-in-time recovery is off and no agent slices their replica set; they check every 5 s. So while
+//! one of them lives, point-in-time recovery is switched off for refused restores too, and stays off long enough for them to
+//! see it.
 
 use crate::control::{Control, Debt};
 use crate::model::{command::name, lock::is_stale};
@@ -14,7 +15,7 @@ use anyhow::Result;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long it stays off after the last slicer has ended, so that agents of the original see it.
+/// How long point-in-time recovery stays off after the last slicer has ended, so that agents of the original see it.
 const SEEN: Duration = Duration::from_secs(6);
 
 /// Switches point-in-time recovery off for the restore `name`. `true` if it was on, or only off because of a restore that
@@ -33,10 +34,10 @@ pub async fn hold(control: &Control, name: &str) -> Result<bool> {
     Ok(true)
 }
 
-/// For a restore that is refused: agents of the original may wait for the moment when it is off.
+/// Switches point-in-time recovery off for a restore that is refused: agents of the original may wait until it is off.
 pub async fn hold_for_originals(control: &Control, name: &str) -> Result<()> {
     let on = control.config.main().await?.and_then(|config| config.pitr).is_some_and(|pitr| pitr.enabled);
-    // If it is off, they wait for nothing, and another restore may be under way.
+    // If point-in-time recovery is off already, they wait for nothing, and another restore may be running.
     if on && originals_live(control).await? {
         hold(control, name).await?;
     }
@@ -49,8 +50,8 @@ async fn originals_live(control: &Control) -> Result<bool> {
     Ok(agents.iter().any(|agent| agent.is_original() && !is_stale(agent.hb, now)))
 }
 
-/// Switches it on again, unless another restore has taken the debt over. While an agent of the original lives this is left
-/// to [`give_back_forgotten`], after the restore has ended.
+/// Switches point-in-time recovery on again, unless another restore has taken the debt over. While an agent of the original
+/// lives, this is left to [`give_back_forgotten`], which acts after the restore has ended.
 pub async fn give_back(control: &Control, name: &str) -> Result<()> {
     if originals_live(control).await? {
         return Ok(());
@@ -66,8 +67,9 @@ async fn switch_on(control: &Control, name: &str) -> Result<()> {
     control.restores.paid(name, Debt::Slicing).await
 }
 
-/// Switches it on again where a restore has ended without doing it. Nothing while any operation but a backup holds a lock.
-/// `quiet`: since when nothing but the time for agents of the original stands against it, from call to call.
+/// Switches point-in-time recovery on again if a restore has ended without doing so. Does nothing while any operation but a
+/// backup holds a lock. `quiet` is kept from call to call: since when only the waiting time for the original's agents
+/// prevents the switch.
 pub async fn give_back_forgotten(control: &Control, quiet: &mut Option<Instant>) -> Result<()> {
     let owed = control.restores.owing(Debt::Slicing).await?;
     let busy = async { anyhow::Ok(control.locks.all().await?.iter().any(|lock| lock.header.kind != name::BACKUP)) };

@@ -4,17 +4,18 @@
 //! # Design
 //!
 //! Every cluster that makes backups leaves a mark, `pbmPitr/.clusters/<id>` with a [`Tenant`] as JSON, and renews it when a
-//! backup or the slicing of the oplog begins. The id is the sharded cluster's or the replica set's own. Marks of others are
-//! told: in the log and by `pbm` at a backup and at a resync, and by `pbm status`, which has it from the agents' lines. When
-//! the last backup and chunk of a cluster are deleted, its mark goes with them, so that nothing of it is left.
+//! backup or the slicing of the oplog begins. The id is the sharded cluster's or the replica set's own. Marks of other
+//! clusters are reported: in the log and by `pbm` at a backup and at a resync, and by `pbm status`, which reads them from the
+//! agents' documents. When the last backup and chunk of a cluster are deleted, its mark is deleted too, so that nothing of
+//! the cluster is left.
 //!
 //! Nothing is ever refused. Restoring on another cluster from the same storage is what backups are for, so reading (a
 //! resync, a restore) leaves no mark and the first cluster hears nothing of it. When a cluster is gone for good and
 //! another one goes on with its storage, a resync on the new one, once it has made a backup there, removes the marks of
 //! the others. If one of them lives after all, its next backup brings its mark back, and both are told again.
 //!
-//! The original neither writes nor reads the marks: below `pbmPitr` it passes over every name that is no chunk's. Earlier
-//! releases of ours left them in `.pbm.clusters`: they are read there too, and moved when they are renewed.
+//! The original neither writes nor reads the marks: below `pbmPitr` it ignores every name that is not the name of a chunk.
+//! Earlier releases of ours left the marks in `.pbm.clusters`: they are read there too, and moved when they are renewed.
 
 use crate::layout;
 use crate::model::agent::Tenant;
@@ -100,7 +101,7 @@ pub async fn take_over(store: &dyn Storage, me: &Identity) -> Result<(Vec<Tenant
     Ok((Vec::new(), others))
 }
 
-/// Removes the mark of the cluster with this id: nothing of it is on this storage any more.
+/// Removes the mark of the cluster with this id, because nothing else of the cluster is on this storage any more.
 ///
 /// # Errors
 /// The storage can't be written.

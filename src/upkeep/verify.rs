@@ -84,8 +84,8 @@ pub async fn backup_files(store: &dyn Storage, meta: &BackupMeta) -> Result<Vec<
     backup(store, meta, Depth::Files).await
 }
 
-/// As [`backup_files`], for whoever looks at all backups of a storage: a description of collections that takes much memory is
-/// left to the restore, which reads it before it changes anything.
+/// Does the same as [`backup_files`], for callers that check all backups of a storage. A collection description that takes
+/// much memory is not read; the restore reads it before it changes anything.
 ///
 /// # Errors
 /// As [`backup`].
@@ -121,16 +121,16 @@ async fn check(store: &dyn Storage, meta: &BackupMeta, depth: Depth, longest: u6
     Ok(problems)
 }
 
-/// Bytes of a description of collections that is read beside others: some ten thousand collections.
+/// Size limit, in bytes, of a collection description that is read together with others: some ten thousand collections.
 const LONGEST_LOOK: u64 = 64 << 20;
-/// KiB of such descriptions that this process reads at a time; a longer one is read alone.
+/// KiB of collection descriptions that this process reads at the same time; a longer description is read alone.
 const KIB_AT_ONCE: u32 = 64 << 10;
 static ROOM: Semaphore = Semaphore::const_new(KIB_AT_ONCE as usize);
 
 struct Check<'a> {
     store: &'a dyn Storage,
     depth: Depth,
-    /// A longer description of collections is not read.
+    /// Size limit in bytes: a longer collection description is not read.
     longest: u64,
 }
 
@@ -202,7 +202,7 @@ impl Check<'_> {
         Ok(problems)
     }
 
-    /// Objects whose size was noted when they were stored. One that is missing altogether is told by others.
+    /// Checks the objects whose size was recorded when they were stored. Other checks report missing objects.
     async fn written(
         &self,
         at: &ReplsetLayout,
@@ -216,7 +216,7 @@ impl Check<'_> {
                 Some(size) => Some(*size),
                 None => self.size(&name).await?,
             };
-            // An empty one is told by others, too.
+            // Other checks report empty objects, too.
             if let Some(size) = size.filter(|size| *size > 0 && u64::try_from(it.stored) != Ok(*size)) {
                 let reason = format!("it has {size} bytes in place of the {} that were written", it.stored);
                 problems.push(Problem::new(name, What::Damaged(reason)));

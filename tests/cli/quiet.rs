@@ -11,7 +11,7 @@ use std::time::Duration;
 async fn quiet_calls_leave_results_and_errors() {
     let sandbox = Sandbox::start(Options::default()).await;
     let loud = sandbox.pbm(&["backup", "--wait"]).ok();
-    // The line in which scripts of the original find the name, where they look for it.
+    // Scripts of the original find the name in this line, in the place where they look for it.
     let name = loud.stdout.split('\'').nth(1).expect("a name in quotes");
     assert_eq!(loud.stdout.lines().next(), Some(format!("Starting backup '{name}'").as_str()), "{loud:?}");
     assert!(name.ends_with('Z') && loud.stdout.contains(&format!("Backup {name} is complete")), "{loud:?}");
@@ -45,14 +45,15 @@ async fn quiet_calls_leave_results_and_errors() {
     foreign_values_hide_nothing(&sandbox).await;
 }
 
-/// What shells and other programs have left in the control collections is named, the rest works, and `pbm` mends it.
+/// Values that shells and other programs have left in the control collections are reported, everything else works, and `pbm`
+/// can correct the values.
 async fn foreign_values_hide_nothing(sandbox: &Sandbox) {
     let db = sandbox.set.client().await.database("admin");
     let config = db.collection::<Document>("pbmConfig");
     let main = || doc! { "profile": Bson::Null };
     let write = async |change: Document| config.update_one(main(), change).await.expect("write").matched_count == 1;
 
-    // What is shown can be applied, and its secrets stay.
+    // The configuration that `pbm config` shows can be applied, and its secrets keep their values.
     let file = sandbox.storage.path().join("shown.yaml").display().to_string();
     let shown = sandbox.pbm(&["config"]).ok().stdout;
     std::fs::write(&file, &shown).expect("write the file");
@@ -97,7 +98,7 @@ async fn foreign_values_hide_nothing(sandbox: &Sandbox) {
     })
     .await;
 
-    // Nothing is written to a place that can't be read.
+    // Nothing is written to a storage that can't be read.
     let path = sandbox.store().display().to_string();
     assert!(write(doc! { "$set": { "storage.filesystem.path": 5 } }).await);
     let refused = sandbox.pbm(&["backup", "--wait"]).failed();

@@ -71,11 +71,11 @@ async fn a_stopped_agent_ends_its_backup_before_it_goes() {
     hold.entered().await;
     let name = rig.reaches("pbmBackups", "running").await;
     let since = Instant::now();
-    // Impatient: the second signal changes nothing.
+    // A second signal, as from an impatient user, changes nothing.
     rig.sandbox.agents[0].signal("TERM");
     let status = rig.sandbox.agents[0].terminate().await;
     assert!(status.success(), "{status}");
-    // With nobody left to help. Nobody asked for it either, so it is a failure and not a cancellation.
+    // No other agent is left to take over. No user asked for the stop either, so it is a failure and not a cancellation.
     let stopped = format!("the agent on {} was stopped in the middle of the", rig.sandbox.set.address_of(0));
     let end = rig.settles("pbmBackups", &name, since).await;
     assert!(end.status == "error" && end.error.contains(&stopped), "{end:?}");
@@ -100,7 +100,7 @@ async fn a_stopped_agent_ends_its_backup_before_it_goes() {
     rig.pbm(&["restore", &whole, "--wait", "-y"]).ok();
 }
 
-/// Whoever was told that nothing began can rely on it, whatever the agent reads later.
+/// After `pbm` has reported that nothing began, nothing begins, whatever the agent reads later.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_that_its_sender_gave_up_on_never_begins() {
     let rig = Rig::start(1).await;
@@ -123,7 +123,7 @@ async fn a_command_that_its_sender_gave_up_on_never_begins() {
         assert!(said.stderr.contains("was withdrawn before it began"), "{}", said.stderr);
         rig.sandbox.agents[0].signal("CONT");
     }
-    // Sent by somebody who died before the withdrawal, an hour ago.
+    // The sender of this command died an hour ago, before the withdrawal.
     let mut late = Rig::backup_command(0, "2026-01-02T03:04:05Z");
     late.insert("until", Timestamp { time: 1, increment: 0 });
     commands.insert_one(late).await.expect("queue the command");

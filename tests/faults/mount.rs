@@ -1,4 +1,4 @@
-//! A mount is missing: the storage's folder is an empty one, or there is no such folder.
+//! A missing mount: the storage's folder is empty or does not exist.
 
 use super::rig::{Hold, Rig, SETTLED, USUAL};
 use crate::support::programs::Output;
@@ -20,7 +20,7 @@ impl Mount {
         Self { folder, away }
     }
 
-    /// What stays is the empty folder below it.
+    /// Removes the mount; the empty folder below it stays.
     fn goes(&self) {
         fs::rename(&self.folder, &self.away).expect("move the storage away");
         fs::create_dir(&self.folder).expect("make the mount point");
@@ -71,7 +71,7 @@ async fn a_storage_whose_mount_is_gone_is_a_failure_everywhere() {
     wait::until("a chunk", USUAL, async || (saved().await > 0).then_some(())).await;
     let mount = Mount::of(rig.sandbox.store());
 
-    // In the middle of a backup, and of slicing.
+    // The mount goes in the middle of a backup and of slicing.
     let hold = Hold::reading(&rig, "shop.orders").await;
     let child = rig.sandbox.pbm_spawn(&["backup", "--wait"]);
     hold.entered().await;
@@ -98,7 +98,7 @@ async fn a_storage_whose_mount_is_gone_is_a_failure_everywhere() {
     rig.pbm(&["config", "--set", "pitr.enabled=true"]).ok();
     let said = rig.pbm(&["config", "--force-resync", "--wait"]).failed();
     assert!(said.stderr.contains("--accept-empty"), "{}", said.stderr);
-    // A command line that does not check.
+    // A command from a command line that does not check the storage.
     let unchecked = rig.send_backup("2026-01-02T03:04:05Z").await;
     wait::until("the refusal", USUAL, async || {
         let backups = rig.admin().collection::<Document>("pbmBackups");
@@ -109,14 +109,14 @@ async fn a_storage_whose_mount_is_gone_is_a_failure_everywhere() {
     assert!(rig.listed().contains(&first), "it is forgotten: {:?}", rig.listed());
     assert_eq!(entries(&mount.folder), [""; 0]);
 
-    // Not even the folder is there.
+    // The folder does not exist either.
     fs::remove_dir(&mount.folder).expect("remove the mount point");
     rig.restart_agent(0).await;
     rig.agent_says_of_the_storage(|ok, error| !ok && error.contains("lacks its folder")).await;
     rig.pbm(&["config", "--force-resync", "--wait"]).failed();
     assert!(!mount.folder.exists(), "the folder was made");
 
-    // It comes back: everything goes on, nothing is shadowed.
+    // The mount comes back: all work goes on, and the mount hides no files.
     mount.comes_back();
     rig.agent_says_of_the_storage(|ok, _| ok).await;
     rig.settles("pbmBackups", &name, Instant::now()).await;
@@ -126,12 +126,12 @@ async fn a_storage_whose_mount_is_gone_is_a_failure_everywhere() {
     rig.pbm(&["config", "--force-resync", "--wait"]).ok();
     assert_eq!(rig.listed(), std::slice::from_ref(&first));
 
-    // Only the mark was deleted: reading the storage again finds what is known, and heals it.
+    // Only the mark was deleted: reading the storage again finds the known backups and writes the mark again.
     fs::remove_file(mount.folder.join(".pbm.init")).expect("remove the mark");
     rig.pbm(&["config", "--force-resync", "--wait"]).ok();
     assert_eq!(rig.listed(), [first]);
 
-    // A new disk, on purpose.
+    // The disk is replaced by a new one on purpose.
     mount.goes();
     rig.pbm(&["config", "--force-resync", "--wait"]).failed();
     rig.pbm(&["config", "--force-resync", "--accept-empty", "--wait"]).ok();
@@ -149,7 +149,7 @@ async fn a_profile_whose_mount_is_gone_is_a_failure_too() {
     fs::write(&file, yaml).expect("write");
     let file = file.display().to_string();
     rig.pbm(&["profile", "add", "second", &file, "--wait"]).ok();
-    // Known by its mark alone.
+    // The storage is known only by its mark.
     mount.goes();
     says_so(&rig.pbm(&["backup", "--profile", "second", "--wait"]).failed());
     mount.comes_back();
@@ -160,7 +160,7 @@ async fn a_profile_whose_mount_is_gone_is_a_failure_too() {
     says_so(&rig.pbm(&["delete-backup", &name, "-y"]).failed());
     let said = rig.pbm(&["profile", "sync", "second", "--wait"]).failed();
     assert!(said.stderr.contains("`pbm profile sync second --accept-empty`"), "{}", said.stderr);
-    // The keys may be changed meanwhile.
+    // The credentials may be changed while the mount is missing.
     rig.pbm(&["profile", "add", "second", &file, "--wait"]).ok();
     assert!(rig.listed().contains(&name));
     mount.comes_back();
@@ -171,7 +171,7 @@ async fn a_profile_whose_mount_is_gone_is_a_failure_too() {
     assert!(!rig.listed().contains(&name));
     rig.pbm(&["backup", "--profile", "second", "--wait"]).ok();
 
-    // Removed, it is forgotten, and another folder may take its place.
+    // Removing the profile also removes the record of its storage, so another folder may take its place.
     rig.pbm(&["profile", "remove", "second", "--wait"]).ok();
     fs::remove_dir_all(&mount.folder).expect("remove");
     rig.pbm(&["profile", "add", "second", &file, "--wait"]).ok();

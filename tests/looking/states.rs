@@ -46,7 +46,7 @@ impl Desk {
     }
 
     async fn put(&self, coll: &str, documents: impl IntoIterator<Item = Document>) {
-        // What the programs read is what the majority has.
+        // The programs read data that the majority has.
         let all = WriteConcern::builder().w(Acknowledgment::Majority).journal(true).build();
         let coll = self.admin.collection::<Document>(coll);
         coll.insert_many(documents).write_concern(all).await.expect("insert");

@@ -64,7 +64,8 @@ async fn a_sharded_cluster() {
     let truth = &expected["source_at_target"];
     assert_cluster(&sandbox.set, "cfgrs", TWO_SHARDS, truth, &expected["restored"]).await;
 
-    // Of an idle cluster: the first chunks begin at the cluster's last write, where other replica sets have no entry.
+    // The store of an idle cluster: the first chunks begin at the cluster's last write, at which other replica sets have no
+    // entry.
     copy(&fixtures().join("sharded-idle/store"), &sandbox.store());
     sandbox.pbm(&["config", "--force-resync", "--wait"]).ok();
     let names = ["--replset-remapping", "cfgrs=cfg"];

@@ -1,4 +1,4 @@
-//! A restore to a moment into the cluster that it came from: what came after the moment is gone, wherever it was.
+//! A restore to a moment into the cluster that the backup came from: all changes after the moment are undone, in every place.
 
 use super::saved::{chunk, note, show};
 use crate::support::cluster::Options;
@@ -28,7 +28,7 @@ fn index(on: &str, unique: bool) -> Vec<Document> {
     vec![doc! { "key": { on: 1 }, "name": on, "unique": unique }]
 }
 
-/// What the base backup holds.
+/// Writes the data that the base backup holds.
 async fn before(client: &Client) {
     for ns in ["s.old", "s.base", "other.kept"] {
         insert(client, ns, doc! { "_id": 0 }).await;
@@ -36,7 +36,7 @@ async fn before(client: &Client) {
     run(client, "s", doc! { "createUser": "early", "pwd": "p", "roles": [] }).await;
 }
 
-/// Made between the backup and the moment.
+/// Makes the changes between the backup and the moment.
 async fn within(client: &Client) {
     insert(client, "s.plain", doc! { "_id": 1 }).await;
     run(client, "s", doc! { "createIndexes": "unique", "indexes": index("k", true) }).await;
@@ -57,8 +57,8 @@ async fn within(client: &Client) {
     run(client, "s", doc! { "createUser": "within", "pwd": "p", "roles": [] }).await;
 }
 
-/// After the moment: newer documents, the same keys in other documents, other options and indexes, other names, others under
-/// the same names.
+/// Makes the changes after the moment: newer documents, the same keys in other documents, other options and indexes, renamed
+/// collections, and other collections under the same names.
 async fn after(client: &Client) {
     insert(client, "s.plain", doc! { "_id": 2 }).await;
     run(client, "s", doc! { "createIndexes": "plain", "indexes": index("later", false) }).await;
@@ -85,12 +85,12 @@ async fn after(client: &Client) {
     run(client, "s", doc! { "dropUser": "early" }).await;
 }
 
-/// All but what no restore to the first moment speaks of.
+/// The state without the collections that a restore to the first moment does not touch.
 async fn seen(client: &Client) -> Value {
     let mut state = state::read(client).await;
     let collections = state["databases"]["s"]["collections"].as_object_mut().expect("collections");
     collections.remove("never");
-    // Nobody chooses its UUID.
+    // The server chooses the UUID of this collection.
     collections.get_mut("system.js").map(|scripts| scripts["uuid"].take());
     state
 }
@@ -100,7 +100,7 @@ fn assert_is(expected: &Value, got: &Value, when: &str) {
     assert!(lines.is_empty(), "{when}:\n{}", lines.join("\n"));
 }
 
-/// `moment` of the world, the state at it, and the same for a later one.
+/// A moment with the state at it, and a later moment with its state.
 struct World {
     sandbox: Sandbox,
     client: Client,
@@ -130,7 +130,7 @@ async fn moments_come_back_where_they_were() {
     let restore =
         |time: &str, more: &[&str]| sandbox.pbm(&[&["restore", "--time", time], more, &["--wait", "-y"]].concat());
 
-    // Of a selection, whose collection was renamed since to what is not selected: nothing is lost.
+    // A selective restore is refused if a selected collection was renamed to a name outside the selection: no data is lost.
     let refused = restore(&first, &["--ns", "s.left"]).failed();
     assert!(refused.stderr.contains("'s.renamed' on the target is 's.left' of the oplog"), "{refused:?}");
     assert_is(&late, &seen(&client).await, "refused");
@@ -141,7 +141,7 @@ async fn moments_come_back_where_they_were() {
     }
     assert_is(&expected, &seen(&client).await, "a selection");
 
-    // The plan speaks of the oplog, too.
+    // The plan includes the collections from the oplog, too.
     let told = sandbox.pbm(&["restore", "--time", &first, "--dry-run", "-o", "json"]).ok().json();
     let drops = [
         "late.x",
@@ -170,7 +170,7 @@ async fn moments_come_back_where_they_were() {
     let text = sandbox.pbm(&["restore", "--time", &first, "--dry-run"]).ok().stdout;
     assert!(text.contains("drops     18"), "{text}");
 
-    // Back, forth and back again.
+    // Restores to the earlier moment, to the later one, and to the earlier one again.
     for (time, expected) in [(&first, &early), (&second, &late), (&first, &early)] {
         restore(time, &[]).ok();
         let got = seen(&client).await;

@@ -149,7 +149,8 @@ async fn the_data_and_its_indexes_are_those_of_the_end() {
     let lines = state::differences(&truth, &state::read(&client).await);
     assert!(lines.is_empty(), "{}", lines.join("\n"));
 
-    // Once more, on what came later: what is made in the window is made anew, and a stranger with such a name goes.
+    // Replays again over later changes: collections that are created within the window are created again, and an unrelated
+    // collection with such a name is dropped.
     let shop = client.database("shop");
     shop.collection("fresh").insert_one(doc! { "_id": "later" }).await.expect("insert");
     replay(&show(start), &show(end)).ok();

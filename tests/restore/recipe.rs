@@ -102,7 +102,7 @@ async fn sample() -> (Store, BackupMeta) {
     let entry = |at, id, sku: &str| {
         doc! { "ts": ts(at, 1), "t": 1_i64, "v": 2_i64, "op": "i", "ns": "shop.orders", "ui": ui.clone(), "o": { "_id": id, "sku": sku } }
     };
-    // An object that nobody needs, with the last entry of the one before it.
+    // An object that the restore does not need; it begins with the last entry of the object before it.
     let border = doc! { "ts": ts(200, 1), "t": 1_i64, "v": 2_i64, "op": "n", "ns": "", "o": { "msg": "end" } };
     let late = [border, entry(201, 999, "after the end")].map(|entry| entry.to_vec().unwrap()).concat();
     let oplog = [entry(100, 99, "s99"), entry(150, 100, "from the oplog")];
@@ -210,7 +210,7 @@ async fn an_oplog_slice_that_lost_whole_entries_is_found() {
     assert!(error.contains(&slice) && error.contains("ends at") && error.contains("nothing was changed"), "{error}");
 }
 
-/// A collection that the backup's own oplog makes is on the target already, with what it has become.
+/// The target already has a collection that the backup's own oplog creates, in its later state.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_oplog_makes_is_not_what_it_became() {
     let mut store = Store::new();

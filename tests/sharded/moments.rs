@@ -33,7 +33,7 @@ pub async fn sliced(cluster: &ShardedCluster, until: Timestamp) -> Timestamp {
     .await
 }
 
-/// A database that is made after the base, with a sharded collection and one that is not.
+/// Creates a database after the base backup, with a sharded collection and one that is not sharded.
 async fn make_more(cluster: &ShardedCluster) {
     cluster.create_database("late", "shardB").await;
     cluster.shard_collection("late.things", "_id").await;
@@ -53,7 +53,7 @@ async fn make_more(cluster: &ShardedCluster) {
     late.collection("alone").insert_one(doc! { "_id": 1 }).await.expect("insert");
 }
 
-/// More of it, and one of the collections is made anew.
+/// Writes more data, and creates one of the collections again.
 async fn change_more(cluster: &ShardedCluster, n: i64) {
     let routing = cluster.config.client().await.database("config").collection::<Document>("collections");
     if routing.find_one(doc! { "_id": "late.things" }).await.expect("read").is_some() {
@@ -64,7 +64,7 @@ async fn change_more(cluster: &ShardedCluster, n: i64) {
     late.insert_one(doc! { "_id": "another", "n": n }).await.expect("insert");
 }
 
-/// The names and places of all databases and sharded collections, now or at a moment.
+/// Lists the names and places of all databases and sharded collections, now or at a moment.
 async fn names(cluster: &ShardedCluster, at: Option<Timestamp>) -> Vec<String> {
     let config = cluster.config.client().await.database("config");
     let mut names = Vec::new();
@@ -95,7 +95,7 @@ async fn every_moment_has_all_the_money(with_moves: bool, in_place: bool) {
         let mut base = backup_of(&source, vault, &[]).await;
         if in_place {
             make_more(&source.set).await;
-            // What is newer than the moment and the backup does not have may stay.
+            // Collections that are newer than the moment and missing in the backup may stay.
             base.1 = last_write(&source.set).await;
         }
         sliced(&source.set, last_write(&source.set).await).await;

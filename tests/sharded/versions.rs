@@ -1,5 +1,5 @@
-//! A cluster's backup on clusters of the same and of newer server versions: exact and routable, or refused before anything
-//! is changed.
+//! Restores a cluster's backup to clusters of the same and of newer server versions: the data is exact and routable, or the
+//! restore is refused before anything is changed.
 
 use super::*;
 use crate::support::cluster::Version;
@@ -24,7 +24,7 @@ struct Source {
 struct State {
     contents: Vec<Value>,
     owned: Vec<Owned>,
-    /// What is sharded by a hash.
+    /// The documents of the collection that is sharded by a hash.
     hashed: Option<Owned>,
     chunks: Vec<Vec<Chunk>>,
     zones: Vec<Document>,
@@ -62,15 +62,15 @@ impl State {
 async fn source(version: Version) -> Source {
     let sandbox = ShardedSandbox::sharded(Options { version, ..Options::default() }, TWO_SHARDS).await;
     let cluster = &sandbox.set;
-    // It would move what the test moves.
+    // The balancer would move the chunks that the test moves.
     cluster.stop_balancer().await;
     fill(cluster).await;
     cluster.add_zone(ORDERS, (500, 1000), "shardB", "north").await;
-    // Before 5.0 a router has more to do for these.
+    // Routers before 5.0 need more steps for these collections.
     if version != Version::Oldest {
         cluster.shard_hashed(HASHED, "_id").await;
         for shard in &cluster.shards {
-            // Each shard owns some of them, and the others are its orphans.
+            // Each shard owns some of the documents, and the others are its orphans.
             let hashed = shard.set.client().await.database("crm").collection("hashed");
             hashed.insert_many((0..10_i64).map(|n| doc! { "_id": n })).await.expect("insert");
         }
@@ -85,13 +85,13 @@ impl Source {
         tokio::task::block_in_place(|| self.sandbox.pbm(args))
     }
 
-    /// Takes up the backups of another one.
+    /// Reads the storage of another source, so that its backups are known here.
     async fn read_store_of(&self, other: &Self) {
         self.sandbox.configure_at(&other.sandbox.store(), &[]).await;
         self.pbm(&["config", "--force-resync", "--wait"]).ok();
     }
 
-    /// Everything is as in the other cluster, and the routing can be worked with.
+    /// Restores the other cluster's backup: all data is equal, and the routing works.
     async fn has_back(&self, other: &Self) {
         let cluster = &self.sandbox.set;
         let mut router = cluster.router().await;
@@ -106,7 +106,8 @@ impl Source {
         }
     }
 
-    /// The members of a refused restore let go of it a moment after the command line has said so.
+    /// Waits until no operation holds a lock: the members of a refused restore release their locks a moment after the command
+    /// line has reported the refusal.
     async fn is_idle(&self) {
         let locks = self.sandbox.set.config.client().await.database("admin").collection::<Document>("pbmLock");
         wait::until("the locks to be released", Duration::from_secs(30), async || {
@@ -128,7 +129,7 @@ impl Source {
     }
 }
 
-/// What a cluster makes of its own backup and of those of the other versions.
+/// Restores a cluster's own backup and those of the other versions on it.
 async fn try_all(target: &Source, sources: &[Source]) {
     let [four, five, six] = sources else { panic!("three versions") };
     target.has_back(target).await;

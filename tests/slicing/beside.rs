@@ -1,5 +1,5 @@
-//! Our agents run beside agents that follow the original's protocol (`support/original.rs`), as in a migration one node at a
-//! time. Whichever kind leads, one slicer saves the oplog of each replica set, and it stays the same one.
+//! Our agents run beside agents that follow the original's protocol (`support/original.rs`), as in a migration of one node at
+//! a time. Whichever kind of agent leads, one slicer saves the oplog of each replica set, and the slicer does not change.
 
 use super::{REPLACED, Rig, USUAL};
 use crate::support::cluster::{Options, ReplicaSet, Role};
@@ -21,16 +21,16 @@ impl<D: Deployment> Rig<D> {
         self.sandbox.set.sets().into_iter().find(|set| set.options().name == rs).expect("a replica set")
     }
 
-    /// Writes to a replica set; the time until which its chunks must reach to have it.
+    /// Writes to a replica set, and returns the time that its chunks must reach to include the write.
     async fn write_to(&self, rs: &str, n: i32) -> Timestamp {
         let client = self.set_of(rs).client().await;
-        // Config servers take no databases of users.
+        // Config servers accept no user databases.
         let db = if self.set_of(rs).options().role == Some(Role::ConfigServer) { "admin" } else { "shop" };
         client.database(db).collection::<Document>("orders").insert_one(doc! { "n": n }).await.expect("insert");
         pbmbox::mongo::hello(&client).await.expect("hello").majority_write().expect("a write")
     }
 
-    /// The slicing lock of a replica set: each time that it is taken it has another id.
+    /// The id and node of a replica set's slicing lock; the id changes each time that the lock is taken.
     async fn lock_of(&self, rs: &str) -> (ObjectId, String) {
         wait::until(&format!("a slicer of {rs}"), REPLACED, async || {
             let locks = self.client.database("admin").collection::<Document>("pbmLockOp");
@@ -40,7 +40,8 @@ impl<D: Deployment> Rig<D> {
         .await
     }
 
-    /// Several chunks of each replica set are saved, and nobody gives the work away. Gives the nodes that slice.
+    /// Waits until several chunks of each replica set are saved while the slicers stay the same. Returns the nodes that
+    /// slice.
     async fn is_steady(&self, what: &str) -> Vec<String> {
         let sets: Vec<String> = self.sandbox.set.sets().iter().map(|set| set.options().name.clone()).collect();
         for rs in &sets {
@@ -61,7 +62,7 @@ impl<D: Deployment> Rig<D> {
         locks.into_iter().map(|lock| lock.1).collect()
     }
 
-    /// As if the agent on this node had been silent for a minute.
+    /// Makes the agent on this node look as if it had been silent for a minute.
     async fn age(&self, node: &str) {
         let admin = self.client.database("admin");
         let old = Timestamp { time: self.now_of_cluster().await.time - 60, increment: 1 };
@@ -75,7 +76,7 @@ impl<D: Deployment> Rig<D> {
         pbmbox::mongo::hello(&self.client).await.expect("hello").cluster_time()
     }
 
-    /// The saved ranges of each replica set are one.
+    /// Checks that the saved chunks of each replica set form one range.
     async fn assert_no_gap(&self) {
         for set in self.sandbox.set.sets() {
             let rs = &set.options().name;
@@ -86,7 +87,7 @@ impl<D: Deployment> Rig<D> {
         }
     }
 
-    /// Asks for a restore that our agents refuse.
+    /// Requests a restore that our agents refuse.
     async fn ask_for_the_impossible(&self) {
         let control = Control::new(self.client.clone());
         let name = format!("r{}", ObjectId::new().to_hex());
@@ -100,8 +101,8 @@ impl<D: Deployment> Rig<D> {
         .await;
     }
 
-    /// All that was ever written to the control database and to `config` is in collections that the original knows, and leaves
-    /// out when it replays an oplog.
+    /// Checks that every write to the control database and to `config` went to collections that the original knows and skips
+    /// when it replays an oplog.
     async fn assert_only_known_collections(&self) {
         let known = [
             "pbmCmd",
@@ -153,7 +154,8 @@ impl Rig {
         assert!(self.sandbox.agents[n].terminate().await.success());
     }
 
-    /// Point-in-time recovery goes off and comes back after a refused restore, which the original's agent has seen.
+    /// Checks that a refused restore switches point-in-time recovery off, that the original's agent sees this, and that it is
+    /// switched on again.
     async fn survives_a_refused_restore(&self, original: &Original) {
         self.ask_for_the_impossible().await;
         let waited = wait::until("the original's agent to be let go", REPLACED, async || {
@@ -174,7 +176,7 @@ async fn a_replica_set_migrates_node_by_node_and_back() {
     let [first, second] = [primary, secondary].map(|n| rig.sandbox.set.address_of(n));
     rig.is_steady("only ours").await;
 
-    // We lead.
+    // Our agent leads.
     rig.end_ours(secondary).await;
     let original = rig.original(secondary).await;
     rig.is_steady("ours lead").await;
@@ -213,7 +215,7 @@ async fn a_replica_set_migrates_node_by_node_and_back() {
     rig.set("pitr.enabled=true");
     rig.is_steady("off and on, theirs leads").await;
 
-    // The last one becomes ours.
+    // The last agent is replaced by ours.
     original.interrupt().await;
     rig.ours(primary);
     rig.is_steady("only ours again").await;
@@ -237,13 +239,13 @@ async fn a_sharded_cluster_migrates_in_any_order() {
     let store = rig.sandbox.store();
     let (config, shard) = (0, 1);
 
-    // Ours on the config servers, theirs on the shard.
+    // Our agents run on the config servers, the original's on the shard.
     assert!(rig.sandbox.agents[shard].terminate().await.success());
     let set = &rig.sandbox.set;
     let on_shard = Original::start(&set.shards[0].set, 0, &set.config, &store).await;
     rig.is_steady("ours lead, theirs on the shard").await;
 
-    // Theirs on the config servers, ours on the shard.
+    // The original's agents run on the config servers, ours on the shard.
     on_shard.interrupt().await;
     rig.sandbox.agents[shard] = Agent::start(&rig.sandbox.programs, &rig.sandbox.set.shards[0].set.uri_of(0));
     assert!(rig.sandbox.agents[config].terminate().await.success());

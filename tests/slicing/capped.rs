@@ -25,10 +25,10 @@ struct Collection {
 pub struct Capped {
     db: String,
     coll: String,
-    /// It is in the order of `_id`, which its server knows best.
+    /// The collection is clustered: its order is that of `_id`, which is taken from the server.
     clustered: bool,
     documents: Vec<Held>,
-    /// For whoever has to explain a difference.
+    /// Text that helps to explain a difference.
     told: String,
 }
 
@@ -37,7 +37,7 @@ struct Held {
     key: Document,
     inserted: RawDocumentBuf,
     changed: bool,
-    /// As the witness has it, if it was changed.
+    /// The document as the witness has it, if it was changed.
     now: Option<RawDocumentBuf>,
 }
 
@@ -87,7 +87,7 @@ impl Caps {
         }
     }
 
-    /// The capped collections of `expected`, by the oplog; a document that was changed is the witness's.
+    /// The capped collections of `expected`, built from the oplog; changed documents are taken from the witness.
     pub async fn now(&self, expected: &Value, witness: &Client) -> Vec<Capped> {
         let mut all = Vec::new();
         for (db, content) in expected["databases"].as_object().expect("databases") {
@@ -125,7 +125,7 @@ impl Caps {
 }
 
 impl Capped {
-    /// What is told about it, if `restored` has other documents.
+    /// The explanation that is printed if `restored` has other documents.
     pub async fn explain(&self, restored: &Client) -> String {
         let by_oplog: Vec<&String> = self.documents.iter().map(|held| &held.id).collect();
         let got = ids(restored, &self.db, &self.coll).await;
@@ -138,8 +138,8 @@ impl Capped {
         }
     }
 
-    /// Puts what the oplog says in the place of what the witness held. Where that had dropped a document that was changed, it is
-    /// that of `restored`.
+    /// Replaces the witness's documents by those from the oplog. If the witness had dropped a changed document, the document
+    /// of `restored` is used.
     pub async fn correct(&self, expected: &mut Value, restored: &Client) {
         let mut documents: Vec<&Held> = self.documents.iter().collect();
         if self.clustered {

@@ -113,7 +113,7 @@ async fn round(seed: u64, version: Version, count: usize) {
         truth.comes_back(&target, &restored, &format!("PBMBOX_SEED={seed}, elsewhere, base {base}")).await;
     }
 
-    // Where it came from: forwards and backwards, and every time something else was done meanwhile.
+    // Restores into the source itself, to earlier and later moments in turn, with other writes before each restore.
     truths.shuffle(&mut StdRng::seed_from_u64(seed));
     for (n, truth) in truths.iter().enumerate() {
         let n = u64::try_from(n).expect("few");
@@ -123,12 +123,12 @@ async fn round(seed: u64, version: Version, count: usize) {
     std::fs::remove_file(kept).expect("remove what was kept");
 }
 
-/// What the source held at a moment.
+/// The source's state at a moment.
 struct Truth {
     at: Timestamp,
     expected: Value,
     capped: Vec<Capped>,
-    /// Every name that the base or its oplog up to the moment speaks of.
+    /// Every name that occurs in the base or in its oplog up to the moment.
     spoken: BTreeSet<String>,
 }
 
@@ -164,7 +164,8 @@ impl Truth {
     }
 }
 
-/// What stays is none of the state at the moment. Its view would count among the others.
+/// Removes a collection that stays from `got`, because it is no part of the state at the moment. If it is a view or a time
+/// series, `system.views` is removed from both states, because it lists this view among the others.
 fn forget(expected: &mut Value, got: &mut Value, db: &str, coll: &str) {
     let Some(content) = got["databases"].get_mut(db).and_then(Value::as_object_mut) else { return };
     let mut views = false;

@@ -43,7 +43,7 @@ pub struct Options {
     pub name: String,
     pub role: Option<Role>,
     pub members: usize,
-    /// What the configuration says of the first members besides: that one is hidden, or an arbiter.
+    /// Additional settings of the first members in the replica set's configuration: that one is hidden, or an arbiter.
     pub kinds: Vec<Document>,
     pub auth: bool,
     pub tls: bool,

@@ -1,9 +1,10 @@
-//! An agent that does what the documents say of the original's, as far as slicing and its surroundings go, and nothing that
-//! ours do besides: the other one in mixed clusters.
+//! An agent that follows the documentation of the original's agent in slicing and related work, and has none of our
+//! additions. It is the other kind of agent in mixed clusters.
 //!
-//! It has its own node, writes its line, follows `pbmConfig` and `pbmCmd`, takes part in nominations, leads them on the primary
-//! of the leader replica set, slices the oplog of its node to a folder, and takes its place in restores until it knows whether
-//! they begin. It makes no backups. Its intervals are shorter than the original's where the order of events stays the same.
+//! It has its own node, writes its status document, follows `pbmConfig` and `pbmCmd`, takes part in nominations, leads them
+//! on the primary of the leader replica set, slices the oplog of its node to a folder, and takes part in restores until it
+//! knows whether they begin. It makes no backups. Its intervals are shorter than the original's where this does not change
+//! the order of events.
 
 use super::cluster::ReplicaSet;
 use futures::TryStreamExt;
@@ -26,9 +27,9 @@ const NOMINATION_POLL: Duration = Duration::from_millis(300);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// 5 s in the original.
 const BEAT: Duration = Duration::from_secs(1);
-/// 2 min in the original, as the leader's look at who is active.
+/// The interval at which the leader checks which slicers are active. 2 min in the original.
 const ACTIVITY: Duration = Duration::from_secs(8);
-/// As in the original: what our side has to wait for.
+/// The same as in the original, because our agents have to wait for this interval.
 const RESTORE_POLL: Duration = Duration::from_secs(5);
 const STALE_SECS: u32 = 30;
 
@@ -42,9 +43,9 @@ struct Inner {
     rs: String,
     me: String,
     in_leader_rs: bool,
-    /// Leads to the primary of the leader replica set.
+    /// Connection to the primary of the leader replica set.
     control: Client,
-    /// Its own mongod.
+    /// Connection to the agent's own mongod.
     node: Client,
     store: PathBuf,
     began: i64,
@@ -86,7 +87,8 @@ fn text(error: impl std::fmt::Display) -> String {
 }
 
 impl Original {
-    /// Starts beside member `n` of `set`, in the cluster that `leader` leads, with `store` as the main storage.
+    /// Starts the agent beside member `n` of `set`, in the cluster whose leader replica set is `leader`, with `store` as the
+    /// main storage.
     pub async fn start(set: &ReplicaSet, n: usize, leader: &ReplicaSet, store: &Path) -> Self {
         let tasks = Arc::new(Mutex::new(Vec::new()));
         let inner = Arc::new(Inner {
@@ -127,14 +129,14 @@ impl Original {
         Self { inner, tasks }
     }
 
-    /// Ends at once; what it holds stays until it is stale.
+    /// Ends the agent at once; its locks stay until they are stale.
     pub fn kill(&self) {
         for task in self.tasks.lock().expect("no panic").drain(..) {
             task.abort();
         }
     }
 
-    /// Ends as at SIGINT: the slicer stores a last chunk, the line goes.
+    /// Ends the agent as SIGINT does: the slicer stores a last chunk, and the agent's document is removed.
     pub async fn interrupt(self) {
         let slicer = self.inner.slicer.lock().expect("no panic").clone();
         if let Some(slicer) = slicer {
@@ -149,12 +151,12 @@ impl Original {
         self.inner.coll("pbmAgents").delete_one(line).await.expect("remove the line");
     }
 
-    /// How long it waited for the end of slicing, for each restore command.
+    /// How long the agent waited for the end of slicing, for each restore command.
     pub fn restore_waits(&self) -> Vec<Duration> {
         self.inner.restore_waits.lock().expect("no panic").clone()
     }
 
-    /// What it did, for failed tests.
+    /// The agent's log, for failed tests.
     pub fn log(&self) -> String {
         self.inner.log.lock().expect("no panic").join("\n")
     }
@@ -538,7 +540,7 @@ impl Inner {
         Ok(())
     }
 
-    /// D.5.4, without its way of copying slices of a backup: they are read from the oplog.
+    /// D.5.4, without copying slices from a backup: the entries are read from the oplog.
     async fn catch_up(&self) -> Maybe<Timestamp> {
         let chunks = self.coll("pbmPITRChunks");
         let last = chunks.find_one(doc! { "rs": &self.rs }).sort(doc! { "end_ts": -1 });
@@ -570,7 +572,7 @@ impl Inner {
         }
     }
 
-    /// One chunk, also when nothing happened.
+    /// Uploads one chunk, even if it has no operations.
     async fn upload(&self, from: Timestamp, to: Timestamp) -> Maybe<()> {
         let oplog = self.node.database("local").collection::<mongodb::bson::RawDocumentBuf>("oplog.rs");
         let oldest = oplog.find_one(doc! {}).await.map_err(text)?.ok_or("the oplog is empty")?;
@@ -639,7 +641,8 @@ impl Inner {
         Ok(Duration::from_secs_f64(minutes * 60.0))
     }
 
-    /// Up to where a backup wants it sliced: its own first write, or now if it does not go on.
+    /// The time up to which a backup needs the oplog sliced: the backup's own first write, or now if the backup does not go
+    /// on.
     async fn first_write_of(&self, opid: &str) -> Maybe<Timestamp> {
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
@@ -686,7 +689,7 @@ impl Inner {
         }
     }
 
-    /// E.2, up to where it is known whether the restore begins.
+    /// E.2, up to the step at which it is known whether the restore begins.
     async fn restore(&self, opid: &str, command: &Document) -> Maybe<()> {
         let primary = self.is_primary().await?;
         let mut lock = doc! { "type": "restore", "replset": &self.rs, "node": &self.me, "opid": opid };

@@ -85,10 +85,10 @@ pub struct Table {
     pub field: String,
     pub chunks: Vec<Chunk>,
     epoch: Bson,
-    /// How 5.0 wants versions to be written.
+    /// Versions are written in the form of 5.0.
     by_list: bool,
     uuid: Bson,
-    /// Not before 5.0.
+    /// Servers before 5.0 have none.
     timestamp: Option<Bson>,
 }
 
@@ -206,7 +206,7 @@ impl ShardedCluster {
         admin.run_command(doc! { format!("_configsvrBalancer{command}"): 1 }).await.expect("a command to the balancer")
     }
 
-    /// Before 5.0 a router sends other commands.
+    /// Routers before 5.0 send other commands.
     fn is_old(&self) -> bool {
         self.config.options().version == Version::Oldest
     }
@@ -235,12 +235,12 @@ impl ShardedCluster {
         self.shard_by(ns, doc! { field: 1 }).await;
     }
 
-    /// Shards a new collection by the hash of `field`: two chunks on each shard.
+    /// Shards a new collection by the hash of `field`, with two chunks on each shard.
     pub async fn shard_hashed(&self, ns: &str, field: &str) {
         self.shard_by(ns, doc! { field: "hashed" }).await;
     }
 
-    /// Keys of a collection, from the first included to the second excluded, belong to a zone of this shard.
+    /// Assigns the keys of a collection, from the first (included) to the second (excluded), to a zone of this shard.
     pub async fn add_zone(&self, ns: &str, (from, to): (i64, i64), shard: &str, zone: &str) {
         let field = self.table(ns).await.field;
         let add = doc! { "_configsvrAddShardToZone": shard, "zone": zone };

@@ -26,7 +26,7 @@ pub async fn within<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>
     }
 }
 
-/// A task on a thread of its own, so that several clusters can be worked with at the same time.
+/// Runs a task on its own thread, so that a test can work with several clusters at the same time.
 pub fn apart<T, F>(work: impl FnOnce() -> F + Send + 'static) -> tokio::task::JoinHandle<T>
 where
     T: Send + 'static,

@@ -126,13 +126,14 @@ async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Config, Arc<dyn Sto
     Ok((config, storage))
 }
 
-/// Why this node may not be read now, if so: its line, by which it was named, is some seconds old.
+/// Why this node may not be read now; `None` if it may. The node was named by its line in `pbmAgents`, which is some seconds
+/// old.
 async fn no_source(node: &Node) -> Result<Option<String>> {
     let condition = condition::of(&node.client).await?;
     if let Some(why) = condition.unfit() {
         return Ok(Some(why));
     }
-    // Said at once, in place of a time-out later.
+    // The missing majority is reported at once, in place of a time-out later.
     let starved = condition.no_majority().filter(|_| majority::is_asked_for(&node.client));
     Ok(starved.map(|why| node.starved(why)))
 }

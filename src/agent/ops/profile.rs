@@ -25,7 +25,7 @@ pub(in crate::agent) async fn add(task: Task, command: Option<ProfileCmd>) -> Re
         });
         match task.node.open_to_write(&settings, Rate::default()).await {
             Ok(_) => {}
-            // Its keys may be changed while it is away; nothing is written there.
+            // The profile's keys may be changed while its storage is missing; nothing is written to the storage.
             Err(error) if error.is::<marked::Lost>() => tracing::warn!("{}", explain(&error)),
             Err(error) => return Err(error.context("look for the storage's mark .pbm.init, or write it")),
         }

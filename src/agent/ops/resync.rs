@@ -72,7 +72,7 @@ async fn main_storage(node: &Node, command: &ResyncCmd) -> Result<()> {
     marked::remember(&node.control, &config.storage).await
 }
 
-/// Opens the storage. What is known of it is forgotten if it does not hold it, so it has to be the right one.
+/// Opens the storage and makes sure that it is the right one: a resync forgets everything that the storage does not hold.
 async fn right_one(node: &Node, settings: &StorageConf, accept_empty: bool) -> Result<Arc<dyn Storage>> {
     let me = node.me();
     let way = Way::new(settings, &me);
@@ -84,7 +84,7 @@ async fn right_one(node: &Node, settings: &StorageConf, accept_empty: bool) -> R
                 open::write_init(store.as_ref()).await.context("write the storage's mark .pbm.init")?;
                 return Ok(store);
             }
-            // Only the mark may be gone.
+            // Perhaps only the mark is missing.
             let Ok(store) = way.open(Root::MustExist).await else { return Err(error) };
             if !marked::holds_known_backups(&node.control, settings, store.as_ref()).await? {
                 return Err(error);

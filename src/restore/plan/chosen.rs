@@ -16,13 +16,13 @@ impl Draft<'_> {
         uuid.is_some_and(|uuid| self.facts.followed.is_some_and(|followed| followed.uuids.contains(&uuid.bytes())))
     }
 
-    /// Has the target this under a name that the oplog creates, renames or drops?
+    /// Whether the oplog creates, renames or drops the name of this target namespace.
     pub(super) fn is_replayed(&self, there: &TargetNamespace) -> bool {
         let name = (there.db.clone(), there.coll.clone());
         there.is_droppable() && self.facts.followed.is_some_and(|followed| followed.named.contains(&name))
     }
 
-    /// The name that the oplog gives a collection which the target has under another one.
+    /// The oplog's name for a collection that the target has under another name.
     pub(super) fn replayed_as(&self, there: &TargetNamespace) -> Option<String> {
         self.facts.followed?.renamed.get(&(there.db.clone(), there.coll.clone())).cloned()
     }

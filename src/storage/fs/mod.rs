@@ -52,12 +52,12 @@ impl Default for Buffers {
     }
 }
 
-/// Permissions of what is made, where the settings say them: they then hold whatever the umask is.
+/// Permissions of new files and folders, if the settings give them: they then hold whatever the umask is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Modes {
-    /// Otherwise 0640, less what the umask takes away: backups hold what only the database's users may read.
+    /// Permissions of files. The default is 0640 less the umask: backups hold data that only the database's users may read.
     pub file: Option<u32>,
-    /// Otherwise 0750, less what the umask takes away.
+    /// Permissions of folders. The default is 0750 less the umask.
     pub folder: Option<u32>,
 }
 
@@ -77,7 +77,7 @@ impl FsStorage {
         Self::open_with(path, buffers, Modes::default()).await
     }
 
-    /// As [`Self::open`], with permissions of what is made.
+    /// Does the same as [`Self::open`], with the given permissions for new files and folders.
     ///
     /// # Errors
     /// [`Error::Invalid`] if it is something else than a directory, [`Error::Denied`] and [`Error::Failed`] if it can
@@ -86,7 +86,7 @@ impl FsStorage {
         Self::open_or(path, buffers, modes, Root::make).await
     }
 
-    /// As [`Self::open_with`], but makes nothing.
+    /// Does the same as [`Self::open_with`], but creates nothing.
     ///
     /// # Errors
     /// [`Error::NotFound`] if there is no such directory, and as [`Self::open`].

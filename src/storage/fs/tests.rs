@@ -67,7 +67,7 @@ async fn objects_are_plain_files_that_not_everybody_reads() {
     write_all(&store, "b/rs0/shop.sl/ash.s2", "x").await.expect("put");
     let root = dir.0.join("store");
     assert_eq!(fs::read(root.join("b/rs0/shop.sl/ash.s2")).expect("a plain file"), b"x");
-    // The umask of whoever runs this may take more away.
+    // The umask of the user who runs this test may remove more permissions.
     for (path, most) in [("b/rs0/shop.sl/ash.s2", 0o640), ("b/rs0", 0o750), ("", 0o750)] {
         let mode = mode(&root.join(path));
         assert_eq!(mode & !most, 0, "{path}: {mode:o}");

@@ -13,7 +13,7 @@ use std::{
 /// Suffix of files that are no objects (yet).
 pub(super) const TEMP: &str = ".tmp";
 
-/// Permissions of new files and folders, from which the umask takes away.
+/// Permissions of new files and folders before the umask is applied.
 pub(super) const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
 
@@ -42,7 +42,7 @@ impl Root {
         Self::find(path, modes)
     }
 
-    /// Finds the root.
+    /// Opens the root, which must exist.
     pub(super) fn find(path: &Path, modes: Modes) -> io::Result<Self> {
         let path = path.canonicalize()?;
         if !path.is_dir() {
@@ -55,7 +55,7 @@ impl Root {
         &self.path
     }
 
-    /// Gives a new file, opened with [`FILE_MODE`], the permissions that the settings say.
+    /// Sets the permissions from the settings, if any, on a new file that was opened with [`FILE_MODE`].
     pub(super) fn set_mode(&self, file: &File) -> io::Result<()> {
         self.modes.file.map_or(Ok(()), |mode| file.set_permissions(Permissions::from_mode(mode)))
     }

@@ -1,7 +1,7 @@
-//! Writes and deletes only while the mark of an initialised storage is there.
+//! A storage that writes and deletes only while the mark of an initialised storage is there.
 //!
-//! A folder whose mount has gone is an empty folder: what is written there is not on the storage, and hides from sight when
-//! the mount comes back; what is deleted there stays where it was. A bucket that was deleted and made again is the same.
+//! A folder whose mount has gone is an empty folder. Data written there is not on the storage, and is hidden when the mount
+//! comes back; data deleted there is still on the storage. The same holds for a bucket that was deleted and created again.
 
 use crate::layout;
 use crate::storage::{ByteStream, Error, ObjectInfo, Promises, Result, SizeHint, Storage};
@@ -15,11 +15,11 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Insists on the mark.
+/// Wraps a storage and requires its mark.
 #[derive(Debug)]
 pub struct Guarded {
     inner: Arc<dyn Storage>,
-    /// How long a look at the mark counts: it costs nothing in a folder, and a request elsewhere.
+    /// How long one check of the mark counts: a check costs nothing in a folder, but a request on other storages.
     counts_for: Duration,
     seen: Mutex<Option<Instant>>,
 }

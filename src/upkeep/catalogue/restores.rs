@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 
 /// Records read at a time.
 const AT_ONCE: usize = 4;
-/// No record is as large: it was a document of the database, without what is not read here.
+/// Size limit of a record. No valid record reaches it: it was a document of the database, without the fields that are not
+/// read here.
 const RECORD_LIMIT: usize = 32 << 20;
 /// Values of a record.
 const MOST_VALUES: usize = 200_000;
@@ -60,7 +61,7 @@ pub async fn restores(store: &dyn Storage, all: bool) -> Result<Vec<RestoreMeta>
 
 async fn record(store: &dyn Storage, name: &str) -> Result<RestoreMeta> {
     let bytes = storage::read_all(store, name, RECORD_LIMIT).await?;
-    // Entries of the oplog, in a form from which they cannot be had back, matter only while a restore runs.
+    // Entries of the oplog matter only while a restore runs, and their form here can't be converted back.
     let mut json: Value = first_value(&bytes, MOST_VALUES, &["partial_txn"])?;
     timestamps(&mut json);
     let mut restore: RestoreMeta = serde_json::from_value(json).context("read it as the record of a restore")?;
