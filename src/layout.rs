@@ -14,7 +14,7 @@
 //! pbmPitr/.probe.<node>/<run of its agent>           ours: written, read, listed and deleted to see that it works
 //! ```
 
-use crate::model::{compression::Compression, names::PBM_VERSION};
+use crate::model::{backup::BackupReplset, compression::Compression, names::PBM_VERSION};
 use bson::Timestamp;
 use jiff::{civil, tz::TimeZone};
 
@@ -114,6 +114,12 @@ impl ReplsetLayout {
     #[must_use]
     pub fn metadata(&self) -> String {
         format!("{}/metadata.json", self.root)
+    }
+
+    /// The `metadata.json` of a replica set's part, under the name that the backup gives it.
+    #[must_use]
+    pub fn metadata_of(&self, part: &BackupReplset) -> String {
+        if part.dump_name.is_empty() { self.metadata() } else { part.dump_name.clone() }
     }
 
     /// `<backup>/<rs>/meta.pbm`.

@@ -255,7 +255,7 @@ fn nobody(rs: &str, why: &[(String, String)]) -> anyhow::Error {
 /// asked.
 async fn living(node: &Node) -> Result<Vec<AgentStat>> {
     let mut alive = node.control.agents.alive(node.control.cluster_time().await?).await?;
-    let silent = alive.iter_mut().filter(|agent| agent.own.is_empty() && unfit(agent).is_none());
+    let silent = alive.iter_mut().filter(|agent| agent.is_original() && unfit(agent).is_none());
     let looks = silent.map(|agent| async {
         match node.look_at(&agent.n, LOOK).await {
             Ok(condition) => agent.unfit = condition.unfit().unwrap_or_default(),

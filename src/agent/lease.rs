@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Without a successful heartbeat for this long the holder gives up; a little before it counts as lost.
-const FENCE: Duration = Duration::from_secs(STALE_SECS as u64 - 1);
+pub(super) const FENCE: Duration = Duration::from_secs(STALE_SECS as u64 - 1);
 
 /// The lock is ours while this lives; give it back with [`Lease::release`].
 #[derive(Debug)]

@@ -17,7 +17,7 @@
 //! The lock grows stale after 30 s, or is seen to be nobody's by the next agent on the same node; then another slicer begins
 //! where the index of chunks ends.
 
-use super::{node::Node, sharing};
+use super::{lease::FENCE, node::Node, sharing};
 use crate::backup::cut;
 use crate::control::HEARTBEAT;
 use crate::layout::format_ts;
@@ -55,8 +55,6 @@ use tracing::Instrument;
 
 /// Minutes of oplog in one chunk, unless configured.
 const SPAN_MIN: f64 = 10.0;
-/// Without a successful heartbeat for this long the holder gives up; a little before it counts as lost.
-const FENCE: Duration = Duration::from_secs(STALE_SECS as u64 - 1);
 /// The shortest time between two looks when the bell rings a lot.
 const BREATH: Duration = Duration::from_millis(250);
 /// Time between two looks while this node waits to be named; it is short because a round of nominations may be short.

@@ -100,7 +100,7 @@ fn busy(lock: &Lock) -> CliError {
 /// The living agents of the original, as `RS/HOST:PORT`. They take our commands, but ignore the fields that we added.
 pub async fn agents_of_the_original(cx: &Context) -> Result<Vec<String>> {
     let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
-    Ok(alive.iter().filter(|agent| agent.own.is_empty()).map(|it| format!("{}/{}", it.rs, it.n)).collect())
+    Ok(alive.iter().filter(|agent| agent.is_original()).map(|it| format!("{}/{}", it.rs, it.n)).collect())
 }
 
 /// Refuses `wanted`, which agents of the original would silently ignore, while any of them is alive. `instead` is the hint
@@ -120,7 +120,7 @@ pub async fn taken_by_ours(cx: &Context, command: &str, instead: &str) -> Result
     let leader = mongo::hello(cx.control.client()).await?.set_name;
     let mut alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
     alive.retain(|agent| agent.rs == leader);
-    match alive.iter().any(|agent| !agent.own.is_empty()) {
+    match alive.iter().any(|agent| !agent.is_original()) {
         true => Ok(()),
         false => {
             let theirs: Vec<String> = alive.iter().map(|agent| format!("{}/{}", agent.rs, agent.n)).collect();

@@ -12,7 +12,7 @@ use crate::upkeep::reap;
 use clap::Args;
 use futures::StreamExt;
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 /// How long agents have to take the command.
 const TAKEN_WITHIN: Duration = Duration::from_secs(33);
@@ -57,15 +57,9 @@ pub fn limit(given: Option<Duration>) -> Option<Duration> {
 /// It failed, nobody does it, its agent is lost, `limit` is over, or SIGINT came.
 pub async fn follow(cx: &Context, event: &'static str, opid: &str, limit: Option<Duration>) -> Result<()> {
     let hint = format!("`pbm logs -e {event} -i {opid}` shows how it goes on");
-    let limited = async {
-        match limit {
-            Some(limit) => sleep(limit).await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
         ended = watch(cx, event, opid) => ended,
-        () = limited => {
+        () = super::wait::runs_out(limit) => {
             Err(CliError::new(Kind::WaitOver, "it has not ended within the --wait-time; it goes on").hint(hint))
         }
         () = give_up::interruption() => {
@@ -100,7 +94,7 @@ async fn watch(cx: &Context, event: &'static str, opid: &str) -> Result<()> {
     };
     // Asked now: an agent that is stopped takes its line with it.
     let is_taker = |agent: &AgentStat| agent.rs == taker.replset && agent.n == taker.node;
-    let ours = cx.control.agents.all().await?.iter().any(|agent| is_taker(agent) && !agent.own.is_empty());
+    let ours = cx.control.agents.all().await?.iter().any(|agent| is_taker(agent) && !agent.is_original());
     let mut reap_at = Instant::now() + REAP;
     let (mut lost, mut failing) = (false, None);
     loop {

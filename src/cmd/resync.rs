@@ -29,16 +29,10 @@ const TOLD: usize = 50;
 /// # Errors
 /// It failed, nobody does it, `limit` is over, or SIGINT came.
 pub async fn follow(cx: &Context, opid: &str, limit: Option<Duration>) -> Result<Vec<String>> {
-    let limited = async {
-        match limit {
-            Some(limit) => sleep(limit).await,
-            None => std::future::pending().await,
-        }
-    };
     tokio::select! {
         ended = lines(cx, opid) => ended,
         silent = life(cx, opid) => Err(silent),
-        () = limited => Err(CliError::new(Kind::WaitOver, "the resync has not ended within the --wait-time; it goes on")
+        () = super::wait::runs_out(limit) => Err(CliError::new(Kind::WaitOver, "the resync has not ended within the --wait-time; it goes on")
             .hint(format!("`pbm logs -e resync -i {opid}` shows it"))),
         () = give_up::interruption() => Err(match give_up(cx, Sent { kind: name::RESYNC, opid }).await {
             GivenUp::TooLate { .. } => CliError::new(Kind::Interrupted, "interrupted: the resync goes on without us")

@@ -1,11 +1,14 @@
 //! The storage as the command line sees it: its name, and reading it where it can be reached.
 
-use crate::archive::meta::{METADATA_LIMIT, NamespaceMeta, read_metadata_json, read_prelude};
+use crate::archive::{
+    described,
+    meta::{NamespaceMeta, read_prelude},
+};
 use crate::config::open::{self, Root};
 use crate::layout::{Generation, ReplsetLayout};
 use crate::model::{backup::BackupMeta, config::StorageConf};
 use crate::snapshot::unpack::Packed;
-use crate::storage::{Error, Storage, read_all};
+use crate::storage::{Error, Storage};
 use anyhow::{Context as _, Result};
 use std::{path::Path, sync::Arc};
 
@@ -76,15 +79,14 @@ pub async fn open_here(conf: &StorageConf) -> Result<Arc<dyn Storage>> {
 /// # Errors
 /// The file is not there or can't be read as `metadata.json`.
 pub async fn namespaces(store: &dyn Storage, backup: &BackupMeta, rs: &str) -> Result<Vec<NamespaceMeta>> {
+    let part = backup.replsets.iter().find(|part| part.name == rs).context("the backup has no such replica set")?;
     if Generation::of(&backup.pbm_version) == Generation::Archive {
-        let part = backup.replsets.iter().find(|part| part.name == rs).context("the backup has no such replica set")?;
         let packed = Packed { object: part.dump_name.clone(), compression: backup.compression };
         let archive = packed.open(store).await?;
         return read_prelude(archive.prelude()).with_context(|| format!("read {}", packed.object));
     }
-    let name = ReplsetLayout::new(&backup.name, rs, backup.compression).metadata();
-    let bytes = read_all(store, &name, METADATA_LIMIT).await.with_context(|| format!("read {name}"))?;
-    Ok(read_metadata_json(&bytes).with_context(|| format!("read {name}"))?.namespaces)
+    let name = ReplsetLayout::new(&backup.name, rs, backup.compression).metadata_of(part);
+    Ok(described::read(store, &name).await.with_context(|| format!("read {name}"))?.namespaces)
 }
 
 #[cfg(test)]

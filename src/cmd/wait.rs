@@ -176,6 +176,14 @@ fn judge<T: Watched>(name: &str, document: &T) -> Result<()> {
     }
 }
 
+/// Returns when the limit is over; never, if there is none.
+pub(super) async fn runs_out(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => sleep(limit).await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn interruptible<T>(
     what: &str,
     name: &str,
@@ -185,7 +193,7 @@ async fn interruptible<T>(
 ) -> Result<T> {
     tokio::select! {
         done = work => Ok(done),
-        () = async { match limit { Some(limit) => sleep(limit).await, None => std::future::pending().await } } => Err(over()),
+        () = runs_out(limit) => Err(over()),
         () = super::give_up::interruption() => {
             let error = CliError::new(Kind::Interrupted, format!("interrupted: the {what} {name} goes on without us"));
             Err(match what {

@@ -180,7 +180,7 @@ struct Found {
 
 async fn of_objects(storage: &dyn Storage, backup: &BackupMeta, part: &BackupReplset) -> Result<Found> {
     let layout = ReplsetLayout::new(&backup.name, &part.name, backup.compression);
-    let name = if part.dump_name.is_empty() { layout.metadata() } else { part.dump_name.clone() };
+    let name = layout.metadata_of(part);
     let meta = described::read(storage, &name).await?;
     let folder = format!("{}/{}", backup.name, part.name);
     let wanted = meta.stored(&layout).map(|(name, _)| name);

@@ -18,6 +18,7 @@
 //! While agents of the original live, no slicer gives its work to a better candidate: whether the candidate can take over is
 //! only known after it has done so.
 
+use super::stand::PER_TIER;
 use crate::model::{
     agent::AgentStat,
     lock::{Lock, is_stale},
@@ -197,9 +198,6 @@ impl View<'_> {
         rules == Rules::NamedByOriginal && (!acknowledged || !leads_here && !self.leader_is_content)
     }
 }
-
-/// How long the better candidates have before the next candidates are named.
-pub const PER_TIER: Duration = Duration::from_secs(5);
 /// How long an agent of the original may take to see its nomination: it looks every 15 s, then every 2 s.
 pub const FOR_A_LOOK: Duration = Duration::from_secs(20);
 /// When a replica set has had no slicer for this long, all candidates are named anew.

@@ -85,7 +85,7 @@ fn of_agent(agent: &AgentStat, subject: String, now: Option<Timestamp>) -> Vec<F
     if out.is_empty() {
         let version = agent.v.trim_start_matches('v');
         let besides = unfit.map(|why| format!("; {why}")).unwrap_or_default();
-        let whose = if agent.own.is_empty() { "the original".to_owned() } else { format!("pbmbox {}", agent.own) };
+        let whose = if agent.is_original() { "the original".to_owned() } else { format!("pbmbox {}", agent.own) };
         let text = format!("pbm-agent {version} ({whose}) lives{besides}");
         out.push(Finding::ok(Check::Agent, subject, text));
     }
@@ -121,7 +121,7 @@ pub(super) fn versions(facts: &Facts) -> Vec<Finding> {
 fn releases(facts: &Facts) -> Option<Finding> {
     const OURS: &str = env!("CARGO_PKG_VERSION");
     let mut by_release: BTreeMap<&str, Vec<String>> = BTreeMap::new();
-    for agent in alive(facts).filter(|agent| !agent.own.is_empty() && agent.own != OURS) {
+    for agent in alive(facts).filter(|agent| !agent.is_original() && agent.own != OURS) {
         by_release.entry(&agent.own).or_default().push(member(&agent.rs, &agent.n));
     }
     let others: Vec<String> =

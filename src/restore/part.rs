@@ -25,9 +25,8 @@ use std::collections::{BTreeMap, BTreeSet};
 pub async fn names(storage: &dyn Storage, backup: &BackupMeta, selection: &Selection) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for part in &backup.replsets {
-        let usual = ReplsetLayout::new(&backup.name, &part.name, backup.compression).metadata();
-        let name = if part.dump_name.is_empty() { &usual } else { &part.dump_name };
-        let meta = described::read(storage, name).await?;
+        let name = ReplsetLayout::new(&backup.name, &part.name, backup.compression).metadata_of(part);
+        let meta = described::read(storage, &name).await?;
         let selected = meta.namespaces.into_iter().filter(|ns| selection.wants(&ns.db, &ns.coll));
         found.extend(selected.map(|ns| format!("{}.{}", ns.db, plain(&ns.coll))));
     }

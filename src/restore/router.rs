@@ -372,9 +372,8 @@ pub async fn databases(storage: &dyn Storage, backup: &BackupMeta) -> Result<BTr
             found.extend(packed::databases(storage, name, backup.compression).await?);
             continue;
         }
-        let usual = ReplsetLayout::new(&backup.name, &part.name, backup.compression).metadata();
-        let name = if name.is_empty() { &usual } else { name };
-        let meta = crate::archive::described::read(storage, name).await?;
+        let name = ReplsetLayout::new(&backup.name, &part.name, backup.compression).metadata_of(part);
+        let meta = crate::archive::described::read(storage, &name).await?;
         found.extend(meta.namespaces.into_iter().map(|ns| ns.db));
     }
     for own in OWN {

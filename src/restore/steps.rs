@@ -129,7 +129,7 @@ impl Steps {
             return Self::with(storage, client, order, contents).await;
         }
         let layout = ReplsetLayout::new(&order.backup.name, &order.rs, order.backup.compression);
-        let name = if part.dump_name.is_empty() { layout.metadata() } else { part.dump_name.clone() };
+        let name = layout.metadata_of(part);
         let metadata = described::read(storage.as_ref(), &name).await?;
         let folder = format!("{}/{}", order.backup.name, order.rs);
         let wanted = metadata.stored(&layout).map(|(name, _)| name);
@@ -177,12 +177,7 @@ impl Steps {
             sharded: order.sharded,
         };
         // The first plan shows which oplog objects are replayed. The second plan is made after these objects have been read.
-        let mut first = decide(&facts)?;
-        let layout = ReplsetLayout::new(&order.backup.name, &order.rs, order.backup.compression);
-        let reasons = note_written(&mut first, &layout, written, objects);
-        if !reasons.is_empty() {
-            return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
-        }
+        let first = decide_noted(&facts, written)?;
         let mut ids = order.ids.clone();
         if order.sharded && order.wish.config_server {
             for (id, rs) in router::shard_ids(aside.as_ref(), &first.routing).await? {
@@ -201,12 +196,8 @@ impl Steps {
         }
         let followed = read_oplog(&storage, &order, &first, &target).await?;
         facts.followed = Some(&followed);
-        let mut plan = decide(&facts)?;
         // The second plan also contains the collections that the oplog renames into the selection.
-        let reasons = note_written(&mut plan, &layout, written, objects);
-        if !reasons.is_empty() {
-            return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
-        }
+        let plan = decide_noted(&facts, written)?;
         let mut routing = OwnRouting::default();
         if order.wish.config_server && !order.wish.selection.is_everything() {
             let selection = &order.wish.selection;
@@ -411,6 +402,14 @@ impl Steps {
     pub async fn finish(&self, replayed: &Replayed, cancel: &CancellationToken) -> Result<Built> {
         until(cancel, replayed.catalog.build(&self.client, &self.order.quorum)).await.context("build indexes")
     }
+}
+
+/// The plan, with what was noted of its objects when they were stored.
+fn decide_noted(facts: &Facts<'_>, written: &[Written]) -> Result<RestorePlan, Refusal> {
+    let mut plan = decide(facts)?;
+    let layout = ReplsetLayout::new(&facts.backup.name, facts.rs, facts.backup.compression);
+    let reasons = note_written(&mut plan, &layout, written, facts.objects);
+    if reasons.is_empty() { Ok(plan) } else { Err(Refusal { backup: facts.backup.name.clone(), reasons }) }
 }
 
 /// Adds the sizes and checksums that the backup recorded to the plan's oplog slices. Returns a reason for every object of the

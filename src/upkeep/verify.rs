@@ -156,7 +156,7 @@ impl Check<'_> {
             .try_collect()
             .await?;
 
-        let metadata = if rs.dump_name.is_empty() { at.metadata() } else { rs.dump_name.clone() };
+        let metadata = at.metadata_of(rs);
         let mut problems = self.objects(std::slice::from_ref(&metadata), &sizes).await?;
         if problems.is_empty() {
             problems.extend(self.namespaces(&at, &metadata, &sizes).await?);
