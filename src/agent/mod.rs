@@ -24,6 +24,7 @@ mod dispatch;
 mod lead;
 mod lease;
 mod logbook;
+mod named;
 mod naming;
 mod node;
 mod op;
@@ -35,6 +36,7 @@ mod service;
 mod settings;
 mod sharing;
 pub mod sidecar;
+mod slice_begin;
 mod slicer;
 mod storage;
 

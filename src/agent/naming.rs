@@ -3,7 +3,7 @@
 use super::node::Node;
 use crate::control::HEARTBEAT;
 use crate::log::operation;
-use crate::model::{command::name, config::PitrConf, lock::is_stale, pitr::state};
+use crate::model::{command::name, config::PitrConf, pitr::state};
 use crate::mongo::admin::explain;
 use crate::pitr::beside::{self, Leader, Look, Mix, Naming};
 use anyhow::Result;
@@ -65,9 +65,8 @@ async fn look(node: &Node, conf: &PitrConf, naming: &mut Naming, leads: &mut boo
         );
     }
     // In the original's replica sets, our agents are candidates, too.
-    agents = control.agents.all().await?;
-    agents.retain(|agent| !is_stale(agent.hb, now));
-    let paused = control.locks.all().await?.iter().any(|it| it.header.kind != name::BACKUP && !is_stale(it.hb, now));
+    agents = control.agents.living(now).await?;
+    let paused = control.locks.all().await?.iter().any(|lock| lock.pauses_slicing(now));
     let meta = control.pitr.get().await?;
     let sliced = beside::sliced(&slicers, now);
     let orders = naming.look(&Look {

@@ -73,7 +73,7 @@ pub(super) async fn end(node: &Node, store: &dyn Storage, settings: &StorageConf
             return Ok(());
         }
         if profile.is_none() {
-            let sliced = node.read_config().await?.and_then(|config| config.pitr).is_some_and(|pitr| pitr.enabled);
+            let sliced = node.read_config().await?.is_some_and(|config| config.pitr_is_on());
             if sliced || node.control.chunks.newest_end().await?.is_some() {
                 return Ok(());
             }

@@ -17,14 +17,19 @@
 //! The lock grows stale after 30 s, or is seen to be nobody's by the next agent on the same node; then another slicer begins
 //! where the index of chunks ends.
 
-use super::{lease::FENCE, node::Node, sharing};
+use super::{
+    lease::FENCE,
+    named::{self, Named},
+    node::Node,
+    sharing,
+    slice_begin::{self, Elsewhere},
+};
 use crate::backup::cut;
 use crate::control::HEARTBEAT;
 use crate::layout::format_ts;
 use crate::log::operation;
 use crate::model::{
     agent::AgentStat,
-    backup::{BackupMeta, BackupType},
     command::name,
     compression::Compression,
     config::{Config, PitrConf},
@@ -32,13 +37,12 @@ use crate::model::{
     pitr::SlicerState,
     rate::Rate,
     serde_help::zero_ts,
-    status::Status,
 };
 use crate::mongo::admin::explain;
 use crate::oplog::slice;
 use crate::pitr::{
     begin::{self, Begin},
-    beside::{Leader, Mix, Rules, View},
+    beside::{Mix, Rules},
     slicing::{self, Progress, Settings, Slicing},
     stand::{self, Rank},
     timeline::Line,
@@ -46,7 +50,6 @@ use crate::pitr::{
 use crate::topo::condition;
 use anyhow::{Context, Result, bail};
 use bson::Timestamp;
-use mongodb::options::SelectionCriteria;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -55,15 +58,14 @@ use tracing::Instrument;
 
 /// Minutes of oplog in one chunk, unless configured.
 const SPAN_MIN: f64 = 10.0;
+/// A warning that stays true is repeated after this time.
+const REPEAT: Duration = Duration::from_secs(300);
+/// How long a replica set may take to confirm the entry that ends a flush.
+const FLUSH: Duration = Duration::from_secs(5);
 /// The shortest time between two looks when the bell rings a lot.
 const BREATH: Duration = Duration::from_millis(250);
 /// Time between two looks while this node waits to be named; it is short because a round of nominations may be short.
 const NAMED_LOOK: Duration = Duration::from_secs(1);
-/// When the original's leader has not counted on this slicer for this long, we take it that the leader waits for all slicers to
-/// stop. The leader waits for two minutes.
-const LEADER_WAITS: Duration = Duration::from_secs(30);
-/// A warning that stays true is repeated after this time.
-const REPEAT: Duration = Duration::from_secs(300);
 
 /// Slices, whenever it is this agent's turn, until `stop`.
 pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
@@ -72,7 +74,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     while !stop.is_cancelled() {
         let now = config.borrow_and_update().clone();
         let span = operation(name::PITR, "", "", now.as_ref().and_then(|c| c.epoch));
-        if let Some(conf) = now.filter(is_on) {
+        if let Some(conf) = now.filter(Config::pitr_is_on) {
             let turn = async {
                 match watch.my_turn(&node, &conf).await {
                     Ok(Some((lock, candidates))) => {
@@ -102,15 +104,11 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
             changed = config.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(pause) => {}
             // A slicer that ends rings; while PITR is off nobody listens.
-            () = waiter.next_within(HEARTBEAT), if config.borrow().as_ref().is_some_and(is_on) => {
+            () = waiter.next_within(HEARTBEAT), if config.borrow().as_ref().is_some_and(Config::pitr_is_on) => {
                 tokio::time::sleep(BREATH).await;
             }
         }
     }
-}
-
-fn is_on(config: &Config) -> bool {
-    config.pitr.as_ref().is_some_and(|pitr| pitr.enabled)
 }
 
 fn pitr(config: &Config) -> PitrConf {
@@ -124,47 +122,6 @@ struct Watch {
     stood_back: Option<(Timestamp, Instant)>,
     /// Nobody slices, and this node waits until a leader names a slicer.
     waits_to_be_named: bool,
-}
-
-/// This node's oplog does not hold what has to be saved next, and that of another member does: one that was down or
-/// synced anew must not end the timeline.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the oplog of this node begins after what is to be saved next, that of {host} does not: it is left to that node's agent"
-)]
-struct Elsewhere {
-    host: String,
-    saved: Timestamp,
-    candidates: usize,
-}
-
-impl Elsewhere {
-    /// How long the others have to take the work; then the gap is accepted.
-    fn patience(&self) -> Duration {
-        stand::PER_TIER * u32::try_from(self.candidates).unwrap_or(u32::MAX) + HEARTBEAT * 2
-    }
-}
-
-/// How long another member may take to tell how far back its oplog reaches.
-const TELL: Duration = Duration::from_secs(5);
-
-/// The first of `others` whose oplog reaches back to `saved`.
-async fn reaches_back(node: &Node, others: impl Iterator<Item = &String>, saved: Timestamp) -> Option<String> {
-    for host in others {
-        let criteria = member(host);
-        match tokio::time::timeout(TELL, slice::oldest_of(&node.primary, criteria)).await {
-            Ok(Ok(oldest)) if oldest <= saved => return Some(host.clone()),
-            Ok(Ok(_)) | Err(_) => {}
-            Ok(Err(error)) => tracing::debug!("{host}: {}", explain(&error)),
-        }
-    }
-    None
-}
-
-/// This member and no other.
-fn member(host: &str) -> SelectionCriteria {
-    let host = host.to_owned();
-    SelectionCriteria::Predicate(Arc::new(move |server| server.address().to_string() == host))
 }
 
 impl Watch {
@@ -188,8 +145,7 @@ impl Watch {
             }
         }
         if let Some(other) = node.control.locks.of(&node.rs).await?
-            && !is_stale(other.hb, now)
-            && other.header.kind != name::BACKUP
+            && other.pauses_slicing(now)
         {
             tracing::debug!("slicing waits for the end of {} (OPID {})", other.header.kind, other.header.opid);
             return Ok(None);
@@ -210,7 +166,7 @@ impl Watch {
             }
             Rules::Named | Rules::NamedByOriginal => {
                 self.waits_to_be_named = true;
-                if !is_named(node, &mix, now, since.elapsed()).await? || matches!(rank, Rank::Unfit(_)) {
+                if !named::is_named(node, &mix, now, since.elapsed()).await? || matches!(rank, Rank::Unfit(_)) {
                     return Ok(None);
                 }
             }
@@ -236,7 +192,7 @@ impl Watch {
         if !node.control.locks.try_take_slicing(&header, now).await? {
             return Ok(None);
         }
-        if matches!(mix.rules, Rules::Named | Rules::NamedByOriginal) {
+        if mix.rules.somebody_names() {
             node.control.pitr.claim(&node.rs, &header.node).await?;
         }
         Ok(Some((header, candidates)))
@@ -246,64 +202,9 @@ impl Watch {
 /// Where this node stands among the candidates. If a leader names the slicer, all agents of the replica set are candidates;
 /// otherwise only ours are, because nobody names the original's agents.
 fn rank(me: &str, node: &Node, mix: &Mix, agents: &[AgentStat], conf: &PitrConf) -> (Rank, Vec<String>) {
-    let ours_only = matches!(mix.rules, Rules::Own | Rules::OwnBeside);
+    let ours_only = !mix.rules.somebody_names();
     let agents: Vec<AgentStat> = agents.iter().filter(|it| !ours_only || !it.is_original()).cloned().collect();
     stand::rank(&stand::Facts { rs: &node.rs, me, agents: &agents, priority: conf.priority.as_ref() })
-}
-
-/// Has the leader named this node? The original's leader waits until every candidate reports that it is ready, so this function
-/// first reports that.
-async fn is_named(node: &Node, mix: &Mix, now: Timestamp, vacant: Duration) -> Result<bool> {
-    if mix.rules == Rules::NamedByOriginal
-        && let Some(why) = pause_of_the_original(node, now, false).await?
-    {
-        tracing::debug!("slicing waits, as that of the original does: {why}");
-        return Ok(false);
-    }
-    let me = node.me();
-    let meta = node.control.pitr.get().await?;
-    let leader_is_content = leader_is_content(node, mix, now).await?;
-    let view = View { meta: meta.as_ref(), leader_is_content, vacant, ..view(&node.rs, &me, now) };
-    if view.owes_ready(mix.rules) {
-        node.control.pitr.ready(&node.rs, &me).await?;
-    }
-    Ok(view.is_named(mix.rules))
-}
-
-fn view<'a>(rs: &'a str, me: &'a str, now: Timestamp) -> View<'a> {
-    View { meta: None, now, rs, me, leader_is_content: false, vacant: Duration::ZERO }
-}
-
-/// Is the original's leader on another replica set, and does somebody slice that replica set?
-async fn leader_is_content(node: &Node, mix: &Mix, now: Timestamp) -> Result<bool> {
-    if node.in_leader_rs || !matches!(mix.leader, Leader::Original(_)) {
-        return Ok(false);
-    }
-    let lock = node.control.locks.slicer_of(&node.leader_rs).await?;
-    Ok(lock.is_some_and(|lock| !is_stale(lock.hb, now)))
-}
-
-/// Why agents of the original begin no slicing now: an operation runs. With `only_backups`, only a logical backup to the main
-/// storage counts: the original's slicers end for such a backup, and its leader then waits for all slicers to stop.
-async fn pause_of_the_original(node: &Node, now: Timestamp, only_backups: bool) -> Result<Option<String>> {
-    for lock in node.control.locks.all().await?.iter().filter(|lock| !is_stale(lock.hb, now)) {
-        let header = &lock.header;
-        let is_backup = header.kind == name::BACKUP;
-        if only_backups && !is_backup {
-            continue;
-        }
-        let pauses = !is_backup
-            || node
-                .control
-                .backups
-                .by_opid(&header.opid)
-                .await?
-                .is_some_and(|backup| backup.kind == BackupType::Logical && backup.store.profile != Some(true));
-        if pauses {
-            return Ok(Some(format!("a {} runs (OPID {})", header.kind, header.opid)));
-        }
-    }
-    Ok(None)
 }
 
 /// Slices until there is a reason to stop, then gives the lock back.
@@ -319,7 +220,7 @@ async fn slice(
     let why = result.as_ref().err().filter(|error| !error.is::<Elsewhere>()).map(explain).unwrap_or_default();
     let stood_back = result.as_ref().is_err_and(|error| error.is::<Elsewhere>());
     let leave = async {
-        tell_the_end(node, &lock.node, &why, stood_back).await?;
+        named::tell_the_end(node, &lock.node, &why, stood_back).await?;
         node.control.locks.release_slicing(&lock).await
     };
     match tokio::time::timeout(FENCE, leave).await {
@@ -328,25 +229,6 @@ async fn slice(
         Err(_) => tracing::warn!("the control collections don't answer; the slicing lock goes stale"),
     }
     result
-}
-
-/// Reports that nobody slices this replica set now, in the form that whoever names the next slicer expects.
-async fn tell_the_end(node: &Node, me: &str, why: &str, stood_back: bool) -> Result<()> {
-    let (pitr, rs) = (&node.control.pitr, &node.rs);
-    let now = node.control.cluster_time().await?;
-    let agents = node.control.agents.alive_for_slicing(rs, &node.leader_rs, now).await?;
-    if Mix::of(&agents, &node.leader_rs, rs).rules != Rules::NamedByOriginal {
-        return pitr.leave(rs, me, why).await;
-    }
-    pitr.leave_beside(rs).await?;
-    if stood_back {
-        pitr.give_up(rs).await
-    } else if why.is_empty() {
-        // The acknowledgement stays: from it the leader sees that a slicer is missing.
-        Ok(())
-    } else {
-        pitr.failed(rs, me, why).await
-    }
 }
 
 async fn hold(
@@ -363,12 +245,12 @@ async fn hold(
     }
     slicing::adopt(&node.control, storage.as_ref(), &node.rs).await?;
     slicing::drop_contained(&node.control, storage.as_ref(), &node.rs).await?;
-    let Begin { at, gap, needs_base } = begin::begin(&facts(node, &config).await?);
+    let Begin { at, gap, needs_base } = begin::begin(&slice_begin::facts(node, &pitr(&config)).await?);
     if let Some(Line { start: saved, .. }) = gap
         && stood_back != Some(saved)
     {
         let others = candidates.iter().filter(|host| **host != lock.node);
-        if let Some(host) = reaches_back(node, others, saved).await {
+        if let Some(host) = slice_begin::reaches_back(node, others, saved).await {
             bail!(Elsewhere { host, saved, candidates: candidates.len() });
         }
     }
@@ -410,7 +292,7 @@ async fn hold(
         quit,
         oldest: None,
         warned: None,
-        unwanted: None,
+        named: Named::default(),
     };
     tokio::select! {
         ended = work.run(at) => ended,
@@ -430,36 +312,6 @@ fn settings_of(config: &Config, storage: Arc<dyn crate::storage::Storage>) -> Se
     }
 }
 
-/// What decides where slicing begins.
-async fn facts(node: &Node, config: &Config) -> Result<begin::Facts> {
-    let newest = slice::last_write(&node.client).await?;
-    let (oldest, _) = slice::window(&node.client).await?;
-    let (base, coming) = if pitr(config).oplog_only == Some(true) { (None, None) } else { bases(node).await? };
-    let saved = node.control.chunks.last(&node.rs).await?.map(|chunk| chunk.end_ts);
-    Ok(begin::Facts { saved, base, coming, restored: restored(node).await?, oldest, newest })
-}
-
-/// The last write of the newest backup that chunks can be replayed on, and the first one of a backup that is being made.
-async fn bases(node: &Node) -> Result<(Option<Timestamp>, Option<Timestamp>)> {
-    let all = node.control.backups.readable().await?;
-    let fit = |b: &&BackupMeta| b.nss.is_empty() && b.kind != BackupType::External && b.store.profile != Some(true);
-    let (mut base, mut coming) = (None, None);
-    for backup in all.iter().filter(fit) {
-        let Some(part) = backup.replsets.iter().find(|part| part.name == node.rs) else { continue };
-        if backup.status == Status::Done {
-            base = base.max(Some(backup.last_write_ts));
-        } else if !backup.status.is_final() && part.first_write_ts.time > 0 {
-            coming = coming.max(Some(part.first_write_ts));
-        }
-    }
-    Ok((base, coming))
-}
-
-/// When the newest restore began to change data.
-async fn restored(node: &Node) -> Result<Option<Timestamp>> {
-    Ok(node.control.restores.readable().await?.iter().filter_map(begin::changed_from).max())
-}
-
 /// What goes on beside the slicing.
 struct Guard<'a> {
     node: &'a Node,
@@ -474,8 +326,7 @@ struct Guard<'a> {
     oldest: Option<Timestamp>,
     /// When the last warning was given that the oplog is running out.
     warned: Option<Instant>,
-    /// Since when the original's leader has not counted on this slicer.
-    unwanted: Option<Instant>,
+    named: Named,
 }
 
 /// The result of one look at the other agents: may this slicer go on?
@@ -522,7 +373,7 @@ impl Guard<'_> {
             if let Err(error) = self.follow_config().await {
                 tracing::warn!("{}", explain(&error));
             }
-            match tokio::time::timeout(TELL, self.pass_flush_on()).await {
+            match tokio::time::timeout(FLUSH, self.pass_flush_on()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => tracing::warn!("{}", explain(&error)),
                 Err(_) => tracing::warn!("the oplog can't be stored up to now: this replica set takes no write"),
@@ -573,34 +424,13 @@ impl Guard<'_> {
         let doubts = match rank {
             Rank::Unfit(_) => rank.must_yield(),
             // A named slicer does not yield: whether a better candidate could take over is only known after it has done so.
-            _ if matches!(mix.rules, Rules::Named | Rules::NamedByOriginal) => None,
+            _ if mix.rules.somebody_names() => None,
             _ => rank.must_yield(),
         };
-        let doubted = doubts.map_or(Verdict::GoesOn, Verdict::Doubted);
-        if matches!(mix.rules, Rules::Own | Rules::OwnBeside) {
-            self.unwanted = None;
-            return Ok(doubted);
+        match self.named.must_end(node, mix, &self.lock.node, now).await? {
+            Some(why) => Ok(Verdict::Ends(why)),
+            None => Ok(doubts.map_or(Verdict::GoesOn, Verdict::Doubted)),
         }
-        if mix.rules == Rules::NamedByOriginal
-            && let Some(why) = pause_of_the_original(node, now, true).await?
-        {
-            return Ok(Verdict::Ends(format!(
-                "{why}; the original's slicers end for it, and its leader waits for all"
-            )));
-        }
-        let meta = node.control.pitr.get().await?;
-        let leader_is_content = leader_is_content(node, mix, now).await?;
-        let view = View { meta: meta.as_ref(), leader_is_content, ..view(&node.rs, &self.lock.node, now) };
-        if let Some(why) = view.must_stop(mix.rules) {
-            return Ok(Verdict::Ends(why));
-        }
-        if !view.is_unwanted(mix.rules, node.in_leader_rs) {
-            self.unwanted = None;
-        } else if self.unwanted.get_or_insert_with(Instant::now).elapsed() >= LEADER_WAITS {
-            let why = "the leader, an agent of the original, waits for the end of all slicers to name new ones";
-            return Ok(Verdict::Ends(why.to_owned()));
-        }
-        Ok(doubted)
     }
 
     /// Passes on a request to store the oplog up to now. In an idle replica set the oplog may end long before that time, so an
@@ -637,7 +467,7 @@ impl Guard<'_> {
     /// Takes over what changed in the configuration.
     async fn follow_config(&mut self) -> Result<()> {
         let config = self.node.read_config().await?;
-        let Some(config) = config.filter(is_on) else {
+        let Some(config) = config.filter(Config::pitr_is_on) else {
             self.end("point-in-time recovery was switched off");
             return Ok(());
         };

@@ -9,10 +9,7 @@ use super::{
     resync,
 };
 use crate::config::{self, duration, edit, effective, idle, mask};
-use crate::model::{
-    command::ResyncCmd,
-    config::{Config, StorageConf},
-};
+use crate::model::{command::ResyncCmd, config::StorageConf};
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
@@ -247,8 +244,7 @@ impl ConfigArgs {
         if moved {
             checks::nothing_runs(&cx.control).await?;
         }
-        let enabled = |config: &Config| config.pitr.as_ref().is_some_and(|pitr| pitr.enabled);
-        if moved || enabled(&before) != enabled(&config) {
+        if moved || before.pitr_is_on() != config.pitr_is_on() {
             keys.set.insert("epoch", cx.control.cluster_time().await?);
         }
         if !cx.control.config.update(keys).await? {

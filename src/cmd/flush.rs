@@ -12,7 +12,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// Asks every living slicer of ours to store its oplog up to now, and waits until it has. If one does not finish in time, a
 /// note is printed and the latest moment is an earlier one; that is no error.
 pub(super) async fn up_to_now(cx: &Context) -> Result<()> {
-    let on = cx.config().await?.pitr.is_some_and(|pitr| pitr.enabled);
+    let on = cx.config().await?.pitr_is_on();
     let now = cx.control.cluster_time().await?;
     let slicers = cx.control.locks.slicers().await?;
     let living: Vec<Lock> = slicers.into_iter().filter(|lock| !is_stale(lock.hb, now)).collect();

@@ -171,12 +171,11 @@ pub(super) enum Slicing {
 impl Slicing {
     /// Determines the state after an operation; `before` is the configuration from before the operation.
     pub(super) async fn after(cx: &Context, before: &Config) -> Result<Self> {
-        let on = |config: &Config| config.pitr.as_ref().is_some_and(|pitr| pitr.enabled);
-        if on(&cx.config().await?) {
+        if cx.config().await?.pitr_is_on() {
             return Ok(Self::On);
         }
         // Our agents switch it on again themselves, perhaps a moment later.
-        let left = on(before) && !checks::agents_of_the_original(cx).await?.is_empty();
+        let left = before.pitr_is_on() && !checks::agents_of_the_original(cx).await?.is_empty();
         Ok(if left { Self::LeftOff } else { Self::Off })
     }
 

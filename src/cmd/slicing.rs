@@ -1,8 +1,7 @@
 //! The point-in-time recovery section of `pbm status`: who slices the oplog, how far, and what is wrong.
 
-use super::{checks, context::Context, error::Result};
+use super::{context::Context, error::Result};
 use crate::model::{
-    command::name,
     config::Config,
     lock::{Lock, is_stale},
     pitr::{BEGINS_WITHIN, PitrMeta, SlicerState, state},
@@ -107,7 +106,7 @@ impl Restores {
 
 /// Reads the section.
 pub async fn read(cx: &Context, config: &Config, members: &[String]) -> Result<Pitr> {
-    let conf = config.pitr.as_ref().is_some_and(|pitr| pitr.enabled);
+    let conf = config.pitr_is_on();
     let now = cx.control.cluster_time().await?;
     let mut locks = cx.control.locks.slicers().await?;
     locks.retain(|lock| !is_stale(lock.hb, now));
@@ -119,13 +118,12 @@ pub async fn read(cx: &Context, config: &Config, members: &[String]) -> Result<P
         }
     }
     let switched_on = config.epoch.is_some_and(|epoch| now.time.saturating_sub(epoch.time) <= BEGINS_WITHIN);
-    let busy = checks::living_locks(&cx.control).await?.iter().any(|lock| lock.header.kind != name::BACKUP);
+    let busy = cx.control.locks.all().await?.iter().any(|lock| lock.pauses_slicing(now));
     let patience = switched_on || busy || (conf && Restores::read(cx).await?.hold_slicing(now));
     let logged = logged.into_iter().map(|line| format!("{}/{}: {}", line.rs, line.node, line.msg)).collect();
     let mut pitr = judge(conf, members, &locks, meta.as_ref(), logged, patience);
     if conf {
-        let mut agents = cx.control.agents.all().await?;
-        agents.retain(|agent| !is_stale(agent.hb, now));
+        let agents = cx.control.agents.living(now).await?;
         pitr.tell_mix(&Mix::of(&agents, &mongo::hello(cx.control.client()).await?.set_name, ""));
     }
     Ok(pitr)

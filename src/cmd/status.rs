@@ -15,7 +15,7 @@ use super::{
     snapshots::{Judge, Snapshot},
     storage, units,
 };
-use crate::model::{agent::Tenant, backup::BackupMeta, config::Config, lock::is_stale, status::Status};
+use crate::model::{agent::Tenant, backup::BackupMeta, config::Config, status::Status};
 use crate::pitr::timeline::{Gap, Range};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -216,7 +216,7 @@ fn backups_problems(all: &[&BackupMeta], judge: &Judge, now: u32, max_age: Optio
 /// Other clusters on the main storage, as the living agents have seen them.
 async fn shared(cx: &Context) -> Result<Vec<Tenant>> {
     let now = cx.control.cluster_time().await?;
-    let alive = cx.control.agents.all().await?.into_iter().filter(|agent| !is_stale(agent.hb, now));
+    let alive = cx.control.agents.living(now).await?.into_iter();
     let mut seen: Vec<Tenant> = alive.flat_map(|agent| agent.shared).collect();
     seen.sort();
     seen.dedup_by(|a, b| a.id == b.id);

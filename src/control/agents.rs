@@ -71,6 +71,11 @@ impl Agents {
             .delete_many(doc! { "hb": { "$lt": before } })
             .await
             .context("remove lost agents from admin.pbmAgents")?;
+        self.living(now).await
+    }
+
+    /// Lines whose agents live, at cluster time `now`. Removes nothing.
+    pub async fn living(&self, now: Timestamp) -> Result<Vec<AgentStat>> {
         Ok(self.all().await?.into_iter().filter(|a| !is_stale(a.hb, now)).collect())
     }
 }

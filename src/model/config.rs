@@ -33,6 +33,14 @@ pub struct Config {
     pub mistakes: Vec<Mistake>,
 }
 
+impl Config {
+    /// Is point-in-time recovery switched on?
+    #[must_use]
+    pub fn pitr_is_on(&self) -> bool {
+        self.pitr.as_ref().is_some_and(|pitr| pitr.enabled)
+    }
+}
+
 /// A stored value that this program can't use.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mistake {

@@ -1,5 +1,6 @@
 //! `admin.pbmLock`, `admin.pbmLockOp`, `admin.pbmOpLog` (spec/format.md C.4-C.6).
 
+use super::command::name;
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,14 @@ pub struct Lock {
     #[serde(flatten)]
     pub header: LockHeader,
     pub hb: Timestamp,
+}
+
+impl Lock {
+    /// Does no slicing begin while this operation runs? Backups run beside slicing; a lock whose holder is lost counts no more.
+    #[must_use]
+    pub fn pauses_slicing(&self, now: Timestamp) -> bool {
+        !matches!(self.header.kind.as_str(), name::BACKUP | name::PITR) && !is_stale(self.hb, now)
+    }
 }
 
 /// Seconds without a heartbeat after which a lock, agent or operation counts as lost.

@@ -56,6 +56,14 @@ pub enum Rules {
     NamedByOriginal,
 }
 
+impl Rules {
+    /// Does a leader, ours or the original's, say who slices?
+    #[must_use]
+    pub fn somebody_names(self) -> bool {
+        matches!(self, Self::Named | Self::NamedByOriginal)
+    }
+}
+
 /// The agents of the cluster, as far as slicing is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mix {

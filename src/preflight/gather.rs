@@ -185,7 +185,7 @@ impl Asker<'_> {
     }
 
     async fn slicing_errors(&self, config: &Config) -> Result<Vec<(String, String)>> {
-        let on = config.pitr.as_ref().is_some_and(|pitr| pitr.enabled);
+        let on = config.pitr_is_on();
         let (Some(epoch), true) = (config.epoch, on) else { return Ok(Vec::new()) };
         let mut errors = Vec::new();
         for rs in cluster::read(self.control.client()).await?.names() {

@@ -6,7 +6,6 @@ use super::{
 };
 use crate::model::{
     agent::AgentStat,
-    command::name,
     lock::{Lock, is_stale},
     pitr::{BEGINS_WITHIN, state},
 };
@@ -48,14 +47,13 @@ pub(super) fn documents(facts: &Facts) -> Vec<Finding> {
 pub(super) fn slicing(facts: &Facts) -> Vec<Finding> {
     let control = &facts.control;
     let (Some(config), Some(now)) = (&control.config, control.now) else { return Vec::new() };
-    if !config.pitr.as_ref().is_some_and(|pitr| pitr.enabled) {
+    if !config.pitr_is_on() {
         return vec![Finding::ok(Check::Slicing, CLUSTER, "point-in-time recovery is off")];
     }
-    let restoring = alive(&control.locks, now)
-        .any(|lock| matches!(lock.header.kind.as_str(), name::RESTORE | name::REPLAY | name::RESYNC));
+    let pausing = control.locks.iter().any(|lock| lock.pauses_slicing(now));
     let switched_on = config.epoch.is_some_and(|epoch| now.time.saturating_sub(epoch.time) <= BEGINS_WITHIN);
     let sets = facts.replsets.iter();
-    let mut out: Vec<Finding> = sets.map(|set| sliced(facts, &set.name, now, restoring, switched_on)).collect();
+    let mut out: Vec<Finding> = sets.map(|set| sliced(facts, &set.name, now, pausing, switched_on)).collect();
     out.extend(mixed(facts, now));
     out
 }
@@ -76,7 +74,7 @@ fn mixed(facts: &Facts, now: Timestamp) -> Option<Finding> {
 }
 
 /// `switched_on`: slicing was switched on so recently that it may not have begun yet.
-fn sliced(facts: &Facts, rs: &str, now: Timestamp, restoring: bool, switched_on: bool) -> Finding {
+fn sliced(facts: &Facts, rs: &str, now: Timestamp, pausing: bool, switched_on: bool) -> Finding {
     let control = &facts.control;
     let pitr = control.pitr.as_ref();
     let reports = pitr.map(|pitr| pitr.replsets.as_slice()).unwrap_or_default();
@@ -84,8 +82,8 @@ fn sliced(facts: &Facts, rs: &str, now: Timestamp, restoring: bool, switched_on:
     let reported = reported.map(|it| it.error.clone().unwrap_or_else(|| "no reason is given".to_owned()));
     let logged = control.slicing_errors.iter().find(|(set, _)| set == rs).map(|(_, said)| said.clone());
     let Some(lock) = alive(&control.slicers, now).find(|lock| lock.header.replset == rs) else {
-        if restoring {
-            return Finding::ok(Check::Slicing, rs, "it pauses for a restore");
+        if pausing {
+            return Finding::ok(Check::Slicing, rs, "it pauses for another operation");
         }
         let failed = reported.or(logged);
         if switched_on && failed.is_none() {

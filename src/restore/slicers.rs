@@ -15,7 +15,7 @@ pub(super) async fn wait_for_their_end(cx: &Cx) -> Result<()> {
     let until = Instant::now() + TO_FINISH;
     loop {
         let mut waiter = cx.control.bell.waiter();
-        let on = cx.control.config.main().await?.and_then(|config| config.pitr).is_some_and(|pitr| pitr.enabled);
+        let on = cx.control.config.main().await?.is_some_and(|config| config.pitr_is_on());
         let holder = cx.control.locks.slicer_of(&cx.rs).await?;
         let alive = match &holder {
             Some(lock) => !is_stale(lock.hb, cx.control.time_of_last_call().await?),

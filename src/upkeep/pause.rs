@@ -22,7 +22,7 @@ const SEEN: Duration = Duration::from_secs(6);
 /// died: then it has to be on again at the end.
 pub async fn hold(control: &Control, name: &str) -> Result<bool> {
     let owed = control.restores.owing(Debt::Slicing).await?;
-    let on = control.config.main().await?.and_then(|config| config.pitr).is_some_and(|pitr| pitr.enabled);
+    let on = control.config.main().await?.is_some_and(|config| config.pitr_is_on());
     if !on && owed.is_empty() {
         return Ok(false);
     }
@@ -36,7 +36,7 @@ pub async fn hold(control: &Control, name: &str) -> Result<bool> {
 
 /// Switches point-in-time recovery off for a restore that is refused: agents of the original may wait until it is off.
 pub async fn hold_for_originals(control: &Control, name: &str) -> Result<()> {
-    let on = control.config.main().await?.and_then(|config| config.pitr).is_some_and(|pitr| pitr.enabled);
+    let on = control.config.main().await?.is_some_and(|config| config.pitr_is_on());
     // If point-in-time recovery is off already, they wait for nothing, and another restore may be running.
     if on && originals_live(control).await? {
         hold(control, name).await?;

@@ -235,8 +235,7 @@ impl Storage {
 pub async fn storages(cx: &Context) -> Result<Storages> {
     let config = cx.config().await?;
     let now = cx.control.cluster_time().await?;
-    let agents: Vec<AgentStat> =
-        cx.control.agents.all().await?.into_iter().filter(|agent| !is_stale(agent.hb, now)).collect();
+    let agents = cx.control.agents.living(now).await?;
     let mut out = vec![Storage::of(places::MAIN, &config.storage).seen_by(&agents)];
     for profile in cx.control.config.profiles().await? {
         let mut it = Storage::of(profile.name.as_deref().unwrap_or_default(), &profile.storage);
