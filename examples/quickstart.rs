@@ -1,6 +1,6 @@
 //! A private replica set, an agent, a backup, a loss, a restore: explained while it happens.
 //!
-//! Run by `packaging/quickstart.sh`, which fetches a mongod first. With `--keep` the sandbox stays until Ctrl-C.
+//! Run by `dev/quickstart.sh`, which fetches a mongod first. With `--keep` the sandbox stays until Ctrl-C.
 
 // The test suite's servers are exactly what a sandbox needs.
 #[path = "../tests/support/cluster.rs"]
@@ -87,7 +87,7 @@ async fn main() -> Result<()> {
     let bin = Folder::new("bin");
     let built =
         std::env::current_exe()?.parent().and_then(Path::parent).context("find the build folder")?.join("pbmbox");
-    ensure!(built.exists(), "{} is not built; run packaging/quickstart.sh", built.display());
+    ensure!(built.exists(), "{} is not built; run dev/quickstart.sh", built.display());
     for name in ["pbm", "pbm-agent"] {
         symlink(&built, bin.path().join(name)).with_context(|| format!("link {name}"))?;
     }

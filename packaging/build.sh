@@ -12,7 +12,7 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cd "$root"
-. packaging/toolchain.sh
+. dev/toolchain.sh
 
 die() {
     echo "build: $1" >&2

@@ -36,7 +36,7 @@ fi
 
 executable=${PBMBOX_EXECUTABLE:-${CARGO_TARGET_DIR:-$root/target}/package/pbmbox}
 [ -x "$executable" ] || die "$executable is not there; packaging/build.sh --binary-only makes it"
-"$root/packaging/testbed.sh" default
+"$root/dev/testbed.sh" default
 mongod=${PBMBOX_MONGOD:-$(command -v mongod || echo "$cache/testbed/mongod-6.0.5")}
 
 # The mirror that apt uses for the release that runs here; it has the other releases too.

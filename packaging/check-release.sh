@@ -93,7 +93,7 @@ if [ -z "$executable" ]; then
     executable=${CARGO_TARGET_DIR:-$root/target}/package/pbmbox
 fi
 [ -x "$executable" ] || die "$executable is not an executable file; give the path of the release's pbmbox"
-"$root/packaging/testbed.sh" default
+"$root/dev/testbed.sh" default
 mongod=${PBMBOX_MONGOD:-$(command -v mongod || echo "$cache/mongod-6.0.5")}
 fetch_foreign_root
 fetch_pymongo

@@ -1,4 +1,4 @@
-//! `packaging/features.md` is complete, and the command line has what it says.
+//! `docs/features.md` is complete, and the command line has what it says.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ struct Row {
 }
 
 fn rows() -> Vec<Row> {
-    let table = include_str!("../packaging/features.md");
+    let table = include_str!("../docs/features.md");
     let cells =
         |line: &str| -> Vec<String> { line.trim_matches('|').split('|').map(|it| it.trim().to_owned()).collect() };
     let rows =

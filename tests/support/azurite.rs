@@ -31,7 +31,7 @@ impl Azurite {
     pub async fn start() -> Self {
         let program = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join(".cache/testbed/azurite/node_modules/azurite/dist/src/blob/main.js");
-        assert!(program.exists(), "Azurite is missing; get it with packaging/testbed.sh");
+        assert!(program.exists(), "Azurite is missing; get it with dev/testbed.sh");
         let folder = Folder::new("azurite");
         let mut process = Command::new("node")
             .arg(program)
@@ -42,7 +42,7 @@ impl Azurite {
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
-            .expect("start node; get it with packaging/testbed.sh");
+            .expect("start node; get it with dev/testbed.sh");
         let mut lines = BufReader::new(process.stdout.take().expect("its output")).lines();
         let address = loop {
             let line = lines.next().expect("Azurite ended at its start").expect("read its output");

@@ -1,6 +1,6 @@
 //! Real replica sets in temporary folders on free ports.
 //!
-//! The server is the one that `packaging/testbed.sh` provides; a missing one is a failure that says so.
+//! The server is the one that `dev/testbed.sh` provides; a missing one is a failure that says so.
 
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, options::ClientOptions};
@@ -112,7 +112,7 @@ fn cache() -> PathBuf {
 
 /// The mongod binary and the folder of libraries that it needs.
 fn binary(version: Version) -> (PathBuf, Option<PathBuf>) {
-    let advice = "run packaging/testbed.sh to fetch it, or set PBMBOX_MONGOD to a mongod binary";
+    let advice = "run dev/testbed.sh to fetch it, or set PBMBOX_MONGOD to a mongod binary";
     match version {
         Version::Current => {
             if let Some(given) = std::env::var_os("PBMBOX_MONGOD") {

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Obtains the mongod binaries the test suite starts: .cache/testbed/mongod-VERSION in the repository (git-ignored).
 #
-#   packaging/testbed.sh            the default server (6.0.5) and the older ones (5.0.4, 4.4.2)
-#   packaging/testbed.sh default    only the default server
+#   dev/testbed.sh            the default server (6.0.5) and the older ones (5.0.4, 4.4.2)
+#   dev/testbed.sh default    only the default server
 #
 # Prints nothing when everything is there. The default server is, in this order: $PBMBOX_MONGOD, mongod on the PATH,
 # .cache/testbed/mongod-6.0.5. $PBMBOX_TESTBED_SEED names a folder that may hold files made earlier by this script.
