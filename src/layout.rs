@@ -1,4 +1,4 @@
-//! Every object name on a storage: built here, parsed here, nowhere else (spec/format.md A.1, A.3-A.5).
+//! Every object name on a storage: built here, parsed here, nowhere else (docs/format.md A.1, A.3-A.5).
 //!
 //! ```text
 //! .pbm.init                                          proves that the storage is initialised
@@ -253,7 +253,7 @@ pub struct ChunkName {
 
 impl ChunkName {
     /// Parses the full object name. As in the original the folder of the day is not looked at; `None` for anything
-    /// that is no chunk (spec/format.md A.5).
+    /// that is no chunk (docs/format.md A.5).
     #[must_use]
     pub fn parse(name: &str) -> Option<Self> {
         let (rs, rest) = name.strip_prefix(PITR)?.strip_prefix('/')?.split_once('/')?;
@@ -265,7 +265,7 @@ impl ChunkName {
     }
 }
 
-/// How the files of a logical backup are laid out, by the version that wrote it (spec/format.md A.2.6).
+/// How the files of a logical backup are laid out, by the version that wrote it (docs/format.md A.2.6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Generation {
     /// Before 2.0: one mongodump archive and one oplog file per replica set.

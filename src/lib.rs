@@ -26,6 +26,7 @@
 //!
 //! The formats on the storage and the documents in the control collections are those of Percona Backup for
 //! MongoDB 2.15; what is added beside them is marked as such where it is defined.
+//! `docs/format.md` describes both.
 
 pub mod agent;
 pub mod archive;

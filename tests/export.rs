@@ -1,4 +1,4 @@
-//! `pbm export`: what it writes is read here by spec/format.md A.7 alone, compared with the source, and restored again.
+//! `pbm export`: what it writes is read here by docs/format.md A.7 alone, compared with the source, and restored again.
 
 use crate::compat::fixtures;
 use crate::legacy::metadata;

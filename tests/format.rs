@@ -1,4 +1,4 @@
-//! Every object of one of our backups against shared/spec/format.md, A and B, read here by other means than the product's:
+//! Every object of one of our backups against docs/format.md, A and B, read here by other means than the product's:
 //! names, framing, checksums, JSON text, types and order of keys.
 
 use crate::compat::fixtures;

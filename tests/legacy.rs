@@ -1,4 +1,4 @@
-//! Backups made before 2.0: one mongodump archive and one oplog file per replica set, made here as spec/format.md A.6 and A.7
+//! Backups made before 2.0: one mongodump archive and one oplog file per replica set, made here as docs/format.md A.6 and A.7
 //! say, with metadata of the form that release 1.6 wrote.
 
 use crate::support::archive::{block, bytes, end, head};

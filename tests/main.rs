@@ -3,6 +3,7 @@
 mod agent;
 mod architecture;
 mod bytes;
+mod citations;
 mod cli;
 mod compat;
 mod control;

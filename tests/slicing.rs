@@ -159,7 +159,7 @@ fn chunk_files(rig: &Rig<impl Deployment>) -> Vec<String> {
     files
 }
 
-/// Format.md A.5, C.5, C.8, C.10, as in the fixture `25-pitr-with-chunks`.
+/// docs/format.md A.5, C.5, C.8, C.10, as in the fixture `25-pitr-with-chunks`.
 #[tokio::test]
 async fn chunks_and_documents_follow_the_format() {
     let rig = Rig::start(Options::default(), &["pitr.oplogSpanMin=0.03", "pitr.compression=gzip"]).await;

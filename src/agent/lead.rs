@@ -1,4 +1,4 @@
-//! Leading a backup: its document, and the nomination of an agent per replica set (spec/format.md D.2).
+//! Leading a backup: its document, and the nomination of an agent per replica set (docs/format.md D.2).
 //!
 //! The cluster leader, which is the agent on the primary of the leader replica set, does this for every backup. If
 //! that agent is not there, another one of the leader replica set steps in: the unique index on the backup's name lets

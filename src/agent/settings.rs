@@ -1,4 +1,4 @@
-//! The agent's own settings (spec/features.md group 19): flags, else the environment, else the settings file, else
+//! The agent's own settings (docs/features.md group 19): flags, else the environment, else the settings file, else
 //! systemd's credentials for the connection string, else defaults.
 
 use crate::log::{Level, LogOptions};

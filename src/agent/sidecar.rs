@@ -1,4 +1,4 @@
-//! `pbm-agent-entrypoint`: what a container starts (spec/features.md 19.8). It runs the agent, hands signals on, and as a
+//! `pbm-agent-entrypoint`: what a container starts (docs/features.md 19.8). It runs the agent, hands signals on, and as a
 //! sidecar starts it again after a crash.
 
 use anyhow::{Context, Result};

@@ -1,4 +1,4 @@
-//! `<backup>.pbm.json` (spec/format.md A.2): the metadata of a backup as a file beside its data.
+//! `<backup>.pbm.json` (docs/format.md A.2): the metadata of a backup as a file beside its data.
 
 use super::{extjson, json};
 use crate::model::backup::BackupMeta;

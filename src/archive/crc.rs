@@ -1,4 +1,4 @@
-//! Checksum of a collection's documents (spec/format.md A.3.2).
+//! Checksum of a collection's documents (docs/format.md A.3.2).
 
 /// CRC-64/XZ over bytes that arrive in pieces.
 #[derive(Clone, Default)]

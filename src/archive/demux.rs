@@ -1,4 +1,4 @@
-//! A mongodump archive stream, read strictly and in one pass (spec/format.md A.7).
+//! A mongodump archive stream, read strictly and in one pass (docs/format.md A.7).
 //!
 //! The namespaces of an archive are interleaved in blocks. [`Archive::next`] hands out their bytes as they come; nothing
 //! is collected beyond the chunk at hand. Everything that is not as it should be is an error with its place: bytes that

@@ -1,4 +1,4 @@
-//! Canonical Extended JSON as the original writes it: its number formats, escapes and layout (spec/format.md A.3.4).
+//! Canonical Extended JSON as the original writes it: its number formats, escapes and layout (docs/format.md A.3.4).
 
 use super::json;
 use base64::{Engine as _, prelude::BASE64_STANDARD};

@@ -1,4 +1,4 @@
-//! The pieces of a mongodump archive stream, as they are written (spec/format.md A.7), and cutting bytes at documents.
+//! The pieces of a mongodump archive stream, as they are written (docs/format.md A.7), and cutting bytes at documents.
 //!
 //! ```text
 //! stream := magic header entry* TERM block*      block := { db, collection, EOF, CRC } document* TERM
@@ -182,7 +182,7 @@ pub(super) fn length(word: i32) -> Result<usize, String> {
 mod tests {
     use super::*;
 
-    /// Ex. 9: the first bytes of an archive of the original.
+    /// The first bytes of an archive of the original.
     #[test]
     fn a_head_is_as_the_original_writes_it() {
         let prelude = Prelude {

@@ -1,4 +1,4 @@
-//! JSON text with the escapes and the layout of the original's files (spec/format.md A.2), and reading what others have written.
+//! JSON text with the escapes and the layout of the original's files (docs/format.md A.2), and reading what others have written.
 
 use anyhow::Context as _;
 use serde::{

@@ -1,4 +1,4 @@
-//! `metadata.json` (version 1) and `meta.pbm` (version 2) of one replica set (spec/format.md A.3.3, A.3.4).
+//! `metadata.json` (version 1) and `meta.pbm` (version 2) of one replica set (docs/format.md A.3.3, A.3.4).
 
 use super::{extjson, frame::Prelude};
 use crate::layout::{self, BUCKETS, ReplsetLayout};

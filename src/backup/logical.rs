@@ -1,4 +1,4 @@
-//! The logical recipe: collections dumped while the oplog of the same time is kept beside them (spec/format.md D.3).
+//! The logical recipe: collections dumped while the oplog of the same time is kept beside them (docs/format.md D.3).
 
 use super::{Cx, cut, renames, resharding, sampler};
 use crate::archive::{

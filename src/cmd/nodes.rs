@@ -96,7 +96,7 @@ fn role(state: i32, agent: Option<&AgentStat>) -> &'static str {
     }
 }
 
-/// As the agents sort themselves (spec/format.md D.2.6).
+/// As the agents sort themselves (docs/format.md D.2.3).
 fn priority(host: &str, state: i32, agent: Option<&AgentStat>, given: Option<&BTreeMap<String, f64>>) -> f64 {
     match given.filter(|given| !given.is_empty()) {
         Some(given) => given.get(host).copied().filter(|p| *p >= 0.0).unwrap_or(1.0),

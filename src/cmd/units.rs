@@ -24,13 +24,13 @@ fn format_time(unix: i64, format: &str) -> String {
     TimeZone::UTC.to_datetime(at).strftime(format).to_string()
 }
 
-/// The name of a backup that starts now: whole seconds, UTC (spec/format.md A.1).
+/// The name of a backup that starts now: whole seconds, UTC (docs/format.md A.1).
 #[must_use]
 pub fn backup_name() -> String {
     rfc3339(jiff::Timestamp::now().as_second())
 }
 
-/// The name of a restore that starts at `at`: nanoseconds, trailing zeros cut (spec/format.md A.1).
+/// The name of a restore that starts at `at`: nanoseconds, trailing zeros cut (docs/format.md A.1).
 #[must_use]
 pub fn restore_name(at: jiff::Timestamp) -> String {
     // The library prints 3, 6 or 9 digits, or as many as needed; only the latter is the original's form.

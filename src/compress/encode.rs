@@ -46,7 +46,7 @@ pub fn level_remark(codec: Compression, level: Option<i32>) -> Option<String> {
     (!levels.contains(&level)).then(|| format!("{codec} has no level {level} ({first} to {last}), so {meant}"))
 }
 
-/// An encoder for one object. `level` as in spec/format.md B.3; `None` is the codec's default.
+/// An encoder for one object. `level` as in docs/format.md B.3; `None` is the codec's default.
 ///
 /// # Errors
 /// A level that the codec does not have.

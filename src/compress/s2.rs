@@ -1,4 +1,4 @@
-//! S2 and Snappy streams: the framing is ours, blocks are `minlz`'s (spec/format.md B.2, examples.md Ex. 8).
+//! S2 and Snappy streams: the framing is ours, blocks are `minlz`'s (docs/format.md B.2).
 //!
 //! A stream begins with an identifier chunk; data chunks hold one block and the masked CRC-32C of its content. S2 is
 //! Snappy with larger blocks and repeat codes, so one reader takes both, which is also needed: files named `.snappy`

@@ -1,4 +1,4 @@
-//! The table of keys: type, secrecy, default and limits of each (spec/format.md C.3.1, C.3.2).
+//! The table of keys: type, secrecy, default and limits of each (docs/format.md C.3.1, C.3.2).
 
 use super::schema::{Key, Kind, Limits, Preset};
 

@@ -1,6 +1,6 @@
 //! Settings: reading the YAML file strictly, defaults, limits, single keys, and how they are shown.
 //!
-//! All functions here are pure. Key names and types are those of the original (spec/format.md C.3); [`schema`] lists
+//! All functions here are pure. Key names and types are those of the original (docs/format.md C.3); [`schema`] lists
 //! them once. Values that the original accepts and then fails on later (an unknown codec, a relative path) are refused.
 
 pub mod downloads;
@@ -231,7 +231,7 @@ pub fn with_defaults(mut config: Config) -> Config {
     config
 }
 
-/// Do two settings name the same place (spec/format.md C.3.2)? If not, the catalogue has to be read anew.
+/// Do two settings name the same place (docs/format.md C.3.2)? If not, the catalogue has to be read anew.
 #[must_use]
 pub fn same_place(a: &StorageConf, b: &StorageConf) -> bool {
     a.kind == b.kind && place(a) == place(b)

@@ -81,7 +81,7 @@ const DRIVERS: &[Driver] = &[
     Driver { kind: "blackhole", open: |_, _, _| Box::pin(blackhole()) },
 ];
 
-/// Kinds that the settings know, with their default size limit in GiB (spec/format.md A.1.2).
+/// Kinds that the settings know, with their default size limit in GiB (docs/format.md A.1.2).
 const DEFAULT_LIMITS: &[(&str, u64)] = &[
     ("filesystem", 5018),
     ("s3", 5018),
@@ -284,7 +284,7 @@ pub async fn probe(store: &dyn Storage) -> storage::Result<Probe> {
     }
 }
 
-/// Writes the mark of an initialised storage: the version, without a newline (spec/format.md A.1.1).
+/// Writes the mark of an initialised storage: the version, without a newline (docs/format.md A.1.1).
 ///
 /// # Errors
 /// The storage's own.

@@ -1,4 +1,4 @@
-//! `pbmAgents`: the agents' lines about themselves (spec/format.md C.2).
+//! `pbmAgents`: the agents' lines about themselves (docs/format.md C.2).
 
 use super::Unreadable;
 use crate::model::{

@@ -1,4 +1,4 @@
-//! `pbmBackups` as the catalogue of storages: what a resync writes there (spec/format.md A.10).
+//! `pbmBackups` as the catalogue of storages: what a resync writes there (docs/format.md A.10).
 //!
 //! Written in batches and without a moment in which known backups are missing: what is found replaces its document, and
 //! only then do the documents go whose backups were not found.

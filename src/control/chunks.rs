@@ -1,4 +1,4 @@
-//! `pbmPITRChunks`: the index of PITR oplog chunks (spec/format.md C.8).
+//! `pbmPITRChunks`: the index of PITR oplog chunks (docs/format.md C.8).
 
 use super::{
     Unreadable,

@@ -1,4 +1,4 @@
-//! `pbmCmd`: the queue from command line to agents (spec/format.md C.1).
+//! `pbmCmd`: the queue from command line to agents (docs/format.md C.1).
 
 use super::{Bell, unix_now};
 use crate::model::{

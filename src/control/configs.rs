@@ -1,4 +1,4 @@
-//! `pbmConfig`: the main configuration, and storage profiles, which have documents of their own (spec/format.md C.3).
+//! `pbmConfig`: the main configuration, and storage profiles, which have documents of their own (docs/format.md C.3).
 
 use super::Bell;
 use crate::config::{edit::Update, reading};

@@ -1,4 +1,4 @@
-//! `pbmLock`, `pbmOpLog`: one operation at a time per replica set, each operation once (spec/format.md C.4, C.6).
+//! `pbmLock`, `pbmOpLog`: one operation at a time per replica set, each operation once (docs/format.md C.4, C.6).
 
 use super::Bell;
 use crate::model::{

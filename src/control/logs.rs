@@ -1,4 +1,4 @@
-//! `pbmLog`: the log of all agents (spec/format.md C.11).
+//! `pbmLog`: the log of all agents (docs/format.md C.11).
 
 use crate::model::{
     command::name,
@@ -99,7 +99,7 @@ impl Logs {
     }
 
     /// The newest error of a replica set's slicing since the configuration of `epoch`, unless slicing has begun anew after
-    /// it (spec/format.md C.11.1). As in the original the seconds of the `_id`s are compared.
+    /// it (docs/format.md C.11.1). As in the original the seconds of the `_id`s are compared.
     pub async fn pitr_error(&self, rs: &str, epoch: Timestamp) -> Result<Option<LogEntry>> {
         let newest = async |s: Severity, msg: Option<&str>| {
             let mut filter = doc! { "e": name::PITR, "rs": rs, "ep": epoch, "s": s as i32 };

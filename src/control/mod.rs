@@ -1,4 +1,4 @@
-//! The control collections: what agents and command line tell each other, and nothing else (spec/format.md C).
+//! The control collections: what agents and command line tell each other, and nothing else (docs/format.md C).
 //!
 //! One file per collection with a method per use, so that every write that moves a cluster can be found and read.
 //! All of it is on the leader replica set (config servers, or the only replica set), through its primary.

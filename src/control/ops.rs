@@ -1,4 +1,4 @@
-//! `pbmBackups` and `pbmRestores`: one document per operation, with the same skeleton (spec/format.md C.0.2, C.7, C.9).
+//! `pbmBackups` and `pbmRestores`: one document per operation, with the same skeleton (docs/format.md C.0.2, C.7, C.9).
 //!
 //! A status once final is never changed: the writes below carry that in their filters, so that a straggler can't
 //! revive a cancelled operation.

@@ -1,4 +1,4 @@
-//! `pbmPITR`: what the slicers tell of themselves (spec/format.md C.10).
+//! `pbmPITR`: what the slicers tell of themselves (docs/format.md C.10).
 //!
 //! The document has the original's form and every slicer writes its own replica set's part of it, so nobody's silence keeps
 //! the others from slicing; who slices is decided by the locks (`pbmLockOp`). Nobody waits for this document, so the bell is

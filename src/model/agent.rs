@@ -1,4 +1,4 @@
-//! `admin.pbmAgents` (spec/format.md C.2).
+//! `admin.pbmAgents` (docs/format.md C.2).
 
 use super::serde_help::{is_default, null_default, null_ts, zero_ts};
 use bson::Timestamp;

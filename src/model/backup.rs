@@ -1,4 +1,4 @@
-//! `admin.pbmBackups`, and with few other names `<backup>.pbm.json` (spec/format.md A.2, C.7).
+//! `admin.pbmBackups`, and with few other names `<backup>.pbm.json` (docs/format.md A.2, C.7).
 
 use super::config::{StorageConf, any_storage};
 use super::selection::Narrowed;
@@ -143,7 +143,7 @@ pub struct BackupReplset {
     pub pbm_version: String,
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub mongo_version: String,
-    /// *Added by us*: the newest write of the node when its dump was complete. Only in the database.
+    /// *Added by us*: the newest write of the node when its dump was complete. Only in sharded clusters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump_end: Option<Timestamp>,
     /// *Added by us*: how far the data step is. Only in the database.

@@ -1,4 +1,4 @@
-//! `admin.pbmPITRChunks` (spec/format.md C.8).
+//! `admin.pbmPITRChunks` (docs/format.md C.8).
 
 use super::compression::Compression;
 use bson::Timestamp;

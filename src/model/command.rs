@@ -1,4 +1,4 @@
-//! `admin.pbmCmd` (spec/format.md C.1): what the CLI asks of the agents.
+//! `admin.pbmCmd` (docs/format.md C.1): what the CLI asks of the agents.
 
 use super::backup::BackupType;
 use super::compression::Compression;

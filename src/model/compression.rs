@@ -1,4 +1,4 @@
-//! The codecs by name, as in `compression` fields and file suffixes (spec/format.md B.1).
+//! The codecs by name, as in `compression` fields and file suffixes (docs/format.md B.1).
 
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};

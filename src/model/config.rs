@@ -1,4 +1,4 @@
-//! `admin.pbmConfig` (spec/format.md C.3): settings of the cluster's backups.
+//! `admin.pbmConfig` (docs/format.md C.3): settings of the cluster's backups.
 
 use super::compression::Compression;
 use super::rate::Rate;

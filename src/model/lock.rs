@@ -1,4 +1,4 @@
-//! `admin.pbmLock`, `admin.pbmLockOp`, `admin.pbmOpLog` (spec/format.md C.4-C.6).
+//! `admin.pbmLock`, `admin.pbmLockOp`, `admin.pbmOpLog` (docs/format.md C.4-C.6).
 
 use super::command::name;
 use bson::Timestamp;

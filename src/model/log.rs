@@ -1,4 +1,4 @@
-//! `admin.pbmLog` (spec/format.md C.11).
+//! `admin.pbmLog` (docs/format.md C.11).
 
 use bson::{Timestamp, oid::ObjectId};
 use serde::{Deserialize, Serialize};

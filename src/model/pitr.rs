@@ -1,4 +1,4 @@
-//! `admin.pbmPITR` (spec/format.md C.10): who slices the oplog for point-in-time recovery, and how that goes.
+//! `admin.pbmPITR` (docs/format.md C.10): who slices the oplog for point-in-time recovery, and how that goes.
 
 use super::backup::Nomination;
 use super::serde_help::{null_default, null_ts, zero_ts};

@@ -1,4 +1,4 @@
-//! `admin.pbmRestores` (spec/format.md C.9).
+//! `admin.pbmRestores` (docs/format.md C.9).
 
 use super::backup::{BackupType, Progress};
 use super::serde_help::{null_default, null_ts, zero_ts};

@@ -1,4 +1,4 @@
-//! Which namespaces a selective backup or restore is about (spec/format.md A.3.7).
+//! Which namespaces a selective backup or restore is about (docs/format.md A.3.7).
 
 use super::serde_help::null_default;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! From a connection string to a client, with the concerns that backups need (spec/format.md D.1).
+//! From a connection string to a client, with the concerns that backups need (docs/format.md D.1).
 
 use anyhow::{Context, Result, bail};
 use mongodb::Client;

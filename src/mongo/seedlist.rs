@@ -1,5 +1,5 @@
 //! What a `mongodb+srv` connection string stands for. Such a name leads wherever DNS says at the moment, to a router too,
-//! so it is refused, as the original refuses it (spec/format.md D.1). The refusal says what to give in its place.
+//! so it is refused, as the original refuses it (docs/format.md D.1). The refusal says what to give in its place.
 
 use super::connect::{Purpose, Unusable};
 use mongodb::options::{ClientOptions, Tls};

@@ -1,4 +1,4 @@
-//! The end of a restore: caps, indexes and waiting options of the catalogue become real (spec/format.md E.8).
+//! The end of a restore: caps, indexes and waiting options of the catalogue become real (docs/format.md E.8).
 //!
 //! Differences to the original, on purpose: `v`, `hidden` and `prepareUnique` of an index are kept; an index follows its
 //! collection through renames; a collection that does not exist any more is never made again by building its indexes.

@@ -1,6 +1,6 @@
 //! One oplog entry, read in place: which operation, on which object, part of which transaction.
 //!
-//! Source: spec/format.md E.6.2. Only what a replay needs is looked at; nothing is copied.
+//! Source: docs/format.md E.6.2. Only what a replay needs is looked at; nothing is copied.
 
 use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;

@@ -1,6 +1,6 @@
 //! Which operations a restore applies, and how the object of an operation is found on the target.
 //!
-//! Source: spec/format.md E.6.3; pure functions. Differences to the original, all on purpose: `admin.system.keys`
+//! Source: docs/format.md E.6.3; pure functions. Differences to the original, all on purpose: `admin.system.keys`
 //! (the signing keys of another cluster) is skipped; every collection of `config` and `*.system.js` is addressed by name,
 //! because a restore does not always give them their old UUID.
 

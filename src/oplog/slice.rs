@@ -1,4 +1,4 @@
-//! A range of the oplog into one object (spec/format.md A.4).
+//! A range of the oplog into one object (docs/format.md A.4).
 //!
 //! # Overview
 //! A slice holds every entry from `from` to `to`, both inclusive, and the next slice begins with the entry at which

@@ -1,7 +1,7 @@
 //! Transactions while their commit is not yet known.
 //!
 //! A transaction comes as one entry, as a chain of `applyOps` entries, or as a chain followed by a commit or an abort
-//! (spec/format.md E.6.5). Its operations have to be applied at the time of the commit, so they are kept until then: in
+//! (docs/format.md E.6.5). Its operations have to be applied at the time of the commit, so they are kept until then: in
 //! memory up to a limit for all open transactions together, beyond it in temporary files without a name.
 
 use std::collections::{HashMap, VecDeque};

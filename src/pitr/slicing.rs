@@ -1,4 +1,4 @@
-//! One chunk after another, until told to stop (spec/format.md A.5, D.5.5).
+//! One chunk after another, until told to stop (docs/format.md A.5, D.5.5).
 //!
 //! # Overview
 //! A chunk is stored when its span is over ([`Settings::span`]), earlier when much was written ([`LARGE`]) or the oplog is

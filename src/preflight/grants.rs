@@ -1,4 +1,4 @@
-//! Pure: what the user of `pbm` and of the agents must be allowed to do, and what of it is missing (spec/features.md 21.8).
+//! Pure: what the user of `pbm` and of the agents must be allowed to do, and what of it is missing (docs/features.md 21.8).
 
 use super::Operation;
 use crate::mongo::login::{Login, User};

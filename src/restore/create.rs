@@ -1,4 +1,4 @@
-//! Dropping what a restore replaces and creating it again, empty and with its UUID (spec/format.md E.5).
+//! Dropping what a restore replaces and creating it again, empty and with its UUID (docs/format.md E.5).
 
 use super::{plan::Drop, target::list};
 use crate::{
@@ -191,7 +191,7 @@ mod tests {
         entries[0].as_document().expect("an entry").clone()
     }
 
-    /// Ex. 17.
+    /// docs/format.md E.5.
     #[test]
     fn a_uuid_is_given_through_an_oplog_entry() {
         let options = doc! { "capped": true, "size": 65536, "max": 100 };

@@ -1,4 +1,4 @@
-//! The logical recipe: everything is checked, then dropped, created, loaded, replayed and indexed (spec/format.md E.3).
+//! The logical recipe: everything is checked, then dropped, created, loaded, replayed and indexed (docs/format.md E.3).
 
 use super::{
     conduct::{Cx, Parts, first_part},

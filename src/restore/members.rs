@@ -1,4 +1,4 @@
-//! Pure: which replica sets of the cluster take part in a restore, and as which one of the backup (spec/format.md E.3).
+//! Pure: which replica sets of the cluster take part in a restore, and as which one of the backup (docs/format.md E.3).
 
 use super::router::{Ids, ids};
 use crate::{layout::Generation, model::backup::BackupMeta, topo::cluster::Cluster};

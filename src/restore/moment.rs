@@ -1,4 +1,4 @@
-//! Pure: which backup and which oplog lead to a moment, or everything that stands in the way (spec/format.md E.1, E.7).
+//! Pure: which backup and which oplog lead to a moment, or everything that stands in the way (docs/format.md E.1, E.7).
 //!
 //! The command line asks before it sends anything, and every agent asks again, because others can send the command too.
 

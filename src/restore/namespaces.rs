@@ -1,4 +1,4 @@
-//! Which namespaces of a backup are put back, and by whom (spec/format.md E.5).
+//! Which namespaces of a backup are put back, and by whom (docs/format.md E.5).
 
 use crate::{
     archive::meta::NamespaceMeta,

@@ -1,5 +1,5 @@
 //! A selection in a sharded cluster: which of the target's routing is dropped, what is put back, and what stands against it
-//! (spec/format.md E.4, E.10).
+//! (docs/format.md E.4, E.10).
 //!
 //! # Consistency
 //!

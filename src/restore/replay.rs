@@ -1,4 +1,4 @@
-//! Replaying saved oplog onto what is there (spec/format.md E.11). Starting → running (all have checked) → done.
+//! Replaying saved oplog onto what is there (docs/format.md E.11). Starting → running (all have checked) → done.
 //!
 //! Whoever asks for this has brought the data to the start of the window by other means. The data is taken as newer than
 //! the oplog up to the end of the window, so what is missing or newer is tolerated and counted.

@@ -1,4 +1,4 @@
-//! The routing of a sharded cluster: what is dropped before the data, and the config servers' tables (spec/format.md
+//! The routing of a sharded cluster: what is dropped before the data, and the config servers' tables (docs/format.md
 //! E.4, E.10).
 //!
 //! The shards of the target may have other ids than those of the backup; [`Ids`] translates, here and in the oplog. The routing of

@@ -1,4 +1,4 @@
-//! Transactions over several shards at the end of the replay (spec/format.md E.6.5).
+//! Transactions over several shards at the end of the replay (docs/format.md E.6.5).
 //!
 //! A shard's oplog may end between the preparation of a transaction and its commit, while another shard's oplog has the
 //! commit: then it happened before the cut, and has to be applied everywhere. So every member publishes the commits that

@@ -1,5 +1,5 @@
 //! Pure: pieces of the oplog in the order of replay, and whether they cover what is to be replayed: a backup's slices
-//! (spec/format.md A.4), and PITR chunks behind them (A.5, E.7).
+//! (docs/format.md A.4), and PITR chunks behind them (A.5, E.7).
 
 use crate::{
     layout::SliceName,

@@ -1,4 +1,4 @@
-//! Users and roles put back, so that at no moment the cluster is without them (spec/format.md E.5.1).
+//! Users and roles put back, so that at no moment the cluster is without them (docs/format.md E.5.1).
 //!
 //! The copies are read straight from the storage, twice: once to see that they are whole, once to write them. What the
 //! backup holds is inserted or replaced first, roles before the users that have them; only then what it does not hold

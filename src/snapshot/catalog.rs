@@ -1,4 +1,4 @@
-//! What is there to dump: every namespace of a node with its options and indexes (spec/format.md A.3.5).
+//! What is there to dump: every namespace of a node with its options and indexes (docs/format.md A.3.5).
 //!
 //! Our backups hold no control collections, unlike the original's: they describe the cluster that made the backup,
 //! nobody restores them, and `pbmConfig` would carry storage credentials in clear into every backup.

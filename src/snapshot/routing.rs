@@ -1,4 +1,4 @@
-//! What a selective backup holds of a config server: the routing of its namespaces (spec/format.md A.3.7).
+//! What a selective backup holds of a config server: the routing of its namespaces (docs/format.md A.3.7).
 //!
 //! The collections are looked up before their chunks are read. One that is sharded in between is in the oplog of the backup,
 //! with all its chunks.

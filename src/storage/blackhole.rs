@@ -1,4 +1,4 @@
-//! A store that swallows what it is given: for measuring everything but the storage (spec/format.md A.1.4).
+//! A store that swallows what it is given: for measuring everything but the storage (docs/format.md A.1.4).
 
 use super::{ByteStream, Error, ObjectInfo, Promises, Result, SizeHint, Storage, check_name};
 use async_trait::async_trait;

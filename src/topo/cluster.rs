@@ -1,4 +1,4 @@
-//! Finding the leader replica set and the members of the cluster (spec/format.md D.1).
+//! Finding the leader replica set and the members of the cluster (docs/format.md D.1).
 
 use crate::mongo::{self, Hello, Purpose, admin, connect};
 use anyhow::{Context, Result, bail};

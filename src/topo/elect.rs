@@ -1,4 +1,4 @@
-//! Pure: which agents may do a replica set's work, in which order (spec/format.md D.2.6).
+//! Pure: which agents may do a replica set's work, in which order (docs/format.md D.2.3).
 
 use super::suits::unfit;
 use crate::model::agent::AgentStat;

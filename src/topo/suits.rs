@@ -1,4 +1,4 @@
-//! Pure: may this node do a backup's work, or slice the oplog? (spec/format.md D.2)
+//! Pure: may this node do a backup's work, or slice the oplog? (docs/format.md D.2.2)
 
 use crate::model::agent::AgentStat;
 

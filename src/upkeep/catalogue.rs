@@ -1,5 +1,5 @@
 //! What a storage holds: backups, PITR chunks, records of physical restores. The reading half of a resync
-//! (spec/format.md A.10).
+//! (docs/format.md A.10).
 
 mod restores;
 

@@ -1,4 +1,4 @@
-//! The control collections learn again what is on a storage (spec/format.md A.10).
+//! The control collections learn again what is on a storage (docs/format.md A.10).
 //!
 //! # Memory
 //!

@@ -1,4 +1,4 @@
-//! Pure: which backups and PITR chunks may go, and why (spec/format.md A.11).
+//! Pure: which backups and PITR chunks may go, and why (docs/format.md A.11).
 //!
 //! # What is kept
 //!

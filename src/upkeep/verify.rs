@@ -1,6 +1,6 @@
 //! Are the files of a backup there? And, if wanted, do they hold what they should?
 //!
-//! [`backup_files`] is the check of the original at the end of a backup and at a resync (spec/format.md A.10): cheap,
+//! [`backup_files`] is the check of the original at the end of a backup and at a resync (docs/format.md A.10): cheap,
 //! one listing per replica set. [`backup`] with [`Depth::Content`] reads everything.
 
 use super::{

@@ -1,4 +1,4 @@
-//! mongodump archives as spec/format.md A.7 says, made and read without the program's own code.
+//! mongodump archives as docs/format.md A.7 says, made and read without the program's own code.
 
 use bson::{Document, RawDocumentBuf, doc};
 

@@ -1,5 +1,5 @@
 //! `delete`, `deletePitr`, `cleanup`: one agent of the leader replica set makes the plan again and carries it out
-//! (spec/format.md A.11, D.6).
+//! (docs/format.md A.11, D.6).
 
 use super::{Task, alone, remains};
 use crate::agent::sharing;

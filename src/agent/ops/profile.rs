@@ -1,4 +1,4 @@
-//! `addConfigProfile`, `removeConfigProfile`: storages beside the main one (spec/format.md C.3.1, D.6).
+//! `addConfigProfile`, `removeConfigProfile`: storages beside the main one (docs/format.md C.3.1, D.6).
 
 use super::{Task, alone};
 use crate::config::{marked, mask, places, same_place};

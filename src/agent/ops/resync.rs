@@ -1,4 +1,4 @@
-//! `resync`: the control collections learn again what is on the main storage, or on those of profiles (spec/format.md
+//! `resync`: the control collections learn again what is on the main storage, or on those of profiles (docs/format.md
 //! A.10).
 
 use super::Task;

@@ -1,4 +1,4 @@
-//! Settings of object stores, from the documents of the configuration (spec/format.md C.3.2) to what drivers take.
+//! Settings of object stores, from the documents of the configuration (docs/format.md C.3.2) to what drivers take.
 //!
 //! Pure: a configuration is refused for what is wrong in it before it is stored, by the same code that opens the storage.
 

@@ -1,4 +1,4 @@
-//! A directory as a store (spec/format.md A.1.3), durable when `put` returns.
+//! A directory as a store (docs/format.md A.1.3), durable when `put` returns.
 //!
 //! # Consistency
 //!

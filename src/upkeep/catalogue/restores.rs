@@ -1,4 +1,4 @@
-//! Records of physical restores (spec/format.md A.9). Logical restores leave nothing on a storage.
+//! Records of physical restores (docs/format.md A.9). Logical restores leave nothing on a storage.
 
 use crate::{
     archive::json::first_value,

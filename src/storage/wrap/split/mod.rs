@@ -1,4 +1,4 @@
-//! Cuts objects over a size limit into pieces (spec/format.md A.1.2).
+//! Cuts objects over a size limit into pieces (docs/format.md A.1.2).
 //!
 //! An object `x` of more than the limit is stored as `x`, `x.pbmpart.1`, `x.pbmpart.2`, …; every piece but the last
 //! holds exactly `limit` bytes. An object that ends on a border has no empty piece.
