@@ -4,7 +4,7 @@ mod conceal;
 mod libc_names;
 mod links;
 
-use pbmbox::{agent, cmd, model::names::PBM_VERSION, pages};
+use pbmbox::{agent, cli::pages, cmd, model::names::PBM_VERSION, tools};
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 #[global_allocator]
@@ -22,8 +22,8 @@ const PROGRAMS: &[Program] = &[
     Program { name: "pbm", run: cmd::run, cli: cmd::command },
     Program { name: "pbm-agent", run: agent::run, cli: agent::command },
     Program { name: "pbm-agent-entrypoint", run: agent::sidecar::run, cli: agent::sidecar::command },
-    Program { name: "pbm-speed-test", run: cmd::speed_test::run, cli: cmd::speed_test::command },
-    Program { name: "pbmctl", run: cmd::ctl::run, cli: cmd::ctl::command },
+    Program { name: "pbm-speed-test", run: tools::speed_test::run, cli: tools::speed_test::command },
+    Program { name: "pbmctl", run: tools::ctl::run, cli: tools::ctl::command },
 ];
 
 /// The file name we were started under chooses; under any other name the first argument does. With the place of the

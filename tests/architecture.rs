@@ -1,20 +1,45 @@
-//! The map in `src/lib.rs` is true: modules import from their own layer or from below, and every test file is run.
+//! The table in `src/lib.rs` is true, no files of a folder import each other in a circle, and every test file is run.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Lowest first.
-const LAYERS: [&[&str]; 6] = [
-    &["model", "raw", "log", "pages", "printable", "spelling"],
-    &["rendezvous", "layout", "archive", "compress", "storage"],
-    &["mongo", "topo", "control", "config"],
-    &["snapshot", "oplog"],
-    &["backup", "restore", "export", "pitr", "upkeep", "preflight", "speed"],
-    &["cmd", "agent"],
-];
+/// One row of the table in `src/lib.rs`.
+struct Row {
+    layer: u8,
+    module: String,
+    /// Modules of the same layer that it may import.
+    siblings: BTreeSet<String>,
+}
 
-fn layer(module: &str) -> Option<usize> {
-    LAYERS.iter().position(|modules| modules.contains(&module))
+/// The table of modules. Panics on a row that it can't read, so that no row is left out.
+fn table(front_page: &str) -> Vec<Row> {
+    let rows = front_page.lines().filter_map(|line| line.strip_prefix("//! | L"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let layer = cells[0].split(' ').next().and_then(|n| n.parse().ok()).expect("a layer's number");
+        let (module, siblings) = cells[1].split_once('→').unwrap_or((cells[1], ""));
+        let module = module.trim().strip_prefix("[`").and_then(|it| it.strip_suffix("`]")).expect("a module's link");
+        let siblings = siblings.split(',').map(str::trim).filter(|it| !it.is_empty()).map(str::to_owned).collect();
+        Row { layer, module: module.to_owned(), siblings }
+    })
+    .collect()
+}
+
+/// Why `from` must not import `to`; `None` if it may.
+fn objection(table: &[Row], from: &str, to: &str) -> Option<String> {
+    let row = |name: &str| table.iter().find(|row| row.module == name);
+    let (Some(own), Some(other)) = (row(from), row(to)) else {
+        return Some(format!("{from} imports {to}: one of them is not in the table of src/lib.rs"));
+    };
+    match other.layer.cmp(&own.layer) {
+        std::cmp::Ordering::Less => None,
+        std::cmp::Ordering::Equal if from == to || own.siblings.contains(to) => None,
+        std::cmp::Ordering::Equal => {
+            Some(format!("{from} imports {to} of its own layer, which its row does not allow"))
+        }
+        std::cmp::Ordering::Greater => Some(format!("{from} imports {to}, which is above it")),
+    }
 }
 
 fn sources(folder: &Path, into: &mut Vec<PathBuf>) {
@@ -64,33 +89,211 @@ fn imports(text: &str) -> Vec<String> {
     found
 }
 
+/// The code of a file without its tests: what tests of a module use is no matter of its design.
+fn code_of(file: &Path) -> String {
+    let text = fs::read_to_string(file).expect("read a file");
+    text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default().to_owned()
+}
+
+fn module_of(inside: &Path) -> String {
+    inside.iter().next().expect("a name").to_string_lossy().trim_end_matches(".rs").to_owned()
+}
+
+fn front_page() -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/lib.rs")).expect("read src/lib.rs")
+}
+
 #[test]
-fn modules_import_downward() {
+fn modules_import_what_the_front_page_allows() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let table = table(&front_page());
+    let declared: BTreeSet<String> = front_page()
+        .lines()
+        .filter_map(|line| Some(line.strip_prefix("pub mod ")?.trim_end_matches(';').to_owned()))
+        .collect();
+    assert_eq!(declared, table.iter().map(|row| row.module.clone()).collect(), "modules and rows of the table");
     let mut files = Vec::new();
     sources(&root, &mut files);
-    let mut wrong = Vec::new();
-    // They are above all: nothing can import them.
-    let of_the_executable = fs::read_to_string(root.join("main.rs")).expect("read a file");
+    let (mut wrong, mut used) = (BTreeSet::new(), BTreeSet::new());
     for file in files {
         let inside = file.strip_prefix(&root).expect("below src");
-        let module = inside.iter().next().expect("a name").to_string_lossy().trim_end_matches(".rs").to_owned();
-        if ["lib", "main"].contains(&module.as_str()) || of_the_executable.contains(&format!("mod {module};")) {
+        let module = module_of(inside);
+        // The executable's own files are above all: nothing can import them.
+        if !declared.contains(&module) {
             continue;
         }
-        let own = layer(&module).unwrap_or_else(|| panic!("{module} is in no layer of tests/architecture.rs"));
-        let text = fs::read_to_string(&file).expect("read a file");
-        // What tests of a module use is no matter of its design.
-        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-        for import in imports(text) {
-            if layer(&import).is_some_and(|other| other > own) {
-                wrong.push(format!("{} imports {import}, which is above it", inside.display()));
+        for import in imports(&code_of(&file)).into_iter().filter(|import| declared.contains(import)) {
+            if let Some(objection) = objection(&table, &module, &import) {
+                wrong.insert(format!("{}: {objection}", inside.display()));
+            }
+            used.insert((module.clone(), import));
+        }
+    }
+    for row in &table {
+        for sibling in row.siblings.iter().filter(|sibling| !used.contains(&(row.module.clone(), (*sibling).clone()))) {
+            wrong.insert(format!("the front page allows {} → {sibling}, which nothing needs", row.module));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.into_iter().collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn arrows_that_the_front_page_does_not_allow_are_found() {
+    let table = table(
+        "//! | L5 programs | [`cmd`] | |\n//! | L4 x | [`a`] → b | |\n//! | L4 x | [`b`] | |\n//! | L0 x | [`c`] | |",
+    );
+    let allowed = [("cmd", "a"), ("a", "b"), ("b", "c"), ("cmd", "c"), ("a", "a")];
+    let denied = [("a", "cmd"), ("b", "a"), ("c", "b"), ("a", "unknown")];
+    assert!(allowed.iter().all(|(from, to)| objection(&table, from, to).is_none()));
+    assert!(denied.iter().all(|(from, to)| objection(&table, from, to).is_some()));
+}
+
+/// Circles of files that have a reason, each with its first file.
+const CIRCLES: &[(&str, &str)] = &[
+    ("archive::frame", ""),
+    ("cmd::act::cleanup_failed", ""),
+    ("cmd::show::list", ""),
+    ("config::edit", ""),
+    ("config::keys", ""),
+    ("replay::apply", ""),
+    ("replay::build", ""),
+    ("restore::conduct", ""),
+    ("restore::oplog_check", ""),
+    ("snapshot::insert_workers", ""),
+];
+
+/// The module of each file as a path below the crate, and those of its imports that are files.
+fn file_imports(root: &Path) -> BTreeMap<String, BTreeSet<String>> {
+    let mut files = Vec::new();
+    sources(root, &mut files);
+    let module = |file: &Path| {
+        let inside = file.strip_prefix(root).expect("below src").with_extension("");
+        let names: Vec<_> =
+            inside.iter().map(|it| it.to_string_lossy().into_owned()).filter(|it| it != "mod").collect();
+        names.join("::")
+    };
+    let known: BTreeSet<String> = files.iter().map(|file| module(file)).collect();
+    let of_file = |file: &PathBuf| {
+        let own = module(file);
+        let paths = use_paths(&code_of(file)).into_iter().filter_map(|path| resolved(&own, &path));
+        // The longest part of the path that is a file. A folder's own file only hands names on.
+        let targets = paths.filter_map(|path| {
+            let parts: Vec<&str> = path.split("::").collect();
+            (1..=parts.len()).rev().map(|n| parts[..n].join("::")).find(|it| known.contains(it))
+        });
+        let related = |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.starts_with("::"));
+        let imports = targets.filter(|it| *it != own && !related(&own, it) && !related(it, &own)).collect();
+        (own, imports)
+    };
+    files.iter().map(of_file).collect()
+}
+
+/// Every path of the `use` declarations, groups taken apart.
+fn use_paths(code: &str) -> Vec<String> {
+    fn apart(text: &str, before: &str, into: &mut Vec<String>) {
+        let Some((head, rest)) = text.split_once('{') else {
+            into.push(format!("{before}{}", text.split(" as ").next().unwrap_or_default().trim()));
+            return;
+        };
+        let before = format!("{before}{}", head.trim());
+        let inner = rest.rsplit_once('}').map_or(rest, |(inner, _)| inner);
+        let (mut depth, mut from) = (0, 0);
+        for (at, c) in inner.char_indices().chain([(inner.len(), ',')]) {
+            match c {
+                '{' => depth += 1,
+                '}' => depth -= 1,
+                ',' if depth == 0 => {
+                    let part = inner[from..at].trim();
+                    from = (at + 1).min(inner.len());
+                    if !part.is_empty() {
+                        apart(part, &before, into);
+                    }
+                }
+                _ => {}
             }
         }
     }
-    wrong.sort();
-    wrong.dedup();
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let mut found = Vec::new();
+    let code: String =
+        code.lines().filter(|line| !line.trim_start().starts_with("//")).map(|line| format!("{line}\n")).collect();
+    for (at, _) in code.match_indices("use ") {
+        let begins = code[..at].rsplit('\n').next().unwrap_or_default().trim();
+        if begins.is_empty() || begins.starts_with("pub") {
+            let declaration = code[at + "use ".len()..].split(';').next().unwrap_or_default();
+            apart(&declaration.replace('\n', " "), "", &mut found);
+        }
+    }
+    found
+}
+
+/// A path of a `use` in the file of module `own`, from the crate on.
+fn resolved(own: &str, path: &str) -> Option<String> {
+    let mut base: Vec<&str> = own.split("::").collect();
+    let mut parts = path.split("::").map(str::trim).peekable();
+    match parts.peek()? {
+        &"crate" => {
+            parts.next();
+            base.clear();
+        }
+        &"self" => {
+            parts.next();
+        }
+        &"super" => {
+            while parts.next_if_eq(&"super").is_some() {
+                base.pop();
+            }
+        }
+        _ => return None,
+    }
+    Some(base.into_iter().chain(parts.filter(|it| *it != "self")).collect::<Vec<_>>().join("::"))
+}
+
+/// Groups of files each of which imports, over others, itself; sorted.
+fn circles(imports: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<BTreeSet<String>> {
+    let reach = |from: &String| {
+        let (mut seen, mut next) = (BTreeSet::new(), vec![from.clone()]);
+        while let Some(at) = next.pop() {
+            for to in imports.get(&at).into_iter().flatten() {
+                if seen.insert(to.clone()) {
+                    next.push(to.clone());
+                }
+            }
+        }
+        seen
+    };
+    let reached: BTreeMap<&String, BTreeSet<String>> = imports.keys().map(|from| (from, reach(from))).collect();
+    let in_circle = reached.iter().filter(|(from, seen)| seen.contains(**from));
+    in_circle
+        .map(|(from, seen)| {
+            seen.iter().filter(|to| reached.get(to).is_some_and(|back| back.contains(*from))).cloned().collect()
+        })
+        .collect()
+}
+
+#[test]
+fn no_files_import_each_other_in_a_circle() {
+    let found = circles(&file_imports(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src")));
+    let excused =
+        |circle: &BTreeSet<String>| CIRCLES.iter().any(|(first, _)| circle.first().is_some_and(|it| it == first));
+    let wrong: Vec<String> =
+        found.iter().filter(|it| !excused(it)).map(|it| it.iter().cloned().collect::<Vec<_>>().join(" ↔ ")).collect();
+    assert!(wrong.is_empty(), "files that import each other in a circle:\n{}", wrong.join("\n"));
+    assert!(found.len() >= CIRCLES.len(), "a circle that is excused exists no more");
+}
+
+#[test]
+fn a_circle_of_files_is_found() {
+    let file = |own: &str, code: &str| {
+        (own.to_owned(), use_paths(code).iter().filter_map(|path| resolved(own, path)).collect::<BTreeSet<_>>())
+    };
+    let imports = BTreeMap::from([
+        file("x::a", "use super::b;\nuse crate::x::d;"),
+        file("x::b", "pub(super) use crate::{x::{c, d}, y};"),
+        file("x::c", "// use super::d;\nuse crate::x::a as first;"),
+        file("x::d", "use anyhow::Result;"),
+    ]);
+    let expected: BTreeSet<String> = ["x::a", "x::b", "x::c"].map(str::to_owned).into();
+    assert_eq!(circles(&imports), BTreeSet::from([expected]));
 }
 
 /// Elsewhere the lint denies it.

@@ -1,7 +1,7 @@
 //! `packaging/examples/pbm-conf-reference.yml` has every key, with values that are taken and defaults that hold.
 
 use pbmbox::config::{
-    idle::IDLE,
+    ignored_settings::IDLE,
     load,
     schema::{self, KEYS, Key, Kind, Limits},
 };

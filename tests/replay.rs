@@ -14,9 +14,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc};
-use pbmbox::oplog::apply::{ReplayOptions, Replayer};
-use pbmbox::oplog::build::CommitQuorum;
-use pbmbox::oplog::catalog::Catalog;
+use pbmbox::replay::apply::{ReplayOptions, Replayer};
+use pbmbox::replay::build::CommitQuorum;
+use pbmbox::replay::owed::Catalog;
 
 use self::server::{Server, Version};
 use self::workload::{Pace, Workload};

@@ -1,8 +1,11 @@
 //! Arguments, start and end of the daemon.
 
 use super::{
-    beat, dispatch::Dispatcher, logbook, naming, node::Node, reap, reload::Reload, service, settings::Given, slicer,
+    dispatch::Dispatcher, heartbeat, logbook, naming, node::Node, reap, reload::Reload, service, settings::Given,
+    slicer,
 };
+use crate::cli::pages;
+use crate::cli::pflag;
 use crate::control::{Control, Place};
 use crate::log::{DbSink, Log, last_words};
 use crate::model::{build, names::PBM_VERSION};
@@ -11,9 +14,7 @@ use crate::mongo::{
     admin::{self, explain},
     login,
 };
-use crate::pages;
 use crate::preflight::grants;
-use crate::spelling;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
@@ -80,12 +81,12 @@ pub fn command() -> clap::Command {
 /// Runs the agent until a signal; returns its exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    let read = spelling::read(command(), args).and_then(|matches| Args::from_arg_matches(&matches));
+    let read = pflag::read(command(), args).and_then(|matches| Args::from_arg_matches(&matches));
     let args = match read {
         Ok(args) => args,
         Err(error) => {
             if error.use_stderr() {
-                last_words(spelling::plain_words(&error.render().to_string()).trim_end());
+                last_words(pflag::plain_words(&error.render().to_string()).trim_end());
                 return ExitCode::from(USAGE);
             }
             // Nothing can be done about a closed stdout.
@@ -182,7 +183,7 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
         async move { bell.follow(stop).await }
     });
     let book = tasks.spawn(logbook::write(node.clone(), lines, background.clone()));
-    tasks.spawn(beat::keep(node.clone(), background.clone()));
+    tasks.spawn(heartbeat::keep(node.clone(), background.clone()));
     tasks.spawn(reap::keep(node.clone(), background.clone()));
     tasks.spawn(naming::keep(node.clone(), stop.clone()));
 

@@ -1,6 +1,6 @@
 //! A replica set's lock with its heartbeat, as a guard.
 
-use super::{node::Node, pulse::Pulse};
+use super::{heartbeat_thread::Pulse, node::Node};
 use crate::control::{Control, HEARTBEAT, TakeLock};
 use crate::model::{
     command::name,

@@ -18,18 +18,18 @@
 //! After a kill nothing of that happens. Other agents (or a waiting command line) find the silent lock after 30 s; an
 //! agent that starts again on the same node finds its own old locks sooner (`reap`).
 
-mod beat;
 mod cli;
 mod dispatch;
-mod lead;
+mod heartbeat;
+mod heartbeat_thread;
 mod lease;
 mod logbook;
 mod named;
 mod naming;
 mod node;
+mod nominate;
 mod op;
 mod ops;
-mod pulse;
 mod reap;
 mod reload;
 mod service;
@@ -38,6 +38,6 @@ mod sharing;
 pub mod sidecar;
 mod slice_begin;
 mod slicer;
-mod storage;
+mod storage_watch;
 
 pub use cli::{command, run};

@@ -1,11 +1,6 @@
 //! What every part of an agent works with: its mongod, the leader replica set, its settings.
 
-use super::pulse::Pulse;
-use crate::config::{
-    self,
-    marked::{self, Way},
-    places,
-};
+use super::heartbeat_thread::Pulse;
 use crate::control::Control;
 use crate::log::DbSink;
 use crate::model::{
@@ -16,11 +11,18 @@ use crate::model::{
     rate::Rate,
 };
 use crate::mongo::{self, Hello, Purpose, admin, majority};
-use crate::storage::{Storage, pace::Pace, ranges::Downloads};
+use crate::storage::{Storage, ranges::Downloads, rate::Pace};
 use crate::topo::{
     cluster::{self, Cluster},
     condition::{self, Condition},
     identity::{self, Identity},
+};
+use crate::{
+    config,
+    storages::{
+        place,
+        used_before::{self, Way},
+    },
 };
 use anyhow::{Context, Result};
 use bson::Timestamp;
@@ -162,12 +164,12 @@ impl Node {
     pub async fn open_to_write(&self, settings: &StorageConf, limit: Rate) -> Result<Arc<dyn Storage>> {
         let me = self.me();
         let way = Way::new(settings, &me).paced(limit.per_second().map(Pace::new));
-        marked::prepare(&self.control, &way).await
+        used_before::prepare(&self.control, &way).await
     }
 
     /// Opens a storage to delete from it, if it is the storage that was used before. A new storage has nothing to delete.
     pub async fn open_to_delete(&self, settings: &StorageConf) -> Result<Arc<dyn Storage>> {
-        Ok(marked::find(&self.control, &Way::new(settings, &self.me())).await?.0)
+        Ok(used_before::find(&self.control, &Way::new(settings, &self.me())).await?.0)
     }
 
     /// Opens a storage to read large objects from it.
@@ -177,7 +179,7 @@ impl Node {
 
     /// Opens the storage that holds a backup, to delete the backup.
     pub async fn open_backup(&self, backup: &BackupMeta, main: &Config) -> Result<Arc<dyn Storage>> {
-        self.open_to_delete(&places::of_backup(&self.control, backup, &main.storage).await?).await
+        self.open_to_delete(&place::of_backup(&self.control, backup, &main.storage).await?).await
     }
 
     /// The id of the cluster, if it has one.

@@ -4,7 +4,7 @@ use super::node::Node;
 use crate::control::{Control, HEARTBEAT};
 use crate::model::lock::{Lock, is_stale};
 use crate::mongo::admin::explain;
-use crate::upkeep::{balancer, delete, pause, reap};
+use crate::upkeep::{balancer, deletion::objects, pause, reap};
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -109,7 +109,7 @@ pub(super) async fn sweep(node: &Node) -> Result<()> {
             if locks.iter().any(|lock| lock.header.opid == backup.opid && lock.header.node != node.me()) {
                 continue;
             }
-            let swept = async { delete::backup(node.open_backup(&backup, &config).await?.as_ref(), &name).await };
+            let swept = async { objects::backup(node.open_backup(&backup, &config).await?.as_ref(), &name).await };
             if let Err(error) = swept.await {
                 // Those on other storages need not wait for this one.
                 tracing::warn!("remove what the failed backup {name} left on its storage: {}", explain(&error));

@@ -2,12 +2,12 @@
 //! line for `pbm status`. The marks themselves are [`tenants`]' business; whatever fails here never ends an operation.
 
 use super::node::Node;
-use crate::config::places;
 use crate::control::{Shelf, unix_now};
 use crate::model::{agent::Tenant, config::StorageConf};
 use crate::mongo::admin::explain;
 use crate::storage::Storage;
-use crate::upkeep::tenants;
+use crate::storages::place;
+use crate::upkeep::contents::tenants;
 use anyhow::Result;
 use std::time::Duration;
 
@@ -68,7 +68,7 @@ pub(super) async fn take_over(node: &Node, store: &dyn Storage, settings: &Stora
 /// nothing is about to be saved there.
 pub(super) async fn end(node: &Node, store: &dyn Storage, settings: &StorageConf) {
     let work = async {
-        let profile = places::profile_of(settings);
+        let profile = place::profile_of(settings);
         if node.control.backups.count_on(profile.map_or(Shelf::Main, Shelf::Profile)).await? > 0 {
             return Ok(());
         }
@@ -94,19 +94,19 @@ pub(super) async fn look(node: &Node, store: &dyn Storage, settings: &StorageCon
 }
 
 fn note(node: &Node, settings: &StorageConf, mut others: Vec<Tenant>) {
-    if places::profile_of(settings).is_none() {
+    if place::profile_of(settings).is_none() {
         others.sort();
         node.shared.send_replace(others);
     }
 }
 
 fn title(settings: &StorageConf) -> String {
-    places::profile_of(settings)
+    place::profile_of(settings)
         .map_or_else(|| "the main storage".to_owned(), |name| format!("the storage of profile {name}"))
 }
 
 fn remedy(settings: &StorageConf) -> String {
-    match places::profile_of(settings) {
+    match place::profile_of(settings) {
         None => "`pbm config --force-resync`".to_owned(),
         Some(name) => format!("`pbm profile sync {name}`"),
     }

@@ -16,7 +16,11 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use crate::{log::last_words, model::build, pages, spelling};
+use crate::{
+    cli::{pages, pflag},
+    log::last_words,
+    model::build,
+};
 
 const AGENT: &str = "pbm-agent";
 
@@ -53,7 +57,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
         Ok(args) => args,
         Err(error) => {
             if error.use_stderr() {
-                last_words(spelling::plain_words(&error.render().to_string()).trim_end());
+                last_words(pflag::plain_words(&error.render().to_string()).trim_end());
                 return ExitCode::from(2);
             }
             // Nothing can be done about a closed stdout.

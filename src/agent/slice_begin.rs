@@ -10,7 +10,7 @@ use crate::model::{
 };
 use crate::mongo::admin::explain;
 use crate::oplog::slice;
-use crate::pitr::{begin, stand};
+use crate::pitr::{begin, election};
 use anyhow::Result;
 use bson::Timestamp;
 use mongodb::options::SelectionCriteria;
@@ -31,7 +31,7 @@ pub(super) struct Elsewhere {
 impl Elsewhere {
     /// How long the others have to take the work; then the gap is accepted.
     pub fn patience(&self) -> Duration {
-        stand::PER_TIER * u32::try_from(self.candidates).unwrap_or(u32::MAX) + HEARTBEAT * 2
+        election::PER_TIER * u32::try_from(self.candidates).unwrap_or(u32::MAX) + HEARTBEAT * 2
     }
 }
 

@@ -43,8 +43,8 @@ use crate::oplog::slice;
 use crate::pitr::{
     begin::{self, Begin},
     beside::{Mix, Rules},
+    election::{self, Rank},
     slicing::{self, Progress, Settings, Slicing},
-    stand::{self, Rank},
     timeline::Line,
 };
 use crate::topo::condition;
@@ -204,7 +204,7 @@ impl Watch {
 fn rank(me: &str, node: &Node, mix: &Mix, agents: &[AgentStat], conf: &PitrConf) -> (Rank, Vec<String>) {
     let ours_only = !mix.rules.somebody_names();
     let agents: Vec<AgentStat> = agents.iter().filter(|it| !ours_only || !it.is_original()).cloned().collect();
-    stand::rank(&stand::Facts { rs: &node.rs, me, agents: &agents, priority: conf.priority.as_ref() })
+    election::rank(&election::Facts { rs: &node.rs, me, agents: &agents, priority: conf.priority.as_ref() })
 }
 
 /// Slices until there is a reason to stop, then gives the lock back.

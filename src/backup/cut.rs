@@ -26,7 +26,7 @@
 use super::Cx;
 use crate::model::backup::BackupMeta;
 use crate::mongo::{admin, majority};
-use crate::oplog::{slice, target::is_transient};
+use crate::{oplog::slice, replay::target::is_transient};
 use anyhow::{Context, Result, bail};
 use bson::{Document, Timestamp, doc};
 use mongodb::{Client, ClientSession};

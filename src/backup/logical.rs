@@ -23,7 +23,7 @@ use crate::snapshot::{
 };
 use crate::storage;
 use crate::topo::cluster;
-use crate::upkeep::verify;
+use crate::upkeep::contents::verify;
 use anyhow::{Context, Result, bail};
 use bson::{Timestamp, doc};
 use std::{collections::HashMap, sync::Arc, time::Duration};

@@ -3,8 +3,8 @@
 use super::Cx;
 use crate::model::backup::Progress;
 use crate::snapshot::{
+    progress_log::{Far, Telling},
     source::DumpProgress,
-    telling::{Far, Telling},
 };
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 

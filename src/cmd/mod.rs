@@ -3,76 +3,34 @@
 //!
 //! A subcommand's file holds its arguments (their comments are the help), and one function that checks, acts and
 //! returns what is printed. Results go to stdout, everything else to stderr; with a JSON format stdout holds exactly
-//! one JSON value, errors included. [`error::CODES`] says how an error exits.
+//! one JSON value, errors included. [`io::error::CODES`] says how an error exits.
 
-mod ask;
-mod backup;
-mod cancel;
-mod checks;
-mod cleanup_failed;
-mod config;
-mod context;
-pub mod ctl;
-mod delete;
-mod describe;
-mod diagnostic;
-mod doctor;
-mod dry_run;
-mod ending;
-mod error;
-mod examples;
-mod export;
-mod fit;
-mod flush;
-mod give_up;
-mod launch;
-mod list;
-mod logs;
-mod moment;
-mod names;
-mod nodes;
-mod offer;
-mod oplog_replay;
-mod output;
-mod physical;
-mod profile;
-mod progress;
-mod prune_plan;
-mod restore;
-mod resync;
-mod running;
-mod saved;
-mod selection;
-mod slicing;
-mod snapshots;
-pub mod speed_test;
-mod status;
-mod storage;
-mod units;
-mod version;
-mod wait;
+pub(crate) mod act;
+pub(crate) mod follow;
+pub(crate) mod io;
+pub(crate) mod show;
 
 use crate::model::build;
 use clap::{
     CommandFactory, Parser, Subcommand,
     builder::{EnumValueParser, TypedValueParser as _, ValueParser},
 };
-use context::Context;
-use error::{CliError, Result};
-use output::{Format, Outlet};
+use io::context::Context;
+use io::error::{CliError, Result};
+use io::output::{Format, Outlet};
 use std::{ffi::OsString, process::ExitCode};
 
-fn format_parser() -> ValueParser {
+pub(crate) fn format_parser() -> ValueParser {
     ValueParser::new(EnumValueParser::<Format>::new().map(Outlet::Format))
 }
 
 /// The group of options in the help that every subcommand has.
-const GLOBAL: &str = "Global options";
+pub(crate) const GLOBAL: &str = "Global options";
 
 /// Back up and restore MongoDB clusters
 #[derive(Debug, Parser)]
-#[command(name = "pbm", version = build::SHORT, subcommand_required = true, after_help = error::CODES)]
-struct Cli {
+#[command(name = "pbm", version = build::SHORT, subcommand_required = true, after_help = io::error::CODES)]
+pub(crate) struct Cli {
     /// Connection string of a member of the config servers or of the replica set
     #[arg(long, global = true, help_heading = GLOBAL, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
     mongodb_uri: Option<String>,
@@ -83,34 +41,34 @@ struct Cli {
     #[arg(short, long, global = true, help_heading = GLOBAL)]
     quiet: bool,
     #[command(subcommand)]
-    command: Command,
+    pub command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
-    Config(config::ConfigArgs),
-    Profile(profile::Profile),
-    Backup(backup::Backup),
+pub(crate) enum Command {
+    Config(act::config::ConfigArgs),
+    Profile(act::profile::Profile),
+    Backup(act::backup::Backup),
     /// Cancel the running backup
     CancelBackup,
-    List(list::List),
+    List(show::list::List),
     #[command(alias = "s")]
-    Status(status::StatusArgs),
-    Doctor(doctor::Doctor),
-    DescribeBackup(describe::DescribeBackup),
-    Restore(restore::Restore),
-    OplogReplay(oplog_replay::OplogReplay),
-    Export(export::Export),
-    DescribeRestore(describe::DescribeRestore),
-    DeleteBackup(delete::DeleteBackup),
-    DeletePitr(delete::DeletePitr),
-    Cleanup(delete::Cleanup),
-    Logs(logs::Logs),
-    Diagnostic(diagnostic::Diagnostic),
-    Version(version::VersionArgs),
+    Status(show::status::StatusArgs),
+    Doctor(show::doctor::Doctor),
+    DescribeBackup(show::describe::DescribeBackup),
+    Restore(act::restore::Restore),
+    OplogReplay(act::oplog_replay::OplogReplay),
+    Export(act::export::Export),
+    DescribeRestore(show::describe::DescribeRestore),
+    DeleteBackup(act::delete::DeleteBackup),
+    DeletePitr(act::delete::DeletePitr),
+    Cleanup(act::delete::Cleanup),
+    Logs(show::logs::Logs),
+    Diagnostic(show::diagnostic::Diagnostic),
+    Version(show::version::VersionArgs),
     /// Write a completion script for a shell
     Completion {
-        #[arg(value_parser = crate::pages::SHELLS)]
+        #[arg(value_parser = crate::cli::pages::SHELLS)]
         shell: String,
     },
 }
@@ -118,16 +76,16 @@ enum Command {
 /// The command line as data, for completion and help.
 #[must_use]
 pub fn command() -> clap::Command {
-    crate::pages::with_examples(Cli::command(), examples::PBM)
+    crate::cli::pages::with_examples(Cli::command(), io::examples::PBM)
 }
 
 /// Runs one subcommand; returns the exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
-    if let Some(kind) = names::asked_for(&args) {
-        return names::print(kind);
+    if let Some(kind) = io::names::asked_for(&args) {
+        return io::names::print(kind);
     }
-    launch::parsed(physical::known(command()), args, |cli: Cli| (cli.format(), start(cli)))
+    io::launch::parsed(act::physical::known(command()), args, |cli: Cli| (cli.format(), start(cli)))
 }
 
 impl Cli {
@@ -137,7 +95,7 @@ impl Cli {
     }
 }
 
-fn start(cli: Cli) -> Result<()> {
+pub(crate) fn start(cli: Cli) -> Result<()> {
     let format = cli.format();
     let uri = cli.mongodb_uri.as_deref();
     match cli.command {
@@ -145,13 +103,13 @@ fn start(cli: Cli) -> Result<()> {
             it.run(format);
             Ok(())
         }
-        Command::Completion { shell } => launch::completion(&shell, command()),
-        Command::Export(it) => launch::on_runtime(it.run(uri, format)),
-        Command::Doctor(it) => launch::on_runtime(async {
+        Command::Completion { shell } => io::launch::completion(&shell, command()),
+        Command::Export(it) => io::launch::on_runtime(it.run(uri, format)),
+        Command::Doctor(it) => io::launch::on_runtime(async {
             let cx = Context::connect_anyhow(uri, format).await?;
             it.run(&cx).await
         }),
-        command => launch::on_runtime(async {
+        command => io::launch::on_runtime(async {
             let cx = Context::connect(uri, format).await?;
             let done = command.run(&cx).await;
             cx.control.unreadable.named().iter().for_each(|text| format.note(&format!("Warning: {text}")));
@@ -162,12 +120,12 @@ fn start(cli: Cli) -> Result<()> {
 
 impl Command {
     /// Runs a subcommand that needs a connection.
-    async fn run(self, cx: &Context) -> Result<()> {
+    pub async fn run(self, cx: &Context) -> Result<()> {
         match self {
             Self::Config(it) => it.run(cx).await,
             Self::Profile(it) => it.run(cx).await,
             Self::Backup(it) => it.run(cx).await,
-            Self::CancelBackup => cancel::run(cx).await,
+            Self::CancelBackup => act::cancel::run(cx).await,
             Self::List(it) => it.run(cx).await,
             Self::Status(it) => it.run(cx).await,
             Self::DescribeBackup(it) => it.run(cx).await,
@@ -205,8 +163,8 @@ fn format_of(args: &[OsString]) -> Format {
 }
 
 /// An error in the arguments of the subcommand `at`, such as `pbm backup`, without the usage text that would hide it.
-fn misused(error: &clap::Error, at: &str) -> CliError {
-    let text = crate::spelling::plain_words(&error.render().to_string());
+pub(crate) fn misused(error: &clap::Error, at: &str) -> CliError {
+    let text = crate::cli::pflag::plain_words(&error.render().to_string());
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let end = text.find("\n\nUsage:").or_else(|| text.find("\n\nFor more information")).unwrap_or(text.len());
     let (tips, said): (Vec<&str>, Vec<&str>) =

@@ -7,13 +7,11 @@ pub mod downloads;
 pub mod duration;
 pub mod edit;
 pub mod effective;
-pub mod idle;
+pub mod ignored_settings;
 mod keys;
-pub mod marked;
 pub mod mask;
 mod nearest;
 pub mod open;
-pub mod places;
 pub mod probe;
 pub mod reading;
 pub mod redact;
@@ -238,7 +236,7 @@ pub fn same_place(a: &StorageConf, b: &StorageConf) -> bool {
 }
 
 /// The settings that distinguish one place from others of the same storage type.
-fn place(conf: &StorageConf) -> Document {
+pub(crate) fn place(conf: &StorageConf) -> Document {
     const PLACE: &[&str] =
         &["path", "region", "endpointUrl", "endpoint", "bucket", "prefix", "account", "container", "namespace"];
     let doc = bson::serialize_to_document(conf).unwrap_or_default();

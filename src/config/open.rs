@@ -12,9 +12,9 @@ use crate::{
         blackhole::Blackhole,
         cloud::CloudStorage,
         fs::{Buffers, FsStorage, Modes},
-        pace::Pace,
         patience::Patience,
         ranges::Downloads,
+        rate::Pace,
         s3::{self, S3Storage},
         wrap::{
             limit::Limited,

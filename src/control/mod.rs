@@ -11,9 +11,9 @@
 //! else. Commands are followed in `pbmCmd` itself, which is capped too.
 
 mod agents;
+mod backup_list;
 mod bell;
 mod board;
-mod catalogue;
 mod chunk_table;
 mod chunks;
 mod commands;
@@ -26,9 +26,9 @@ mod setup;
 mod unreadable;
 
 pub use agents::Agents;
+pub use backup_list::{Entry, Shelf};
 pub use bell::{Bell, Waiter};
 pub use board::{ControlBoard, Plane};
-pub use catalogue::{Entry, Shelf};
 pub use chunk_table::ChunkTable;
 pub use chunks::{ChunkSpan, ChunkTimes, Chunks, Indexed};
 pub use commands::{Commands, Place};

@@ -34,8 +34,8 @@ use crate::{
         names::{TMP_ROLES, TMP_USERS},
     },
     oplog::read,
-    restore::{
-        plan::restorable,
+    restore::plan::{
+        restorable,
         slices::{Ends, OplogObject, cover},
     },
     snapshot::{stored::StoredDocuments, unpack::Packed},

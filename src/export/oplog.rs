@@ -10,11 +10,9 @@
 
 use super::select::Selection;
 use crate::{
-    oplog::{
-        entry::{Command, Entry, Kind, Part, operations},
-        filter::by_name,
-    },
+    oplog::entry::{Command, Entry, Kind, Part, operations},
     raw::{self, Malformed, New, find, rewrite},
+    replay::filter::by_name,
 };
 use anyhow::{Result, bail};
 use bson::{RawArray, RawDocument, RawDocumentBuf, Timestamp, Uuid};

@@ -3,7 +3,7 @@
 use crate::{
     layout::BUCKETS,
     model::selection,
-    restore::namespaces::{Fate, Wish, fate},
+    restore::plan::namespaces::{Fate, Wish, fate},
 };
 use anyhow::{Result, bail};
 

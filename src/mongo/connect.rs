@@ -82,7 +82,7 @@ async fn options(uri: &str, purpose: Purpose) -> Result<ClientOptions> {
     }
     let uri = with_scheme(uri)?;
     let mut options = ClientOptions::parse(&uri).await.context("parse the MongoDB connection string")?;
-    super::trust::the_system(&mut options);
+    super::ca_store::the_system(&mut options);
     let majority_reads =
         options.read_concern.get_or_insert_with(ReadConcern::majority).level == ReadConcernLevel::Majority;
     let writes = options.write_concern.get_or_insert_with(WriteConcern::majority);

@@ -1,7 +1,7 @@
 //! Pure: slicing while agents of the original live in the same cluster, as during a rolling migration.
 //!
 //! # Overview
-//! Our agents need no leader: rank and lock decide who slices ([`super::stand`]). The original's agents slice only after the
+//! Our agents need no leader: rank and lock decide who slices ([`super::election`]). The original's agents slice only after the
 //! leader has named them in `pbmPITR`. The leader is the agent on the primary of the leader replica set. It sets the status
 //! `ready`, and every candidate reports that it is ready. Then the leader names nodes for each replica set, and one of them
 //! takes the lock and acknowledges. So while an agent of the original lives, the [`Rules`] for slicing a replica set depend on
@@ -18,7 +18,7 @@
 //! While agents of the original live, no slicer gives its work to a better candidate: whether the candidate can take over is
 //! only known after it has done so.
 
-use super::stand::PER_TIER;
+use super::election::PER_TIER;
 use crate::model::{
     agent::AgentStat,
     lock::{Lock, is_stale},

@@ -15,6 +15,6 @@
 
 pub mod begin;
 pub mod beside;
+pub mod election;
 pub mod slicing;
-pub mod stand;
 pub mod timeline;

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::model::{agent::AgentStat, lock::is_stale};
 use crate::mongo::admin::Version;
-use crate::restore::version::Version as Number;
+use crate::restore::plan::version::Version as Number;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Seconds by which clocks may differ before somebody should know, and before it must be mended: a lock or an agent without

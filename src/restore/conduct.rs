@@ -2,7 +2,7 @@
 
 use super::{
     logical,
-    members::{Participants, participants},
+    plan::members::{Participants, participants},
 };
 use crate::control::{Control, ControlBoard, unix_now};
 use crate::model::{

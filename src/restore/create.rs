@@ -1,6 +1,6 @@
 //! Dropping what a restore replaces and creating it again, empty and with its UUID (docs/format.md E.5).
 
-use super::{plan::Drop, target::list};
+use super::{plan::Drop, target_state::list};
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta},
     layout::BUCKETS,

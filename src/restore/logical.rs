@@ -2,19 +2,17 @@
 
 use super::{
     conduct::{Cx, Parts, first_part},
-    moment,
-    namespaces::Wish,
-    part,
-    plan::PointInTime,
-    router, sampler, settle, slicers, sound,
+    oplog_check, part,
+    plan::{PointInTime, moment, namespaces::Wish},
+    router, sampler, shard_transactions, slicing_end,
     steps::{Order, Steps, until},
 };
 use crate::control::ControlBoard;
 use crate::model::{
     backup::BackupMeta, command::RestoreCmd, config::Config, restore::RestoreMeta, selection::Selection, status::Status,
 };
-use crate::oplog::txn::Committed;
 use crate::rendezvous::{Role, gather, reach};
+use crate::replay::txn::Committed;
 use crate::snapshot::load::LoadOptions;
 use crate::topo::cluster;
 use crate::upkeep::balancer;
@@ -35,7 +33,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     let me = cx.cluster.members.get(&cx.rs).context("this replica set is not in the cluster any more")?;
 
     gather(board, cx.role, Status::CleanupCluster, APPEAR, &cx.cancel).await?;
-    slicers::wait_for_their_end(cx).await?;
+    slicing_end::wait_for_their_end(cx).await?;
 
     sampler::phase(cx, "check").await;
     let mut steps = until(&cx.cancel, Box::pin(prepare(cx, restore, parts, me.config))).await?;
@@ -75,12 +73,12 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
 
     sampler::phase(cx, "oplog").await;
     let members: Vec<String> = parts.of.parts.keys().cloned().collect();
-    let exchange = async |mine: &[Committed]| settle::exchange(cx, &members, mine).await;
+    let exchange = async |mine: &[Committed]| shard_transactions::exchange(cx, &members, mine).await;
     let (replayed, settled) = steps.replay(&cx.cancel, exchange).await?;
     tracing::info!("replayed the oplog: {:?}", replayed.stats);
     if settled.undecided > 0 {
         tracing::info!("transactions without a decision at the end of the oplog: {settled:?}");
-        settle::report(cx, &settled).await?;
+        shard_transactions::report(cx, &settled).await?;
     }
     sampler::phase(cx, "indexes").await;
     let built = steps.finish(&replayed, &cx.cancel).await?;
@@ -219,7 +217,7 @@ fn wish(restore: &RestoreCmd, backup: &BackupMeta) -> Result<Wish> {
 #[must_use]
 pub fn readers(config: &Config, restore: Option<&RestoreCmd>) -> usize {
     let loading = restore.map_or(0, |restore| options(config, restore).collections);
-    loading.max(sound::AT_ONCE)
+    loading.max(oplog_check::AT_ONCE)
 }
 
 fn options(config: &Config, restore: &RestoreCmd) -> LoadOptions {

@@ -2,27 +2,21 @@
 
 mod conduct;
 pub mod create;
+pub mod legacy_archive;
 mod logical;
-pub mod members;
-pub mod moment;
-pub mod namespaces;
-pub mod options;
-pub mod packed;
+pub mod oplog_check;
 pub mod part;
 pub mod plan;
 pub mod replay;
 pub mod router;
 mod sampler;
 mod settings;
-mod settle;
-mod slicers;
-pub mod slices;
-pub mod sound;
+mod shard_transactions;
+mod slicing_end;
 mod sources;
 pub mod steps;
-pub mod target;
+pub mod target_state;
 pub mod users;
-pub mod version;
 
 pub use conduct::{Cx, refuse, run};
 pub use logical::readers;

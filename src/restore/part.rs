@@ -12,9 +12,12 @@ use super::router::{Ids, RoutingSource, clear, database_version, fill, run_or_ol
 use crate::archive::described;
 use crate::layout::{BUCKETS, ReplsetLayout};
 use crate::model::{backup::BackupMeta, selection::Selection};
-use crate::oplog::{follow::Followed, routing::OwnRouting, shard_ids::translate};
 use crate::snapshot::stored::StoredDocuments;
 use crate::storage::Storage;
+use crate::{
+    replay::{followed_names::Followed, own_routing::OwnRouting},
+    routing::shard_ids::translate,
+};
 use anyhow::{Context as _, Result};
 use bson::{Bson, Document, RawDocument, Uuid, doc};
 use futures::TryStreamExt as _;

@@ -2,15 +2,22 @@
 //! why not. Nothing of the target has been touched when this decides.
 
 mod chosen;
+pub mod members;
+pub mod moment;
+pub mod namespaces;
+pub mod options;
+pub mod slices;
+pub mod version;
 
-use super::{
-    moment,
+use self::{
     namespaces::{Fate, Wish, fate, is_droppable},
     options::fit,
-    packed::aside_name,
-    router::{self, RoutingSource},
     slices::{Ends, OplogObject, chain, cover, moment as time},
     version::Version,
+};
+use super::{
+    legacy_archive::aside_name,
+    router::{self, RoutingSource},
 };
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta},
@@ -22,7 +29,7 @@ use crate::{
         names::PBM_VERSION,
         status::Status,
     },
-    oplog::{aside, follow::Followed},
+    replay::{followed_names::Followed, temporary_names},
     snapshot::{stored::StoredDocuments, unpack::Packed},
     storage::ObjectInfo,
 };
@@ -483,7 +490,7 @@ impl<'a> Draft<'a> {
                 continue;
             };
             let now = there.to_string();
-            if aside::is(&there.coll) {
+            if temporary_names::is(&there.coll) {
                 self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
             } else if !self.facts.wish.selection.wants(&there.db, &there.coll) {
                 self.reasons.push(format!(

@@ -9,22 +9,25 @@
 use super::{
     conduct::{Cx, begin, carry_out, empty_document, first_part, insert_refused, mapping},
     logical::{APPEAR, hold_balancer, statistics},
-    moment, router, sampler, settle,
-    slices::{OplogObject, at},
-    sound,
+    oplog_check,
+    plan::{
+        moment,
+        slices::{OplogObject, at},
+    },
+    router, sampler, shard_transactions,
     steps::{Rewrite, replay_all, until},
-    target,
+    target_state,
 };
 use crate::control::{Control, ControlBoard};
 use crate::model::{chunk::Chunk, command::ReplayCmd, restore::RestoreMeta, selection::Selection, status::Status};
-use crate::oplog::{
+use crate::rendezvous::{Role, gather, reach};
+use crate::replay::{
     apply::{ReplayOptions, Replayer},
     build::CommitQuorum,
-    follow::{Asked, Present},
-    live,
+    existing_catalog,
+    followed_names::{Asked, Present},
     txn::Committed,
 };
-use crate::rendezvous::{Role, gather, reach};
 use crate::topo::cluster;
 use anyhow::{Context as _, Result, anyhow};
 use bson::{Timestamp, Uuid, doc};
@@ -66,9 +69,9 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
     sampler::phase(cx, "check").await;
     let (everything, nothing) = (Selection::default(), Present::default());
     let asked = Asked { selection: &everything, present: &nothing };
-    let reading = sound::Reading { asked, rewrite: Rewrite::default(), end: window.end };
+    let reading = oplog_check::Reading { asked, rewrite: Rewrite::default(), end: window.end };
     until(&cx.cancel, async {
-        let checked = sound::check(&storage, &objects, reading).await.map(drop);
+        let checked = oplog_check::check(&storage, &objects, reading).await.map(drop);
         checked.map_err(|unsound| anyhow!("{}; nothing was changed; end the replay before it", unsound.why))
     })
     .await?;
@@ -82,24 +85,24 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
 
     sampler::phase(cx, "oplog").await;
     let me = cx.cluster.members.get(&cx.rs).context("this replica set is not in the cluster any more")?;
-    let target = target::read(&cx.client).await?;
+    let target = target_state::read(&cx.client).await?;
     let major = i32::try_from(target.server.major).context("read the server's version")?;
     let features = i32::try_from(target.able_to().major).context("read the feature compatibility version")?;
     let mut options = ReplayOptions::new(window.start, window.end, window.end);
     options.scope.config_server = me.config;
     options.scope.sessions = if me.config { sessions(cx).await? } else { None };
-    let catalog = live::read(&cx.client, major).await?.at_features_of(features);
+    let catalog = existing_catalog::read(&cx.client, major).await?.at_features_of(features);
     let mut replayer = Replayer::new(cx.client.clone(), catalog, options);
     // The window does not tell shard ids; a renamed replica set's id is taken to be its old name.
     let ids = router::ids(map.iter().map(|(from, to)| (from.clone(), cx.cluster.members[to].id.clone())));
     let rewrite = Rewrite { ids: Some(&ids).filter(|_| me.config), ..Rewrite::default() };
     replay_all(storage.as_ref(), &mut replayer, &objects, rewrite, &cx.cancel).await?;
     let members = cx.cluster.names();
-    let exchange = async |mine: &[Committed]| settle::exchange(cx, &members, mine).await;
+    let exchange = async |mine: &[Committed]| shard_transactions::exchange(cx, &members, mine).await;
     let committed = until(&cx.cancel, exchange(&replayer.committed())).await?;
     let settled = until(&cx.cancel, replayer.settle(&committed)).await.context("finish transactions")?;
     if settled.undecided > 0 {
-        settle::report(cx, &settled).await?;
+        shard_transactions::report(cx, &settled).await?;
     }
     let replayed = replayer.finish().await?;
     tracing::info!("replayed the oplog: {:?}", replayed.stats);

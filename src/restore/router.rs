@@ -4,12 +4,12 @@
 //! The shards of the target may have other ids than those of the backup; [`Ids`] translates, here and in the oplog. The routing of
 //! `config.system.sessions` is the target's own and stays.
 
-use super::packed;
+use super::legacy_archive;
 use crate::layout::{Generation, ReplsetLayout};
 use crate::model::{backup::BackupMeta, selection::Selection};
 use crate::mongo::admin;
-use crate::oplog::shard_ids::translate;
 use crate::raw::find;
+use crate::routing::shard_ids::translate;
 use crate::snapshot::stored::StoredDocuments;
 use crate::storage::Storage;
 use anyhow::{Context as _, Result, bail};
@@ -18,7 +18,7 @@ use futures::TryStreamExt as _;
 use mongodb::{Client, Database};
 use std::collections::{BTreeMap, BTreeSet};
 
-pub use crate::oplog::shard_ids::Ids;
+pub use crate::routing::shard_ids::Ids;
 
 const SESSIONS: &str = "config.system.sessions";
 /// The server's own databases.
@@ -369,7 +369,7 @@ pub async fn databases(storage: &dyn Storage, backup: &BackupMeta) -> Result<BTr
     for part in &backup.replsets {
         let name = &part.dump_name;
         if Generation::of(&backup.pbm_version) == Generation::Archive {
-            found.extend(packed::databases(storage, name, backup.compression).await?);
+            found.extend(legacy_archive::databases(storage, name, backup.compression).await?);
             continue;
         }
         let name = ReplsetLayout::new(&backup.name, &part.name, backup.compression).metadata_of(part);

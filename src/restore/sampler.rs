@@ -4,7 +4,7 @@ use super::Cx;
 use crate::model::backup::Progress;
 use crate::snapshot::{
     load::LoadProgress,
-    telling::{Far, Telling},
+    progress_log::{Far, Telling},
 };
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
 

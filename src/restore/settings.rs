@@ -6,7 +6,7 @@
 //! an operator's "off" must survive a restore that crashes. The configuration comes from the backup. If the backup has no such
 //! document, the cluster's document is not changed.
 
-use crate::{oplog::filter::SWITCHES, snapshot::stored::StoredDocuments, storage::Storage};
+use crate::{replay::filter::SWITCHES, snapshot::stored::StoredDocuments, storage::Storage};
 use anyhow::{Context as _, Result, bail};
 use bson::{Bson, Document, doc};
 use mongodb::{Client, Database};

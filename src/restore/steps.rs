@@ -16,17 +16,17 @@
 
 use super::{
     create,
-    namespaces::Wish,
-    packed::{Contents, inspect},
-    part,
+    legacy_archive::{Contents, inspect},
+    oplog_check, part,
     plan::{
-        Drop, Facts, Planned, PointInTime, Refusal, RestorePlan, Target, TargetNamespace, plan as decide, restorable,
+        Drop, Facts, Planned, PointInTime, Refusal, RestorePlan, Target, TargetNamespace,
+        namespaces::Wish,
+        plan as decide, restorable,
+        slices::{Ends, OplogObject, at, moment},
+        version::Version,
     },
     router::{self, Ids},
-    settings,
-    slices::{Ends, OplogObject, at, moment},
-    sound, target, users,
-    version::Version,
+    settings, target_state, users,
 };
 use crate::{
     archive::{
@@ -35,17 +35,17 @@ use crate::{
     },
     layout::{BUCKETS, Generation, PITR, ReplsetLayout},
     model::{backup::BackupMeta, selection::Selection},
-    oplog::{
+    oplog::read,
+    replay::{
         apply::{Flow, ReplayOptions, Replayed, Replayer, Settled},
         build::{Built, CommitQuorum},
-        catalog::Catalog,
-        follow::{Asked, Followed, Present},
+        followed_names::{Asked, Followed, Present},
         mapping::Mapping,
-        read,
-        routing::OwnRouting,
-        shard_ids::translated,
+        owed::Catalog,
+        own_routing::OwnRouting,
         txn::Committed,
     },
+    routing::shard_ids::translated,
     snapshot::{
         batch::InsertInto,
         load::{Goal, LoadItem, LoadOptions, LoadProgress, Loaded, load},
@@ -162,7 +162,7 @@ impl Steps {
         stored: Stored<'_>,
     ) -> Result<Self> {
         let Stored { namespaces, remains, objects, written, archive } = stored;
-        let target = target::read(&client).await?;
+        let target = target_state::read(&client).await?;
         let mut facts = Facts {
             backup: &order.backup,
             rs: &order.rs,
@@ -452,29 +452,31 @@ async fn read_oplog(
     let asked = Asked { selection: &order.wish.selection, present: &present };
     let rewrite = Rewrite { clone: order.wish.clone.as_ref(), ids: None };
     let oplog = &plan.oplog;
-    sound::check(storage, oplog, sound::Reading { asked, rewrite, end: plan.end }).await.map_err(|unsound| {
-        // A backup that lacks one of its own slices can't be restored to any moment.
-        let own = oplog.get(unsound.at).is_some_and(|object| !object.name.starts_with(PITR));
-        if own || order.point.is_none() {
-            return anyhow::anyhow!(
-                "{}; nothing was changed; restore another backup, or the saved oplog from an earlier one \
+    oplog_check::check(storage, oplog, oplog_check::Reading { asked, rewrite, end: plan.end }).await.map_err(
+        |unsound| {
+            // A backup that lacks one of its own slices can't be restored to any moment.
+            let own = oplog.get(unsound.at).is_some_and(|object| !object.name.starts_with(PITR));
+            if own || order.point.is_none() {
+                return anyhow::anyhow!(
+                    "{}; nothing was changed; restore another backup, or the saved oplog from an earlier one \
                  (--base-snapshot)",
-                unsound.why
-            );
-        }
-        let before = unsound.at.checked_sub(1).map(|before| oplog[before].to);
-        let advice = match before.filter(|before| *before > super::moment::end(&order.backup)) {
-            Some(before) => format!(
-                "the last moment before it that can be restored is {}: repeat with --time {}",
-                moment(before),
-                at(before)
-            ),
-            None => {
-                format!("without it only the backup itself can be restored, by its name: {}", order.backup.name)
+                    unsound.why
+                );
             }
-        };
-        anyhow::anyhow!("{}; nothing was changed; {advice}", unsound.why)
-    })
+            let before = unsound.at.checked_sub(1).map(|before| oplog[before].to);
+            let advice = match before.filter(|before| *before > super::plan::moment::end(&order.backup)) {
+                Some(before) => format!(
+                    "the last moment before it that can be restored is {}: repeat with --time {}",
+                    moment(before),
+                    at(before)
+                ),
+                None => {
+                    format!("without it only the backup itself can be restored, by its name: {}", order.backup.name)
+                }
+            };
+            anyhow::anyhow!("{}; nothing was changed; {advice}", unsound.why)
+        },
+    )
 }
 
 /// How entries are changed on their way.

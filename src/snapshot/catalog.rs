@@ -161,7 +161,7 @@ fn unlisted_series(found: &[Namespace]) -> Vec<Namespace> {
         .collect()
 }
 
-pub(super) async fn describe(db: &Database, described: &Document, selection: &Selection) -> Result<Option<Namespace>> {
+pub async fn describe(db: &Database, described: &Document, selection: &Selection) -> Result<Option<Namespace>> {
     let coll = described.get_str("name").context("listCollections gave a collection without a name")?;
     if !is_dumped(db.name(), coll) || !selection.wants(db.name(), coll) {
         return Ok(None);

@@ -7,10 +7,10 @@
 //! # Cancellation
 //! Dropping the future of [`dump`] stops everything; an object that is being written is not left behind.
 
+use super::routing_tables;
 use super::{
     budget::Budget,
     catalog::{self, Listing, Namespace},
-    routing,
     source::{self, DumpProgress, lock},
 };
 use crate::archive::meta::{NamespaceKind, NamespaceMeta};
@@ -78,7 +78,8 @@ pub async fn dump(
 ) -> Result<Dumped> {
     let Listing { mut namespaces, remains } = catalog::list(client, &plan.selection).await?;
     if plan.routing && !plan.selection.is_everything() {
-        namespaces.extend(routing::list(client, &plan.selection).await.context("list the routing of the selection")?);
+        namespaces
+            .extend(routing_tables::list(client, &plan.selection).await.context("list the routing of the selection")?);
     }
     progress.bytes_total.store(namespaces.iter().map(|n| n.bytes).sum(), Relaxed);
     progress.docs_total.store(namespaces.iter().map(|n| n.count).sum(), Relaxed);

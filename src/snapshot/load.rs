@@ -14,7 +14,7 @@
 //! # Durability
 //!
 //! Batches are acknowledged by the primary alone, which is faster than a majority each time, except for one batch out
-//! of each [`MAJORITY_EVERY`](super::fill::MAJORITY_EVERY) bytes: its sender waits until most members have it, so that the primary cannot run far
+//! of each [`MAJORITY_EVERY`](super::insert_workers::MAJORITY_EVERY) bytes: its sender waits until most members have it, so that the primary cannot run far
 //! ahead of the others. At the end a majority confirms everything, and only then the data counts as loaded.
 //!
 //! # Retries
@@ -23,8 +23,8 @@
 
 use super::{
     batch::MAX_DOCUMENTS,
-    fill::{Filling, Shared},
     insert,
+    insert_workers::{Filling, Shared},
     stored::{self, Reading, StoredDocuments},
 };
 use crate::{archive::demux, storage::Storage};
@@ -40,7 +40,7 @@ use std::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-pub use super::fill::Goal;
+pub use super::insert_workers::Goal;
 
 /// How much at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

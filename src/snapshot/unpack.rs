@@ -6,8 +6,8 @@
 //! could hold the whole budget while the one at hand waits for a part of it.
 
 use super::{
-    fill::{Filling, Goal, Shared},
     insert,
+    insert_workers::{Filling, Goal, Shared},
     load::{Error, LoadItem, LoadOptions, LoadProgress, Loaded},
 };
 use crate::{

@@ -10,22 +10,22 @@
 
 pub mod blackhole;
 pub mod cloud;
+mod complete_listing;
 #[doc(hidden)]
 pub mod contract;
 pub mod fs;
 pub mod http;
 pub mod memory;
-pub mod pace;
 pub mod parts;
 pub mod patience;
-mod present;
 pub mod ranges;
+pub mod rate;
 pub mod s3;
-mod small;
+mod whole;
 pub mod wrap;
 
-pub use present::list_with;
-pub use small::{body, check_stored, read_all, write_all};
+pub use complete_listing::list_with;
+pub use whole::{body, check_stored, read_all, write_all};
 
 use async_trait::async_trait;
 use bytes::Bytes;

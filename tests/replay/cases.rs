@@ -3,9 +3,9 @@
 use futures::stream;
 use mongodb::bson::{Binary, DateTime, Document, RawDocumentBuf, Timestamp, Uuid, doc, oid::ObjectId};
 use pbmbox::archive::meta::{NamespaceKind, NamespaceMeta};
-use pbmbox::oplog::apply::{ReplayOptions, Replayed, Replayer};
-use pbmbox::oplog::build::CommitQuorum;
-use pbmbox::oplog::catalog::Catalog;
+use pbmbox::replay::apply::{ReplayOptions, Replayed, Replayer};
+use pbmbox::replay::build::CommitQuorum;
+use pbmbox::replay::owed::Catalog;
 
 use super::dump::{Dumped, load};
 use super::server::{Server, Version};

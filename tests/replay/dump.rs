@@ -3,8 +3,8 @@
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc, rawdoc};
 use pbmbox::archive::meta::{NamespaceKind, NamespaceMeta};
-use pbmbox::oplog::catalog::Catalog;
-use pbmbox::oplog::target::{Mode, Target};
+use pbmbox::replay::owed::Catalog;
+use pbmbox::replay::target::{Mode, Target};
 
 use super::workload::Pace;
 

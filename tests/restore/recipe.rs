@@ -5,11 +5,11 @@ use futures::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
 use pbmbox::archive::meta::NamespaceKind;
 use pbmbox::model::backup::BackupMeta;
-use pbmbox::oplog::build::CommitQuorum;
-use pbmbox::oplog::txn::Committed;
-use pbmbox::restore::namespaces::Wish;
+use pbmbox::replay::build::CommitQuorum;
+use pbmbox::replay::txn::Committed;
+use pbmbox::restore::plan::namespaces::Wish;
 use pbmbox::restore::steps::{Order, Steps};
-use pbmbox::restore::target;
+use pbmbox::restore::target_state;
 use pbmbox::snapshot::load::LoadOptions;
 use pbmbox::storage::Storage;
 use std::collections::HashSet;
@@ -65,7 +65,7 @@ async fn names(server: &Server, db: &str) -> Vec<String> {
 }
 
 async fn uuid(server: &Server, db: &str, coll: &str) -> String {
-    let found = target::list(&server.client.database(db), doc! { "name": coll }).await.unwrap();
+    let found = target_state::list(&server.client.database(db), doc! { "name": coll }).await.unwrap();
     found[0].1.unwrap().to_string().replace('-', "")
 }
 

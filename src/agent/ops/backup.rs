@@ -2,12 +2,11 @@
 
 use super::Task;
 use crate::agent::{
-    lead::{self, TAKE_OVER},
     node::Node,
+    nominate::{self, TAKE_OVER},
     reap, sharing,
 };
 use crate::backup::{self, Cx};
-use crate::config::places;
 use crate::model::{
     command::{BackupCmd, name},
     config::Config,
@@ -16,6 +15,7 @@ use crate::model::{
 use crate::mongo::{admin::explain, majority};
 use crate::rendezvous::Role;
 use crate::storage::Storage;
+use crate::storages::place;
 use crate::topo::condition;
 use anyhow::{Context, Result};
 use std::{sync::Arc, time::Duration};
@@ -34,7 +34,7 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<BackupCmd>) -> 
         if !node.in_leader_rs || (!is_primary && appears(node, &backup.name).await?) {
             return Ok(());
         }
-        lead::lead(node, &task.opid, &backup, config.as_ref(), &task.cancel).await
+        nominate::lead(node, &task.opid, &backup, config.as_ref(), &task.cancel).await
     };
     let (led, worked) = tokio::join!(leading, work(&task, &backup));
     led.and(worked)
@@ -117,7 +117,7 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
 /// or a newer one.
 async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Config, Arc<dyn Storage>)> {
     let mut config = node.control.config.main().await?.context("the configuration is gone")?;
-    config.storage = places::storage(&node.control, &config.storage, &backup.profile).await?;
+    config.storage = place::storage(&node.control, &config.storage, &backup.profile).await?;
     let limit = backup.limit_upload.or(config.backup.as_ref().and_then(|conf| conf.limit_upload)).unwrap_or_default();
     let storage = node.open_to_write(&config.storage, limit).await?;
     if node.in_leader_rs {

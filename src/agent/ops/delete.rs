@@ -3,13 +3,13 @@
 
 use super::{Task, alone, remains};
 use crate::agent::sharing;
-use crate::config::places;
 use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd, name};
 use crate::storage::Storage;
-use crate::upkeep::{
+use crate::storages::place;
+use crate::upkeep::deletion::{
+    plan::Cut,
     prune,
     retention::{self, Ask},
-    verdict::Cut,
 };
 use anyhow::{Context, Result, bail};
 use bson::Timestamp;
@@ -45,7 +45,7 @@ pub(in crate::agent) async fn cleanup(task: Task, command: Option<CleanupCmd>) -
 }
 
 fn profile(name: String) -> Option<String> {
-    (!places::is_main(&name)).then_some(name)
+    (!place::is_main(&name)).then_some(name)
 }
 
 fn seconds(unix: i64) -> Result<Timestamp> {
@@ -74,10 +74,10 @@ async fn work(task: &Task, ask: &Ask) -> Result<()> {
     let settings = match (ask, ask.profile()) {
         // Where it lies, even if its profile is gone.
         (Ask::Backup(name), _) => match facts.backups.iter().find(|backup| backup.name == *name) {
-            Some(backup) => places::of_backup(control, backup, &config.storage).await?,
+            Some(backup) => place::of_backup(control, backup, &config.storage).await?,
             None => config.storage.clone(),
         },
-        (_, profile) => places::storage(control, &config.storage, profile.unwrap_or(places::MAIN)).await?,
+        (_, profile) => place::storage(control, &config.storage, profile.unwrap_or(place::MAIN)).await?,
     };
     let store = task.node.open_to_delete(&settings).await?;
     let done = prune::run(control, store.as_ref(), &plan).await?;

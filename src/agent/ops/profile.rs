@@ -1,13 +1,16 @@
 //! `addConfigProfile`, `removeConfigProfile`: storages beside the main one (docs/format.md C.3.1, D.6).
 
 use super::{Task, alone};
-use crate::config::{marked, mask, places, same_place};
 use crate::model::{
     command::{ProfileCmd, name},
     config::Config,
     rate::Rate,
 };
 use crate::mongo::admin::explain;
+use crate::{
+    config::{mask, same_place},
+    storages::{place, used_before},
+};
 use anyhow::{Context, Result, ensure};
 
 /// Stores the profile once its storage can be used from here.
@@ -18,7 +21,7 @@ pub(in crate::agent) async fn add(task: Task, command: Option<ProfileCmd>) -> Re
         let known = control.config.profiles().await?;
         let stored = known.iter().find(|known| known.name.as_ref() == Some(&profile.name)).map(|known| &known.storage);
         mask::unmask(&mut profile.storage, stored)?;
-        let settings = places::named(&Config {
+        let settings = place::named(&Config {
             name: Some(profile.name.clone()),
             storage: profile.storage.clone(),
             ..Config::default()
@@ -26,7 +29,7 @@ pub(in crate::agent) async fn add(task: Task, command: Option<ProfileCmd>) -> Re
         match task.node.open_to_write(&settings, Rate::default()).await {
             Ok(_) => {}
             // The profile's keys may be changed while its storage is missing; nothing is written to the storage.
-            Err(error) if error.is::<marked::Lost>() => tracing::warn!("{}", explain(&error)),
+            Err(error) if error.is::<used_before::Lost>() => tracing::warn!("{}", explain(&error)),
             Err(error) => return Err(error.context("look for the storage's mark .pbm.init, or write it")),
         }
         control.config.put_profile(&profile.name, &profile.storage, control.cluster_time().await?).await?;
@@ -41,16 +44,16 @@ pub(in crate::agent) async fn remove(task: Task, command: Option<ProfileCmd>) ->
     alone::run(task, name::REMOVE_PROFILE, async |task| {
         let ProfileCmd { name, .. } = named(command)?;
         let control = &task.node.control;
-        places::find(&control.config.profiles().await?, &name)?;
+        place::find(&control.config.profiles().await?, &name)?;
         // The profile last: cut short, the same command goes on.
         let forgotten = control.backups.drop_profile(&name).await?;
         let known = control.config.profiles().await?;
-        let settings = &places::find(&known, &name)?.storage;
+        let settings = &place::find(&known, &name)?.storage;
         control.config.remove_profile(&name).await?;
         let main = control.config.main().await?.map(|config| config.storage);
         let others = known.iter().filter(|it| it.name.as_ref() != Some(&name)).map(|it| &it.storage).chain(&main);
         if !others.into_iter().any(|other| same_place(other, settings)) {
-            marked::forget(control, settings).await?;
+            used_before::forget(control, settings).await?;
         }
         tracing::info!("profile {name} is removed and {forgotten} backups are forgotten; their files stay");
         Ok(())
@@ -60,6 +63,6 @@ pub(in crate::agent) async fn remove(task: Task, command: Option<ProfileCmd>) ->
 
 fn named(command: Option<ProfileCmd>) -> Result<ProfileCmd> {
     let profile = command.context("the command names no profile")?;
-    ensure!(!places::is_main(&profile.name), "'{}' can't be the name of a profile", profile.name);
+    ensure!(!place::is_main(&profile.name), "'{}' can't be the name of a profile", profile.name);
     Ok(profile)
 }

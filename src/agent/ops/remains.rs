@@ -3,13 +3,17 @@
 
 use super::{Task, alone};
 use crate::agent::sharing;
-use crate::config::places;
 use crate::control::unix_now;
 use crate::model::command::{CleanupFailedCmd, name};
 use crate::storage::Storage;
+use crate::storages::place;
 use crate::upkeep::{
-    prune, reap, remains, tenants,
-    verdict::{Fate, Stays},
+    contents::{leftovers, tenants},
+    deletion::{
+        plan::{Fate, Stays},
+        prune,
+    },
+    reap,
 };
 use anyhow::{Context, Result, bail};
 use std::collections::HashSet;
@@ -23,7 +27,7 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<CleanupFailedCm
 async fn work(task: &Task, command: &CleanupFailedCmd) -> Result<()> {
     let control = &task.node.control;
     let config = control.config.main().await?.context("there is no configuration; run `pbm config --file`")?;
-    let settings = places::storage(control, &config.storage, &command.profile).await?;
+    let settings = place::storage(control, &config.storage, &command.profile).await?;
     let store = task.node.open_to_delete(&settings).await?;
     if command.look {
         return look(task, store.as_ref()).await;
@@ -32,10 +36,10 @@ async fn work(task: &Task, command: &CleanupFailedCmd) -> Result<()> {
     for said in reap::end_all_lost(control).await? {
         tracing::warn!("{said}");
     }
-    let profile = places::profile_of(&settings);
+    let profile = place::profile_of(&settings);
     let backups = control.backups.all().await?;
     let now = control.advanced_cluster_time().await?;
-    let mut plan = remains::plan(&backups, &control.locks.all().await?, profile, now);
+    let mut plan = leftovers::plan(&backups, &control.locks.all().await?, profile, now);
     let agreed: HashSet<&String> = command.backups.iter().collect();
     for item in plan.backups.iter_mut().filter(|item| matches!(item.fate, Fate::Goes(_))) {
         if !agreed.contains(&item.name) {
@@ -43,7 +47,7 @@ async fn work(task: &Task, command: &CleanupFailedCmd) -> Result<()> {
             continue;
         }
         let Some(backup) = backups.iter().find(|backup| backup.name == item.name) else { continue };
-        if remains::is_finished_there(store.as_ref(), backup).await? {
+        if leftovers::is_finished_there(store.as_ref(), backup).await? {
             tracing::warn!("backup {} stays: its metadata file says that it was finished", item.name);
             item.fate = Fate::Stays(Stays::Incomplete);
         }
@@ -60,8 +64,8 @@ async fn look(task: &Task, store: &dyn Storage) -> Result<()> {
         tracing::warn!("objects that belong to no backup are not looked for: {why}");
         return Ok(());
     }
-    for orphan in remains::orphans(store, &known(task).await?, unix_now()).await? {
-        tracing::info!("{}", remains::line(&orphan));
+    for orphan in leftovers::orphans(store, &known(task).await?, unix_now()).await? {
+        tracing::info!("{}", leftovers::line(&orphan));
     }
     Ok(())
 }
@@ -75,7 +79,7 @@ async fn orphans(task: &Task, store: &dyn Storage, command: &CleanupFailedCmd) -
         bail!("the objects that belong to no backup stay: {why}");
     }
     for orphan in &command.orphans {
-        remains::remove(store, orphan, &known(task).await?, unix_now()).await?;
+        leftovers::remove(store, orphan, &known(task).await?, unix_now()).await?;
         tracing::info!("deleted the objects below '{}'", orphan.name);
     }
     Ok(command.orphans.len())

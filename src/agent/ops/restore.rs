@@ -5,7 +5,6 @@ use crate::agent::{
     node::Node,
     op::{Gate, Leased, Op},
 };
-use crate::config::{downloads, places};
 use crate::model::{
     command::{RestoreCmd, name},
     config::Config,
@@ -13,6 +12,7 @@ use crate::model::{
 use crate::rendezvous::Role;
 use crate::restore::{self, Cx, Sources};
 use crate::storage::Storage;
+use crate::{config::downloads, storages::place};
 use anyhow::{Context, Result};
 use std::sync::Arc;
 
@@ -47,10 +47,10 @@ async fn source(node: &Node, config: &Config, restore: Option<&RestoreCmd>) -> R
     let Some(backup) = node.control.backups.get(&restore.backup_name).await? else {
         return main.await;
     };
-    if places::profile_of(&backup.store).is_none() {
+    if place::profile_of(&backup.store).is_none() {
         return main.await;
     }
-    let place = places::of_backup(&node.control, &backup, &config.storage).await?;
+    let place = place::of_backup(&node.control, &backup, &config.storage).await?;
     let store = node.open_to_read(&place, downloads).await?;
     if restore.oplog_ts.is_none() {
         return Ok(store);

@@ -3,18 +3,20 @@
 
 use super::Task;
 use crate::agent::{node::Node, sharing};
-use crate::config::{
-    marked::{self, Way},
-    open::{self, Root},
-    places,
-};
 use crate::model::{
     command::{ResyncCmd, name},
     config::{Config, StorageConf},
 };
 use crate::mongo::admin::explain;
 use crate::storage::Storage;
-use crate::upkeep::resync;
+use crate::upkeep::contents::resync;
+use crate::{
+    config::open::{self, Root},
+    storages::{
+        place,
+        used_before::{self, Way},
+    },
+};
 use anyhow::{Context, Result, bail};
 use std::sync::Arc;
 
@@ -40,11 +42,11 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<ResyncCmd>) -> 
 }
 
 async fn read(node: &Node, command: &ResyncCmd) -> Result<()> {
-    if !command.all && places::is_main(&command.name) {
+    if !command.all && place::is_main(&command.name) {
         return main_storage(node, command).await;
     }
     let known = node.control.config.profiles().await?;
-    let profiles = if command.all { known.iter().collect() } else { vec![places::find(&known, &command.name)?] };
+    let profiles = if command.all { known.iter().collect() } else { vec![place::find(&known, &command.name)?] };
     let mut failed = Vec::new();
     for profile in profiles {
         let name = profile.name.as_deref().unwrap_or_default();
@@ -69,15 +71,15 @@ async fn main_storage(node: &Node, command: &ResyncCmd) -> Result<()> {
     let store = right_one(node, &config.storage, command.accept_empty).await?;
     sharing::take_over(node, store.as_ref(), &config.storage).await;
     resync::main_storage(&node.control, store.as_ref(), &config, command.include_restores).await?;
-    marked::remember(&node.control, &config.storage).await
+    used_before::remember(&node.control, &config.storage).await
 }
 
 /// Opens the storage and makes sure that it is the right one: a resync forgets everything that the storage does not hold.
 async fn right_one(node: &Node, settings: &StorageConf, accept_empty: bool) -> Result<Arc<dyn Storage>> {
     let me = node.me();
     let way = Way::new(settings, &me);
-    match marked::find(&node.control, &way).await {
-        Err(error) if error.is::<marked::Lost>() => {
+    match used_before::find(&node.control, &way).await {
+        Err(error) if error.is::<used_before::Lost>() => {
             if accept_empty {
                 tracing::warn!("the storage is taken for a new one, as was asked for: {error}");
                 let store = way.open(Root::MakeIfMissing).await?;
@@ -86,7 +88,7 @@ async fn right_one(node: &Node, settings: &StorageConf, accept_empty: bool) -> R
             }
             // Perhaps only the mark is missing.
             let Ok(store) = way.open(Root::MustExist).await else { return Err(error) };
-            if !marked::holds_known_backups(&node.control, settings, store.as_ref()).await? {
+            if !used_before::holds_known_backups(&node.control, settings, store.as_ref()).await? {
                 return Err(error);
             }
             tracing::warn!("the storage's mark .pbm.init is missing and is written anew: known backups are there");
@@ -98,7 +100,7 @@ async fn right_one(node: &Node, settings: &StorageConf, accept_empty: bool) -> R
 }
 
 async fn one(node: &Node, profile: &Config, accept_empty: bool) -> Result<()> {
-    let settings = places::named(profile);
+    let settings = place::named(profile);
     let store = right_one(node, &settings, accept_empty).await?;
     sharing::take_over(node, store.as_ref(), &settings).await;
     resync::profile(&node.control, store.as_ref(), profile).await

@@ -4,8 +4,8 @@ use super::{Draft, Drop, TargetNamespace};
 use crate::{
     archive::meta::NamespaceMeta,
     model::selection::Selection,
-    oplog::aside,
-    restore::namespaces::{Fate, Wish, fate, is_droppable},
+    replay::temporary_names,
+    restore::plan::namespaces::{Fate, Wish, fate, is_droppable},
 };
 
 impl Draft<'_> {
@@ -30,7 +30,7 @@ impl Draft<'_> {
     /// What the target has and the backup lacks.
     pub(super) fn look_at_extra(&mut self, there: &TargetNamespace) {
         let wish = self.facts.wish;
-        if aside::is(&there.coll) {
+        if temporary_names::is(&there.coll) {
             self.warnings.push(format!(
                 "'{}.{}' is left from a restore that was interrupted; drop it when this one is done",
                 there.db, there.coll
@@ -70,5 +70,5 @@ impl Draft<'_> {
 
 /// A collection under a name of ours: under its own the target may have one that is to stay.
 pub(super) fn parked(meta: &NamespaceMeta) -> NamespaceMeta {
-    NamespaceMeta { coll: aside::of(&meta.uuid.map(bson::Uuid::bytes).unwrap_or_default()), ..meta.clone() }
+    NamespaceMeta { coll: temporary_names::of(&meta.uuid.map(bson::Uuid::bytes).unwrap_or_default()), ..meta.clone() }
 }

@@ -1,6 +1,6 @@
 //! A request's body, given out in small pieces, so that its progress can be seen and its pace kept.
 
-use crate::storage::pace::Pace;
+use crate::storage::rate::Pace;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use std::{

@@ -14,7 +14,7 @@
 
 mod body;
 mod connect;
-use super::{ByteStream, pace::Pace};
+use super::{ByteStream, rate::Pace};
 use body::{Outgoing, Progress};
 use bytes::Bytes;
 use connect::Dial;

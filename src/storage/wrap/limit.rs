@@ -1,6 +1,6 @@
 //! Slows uploads down to a [`Pace`]. For drivers that don't do it themselves where the bytes leave.
 
-use crate::storage::{ByteStream, ObjectInfo, Promises, Result, SizeHint, Storage, pace::Pace};
+use crate::storage::{ByteStream, ObjectInfo, Promises, Result, SizeHint, Storage, rate::Pace};
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 use std::{fmt, ops::Range, sync::Arc};

@@ -1,0 +1,290 @@
+//! Leading a backup: its document, and the nomination of an agent per replica set (docs/format.md D.2).
+//!
+//! The cluster leader, which is the agent on the primary of the leader replica set, does this for every backup. If
+//! that agent is not there, another one of the leader replica set steps in: the unique index on the backup's name lets
+//! only one of them insert the document.
+
+use super::{node::Node, op::roll_call};
+use crate::backup::CANCELED;
+use crate::control::{Declined, HEARTBEAT, unix_now};
+use crate::model::{
+    agent::AgentStat,
+    backup::{BackupMeta, BackupType},
+    command::BackupCmd,
+    config::{Config, StorageConf},
+    lock::is_stale,
+    names::PBM_VERSION,
+    selection::Selection,
+    serde_help::zero_ts,
+    status::{Condition, Status},
+};
+use crate::mongo::admin::explain;
+use crate::rendezvous::{Cancel, Early};
+use crate::storages::place;
+use crate::topo::{
+    cluster::Cluster,
+    elect::{self, Field, Preference},
+    suits::unfit,
+};
+use crate::upkeep::balancer;
+use anyhow::{Result, anyhow, bail};
+use bson::Timestamp;
+use futures::future::{join_all, try_join_all};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long a group of candidates has to take the lock before the next group is asked.
+const PER_TIER: Duration = Duration::from_secs(5);
+/// How long to wait for a first candidate, when there are agents but none is fit.
+const FOR_A_CANDIDATE: Duration = Duration::from_secs(10);
+/// How long a member with an agent of the original may take to answer whether it may be read.
+const LOOK: Duration = Duration::from_secs(2);
+/// How long agents off the primary leave the lead to the one on it.
+pub(super) const TAKE_OVER: Duration = Duration::from_secs(3);
+
+/// Inserts the backup's document and sees to it that every replica set gets an agent; a backup that can't start gets
+/// its reason as its final status. Cancelled before that, it gets this as its status: who only waits to be named writes
+/// nothing. Nothing happens if somebody else leads.
+pub(super) async fn lead(
+    node: &Node,
+    opid: &str,
+    backup: &BackupCmd,
+    config: Option<&Config>,
+    cancel: &Cancel,
+) -> Result<()> {
+    let place = place(node, backup, config).await?;
+    let cluster = node.cluster().await?;
+    let reject = match &place {
+        Err(why) => Some(why.clone()),
+        Ok(_) => refusal(node, opid, backup).await?,
+    };
+    let mut meta = first_document(node, &cluster, opid, backup, place.unwrap_or_default()).await?;
+    if let Some(reason) = &reject {
+        meta.status = Status::Error;
+        meta.error = Some(reason.clone());
+        meta.conditions.push(Condition { timestamp: unix_now(), status: Status::Error, error: Some(reason.clone()) });
+    }
+    // This check runs before and after the insert: the sender withdraws the operation and then looks for its document, so at
+    // least one of the two sees the other.
+    if node.control.locks.is_withdrawn(opid).await? || !node.control.backups.insert(&meta).await? {
+        return Ok(());
+    }
+    if node.control.locks.is_withdrawn(opid).await? {
+        let why = "it was withdrawn by its sender before any agent took it";
+        node.control.backups.set_status(&backup.name, Status::Error, why).await?;
+        bail!("backup {}: {why}", backup.name);
+    }
+    if let Some(reason) = reject {
+        bail!("backup {} can't start: {reason}", backup.name);
+    }
+    // Two storages at a time are better served by two nodes.
+    let slicing: Vec<String> = if place::is_main(&backup.profile) {
+        Vec::new()
+    } else {
+        node.control.locks.slicers().await?.into_iter().map(|lock| lock.header.node).collect()
+    };
+    let priority = config.and_then(|c| c.backup.as_ref()).and_then(|b| b.priority.as_ref());
+    let preference = Preference { priority, slicing: &slicing };
+    let nominations = async {
+        let alive = living(node).await?;
+        let fields: Vec<(String, Field)> =
+            cluster.names().into_iter().map(|rs| (rs.clone(), elect::field(&alive, &rs, preference))).collect();
+        let first = |(rs, field): &(String, Field)| Some((rs.clone(), field.tiers.first()?.clone()));
+        node.control.backups.nominate_first(&backup.name, &fields.iter().filter_map(first).collect::<Vec<_>>()).await?;
+        try_join_all(fields.into_iter().map(|(rs, field)| nominate(node, &backup.name, rs, field, preference))).await
+    };
+    let result = tokio::select! {
+        biased;
+        () = cancel.cancelled() => {
+            let early = cancel.early().unwrap_or(Early::Asked);
+            let (status, reason) = match early {
+                Early::Asked => (Status::Canceled, CANCELED.to_owned()),
+                early => (Status::Error, format!("{}, before it began; make another one", early.sentence("backup"))),
+            };
+            node.control.backups.set_status(&backup.name, status, &reason).await?;
+            tracing::info!("the backup ended before it began: {reason}");
+            return Ok(());
+        }
+        result = nominations => result.map(drop),
+        never = keep_beating(node, &backup.name) => never,
+    };
+    if let Err(error) = &result {
+        node.control.backups.set_status(&backup.name, Status::Error, &explain(error)).await?;
+    }
+    result
+}
+
+async fn keep_beating(node: &Node, name: &str) -> Result<()> {
+    loop {
+        tokio::time::sleep(HEARTBEAT).await;
+        let now = node.control.cluster_time().await?;
+        node.control.backups.beat(name, now).await?;
+    }
+}
+
+/// The storage that the backup is made to, as its document names it, or why there is none.
+async fn place(node: &Node, backup: &BackupCmd, config: Option<&Config>) -> Result<Result<StorageConf, String>> {
+    let Some(config) = config else {
+        return Ok(Err("there is no configuration; give one with `pbm config --file`".into()));
+    };
+    match place::storage(&node.control, &config.storage, &backup.profile).await {
+        Err(error) if error.is::<place::Unknown>() => Ok(Err(error.to_string())),
+        place => place.map(Ok),
+    }
+}
+
+/// Why this backup must not start, if so.
+async fn refusal(node: &Node, opid: &str, backup: &BackupCmd) -> Result<Option<String>> {
+    if backup.kind != BackupType::Logical {
+        return Ok(Some(format!(
+            "{} backups need Percona Server for MongoDB and are not supported by this agent; use --type logical",
+            backup.kind
+        )));
+    }
+    match Selection::of(&backup.nss, backup.narrowed.as_ref()) {
+        Err(error) => return Ok(Some(format!("the selection can't be used: {error}"))),
+        Ok(selection) if backup.users_and_roles && selection.databases().is_empty() => {
+            return Ok(Some("users and roles belong to databases: select at least one as a whole (db.*)".into()));
+        }
+        Ok(_) => {}
+    }
+    let now = node.control.cluster_time().await?;
+    let busy = node.control.locks.all().await?.into_iter().find(|l| l.header.opid != opid && !is_stale(l.hb, now));
+    Ok(busy.map(|lock| {
+        format!(
+            "another operation is running: {} with OPID {} on {}; wait for its end or cancel it",
+            lock.header.kind, lock.header.opid, lock.header.node
+        )
+    }))
+}
+
+fn is_selective(backup: &BackupCmd) -> bool {
+    Selection::of(&backup.nss, backup.narrowed.as_ref()).is_ok_and(|selection| !selection.is_everything())
+}
+
+async fn first_document(
+    node: &Node,
+    cluster: &Cluster,
+    opid: &str,
+    backup: &BackupCmd,
+    store: StorageConf,
+) -> Result<BackupMeta> {
+    let balanced = cluster.sharded && balancer::was_on(&node.control).await?;
+    let version = node.version_now().await?;
+    let unset = Timestamp { time: 1, increment: 1 };
+    let started = unix_now();
+    Ok(BackupMeta {
+        kind: backup.kind,
+        opid: opid.to_owned(),
+        name: backup.name.clone(),
+        src_backup: None,
+        shard_remap: cluster.remap(),
+        // Of a full backup it has to be absent.
+        nss: if is_selective(backup) { backup.nss.clone() } else { Vec::new() },
+        nss_narrowed: backup.narrowed.clone(),
+        sel_users_and_roles: backup.users_and_roles,
+        replsets: Vec::new(),
+        compression: backup.compression,
+        store,
+        size: 0,
+        size_uncompressed: 0,
+        mongodb_version: version.server,
+        fcv: version.fcv,
+        start_ts: started,
+        last_transition_ts: started,
+        first_write_ts: unset,
+        last_write_ts: unset,
+        hb: node.control.cluster_time().await.unwrap_or_else(|_| zero_ts()),
+        status: Status::Starting,
+        conditions: vec![Condition { timestamp: started, status: Status::Starting, error: None }],
+        n: Vec::new(),
+        error: None,
+        pbm_version: PBM_VERSION.into(),
+        balancer: if balanced { "full" } else { "off" }.into(),
+        description: backup.description.clone(),
+    })
+}
+
+/// Names candidates for `rs`, group after group, until one has taken the work. The first group of `field` is named already.
+async fn nominate(node: &Node, name: &str, rs: String, field: Field, preference: Preference<'_>) -> Result<()> {
+    let rs = rs.as_str();
+    let mut named = !field.tiers.is_empty();
+    let field = if named { field } else { candidates(node, rs, preference).await? };
+    let mut declined: Vec<Declined> = Vec::new();
+    for tier in field.tiers {
+        tracing::debug!("nominating {} for replica set {rs}", tier.join(", "));
+        let mut waiter = node.control.bell.waiter();
+        if !std::mem::take(&mut named) {
+            node.control.backups.nominate(name, rs, &tier).await?;
+        }
+        let until = Instant::now() + PER_TIER;
+        loop {
+            let Some(round) = node.control.backups.round(name, rs).await? else {
+                bail!("the backup's document is gone")
+            };
+            if round.status.is_final() || round.nomination.is_some_and(|round| !round.ack.is_empty()) {
+                return Ok(());
+            }
+            let has_declined = |node: &String| round.declined.iter().any(|declined| declined.node == *node);
+            let nobody_left = tier.iter().all(has_declined);
+            declined = round.declined;
+            if nobody_left || Instant::now() >= until {
+                break;
+            }
+            waiter.next_within(until.saturating_duration_since(Instant::now()).min(crate::control::POLL)).await;
+        }
+    }
+    if declined.is_empty() {
+        bail!(
+            "no agent of replica set {rs} took the backup, although candidates were named; see the agents' logs with `pbm logs`"
+        );
+    }
+    let mut why: Vec<(String, String)> = declined.into_iter().map(|it| (it.node, it.why)).collect();
+    why.extend(
+        field.unfit.into_iter().filter(|(node, _)| !why.iter().any(|(other, _)| other == node)).collect::<Vec<_>>(),
+    );
+    Err(nobody(rs, &why))
+}
+
+fn nobody(rs: &str, why: &[(String, String)]) -> anyhow::Error {
+    let why: Vec<String> = why.iter().map(|(node, why)| format!("{node}: {why}")).collect();
+    anyhow!("no agent of replica set {rs} can take the backup: {}", why.join("; "))
+}
+
+/// The living agents. The lines of the original's agents don't show everything that makes a node unfit, so their nodes are
+/// asked.
+async fn living(node: &Node) -> Result<Vec<AgentStat>> {
+    let mut alive = node.control.agents.alive(node.control.cluster_time().await?).await?;
+    let silent = alive.iter_mut().filter(|agent| agent.is_original() && unfit(agent).is_none());
+    let looks = silent.map(|agent| async {
+        match node.look_at(&agent.n, LOOK).await {
+            Ok(condition) => agent.unfit = condition.unfit().unwrap_or_default(),
+            // The node can't be asked, but its agent reports that it works.
+            Err(error) => tracing::debug!("look at {}: {}", agent.n, explain(&error)),
+        }
+    });
+    join_all(looks).await;
+    Ok(alive)
+}
+
+async fn candidates(node: &Node, rs: &str, preference: Preference<'_>) -> Result<Field> {
+    let until = Instant::now() + FOR_A_CANDIDATE;
+    loop {
+        let mut waiter = node.control.bell.waiter();
+        let alive = living(node).await?;
+        let field = elect::field(&alive, rs, preference);
+        if !field.tiers.is_empty() {
+            return Ok(field);
+        }
+        if field.unfit.is_empty() {
+            bail!(
+                "no available agent(s) on replsets: {rs}; start pbm-agent beside each mongod of {rs} (agents seen: {})",
+                roll_call(&alive)
+            );
+        }
+        if Instant::now() >= until {
+            return Err(nobody(rs, &field.unfit));
+        }
+        waiter.next().await;
+    }
+}

@@ -1,0 +1,17 @@
+//! Subcommands that change something, and their checks.
+
+pub mod backup;
+pub mod cancel;
+pub mod checks;
+pub mod cleanup_failed;
+pub mod config;
+pub mod delete;
+pub mod dry_run;
+pub mod export;
+pub mod flush;
+pub mod give_up;
+pub mod oplog_replay;
+pub mod physical;
+pub mod profile;
+pub mod prune_plan;
+pub mod restore;

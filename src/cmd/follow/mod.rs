@@ -1,0 +1,5 @@
+//! Follows an operation to its end.
+
+pub mod document;
+pub mod lock;
+pub mod resync;

@@ -1,0 +1,16 @@
+//! What all subcommands share: connection, arguments, output and errors.
+
+pub mod ask;
+pub mod context;
+pub mod error;
+pub mod examples;
+pub mod fit;
+pub mod launch;
+pub mod names;
+pub mod offered_values;
+pub mod output;
+pub mod progress;
+pub mod selection;
+pub mod storage;
+pub mod times;
+pub mod units;

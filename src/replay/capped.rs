@@ -1,0 +1,106 @@
+//! Gives a collection its cap when its data is complete.
+//!
+//! On servers from 6.0 on, a `collMod` sets the cap. Older servers have no such `collMod`, so there the collection is uncapped
+//! until its data is complete. Then its documents are copied aside in their order, and from there into a new capped collection
+//! with the old name and UUID.
+
+use anyhow::{Context, Result, bail};
+use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc};
+
+use crate::mongo::listing;
+use crate::raw::text;
+use crate::replay::build::{run, uuid_of};
+use crate::replay::owed::{Cap, Key, WIDEST, integer};
+use crate::replay::target::{Mode, Target};
+
+const COPY_BYTES: usize = 4 << 20;
+
+/// `movable`: see [`Catalog::can_move_caps`](super::owed::Catalog::can_move_caps).
+pub(super) async fn settle(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap, movable: bool) -> Result<()> {
+    if !movable {
+        return recreate(target, db, coll, key, cap).await;
+    }
+    let mut command = doc! {"collMod": coll, "cappedSize": cap.size};
+    if let Some(max) = cap.max {
+        command.insert("cappedMax", max);
+    }
+    run(target, db, command).await.context("set the size of the capped collection")?;
+    // `ok` is no proof: beside buckets with the collection's name 6.0 means those, and does nothing.
+    if is_set(target, db, coll, cap).await? {
+        return Ok(());
+    }
+    bail!("the server does not take its size of {} bytes", cap.size)
+}
+
+async fn is_set(target: &Target, db: &str, coll: &str, cap: Cap) -> Result<bool> {
+    let options = options_of(target, db, coll).await?;
+    let number = |name: &str| options.get(name).and_then(integer).filter(|number| *number > 0);
+    // The server rounds sizes up.
+    Ok(number("size").is_some_and(|size| size >= cap.size && size < WIDEST) && number("max") == cap.max)
+}
+
+/// Two copies, because the UUID is only free when the first collection is gone.
+async fn recreate(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap) -> Result<()> {
+    let aside = format!("tmp{}.pbm", &Uuid::new().to_string()[..8]);
+    run(target, db, doc! {"create": &aside, "writeConcern": {"w": "majority"}}).await.context("create a copy")?;
+    let options = options_of(target, db, coll).await?;
+    copy(target, db, coll, &aside).await?;
+    let mut command = doc! {"create": coll};
+    command.extend(options);
+    command.extend(doc! {"capped": true, "size": cap.size});
+    if let Some(max) = cap.max {
+        command.insert("max", max);
+    }
+    let mut op = rawdoc! {"op": "c", "ns": format!("{db}.$cmd"), "o": text::encode(&command)?};
+    if let Key::Uuid(uuid) = key {
+        op.append(cstr!("ui"), bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: uuid.to_vec() });
+    }
+    target.drop(db, coll).await?;
+    checked(target, Mode::InitialSync, &[&op]).await.context("create the capped collection")?;
+    copy(target, db, &aside, coll).await?;
+    target.drop(db, &aside).await
+}
+
+async fn options_of(target: &Target, db: &str, coll: &str) -> Result<Document> {
+    let command = doc! {"listCollections": 1, "filter": {"name": coll}};
+    let found = listing::documents(&target.client().database(db), command).await.context("read the options")?;
+    let Some(found) = found.first() else { bail!("{db}.{coll} is not there") };
+    let mut options = found.get_document("options").cloned().unwrap_or_default();
+    if let Ok(id_index) = found.get_document("idIndex") {
+        options.insert("idIndex", id_index.clone());
+    }
+    Ok(options)
+}
+
+/// Copies all documents in natural order, byte for byte.
+async fn copy(target: &Target, db: &str, from: &str, to: &str) -> Result<()> {
+    let to_uuid = uuid_of(target, db, to).await?;
+    let failed = || format!("copy {db}.{from} to {to}");
+    let find = doc! {"find": from, "sort": {"$natural": 1}};
+    let mut cursor = target.client().database(db).run_cursor_command(find).await.with_context(failed)?;
+    let (mut ops, mut bytes) = (Vec::<RawDocumentBuf>::new(), 0);
+    loop {
+        let more = cursor.advance().await.with_context(failed)?;
+        let next = if more { cursor.current().as_bytes().len() } else { 0 };
+        if !ops.is_empty() && (!more || bytes + next > COPY_BYTES) {
+            let batch: Vec<&RawDocument> = ops.iter().map(AsRef::as_ref).collect();
+            checked(target, Mode::InitialSync, &batch).await.with_context(failed)?;
+            ops.clear();
+            bytes = 0;
+        }
+        if !more {
+            return Ok(());
+        }
+        bytes += next;
+        let ui = bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: to_uuid.bytes().to_vec() };
+        ops.push(rawdoc! {"op": "i", "ns": format!("{db}.{to}"), "ui": ui, "o": cursor.current().to_owned()});
+    }
+}
+
+async fn checked(target: &Target, mode: Mode, ops: &[&RawDocument]) -> Result<()> {
+    let (applied, _) = target.apply_ops(mode, ops).await?;
+    match applied.stopped {
+        None if applied.missed.is_empty() => Ok(()),
+        _ => bail!("the server refused: {applied:?}"),
+    }
+}

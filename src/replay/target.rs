@@ -1,0 +1,235 @@
+//! The primary that a replay writes to: `applyOps` with its peculiarities, and a look at the catalogue.
+//!
+//! # What the server does (measured on 6.0.5 and 5.0.4)
+//!
+//! Always with `allowAtomic: false`, `alwaysUpsert: false`.
+//!
+//! | case | answer |
+//! |---|---|
+//! | insert or update or delete, UUID unknown | error 26, the batch stops there (in every mode) |
+//! | `ns` is not the present name of the UUID's collection | insert, update: error 26; delete: true, nothing done; if another collection has that name the server applies it without its lock, or dies (update): always send the present name |
+//! | update (diff or replacement) of a missing document | `results[i]` false, the batch goes on, at its end error 8 |
+//! | delete of a missing document | true |
+//! | insert over an existing `_id` | true, replaces the document in place (its natural position stays) |
+//! | insert or replacement hitting an `_id` equal only by collation | error 13596, stops |
+//! | a diff onto fields of another shape, or onto a newer document | true, what does not fit is left out |
+//! | an update that would make a document too large | error 17419 or 10334, stops |
+//! | `create` with the UUID of an existing collection | true; under another name: it is renamed to this one |
+//! | `create`, the name belongs to another UUID | InitialSync: the other becomes `tmp`, five random letters and `.create`; ApplyOps: error |
+//! | … and it is a time series' bucket collection | as above, and 6.0.5 dies on the next `listCollections`: never do it |
+//! | `create` over a view, `drop` or `collMod` of a missing collection, `create system.views` again | true, nothing done |
+//! | `renameCollection`: already renamed; source missing | true; true, `dropTarget` (a UUID) is dropped |
+//! | `renameCollection` onto a name of another UUID that is not `dropTarget` | InitialSync: the other becomes `tmp`, five random letters and `.rename` |
+//! | insert into `system.views` of a name that is a collection | true; the view hides it until it is deleted |
+//! | command `drop` of `system.buckets.x` | drops the collection or view `x` if there is one; the oplog's `drop` does not |
+//! | insert into a missing `system.views` | error 26 |
+//! | `collMod` without `ui` in mode InitialSync | 6.0.5 dies (invariant): send it in mode ApplyOps |
+//! | `createIndexes` in mode InitialSync | 5.0.4 dies: indexes are never sent |
+//! | delete from a capped collection; update changing a size in one | 6.0: true; 5.0: error 20; 10003 |
+//! | an unknown command, `convertToCapped` | error 2, nothing of the batch is applied on 6.0 |
+//! | insert with `Timestamp(0,0)` on the top level, `$` or dotted fields | kept as it is (an `insert` command replaces the time) |
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bson::{Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc};
+use mongodb::Client;
+use mongodb::error::ErrorKind;
+
+use crate::mongo::listing;
+use crate::raw::text;
+
+/// How the server treats operations that do not fit its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Operations may be older than the data they meet, as in an initial sync.
+    InitialSync,
+    ApplyOps,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Operations that found no document to update (by position).
+    pub missed: Vec<usize>,
+    /// Where the server stopped and why; what follows this position was not applied.
+    pub stopped: Option<Stop>,
+}
+
+/// An operation that the server refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stop {
+    /// Position in the batch; `None` if the whole command was refused.
+    pub at: Option<usize>,
+    pub code: i32,
+    pub message: String,
+}
+
+/// What has a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Occupant {
+    Collection(Uuid),
+    View,
+    /// The view of a time series; its bucket collection has a name of its own.
+    Timeseries,
+}
+
+/// Errors after which the same batch is sent again: the operations are idempotent in mode InitialSync.
+const TRANSIENT: &[i32] = &[6, 7, 89, 91, 112, 189, 262, 10107, 11600, 11602, 13435, 13436, 9001, 64];
+const ATTEMPTS: u32 = 6;
+
+/// A connection to the primary.
+#[derive(Debug, Clone)]
+pub struct Target {
+    client: Client,
+}
+
+impl Target {
+    pub fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Applies `ops` in their order and waits until the majority has them.
+    ///
+    /// What the server says about single operations is in the result; an error means that the state is unknown even
+    /// after some attempts. The second value tells whether the batch was sent more than once.
+    pub async fn apply_ops(&self, mode: Mode, ops: &[&RawDocument]) -> Result<(Applied, bool)> {
+        let mut delay = Duration::from_millis(100);
+        for attempt in 1.. {
+            let reply = self.client.database("admin").run_raw_command(command(mode, ops)).await;
+            let error = match reply {
+                Ok(reply) => match write_concern_error(&reply) {
+                    None => return Ok((Applied::default(), attempt > 1)),
+                    Some(message) => anyhow::anyhow!("the writes did not reach the majority: {message}"),
+                },
+                Err(error) => {
+                    if let Some(applied) = refusal(&error)
+                        && !applied.stopped.as_ref().is_some_and(|stop| TRANSIENT.contains(&stop.code))
+                    {
+                        return Ok((applied, attempt > 1));
+                    }
+                    let again = is_transient(&error);
+                    let error = anyhow::Error::new(error);
+                    if !again {
+                        return Err(error.context("apply operations on the primary"));
+                    }
+                    error
+                }
+            };
+            if attempt >= ATTEMPTS {
+                return Err(error.context(format!("apply operations on the primary ({attempt} attempts)")));
+            }
+            tracing::warn!(attempt, "applyOps interrupted, sending it again: {}", crate::mongo::admin::explain(&error));
+            tokio::time::sleep(delay).await;
+            delay *= 2;
+        }
+        unreachable!("the loop returns at the last attempt")
+    }
+
+    /// Runs a command and returns its reply.
+    pub async fn run(&self, db: &str, command: Document) -> Result<Document, mongodb::error::Error> {
+        let command = text::encode(&command).map_err(mongodb::error::Error::custom)?;
+        self.client.database(db).run_raw_command(command).await
+    }
+
+    /// Who has the name `db.coll`; a view hides a collection.
+    pub async fn lookup(&self, db: &str, coll: &str) -> Result<Option<Occupant>> {
+        let found = self.list(db, doc! {"name": coll}).await?;
+        Ok(found.into_iter().next().map(|(_, occupant)| occupant))
+    }
+
+    /// The names of a database that pass `filter`, with the collections' UUIDs.
+    pub async fn list(&self, db: &str, filter: Document) -> Result<Vec<(String, Occupant)>> {
+        let database = self.client.database(db);
+        let listed = listing::documents(&database, doc! {"listCollections": 1, "filter": filter}).await;
+        let mut found = Vec::new();
+        for each in listed.with_context(|| format!("list the collections of {db}"))? {
+            let name = each.get_str("name").context("read a collection's name")?.to_owned();
+            let uuid = each.get_document("info").ok().and_then(|info| info.get("uuid")).cloned();
+            let series = each.get_str("type").is_ok_and(|kind| kind == "timeseries");
+            found.push((
+                name,
+                match uuid.map(bson::deserialize_from_bson::<Uuid>) {
+                    Some(uuid) => Occupant::Collection(uuid.context("read a collection's UUID")?),
+                    None if series => Occupant::Timeseries,
+                    None => Occupant::View,
+                },
+            ));
+        }
+        Ok(found)
+    }
+
+    /// Drops a collection that is neither a view nor has `system.` in its name; a missing one is fine.
+    pub async fn drop(&self, db: &str, coll: &str) -> Result<()> {
+        let command = doc! {"drop": coll, "writeConcern": {"w": "majority"}};
+        match self.run(db, command).await {
+            Err(error) if code(&error) == Some(26) => Ok(()),
+            result => result.map(drop).with_context(|| format!("drop {db}.{coll}")),
+        }
+    }
+
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+}
+
+/// The server's error number, if the server answered.
+pub fn code(error: &mongodb::error::Error) -> Option<i32> {
+    match &*error.kind {
+        ErrorKind::Command(command) => Some(command.code),
+        _ => None,
+    }
+}
+
+fn command(mode: Mode, ops: &[&RawDocument]) -> RawDocumentBuf {
+    let mut array = RawArrayBuf::new();
+    for op in ops {
+        array.push((*op).to_owned());
+    }
+    let mut command = rawdoc! {"applyOps": array};
+    command.append(cstr!("allowAtomic"), false);
+    command.append(cstr!("alwaysUpsert"), false);
+    if mode == Mode::InitialSync {
+        command.append(cstr!("oplogApplicationMode"), "InitialSync");
+    }
+    command.append(cstr!("bypassDocumentValidation"), true);
+    command.append(cstr!("writeConcern"), rawdoc! {"w": "majority"});
+    command
+}
+
+/// The server's account of an applyOps that did not succeed.
+fn refusal(error: &mongodb::error::Error) -> Option<Applied> {
+    let reply = error.server_response()?;
+    let ErrorKind::Command(command) = &*error.kind else { return None };
+    let stop = |at| Stop { at, code: command.code, message: crate::oplog::entry::crop(&command.message, 400) };
+    let Ok(Some(RawBsonRef::Array(results))) = reply.get("results") else {
+        return Some(Applied { missed: Vec::new(), stopped: Some(stop(None)) });
+    };
+    let mut missed = Vec::new();
+    let mut count = 0;
+    for (at, result) in results.into_iter().enumerate() {
+        count = at + 1;
+        if result.ok()? == RawBsonRef::Boolean(false) {
+            missed.push(at);
+        }
+    }
+    // "One or more errors": all were tried, and each false one has failed for itself. Any other code belongs to the last.
+    const UNKNOWN_ERROR: i32 = 8;
+    if command.code == UNKNOWN_ERROR && count > 0 {
+        return Some(Applied { missed, stopped: None });
+    }
+    missed.retain(|at| at + 1 != count);
+    Some(Applied { missed, stopped: Some(stop(count.checked_sub(1))) })
+}
+
+fn write_concern_error(reply: &Document) -> Option<String> {
+    reply.get_document("writeConcernError").ok().map(ToString::to_string)
+}
+
+pub fn is_transient(error: &mongodb::error::Error) -> bool {
+    match &*error.kind {
+        ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } | ErrorKind::ServerSelection { .. } => true,
+        ErrorKind::Command(command) => TRANSIENT.contains(&command.code),
+        _ => error.contains_label("RetryableWriteError"),
+    }
+}

@@ -1,0 +1,69 @@
+//! Transactions over several shards at the end of the replay (docs/format.md E.6.5).
+//!
+//! A shard's oplog may end between the preparation of a transaction and its commit, while another shard's oplog has the
+//! commit: then it happened before the cut, and has to be applied everywhere. So every member publishes the commits that
+//! it has seen, waits until all have, and finishes what anybody knows to be committed.
+
+use super::conduct::Cx;
+use crate::{
+    model::{
+        restore::{CommittedTxn, RestoreMeta},
+        status::Status,
+    },
+    rendezvous::Why,
+    replay::{apply::Settled, txn::Committed},
+};
+use anyhow::{Context as _, Result, bail};
+use bson::{Document, doc};
+use std::{collections::HashSet, time::Duration};
+use tokio::time::Instant;
+
+/// How long the members have, from the first that is there: the others may still be replaying, so it is generous, and
+/// lost ones are noticed by their locks long before.
+const ALL_THERE: Duration = Duration::from_secs(24 * 3600);
+
+/// Publishes what this member saw committed and gives what anybody did. Outside of sharded clusters nobody else is asked.
+pub(super) async fn exchange(cx: &Cx, members: &[String], mine: &[Committed]) -> Result<HashSet<String>> {
+    if !cx.cluster.sharded {
+        return Ok(mine.iter().map(|txn| txn.id.clone()).collect());
+    }
+    let published: Vec<CommittedTxn> =
+        mine.iter().map(|txn| CommittedTxn { id: txn.id.clone(), ts: txn.at, state: "commit".to_owned() }).collect();
+    let published = bson::serialize_to_bson(&published).context("encode the committed transactions")?;
+    let restores = &cx.control.restores;
+    let name = &cx.name;
+    restores.set_member(name, &cx.rs, doc! { "committed_txn": published, "txn_set": true }).await?;
+    let until = Instant::now() + ALL_THERE;
+    loop {
+        let mut waiter = cx.control.bell.waiter();
+        let meta: RestoreMeta = restores.get(name).await?.ok_or(Why::Gone)?;
+        if matches!(meta.status, Status::Error | Status::Canceled) {
+            return Err(Why::ClusterFailed(meta.error.unwrap_or_default()).into());
+        }
+        let there = |rs: &String| meta.replsets.iter().any(|part| part.name == *rs && part.txn_set);
+        if members.iter().all(there) {
+            let all = meta.replsets.into_iter().flat_map(|part| part.committed_txn.unwrap_or_default());
+            return Ok(all.map(|txn| txn.id).collect());
+        }
+        if Instant::now() >= until {
+            bail!("not every replica set told which transactions it saw committed");
+        }
+        waiter.next().await;
+    }
+}
+
+/// Tells in this member's part what became of the transactions without a decision.
+pub(super) async fn report(cx: &Cx, settled: &Settled) -> Result<()> {
+    let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
+    let partial: Vec<Document> = settled.partial.iter().map(|id| doc! { "id": id }).collect();
+    for id in &settled.partial {
+        tracing::error!(transaction = id, "committed on another shard, but this backup has only a part of it");
+    }
+    let stat = doc! {
+        "partial": count(settled.partial.len()),
+        "shard_uncommitted": count(settled.undecided),
+        "left_uncommitted": count(settled.dropped),
+    };
+    let fields = doc! { "stat.txn": stat, "partial_txn": partial };
+    cx.control.restores.set_member(&cx.name, &cx.rs, fields).await.map(drop)
+}

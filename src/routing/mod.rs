@@ -1,0 +1,3 @@
+//! The tables of a sharded cluster that say which shard has which documents.
+
+pub mod shard_ids;
