@@ -230,15 +230,15 @@ fn use_paths(code: &str) -> Vec<String> {
 fn resolved(own: &str, path: &str) -> Option<String> {
     let mut base: Vec<&str> = own.split("::").collect();
     let mut parts = path.split("::").map(str::trim).peekable();
-    match parts.peek()? {
-        &"crate" => {
+    match *parts.peek()? {
+        "crate" => {
             parts.next();
             base.clear();
         }
-        &"self" => {
+        "self" => {
             parts.next();
         }
-        &"super" => {
+        "super" => {
             while parts.next_if_eq(&"super").is_some() {
                 base.pop();
             }
