@@ -8,7 +8,7 @@
 //! | layer | module | what is in it |
 //! |---|---|---|
 //! | L5 programs | [`cmd`] | `pbm`: asks, shows and follows; agents do the work |
-//! | L5 programs | [`tools`] → cmd | programs beside `pbm`: `pbm-speed-test`, `pbmctl` |
+//! | L5 programs | [`tools`] → cmd | programs beside `pbm`: `pbm-speed-test`, `pbmctl`, the sandbox |
 //! | L5 programs | [`agent`] | `pbm-agent`: takes commands, is elected, holds the lock, works |
 //! | L4 recipes | [`backup`] → upkeep | a replica set's part of a backup |
 //! | L4 recipes | [`restore`] → pitr, upkeep | a replica set's part of a restore, and the plan that is made before it |

@@ -93,6 +93,10 @@ fn main() -> ExitCode {
     if let Some((program, at)) = choose(&args) {
         return (program.run)(args.split_off(at));
     }
+    // For trying the program out, so neither a link nor the help knows it.
+    if args.get(1).is_some_and(|it| it == "sandbox") {
+        return tools::sandbox::run(args.split_off(1));
+    }
     let texts: Vec<&str> = args.iter().skip(1).filter_map(|arg| arg.to_str()).collect();
     if let [what, folder] = texts[..]
         && let Some(code) = write(what, Path::new(folder))

@@ -1,6 +1,6 @@
 //! The programs beside `pbm` and the agent, and reports for support: one sandbox, and none where none is needed.
 
-use crate::support::cluster::{Folder, Options};
+use crate::support::cluster::{Folder, Options, Version, binary};
 use crate::support::programs::{Output, Programs, Sandbox};
 use crate::support::wait::until;
 use mongodb::bson::{Document, doc};
@@ -306,6 +306,24 @@ fn what_needs_no_server_works_without_one() {
 }
 
 /// All files of a directory with their content.
+/// The first command of the README.
+#[test]
+fn the_sandbox_loses_data_and_restores_it_and_leaves_nothing_behind() {
+    let (mongod, _) = binary(Version::Current);
+    let temporary = Folder::new("sandbox");
+    let mut sandbox = std::process::Command::new(env!("CARGO_BIN_EXE_pbmbox"));
+    sandbox.env_clear().env("TMPDIR", temporary.path()).arg("sandbox").arg("--mongod").arg(mongod);
+    let done = run(&mut sandbox).ok();
+    assert!(done.stdout.contains("every byte and every index as before"), "{done:?}");
+    assert_eq!(content(temporary.path()), Vec::new(), "its folder is removed");
+
+    let mut without = std::process::Command::new(env!("CARGO_BIN_EXE_pbmbox"));
+    without.env_clear().env("TMPDIR", temporary.path()).args(["sandbox", "--mongod", "/nowhere/mongod"]);
+    let refused = run(&mut without).failed();
+    assert!(refused.stderr.contains("start /nowhere/mongod; install MongoDB, or give"), "{refused:?}");
+    assert_eq!(content(temporary.path()), Vec::new(), "its folder is removed");
+}
+
 fn content(folder: &Path) -> Vec<(String, String)> {
     let mut files: Vec<_> = fs::read_dir(folder)
         .expect("read")

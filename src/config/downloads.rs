@@ -37,6 +37,7 @@ pub fn of(conf: Option<&RestoreConf>, readers: usize) -> Downloads {
 mod tests {
     use super::*;
 
+    #[cfg(feature = "stores")]
     #[test]
     fn ranges_that_can_be_set_can_be_had() {
         let limits =

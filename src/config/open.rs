@@ -1,21 +1,16 @@
 //! From storage settings to a usable [`Storage`]: driver, retries, size limit; and the mark of an initialised storage.
 
-use super::{
-    schema::{self, Limits},
-    stores::{self, cloud::Gcs},
-};
+use super::schema::{self, Limits};
 use crate::{
     layout,
     model::{config::StorageConf, names::PBM_VERSION},
     storage::{
         self, Error, Storage,
         blackhole::Blackhole,
-        cloud::CloudStorage,
         fs::{Buffers, FsStorage, Modes},
         patience::Patience,
         ranges::Downloads,
         rate::Pace,
-        s3::{self, S3Storage},
         wrap::{
             limit::Limited,
             retry::Retry,
@@ -43,6 +38,7 @@ struct How {
     /// How fast objects are sent.
     pace: Option<Pace>,
     /// How objects are read.
+    #[cfg_attr(not(feature = "stores"), expect(dead_code, reason = "files are not downloaded"))]
     downloads: Downloads,
     /// What to do about a folder that does not exist.
     root: Root,
@@ -64,22 +60,15 @@ struct Opened {
     max_obj_size_gb: Option<f64>,
 }
 
-const DRIVERS: &[Driver] = &[
+/// The drivers that every build has.
+const ALWAYS: &[Driver] = &[
     Driver { kind: "filesystem", open: |conf, _, how| Box::pin(filesystem(conf, how)) },
-    Driver {
-        kind: "s3",
-        open: |conf, node, how| Box::pin(async move { bucket(conf, how, stores::s3::s3(conf, node)?) }),
-    },
-    Driver {
-        kind: "minio",
-        open: |conf, node, how| Box::pin(async move { bucket(conf, how, stores::s3::minio(conf, node)?) }),
-    },
-    Driver { kind: "oss", open: |conf, _, how| Box::pin(async move { bucket(conf, how, stores::s3::oss(conf)?) }) },
-    Driver { kind: "oci", open: |conf, _, how| Box::pin(async move { bucket(conf, how, stores::s3::oci(conf)?) }) },
-    Driver { kind: "azure", open: |conf, node, how| Box::pin(azure(conf, node, how)) },
-    Driver { kind: "gcs", open: |conf, _, how| Box::pin(gcs(conf, how)) },
     Driver { kind: "blackhole", open: |_, _, _| Box::pin(blackhole()) },
 ];
+
+fn drivers() -> impl Iterator<Item = &'static Driver> {
+    ALWAYS.iter().chain(objects::DRIVERS)
+}
 
 /// Kinds that the settings know, with their default size limit in GiB (docs/format.md A.1.2).
 const DEFAULT_LIMITS: &[(&str, u64)] = &[
@@ -96,7 +85,7 @@ const DEFAULT_LIMITS: &[(&str, u64)] = &[
 /// Has this build a driver for storages of this type?
 #[must_use]
 pub fn can_open(kind: &str) -> bool {
-    DRIVERS.iter().any(|driver| driver.kind == kind)
+    drivers().any(|driver| driver.kind == kind)
 }
 
 /// Opens the storage that `conf` describes, as the node `node` (`host:port`) sees it.
@@ -147,15 +136,15 @@ async fn open_so(conf: &StorageConf, node: &str, how: How) -> anyhow::Result<Arc
              of a profile with `pbm profile add`"
         );
     }
-    let Some(driver) = DRIVERS.iter().find(|driver| driver.kind == kind) else {
-        let usable: Vec<_> = DRIVERS.iter().map(|driver| driver.kind).filter(|kind| *kind != "blackhole").collect();
+    let Some(driver) = drivers().find(|driver| driver.kind == kind) else {
+        let usable: Vec<_> = drivers().map(|driver| driver.kind).filter(|kind| *kind != "blackhole").collect();
         let usable = usable.join(", ");
         match kind {
             "" => bail!(
                 "no storage is configured: set `storage.type` and its settings, for example with `pbm config --file`"
             ),
             _ if DEFAULT_LIMITS.iter().any(|(known, _)| *known == kind) => {
-                bail!("storage type '{kind}' is not supported by this build; use {usable}")
+                bail!(super::ConfigError::NotInBuild(kind.to_owned()))
             }
             _ => bail!("storage type '{kind}' is unknown; use {usable}"),
         }
@@ -216,35 +205,72 @@ async fn filesystem(conf: &StorageConf, how: How) -> anyhow::Result<Opened> {
     Ok(Opened { driver, max_obj_size_gb: conf.max_obj_size_gb })
 }
 
-fn bucket(conf: &StorageConf, how: How, mut settings: s3::Settings) -> anyhow::Result<Opened> {
-    settings.patience = how.patience.unwrap_or(settings.patience);
-    settings.http.pace = how.pace;
-    let driver = S3Storage::open(settings)?.downloading(how.downloads);
-    Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: stores::max_obj_size_gb(conf) })
-}
-
-async fn azure(conf: &StorageConf, node: &str, how: How) -> anyhow::Result<Opened> {
-    let mut settings = stores::cloud::azure(conf, node)?;
-    settings.patience = how.patience.unwrap_or(settings.patience);
-    settings.http.pace = how.pace;
-    let driver = CloudStorage::azure(settings)?.downloading(how.downloads);
-    Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: stores::max_obj_size_gb(conf) })
-}
-
-async fn gcs(conf: &StorageConf, how: How) -> anyhow::Result<Opened> {
-    let driver: Arc<dyn Storage> = match stores::cloud::gcs(conf)? {
-        Gcs::Own(mut settings) => {
-            settings.patience = how.patience.unwrap_or(settings.patience);
-            settings.http.pace = how.pace;
-            Arc::new(CloudStorage::gcs(*settings)?.downloading(how.downloads))
-        }
-        Gcs::ByS3(settings) => return bucket(conf, how, *settings),
-    };
-    Ok(Opened { driver, max_obj_size_gb: stores::max_obj_size_gb(conf) })
-}
-
 async fn blackhole() -> anyhow::Result<Opened> {
     Ok(Opened { driver: Arc::new(Blackhole), max_obj_size_gb: None })
+}
+
+/// Object stores.
+#[cfg(feature = "stores")]
+mod objects {
+    use super::{Driver, How, Opened};
+    use crate::{
+        config::stores::{self, cloud::Gcs},
+        model::config::StorageConf,
+        storage::{
+            Storage,
+            cloud::CloudStorage,
+            s3::{self, S3Storage},
+        },
+    };
+    use std::sync::Arc;
+
+    pub const DRIVERS: &[Driver] = &[
+        Driver {
+            kind: "s3",
+            open: |conf, node, how| Box::pin(async move { bucket(conf, how, stores::s3::s3(conf, node)?) }),
+        },
+        Driver {
+            kind: "minio",
+            open: |conf, node, how| Box::pin(async move { bucket(conf, how, stores::s3::minio(conf, node)?) }),
+        },
+        Driver { kind: "oss", open: |conf, _, how| Box::pin(async move { bucket(conf, how, stores::s3::oss(conf)?) }) },
+        Driver { kind: "oci", open: |conf, _, how| Box::pin(async move { bucket(conf, how, stores::s3::oci(conf)?) }) },
+        Driver { kind: "azure", open: |conf, node, how| Box::pin(azure(conf, node, how)) },
+        Driver { kind: "gcs", open: |conf, _, how| Box::pin(gcs(conf, how)) },
+    ];
+
+    fn bucket(conf: &StorageConf, how: How, mut settings: s3::Settings) -> anyhow::Result<Opened> {
+        settings.patience = how.patience.unwrap_or(settings.patience);
+        settings.http.pace = how.pace;
+        let driver = S3Storage::open(settings)?.downloading(how.downloads);
+        Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: stores::max_obj_size_gb(conf) })
+    }
+
+    async fn azure(conf: &StorageConf, node: &str, how: How) -> anyhow::Result<Opened> {
+        let mut settings = stores::cloud::azure(conf, node)?;
+        settings.patience = how.patience.unwrap_or(settings.patience);
+        settings.http.pace = how.pace;
+        let driver = CloudStorage::azure(settings)?.downloading(how.downloads);
+        Ok(Opened { driver: Arc::new(driver), max_obj_size_gb: stores::max_obj_size_gb(conf) })
+    }
+
+    async fn gcs(conf: &StorageConf, how: How) -> anyhow::Result<Opened> {
+        let driver: Arc<dyn Storage> = match stores::cloud::gcs(conf)? {
+            Gcs::Own(mut settings) => {
+                settings.patience = how.patience.unwrap_or(settings.patience);
+                settings.http.pace = how.pace;
+                Arc::new(CloudStorage::gcs(*settings)?.downloading(how.downloads))
+            }
+            Gcs::ByS3(settings) => return bucket(conf, how, *settings),
+        };
+        Ok(Opened { driver, max_obj_size_gb: stores::max_obj_size_gb(conf) })
+    }
+}
+
+/// A build without drivers for object stores.
+#[cfg(not(feature = "stores"))]
+mod objects {
+    pub const DRIVERS: &[super::Driver] = &[];
 }
 
 /// What [`probe`] found.
@@ -336,8 +362,12 @@ mod tests {
     async fn refuses_what_it_cannot_open() {
         for (kind, words) in [
             ("", "no storage is configured"),
+            #[cfg(feature = "stores")]
             ("s3", "storage.s3: must be given"),
+            #[cfg(feature = "stores")]
             ("oci", "storage.oci: must be given"),
+            #[cfg(not(feature = "stores"))]
+            ("s3", "'s3' is not in this build"),
             ("tape", "'tape' is unknown; use filesystem"),
             ("filesystem", "`storage.filesystem.path` is not set"),
         ] {

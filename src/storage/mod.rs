@@ -9,17 +9,20 @@
 //! may occur, because names of databases and collections go into object names as they are.
 
 pub mod blackhole;
+#[cfg(feature = "stores")]
 pub mod cloud;
 mod complete_listing;
 #[doc(hidden)]
 pub mod contract;
 pub mod fs;
+#[cfg(feature = "stores")]
 pub mod http;
 pub mod memory;
 pub mod parts;
 pub mod patience;
 pub mod ranges;
 pub mod rate;
+#[cfg(feature = "stores")]
 pub mod s3;
 mod whole;
 pub mod wrap;

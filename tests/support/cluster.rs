@@ -111,7 +111,7 @@ fn cache() -> PathBuf {
 }
 
 /// The mongod binary and the folder of libraries that it needs.
-fn binary(version: Version) -> (PathBuf, Option<PathBuf>) {
+pub fn binary(version: Version) -> (PathBuf, Option<PathBuf>) {
     let advice = "run dev/testbed.sh to fetch it, or set PBMBOX_MONGOD to a mongod binary";
     match version {
         Version::Current => {

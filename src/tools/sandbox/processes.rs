@@ -1,0 +1,156 @@
+//! What the sandbox starts, and the folder that it lives in. All of it ends with its handle.
+
+use anyhow::{Context, Result, bail};
+use mongodb::{Client, bson::doc};
+use std::{
+    fs::{self, File},
+    net::TcpListener,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// Calls `look` until it gives something.
+///
+/// # Errors
+/// Nothing came within `limit`.
+pub async fn until<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+    let since = Instant::now();
+    loop {
+        if let Some(found) = look().await {
+            return Ok(found);
+        }
+        if since.elapsed() > limit {
+            bail!("nothing came within {} s", limit.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A temporary folder.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("pbmbox-sandbox-{}", std::process::id()));
+        fs::create_dir(&path).with_context(|| format!("make the folder {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            eprintln!("{} remains: {error}; remove it", self.0.display());
+        }
+    }
+}
+
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A replica set of one member.
+pub struct Mongod {
+    process: Process,
+    port: u16,
+    log: PathBuf,
+}
+
+impl Mongod {
+    /// Starts `program` with its data in `folder` and waits until it is primary.
+    pub async fn start(program: &Path, folder: &Path) -> Result<Self> {
+        let port = free_port()?;
+        let (data, log) = (folder.join("data"), folder.join("mongod.log"));
+        fs::create_dir(&data).with_context(|| format!("make {}", data.display()))?;
+        let process = Command::new(program)
+            .args(["--replSet", "rs0", "--bind_ip", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "100"])
+            .arg("--dbpath")
+            .arg(&data)
+            .arg("--logpath")
+            .arg(&log)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .with_context(|| {
+                format!("start {}; install MongoDB, or give the path of a mongod with --mongod", program.display())
+            })?;
+        let mut server = Self { process: Process(process), port, log };
+        let admin = server.connect(&format!("mongodb://{}/?directConnection=true", server.address())).await?;
+        let admin = admin.database("admin");
+        let config = doc! { "_id": "rs0", "members": [{ "_id": 0, "host": server.address() }] };
+        let ready = until(START_LIMIT, async || {
+            if let Ok(Some(status)) = server.process.0.try_wait() {
+                return Some(Err(status));
+            }
+            let hello = admin.run_command(doc! { "hello": 1 }).await.unwrap_or_default();
+            if hello.get_bool("isWritablePrimary").unwrap_or(false) {
+                return Some(Ok(()));
+            }
+            if !hello.is_empty() && !hello.contains_key("setName") {
+                let _ = admin.run_command(doc! { "replSetInitiate": config.clone() }).await;
+            }
+            None
+        });
+        match ready.await {
+            Ok(Ok(())) => Ok(server),
+            Ok(Err(status)) => bail!("{} ended with {status}; {}", program.display(), server.last_lines()),
+            Err(error) => Err(error.context(format!("wait for {}; {}", program.display(), server.last_lines()))),
+        }
+    }
+
+    /// The end of its log, for messages.
+    fn last_lines(&self) -> String {
+        const LINES: usize = 5;
+        let text = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        format!("the end of its log:\n{}", lines[lines.len().saturating_sub(LINES)..].join("\n"))
+    }
+
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    pub fn uri(&self) -> String {
+        format!("mongodb://{}/?replicaSet=rs0", self.address())
+    }
+
+    async fn connect(&self, uri: &str) -> Result<Client> {
+        Client::with_uri_str(uri).await.with_context(|| format!("connect to {uri}"))
+    }
+
+    pub async fn client(&self) -> Result<Client> {
+        self.connect(&self.uri()).await
+    }
+}
+
+/// The system chooses a port that nobody listens on.
+fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind("127.0.0.1:0").context("find a free port on 127.0.0.1")?;
+    Ok(listener.local_addr().context("read the number of a free port")?.port())
+}
+
+/// A running agent.
+pub struct Agent(#[expect(dead_code, reason = "ends the process when it is dropped")] Process);
+
+impl Agent {
+    pub fn start(program: &Path, uri: &str, log: &Path) -> Result<Self> {
+        let out = File::create(log).with_context(|| format!("make {}", log.display()))?;
+        let mut command = Command::new(program);
+        command.env("PBM_MONGODB_URI", uri).stdin(Stdio::null()).stdout(Stdio::null()).stderr(out);
+        command.spawn().map(|child| Self(Process(child))).with_context(|| format!("start {}", program.display()))
+    }
+}
