@@ -13,6 +13,7 @@ mod export;
 mod faults;
 mod features;
 mod format;
+mod guide;
 mod help;
 mod legacy;
 mod logical;
