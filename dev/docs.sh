@@ -23,7 +23,7 @@ mdbook=$(command -v mdbook || echo "$PWD/.cache/tools/bin/mdbook")
 if [ ! -x "$mdbook" ]; then
     . dev/toolchain.sh
     echo "docs: building mdbook $version, once" >&2
-    cargo install --quiet --locked --no-default-features --version "$version" --root .cache/tools mdbook ||
+    cargo install --quiet --locked --no-default-features --features search --version "$version" --root .cache/tools mdbook ||
         { echo "docs: mdbook was not built; install it by hand and repeat" >&2; exit 1; }
 fi
 

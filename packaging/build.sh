@@ -135,8 +135,8 @@ name=pbmbox-$version-linux-$arch
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 mkdir "$scratch/$name"
-cp "$executable" README.md LICENSE "$out/pbmbox-$version.cdx.json" "$out/THIRD-PARTY-LICENSES" "$scratch/$name/"
-cp -r packaging/examples packaging/systemd "$scratch/$name/"
+cp "$executable" README.md CHANGELOG.md SECURITY.md LICENSE "$out/pbmbox-$version.cdx.json" "$out/THIRD-PARTY-LICENSES" "$scratch/$name/"
+cp -r docs packaging/examples packaging/systemd "$scratch/$name/"
 tar -C "$scratch" --sort=name --format=gnu --owner=0 --group=0 --numeric-owner --mode=u=rwX,go=rX --mtime="@$epoch" -cf - "$name" |
     gzip -n -9 >"$scratch/tarball"
 rm -f "$out"/*.tar.gz "$out"/*.deb "$out"/*.rpm "$out/SHA256SUMS"
