@@ -1,9 +1,10 @@
 //! Names slicers for agents of the original, as long as one of them lives and this agent leads ([`beside`]).
 
 use super::node::Node;
+use crate::config::resolved::{PitrSettings, Resolved};
 use crate::control::HEARTBEAT;
 use crate::log::operation;
-use crate::model::{command::name, config::PitrConf, pitr::state};
+use crate::model::{command::name, config::Slicing, pitr::state};
 use crate::mongo::admin::explain;
 use crate::pitr::beside::{self, Leader, Look, Mix, Naming};
 use anyhow::Result;
@@ -24,9 +25,9 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     let mut leads = false;
     let mut config = node.config.subscribe();
     while !stop.is_cancelled() {
-        let conf = config.borrow_and_update().as_ref().and_then(|config| config.pitr.clone());
+        let conf = config.borrow_and_update().as_ref().map(|config| Resolved::of(config).pitr);
         let mut pause = HEARTBEAT;
-        if let Some(conf) = conf.filter(|conf| conf.enabled) {
+        if let Some(conf) = conf.filter(|conf| conf.slicing.is_on()) {
             let span = operation(name::PITR, "", "", None);
             match look(&node, &conf, &mut naming, &mut leads).instrument(span.clone()).await {
                 Ok(true) => pause = ROUND_LOOK,
@@ -45,7 +46,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
 }
 
 /// Looks once and writes the nominations that follow. Returns `true` while replica sets wait for a slicer.
-async fn look(node: &Node, conf: &PitrConf, naming: &mut Naming, leads: &mut bool) -> Result<bool> {
+async fn look(node: &Node, conf: &PitrSettings, naming: &mut Naming, leads: &mut bool) -> Result<bool> {
     let control = &node.control;
     let slicers = control.locks.slicers().await?;
     let now = control.time_of_last_call().await?;
@@ -75,7 +76,7 @@ async fn look(node: &Node, conf: &PitrConf, naming: &mut Naming, leads: &mut boo
         sliced: &sliced,
         meta: meta.as_ref(),
         priority: conf.priority.as_ref(),
-        oplog_only: conf.oplog_only == Some(true),
+        oplog_only: conf.slicing == Slicing::OplogOnly,
         paused,
     });
     let Some(orders) = orders else { return Ok(false) };

@@ -6,6 +6,7 @@
 
 use super::{node::Node, op::roll_call};
 use crate::backup::CANCELED;
+use crate::config::resolved::Resolved;
 use crate::control::{Declined, HEARTBEAT, unix_now};
 use crate::model::{
     agent::AgentStat,
@@ -83,7 +84,8 @@ pub(super) async fn lead(
     } else {
         node.control.locks.slicers().await?.into_iter().map(|lock| lock.header.node).collect()
     };
-    let priority = config.and_then(|c| c.backup.as_ref()).and_then(|b| b.priority.as_ref());
+    let settings = config.map(|config| Resolved::of(config).backup);
+    let priority = settings.as_ref().and_then(|settings| settings.priority.as_ref());
     let preference = Preference { priority, slicing: &slicing };
     let nominations = async {
         let alive = living(node).await?;

@@ -5,7 +5,7 @@ use super::node::Node;
 use crate::control::HEARTBEAT;
 use crate::model::{
     backup::{BackupMeta, BackupType},
-    config::PitrConf,
+    config::Slicing,
     status::Status,
 };
 use crate::mongo::admin::explain;
@@ -62,10 +62,10 @@ fn member(host: &str) -> SelectionCriteria {
 }
 
 /// What decides where slicing begins.
-pub(super) async fn facts(node: &Node, conf: &PitrConf) -> Result<begin::Facts> {
+pub(super) async fn facts(node: &Node, slicing: Slicing) -> Result<begin::Facts> {
     let newest = slice::last_write(&node.client).await?;
     let (oldest, _) = slice::window(&node.client).await?;
-    let (base, coming) = if conf.oplog_only == Some(true) { (None, None) } else { bases(node).await? };
+    let (base, coming) = if slicing == Slicing::OplogOnly { (None, None) } else { bases(node).await? };
     let saved = node.control.chunks.last(&node.rs).await?.map(|chunk| chunk.end_ts);
     Ok(begin::Facts { saved, base, coming, restored: restored(node).await?, oldest, newest })
 }

@@ -25,14 +25,14 @@ use super::{
     slice_begin::{self, Elsewhere},
 };
 use crate::backup::cut;
+use crate::config::resolved::{PitrSettings, Resolved};
 use crate::control::HEARTBEAT;
 use crate::layout::format_ts;
 use crate::log::operation;
 use crate::model::{
     agent::AgentStat,
     command::name,
-    compression::Compression,
-    config::{Config, PitrConf},
+    config::{self, Config},
     lock::{Lock, LockHeader, STALE_SECS, is_stale},
     pitr::SlicerState,
     rate::Rate,
@@ -56,8 +56,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-/// Minutes of oplog in one chunk, unless configured.
-const SPAN_MIN: f64 = 10.0;
 /// A warning that stays true is repeated after this time.
 const REPEAT: Duration = Duration::from_secs(300);
 /// How long a replica set may take to confirm the entry that ends a flush.
@@ -111,8 +109,8 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     }
 }
 
-fn pitr(config: &Config) -> PitrConf {
-    config.pitr.clone().unwrap_or_default()
+fn pitr(config: &Config) -> PitrSettings {
+    Resolved::of(config).pitr
 }
 
 /// Who was seen to slice, and since when the lock has not changed.
@@ -201,7 +199,7 @@ impl Watch {
 
 /// Where this node stands among the candidates. If a leader names the slicer, all agents of the replica set are candidates;
 /// otherwise only ours are, because nobody names the original's agents.
-fn rank(me: &str, node: &Node, mix: &Mix, agents: &[AgentStat], conf: &PitrConf) -> (Rank, Vec<String>) {
+fn rank(me: &str, node: &Node, mix: &Mix, agents: &[AgentStat], conf: &PitrSettings) -> (Rank, Vec<String>) {
     let ours_only = !mix.rules.somebody_names();
     let agents: Vec<AgentStat> = agents.iter().filter(|it| !ours_only || !it.is_original()).cloned().collect();
     election::rank(&election::Facts { rs: &node.rs, me, agents: &agents, priority: conf.priority.as_ref() })
@@ -245,7 +243,7 @@ async fn hold(
     }
     slicing::adopt(&node.control, storage.as_ref(), &node.rs).await?;
     slicing::drop_contained(&node.control, storage.as_ref(), &node.rs).await?;
-    let Begin { at, gap, needs_base } = begin::begin(&slice_begin::facts(node, &pitr(&config)).await?);
+    let Begin { at, gap, needs_base } = begin::begin(&slice_begin::facts(node, config.slicing()).await?);
     if let Some(Line { start: saved, .. }) = gap
         && stood_back != Some(saved)
     {
@@ -259,7 +257,7 @@ async fn hold(
     if let Some(gap) = gap {
         tracing::error!("{}", slicing::gap_message(gap));
     }
-    if needs_base && pitr(&config).oplog_only != Some(true) {
+    if needs_base && config.slicing() != config::Slicing::OplogOnly {
         tracing::warn!(
             "no base backup for the timeline that begins at {}: run `pbm backup`, or nothing of it can be restored",
             format_ts(at)
@@ -301,15 +299,8 @@ async fn hold(
 }
 
 fn settings_of(config: &Config, storage: Arc<dyn crate::storage::Storage>) -> Settings {
-    let conf = pitr(config);
-    let minutes = conf.oplog_span_min.filter(|m| *m > 0.0).unwrap_or(SPAN_MIN).min(60.0 * 24.0);
-    Settings {
-        span: Duration::from_secs_f64(minutes * 60.0),
-        max_loss: conf.max_loss_sec.filter(|s| *s > 0.0).map(Duration::from_secs_f64),
-        compression: conf.compression.unwrap_or(Compression::S2),
-        level: conf.compression_level,
-        storage,
-    }
+    let PitrSettings { oplog_span, max_loss, compression, level, .. } = pitr(config);
+    Settings { span: oplog_span, max_loss, compression, level, storage }
 }
 
 /// What goes on beside the slicing.

@@ -26,14 +26,10 @@ use crate::topo::cluster;
 use crate::upkeep::contents::verify;
 use anyhow::{Context, Result, bail};
 use bson::{Timestamp, doc};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, sync::Arc};
 
 /// Bytes of documents and oplog entries on their way.
 const IN_FLIGHT: usize = 16 * 1024 * 1024;
-/// How long the replica sets have to begin, unless configured.
-const STARTING: Duration = Duration::from_secs(33);
-/// Minutes of oplog in one slice, unless configured.
-const SPAN_MIN: f64 = 10.0;
 
 pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()> {
     let selection = Selection::of(&cx.backup.nss, cx.backup.narrowed.as_ref())?;
@@ -47,8 +43,10 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     cut::reach(cx, "backup begins").await?;
     let first = slice::first_write(&cx.client).await?;
     cx.control.backups.add_member(&cx.name, &cx.rs, &first_part(cx, &layout, first)).await?;
-    arrive(board, cx.role, Status::Running, Some(starting_limit(cx)), &cx.cancel, async || publish_first(cx).await)
-        .await?;
+    arrive(board, cx.role, Status::Running, Some(cx.settings.start_within), &cx.cancel, async || {
+        publish_first(cx).await
+    })
+    .await?;
 
     let budget = Budget::new(IN_FLIGHT / 4);
     let mut oplog = Oplog { cx, layout: &layout, budget, next: first, bytes: 0, slices: Vec::new() };
@@ -133,11 +131,6 @@ fn is_config_server(cx: &Cx) -> bool {
     cx.cluster.members.get(&cx.rs).is_some_and(|member| member.config)
 }
 
-fn starting_limit(cx: &Cx) -> Duration {
-    let configured = cx.config.backup.as_ref().and_then(|b| b.timeouts.as_ref()).and_then(|t| t.starting_status);
-    configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map_or(STARTING, Duration::from_secs)
-}
-
 /// The cluster's first write is the latest of its replica sets'.
 async fn publish_first(cx: &Cx) -> Result<()> {
     let meta = document(cx).await?;
@@ -165,9 +158,8 @@ struct Oplog<'a> {
 impl Oplog<'_> {
     /// Keeps a slice whenever its time is over. Returns only to fail.
     async fn follow(&mut self) -> Result<()> {
-        let span = span(self.cx);
         loop {
-            slice::due(&self.cx.client, self.next, span).await?;
+            slice::due(&self.cx.client, self.next, self.cx.settings.oplog_span).await?;
             let to = slice::last_write(&self.cx.client).await?;
             self.keep_until(to).await?;
         }
@@ -193,12 +185,6 @@ impl Oplog<'_> {
         self.bytes += bytes;
         Ok(())
     }
-}
-
-fn span(cx: &Cx) -> Duration {
-    let configured = cx.config.backup.as_ref().map(|b| b.oplog_span_min).filter(|m| *m > 0.0);
-    let pitr = || cx.config.pitr.as_ref().and_then(|p| p.oplog_span_min).filter(|m| *m > 0.0);
-    Duration::from_secs_f64(configured.or_else(pitr).unwrap_or(SPAN_MIN).min(60.0 * 24.0) * 60.0)
 }
 
 /// Describes an object as `metadata.json` lists it.

@@ -6,8 +6,9 @@ mod renames;
 mod resharding;
 mod sampler;
 
+use crate::config::resolved::BackupSettings;
 use crate::control::{Control, ControlBoard};
-use crate::model::{backup::BackupMeta, command::BackupCmd, config::Config, status::Status};
+use crate::model::{backup::BackupMeta, command::BackupCmd, status::Status};
 use crate::mongo::admin::{self, Version};
 use crate::rendezvous::{Cancel, Early, Role, named, supervise, watch};
 use crate::storage::Storage;
@@ -15,7 +16,7 @@ use crate::topo::cluster::Cluster;
 use crate::upkeep::balancer;
 use anyhow::Result;
 use mongodb::Client;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 /// Everything a backup recipe works with.
 #[derive(Debug)]
@@ -24,7 +25,7 @@ pub struct Cx {
     /// Direct connection to the node that is read.
     pub client: Client,
     pub storage: Arc<dyn Storage>,
-    pub config: Config,
+    pub settings: BackupSettings,
     /// The backup's name.
     pub name: String,
     pub opid: String,
@@ -56,7 +57,7 @@ pub async fn run(cx: &Cx) -> Result<()> {
     let board = cx.board();
     let recipe = async {
         if cx.role == Role::Leader && cx.cluster.sharded {
-            balancer::hold_for_backup(&cx.control, &cx.name, cx.round()).await?;
+            balancer::hold_for_backup(&cx.control, &cx.name, cx.settings.balancer_round).await?;
         }
         logical::run(cx, &board).await
     };
@@ -85,12 +86,6 @@ pub async fn run(cx: &Cx) -> Result<()> {
 }
 
 impl Cx {
-    /// How long the end of the balancer's round is waited for.
-    fn round(&self) -> Duration {
-        let configured = self.config.backup.as_ref().and_then(|b| b.timeouts.as_ref()).and_then(|t| t.balancer_stop);
-        configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map_or(balancer::ROUND, Duration::from_secs)
-    }
-
     /// Starts the balancer if this backup stopped it. If that fails, the agents of the config servers do it later.
     async fn give_balancer_back(&self) {
         if self.role == Role::Leader

@@ -11,31 +11,27 @@
 //!
 //! Files in a folder are not read in ranges.
 
-use crate::{
-    model::config::RestoreConf,
-    storage::ranges::{AT_ONCE, Downloads, SIZE},
-};
+use super::resolved::DownloadSettings;
+use crate::storage::ranges::{AT_ONCE, Downloads, SIZE};
 
 /// What the settings come to if `readers` objects are read at a time.
 #[must_use]
-pub fn of(conf: Option<&RestoreConf>, readers: usize) -> Downloads {
-    let set = |value: Option<i32>| value.and_then(|it| u64::try_from(it).ok()).filter(|it| *it > 0);
-    let workers = set(conf.map(|conf| conf.num_download_workers));
-    let chunk = set(conf.map(|conf| conf.download_chunk_mb));
-    let ceiling = set(conf.map(|conf| conf.max_download_buffer_mb));
-    if workers.is_none() && chunk.is_none() && ceiling.is_none() {
+pub fn of(set: DownloadSettings, readers: usize) -> Downloads {
+    if set == DownloadSettings::default() {
         return Downloads::default();
     }
-    let size = chunk.map_or(SIZE, |mib| mib << 20);
-    let at_once = workers.and_then(|it| usize::try_from(it).ok()).unwrap_or(AT_ONCE);
+    let size = set.chunk.map_or(SIZE, |mib| mib << 20);
+    let at_once = set.workers.unwrap_or(AT_ONCE);
     let usual = SIZE * AT_ONCE as u64 * readers.max(1) as u64;
-    let ceiling = ceiling.map_or(usual.max(size.saturating_mul(at_once as u64)), |mib| mib << 20);
+    let ceiling = set.buffer.map_or(usual.max(size.saturating_mul(at_once as u64)), |mib| mib << 20);
     Downloads::within(ceiling, readers, size, at_once)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::resolved::Resolved;
+    use crate::model::config::{Config, RestoreConf};
 
     #[cfg(feature = "stores")]
     #[test]
@@ -67,9 +63,10 @@ mod tests {
                 max_download_buffer_mb: ceiling,
                 ..RestoreConf::default()
             };
-            let it = of(Some(&conf), 4);
+            let config = Config { restore: Some(conf), ..Config::default() };
+            let it = of(Resolved::of(&config).restore.downloads, 4);
             assert_eq!((it.size, it.at_once), (size, at_once), "{workers} × {chunk}, {ceiling}");
         }
-        assert_eq!(of(None, 4).size, SIZE);
+        assert_eq!(of(DownloadSettings::default(), 4).size, SIZE);
     }
 }

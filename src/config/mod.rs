@@ -15,6 +15,7 @@ pub mod open;
 pub mod probe;
 pub mod reading;
 pub mod redact;
+pub mod resolved;
 pub mod schema;
 #[cfg(feature = "stores")]
 pub mod stores;

@@ -33,11 +33,36 @@ pub struct Config {
     pub mistakes: Vec<Mistake>,
 }
 
+/// Is the oplog being saved, and does that need a backup to begin with?
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Slicing {
+    #[default]
+    Off,
+    On,
+    OplogOnly,
+}
+
+impl Slicing {
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self != Self::Off
+    }
+}
+
 impl Config {
+    #[must_use]
+    pub fn slicing(&self) -> Slicing {
+        match self.pitr.as_ref().filter(|pitr| pitr.enabled) {
+            None => Slicing::Off,
+            Some(pitr) if pitr.oplog_only == Some(true) => Slicing::OplogOnly,
+            Some(_) => Slicing::On,
+        }
+    }
+
     /// Is point-in-time recovery switched on?
     #[must_use]
     pub fn pitr_is_on(&self) -> bool {
-        self.pitr.as_ref().is_some_and(|pitr| pitr.enabled)
+        self.slicing().is_on()
     }
 }
 

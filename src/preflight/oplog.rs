@@ -4,11 +4,10 @@ use super::{
     facts::{Facts, NodeFacts, Oplog, ReplsetFacts},
     finding::{Check, Finding, member},
 };
+use crate::config::resolved::Resolved;
 use crate::model::config::Config;
+use std::time::Duration;
 
-/// Minutes of one slice, unless configured; and the most that can be.
-const SPAN_MIN: f64 = 10.0;
-const MOST_MIN: f64 = 60.0 * 24.0;
 /// Slices that should fit into an oplog.
 const COMFORT: u64 = 10;
 /// Seconds of writes that must have been seen before anybody can tell how soon an oplog will be full.
@@ -22,22 +21,17 @@ struct Span {
 }
 
 fn span(config: Option<&Config>) -> Span {
-    let pitr = config.and_then(|config| config.pitr.as_ref());
-    let given = |minutes: Option<f64>| minutes.filter(|minutes| *minutes > 0.0);
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive and at most a day")]
-    let secs = |minutes: f64| (minutes.min(MOST_MIN) * 60.0).ceil() as u64;
-    let slicing = given(pitr.and_then(|pitr| pitr.oplog_span_min));
-    let own = given(config.and_then(|config| config.backup.as_ref()).map(|backup| backup.oplog_span_min));
-    let setting = if own.is_some() { "backup.oplogSpanMin" } else { "pitr.oplogSpanMin" };
-    let backup = Span { secs: secs(own.or(slicing).unwrap_or(SPAN_MIN)), setting };
-    let Some(on) = pitr.filter(|pitr| pitr.enabled) else { return backup };
-    let mut sliced = Span { secs: secs(slicing.unwrap_or(SPAN_MIN)), setting: "pitr.oplogSpanMin" };
-    if let Some(loss) =
-        given(on.max_loss_sec.map(|seconds| seconds / 60.0)).map(secs).filter(|loss| *loss < sliced.secs)
-    {
+    let Resolved { backup, pitr, .. } = Resolved::of(config.unwrap_or(&Config::default()));
+    let secs = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
+    let own = Span { secs: secs(backup.oplog_span), setting: backup.oplog_span_key };
+    if !pitr.slicing.is_on() {
+        return own;
+    }
+    let mut sliced = Span { secs: secs(pitr.oplog_span), setting: "pitr.oplogSpanMin" };
+    if let Some(loss) = pitr.max_loss.map(secs).filter(|loss| *loss < sliced.secs) {
         sliced = Span { secs: loss, setting: "pitr.maxLossSec" };
     }
-    if sliced.secs > backup.secs { sliced } else { backup }
+    if sliced.secs > own.secs { sliced } else { own }
 }
 
 impl Oplog {

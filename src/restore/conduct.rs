@@ -4,11 +4,11 @@ use super::{
     logical,
     plan::members::{Participants, participants},
 };
+use crate::config::resolved::RestoreSettings;
 use crate::control::{Control, ControlBoard, unix_now};
 use crate::model::{
     backup::{BackupMeta, BackupType},
     command::RestoreCmd,
-    config::Config,
     restore::{RestoreMeta, RestoreReplset, RestoreStat},
     serde_help::zero_ts,
     status::{Condition, Status},
@@ -32,7 +32,7 @@ pub struct Cx {
     pub client: Client,
     /// Where the backup lies, and the oplog behind it; or why that can't be used.
     pub storage: Result<Arc<dyn Storage>, String>,
-    pub config: Config,
+    pub settings: RestoreSettings,
     pub opid: String,
     pub rs: String,
     pub me: String,

@@ -7,9 +7,10 @@ use super::{
     router, sampler, shard_transactions, slicing_end,
     steps::{Order, Steps, until},
 };
+use crate::config::resolved::RestoreSettings;
 use crate::control::ControlBoard;
 use crate::model::{
-    backup::BackupMeta, command::RestoreCmd, config::Config, restore::RestoreMeta, selection::Selection, status::Status,
+    backup::BackupMeta, command::RestoreCmd, restore::RestoreMeta, selection::Selection, status::Status,
 };
 use crate::rendezvous::{Role, gather, reach};
 use crate::replay::txn::Committed;
@@ -170,11 +171,9 @@ async fn drop_databases(cx: &Cx, id: &str, databases: &BTreeSet<String>) -> Resu
 
 /// Stops the balancer, and waits for the end of its round for as long as configured.
 pub(super) async fn hold_balancer(cx: &Cx) -> Result<()> {
-    let configured = cx.config.restore.as_ref().and_then(|c| c.timeouts.as_ref()).and_then(|t| t.balancer_stop);
-    let limit = configured.and_then(|s| u64::try_from(s).ok()).filter(|s| *s > 0).map(Duration::from_secs);
     // Stopping the balancer may take long, and an operator who waits for the restore should see why.
     sampler::phase(cx, "balancer").await;
-    until(&cx.cancel, balancer::hold_for_restore(&cx.control, &cx.name, limit)).await
+    until(&cx.cancel, balancer::hold_for_restore(&cx.control, &cx.name, cx.settings.balancer_limit)).await
 }
 
 /// Looks at the backup, the storage and the target, and says what will be done, before anything is changed.
@@ -199,7 +198,7 @@ async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bo
         }
         None => None,
     };
-    let (load, quorum) = (options(&cx.config, restore), quorum(cx, restore).parse()?);
+    let (load, quorum) = (options(&cx.settings, restore), quorum(cx, restore).parse()?);
     let (sharded, ids, places) = (cx.cluster.sharded, parts.of.ids.clone(), parts.of.places.clone());
     let order = Order { backup: parts.backup.clone(), rs, wish, load, quorum, point, sharded, ids, places };
     Steps::prepare(storage, cx.client.clone(), order).await
@@ -215,29 +214,25 @@ fn wish(restore: &RestoreCmd, backup: &BackupMeta) -> Result<Wish> {
 
 /// Objects that are read at a time, at most: while the oplog is checked, or while collections are loaded.
 #[must_use]
-pub fn readers(config: &Config, restore: Option<&RestoreCmd>) -> usize {
-    let loading = restore.map_or(0, |restore| options(config, restore).collections);
+pub fn readers(settings: &RestoreSettings, restore: Option<&RestoreCmd>) -> usize {
+    let loading = restore.map_or(0, |restore| options(settings, restore).collections);
     loading.max(oplog_check::AT_ONCE)
 }
 
-fn options(config: &Config, restore: &RestoreCmd) -> LoadOptions {
-    let configured = config.restore.as_ref();
-    let positive = |n: Option<i32>| n.and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
-    let mut options = LoadOptions::default();
-    if let Some(n) = positive(restore.num_parallel_colls).or(positive(configured.map(|c| c.num_parallel_collections))) {
-        options.collections = n;
+/// What the command asks for wins over the settings.
+fn options(settings: &RestoreSettings, restore: &RestoreCmd) -> LoadOptions {
+    let asked = |number: Option<i32>| number.and_then(|it| usize::try_from(it).ok()).filter(|it| *it > 0);
+    let default = LoadOptions::default();
+    LoadOptions {
+        collections: asked(restore.num_parallel_colls).or(settings.parallel_collections).unwrap_or(default.collections),
+        workers: asked(restore.num_insertion_workers).unwrap_or(settings.insertion_workers),
+        batch_documents: settings.batch_documents,
+        ..default
     }
-    if let Some(n) = positive(restore.num_insertion_workers).or(positive(configured.map(|c| c.num_insertion_workers))) {
-        options.workers = n;
-    }
-    if let Some(n) = positive(configured.map(|c| c.batch_size)) {
-        options.batch_documents = n;
-    }
-    options
 }
 
 fn quorum<'a>(cx: &'a Cx, restore: &'a RestoreCmd) -> &'a str {
-    let configured = cx.config.restore.as_ref().and_then(|c| c.index_commit_quorum.as_deref());
+    let configured = cx.settings.index_commit_quorum.as_deref();
     restore.index_commit_quorum.as_deref().or(configured).unwrap_or_default()
 }
 

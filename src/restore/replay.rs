@@ -114,7 +114,7 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
     }
 
     sampler::phase(cx, "indexes").await;
-    let quorum: CommitQuorum = quorum(cx).parse()?;
+    let quorum: CommitQuorum = cx.settings.index_commit_quorum.as_deref().unwrap_or_default().parse()?;
     let built = until(&cx.cancel, replayed.catalog.build(&cx.client, &quorum)).await.context("build indexes")?;
     tracing::info!("built {} indexes on {} collections", built.indexes, built.collections);
     if cx.cluster.sharded {
@@ -160,10 +160,6 @@ fn sources(members: &[String], map: &BTreeMap<String, String>) -> Result<BTreeMa
         sources.insert(rs.clone(), source.clone());
     }
     if problems.is_empty() { Ok(sources) } else { Err(problems) }
-}
-
-fn quorum(cx: &Cx) -> &str {
-    cx.config.restore.as_ref().and_then(|c| c.index_commit_quorum.as_deref()).unwrap_or_default()
 }
 
 /// The UUID of this cluster's `config.system.sessions`, whose routing is its own affair.

@@ -11,8 +11,8 @@ use anyhow::{Result, bail};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long to wait for the end of a round, unless configured. A restore waits for it again and again.
-pub const ROUND: Duration = Duration::from_secs(30);
+/// How long a restore waits for the end of a round before it warns and waits again.
+const ROUND: Duration = Duration::from_secs(30);
 
 /// Was the balancer on, or is it only off because an operation that died owes it?
 pub async fn was_on(control: &Control) -> Result<bool> {

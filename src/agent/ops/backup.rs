@@ -7,9 +7,9 @@ use crate::agent::{
     reap, sharing,
 };
 use crate::backup::{self, Cx};
+use crate::config::resolved::{BackupSettings, Resolved};
 use crate::model::{
     command::{BackupCmd, name},
-    config::Config,
     status::Status,
 };
 use crate::mongo::{admin::explain, majority};
@@ -67,7 +67,7 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
     let Some(op) = op.nominated().lease(node, name::BACKUP).await?.go() else { return Ok(()) };
     op.run(async |op| {
         node.control.backups.acknowledge(&op.name, &node.rs, &node.me()).await?;
-        let (config, storage) = match storage(node, backup).await {
+        let (settings, storage) = match storage(node, backup).await {
             Ok(ready) => ready,
             Err(error) => {
                 // Nobody else would say it: the recipe has not begun.
@@ -81,8 +81,8 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
             parallel: backup
                 .num_parallel_colls
                 .filter(|n| *n > 0)
-                .or_else(|| config.backup.as_ref().map(|b| b.num_parallel_collections).filter(|n| *n > 0))
                 .and_then(|n| usize::try_from(n).ok())
+                .or(settings.parallel_collections)
                 .unwrap_or(node.parallel),
             control: node.control.clone(),
             client: node.client.clone(),
@@ -95,7 +95,7 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
             cluster: node.cluster().await?,
             backup: backup.clone(),
             version: node.version_now().await?,
-            config,
+            settings,
             cancel: op.cancel.clone(),
         };
         let result = backup::run(&cx).await;
@@ -113,17 +113,17 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
     .await
 }
 
-/// The configuration for this backup and its storage. Read again: the leader's decision is based on this configuration
-/// or a newer one.
-async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Config, Arc<dyn Storage>)> {
-    let mut config = node.control.config.main().await?.context("the configuration is gone")?;
-    config.storage = place::storage(&node.control, &config.storage, &backup.profile).await?;
-    let limit = backup.limit_upload.or(config.backup.as_ref().and_then(|conf| conf.limit_upload)).unwrap_or_default();
-    let storage = node.open_to_write(&config.storage, limit).await?;
+/// The settings for this backup and its storage. Read again: the leader's decision is based on this configuration or a
+/// newer one.
+async fn storage(node: &Node, backup: &BackupCmd) -> Result<(BackupSettings, Arc<dyn Storage>)> {
+    let config = node.control.config.main().await?.context("the configuration is gone")?;
+    let settings = Resolved::of(&config).backup;
+    let place = place::storage(&node.control, &config.storage, &backup.profile).await?;
+    let storage = node.open_to_write(&place, backup.limit_upload.unwrap_or(settings.limit_upload)).await?;
     if node.in_leader_rs {
-        sharing::begin(node, storage.as_ref(), &config.storage).await;
+        sharing::begin(node, storage.as_ref(), &place).await;
     }
-    Ok((config, storage))
+    Ok((settings, storage))
 }
 
 /// Why this node may not be read now; `None` if it may. The node was named by its line in `pbmAgents`, which is some seconds

@@ -12,7 +12,13 @@ use crate::model::{
 use crate::rendezvous::Role;
 use crate::restore::{self, Cx, Sources};
 use crate::storage::Storage;
-use crate::{config::downloads, storages::place};
+use crate::{
+    config::{
+        downloads,
+        resolved::{Resolved, RestoreSettings},
+    },
+    storages::place,
+};
 use anyhow::{Context, Result};
 use std::sync::Arc;
 
@@ -39,8 +45,13 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) ->
 
 /// What is read: the storage on which the backup lies and, for a moment, the main one with the oplog; for a replay only
 /// that.
-async fn source(node: &Node, config: &Config, restore: Option<&RestoreCmd>) -> Result<Arc<dyn Storage>> {
-    let downloads = downloads::of(config.restore.as_ref(), restore::readers(config, restore));
+async fn source(
+    node: &Node,
+    config: &Config,
+    settings: &RestoreSettings,
+    restore: Option<&RestoreCmd>,
+) -> Result<Arc<dyn Storage>> {
+    let downloads = downloads::of(settings.downloads, restore::readers(settings, restore));
     let main = node.open_to_read(&config.storage, downloads.clone());
     let Some(restore) = restore else { return main.await };
     // An unknown backup is told by the recipe.
@@ -61,14 +72,17 @@ async fn source(node: &Node, config: &Config, restore: Option<&RestoreCmd>) -> R
 /// What recipes that write to this primary work with.
 pub(super) async fn context(node: &Node, op: &Op<Leased>, restore: Option<&RestoreCmd>) -> Result<Cx> {
     let config = node.control.config.main().await?;
+    let settings = Resolved::of(config.as_ref().unwrap_or(&Config::default())).restore;
     Ok(Cx {
         control: node.control.clone(),
         client: node.client.clone(),
         storage: match &config {
-            Some(config) => source(node, config, restore).await.map_err(|e| crate::mongo::admin::explain(&e)),
+            Some(config) => {
+                source(node, config, &settings, restore).await.map_err(|e| crate::mongo::admin::explain(&e))
+            }
             None => Err("there is no configuration; give one with `pbm config --file`".into()),
         },
-        config: config.unwrap_or_default(),
+        settings,
         opid: op.opid.clone(),
         rs: node.rs.clone(),
         me: node.me(),

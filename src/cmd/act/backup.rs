@@ -15,12 +15,13 @@ use crate::cmd::{
     },
 };
 use crate::compress::{check_level, level_remark};
+use crate::config::resolved::Resolved;
 use crate::control::LogQuery;
 use crate::model::{
     backup::{BackupMeta, BackupType},
     command::{self, BackupCmd},
     compression::Compression,
-    config::{BackupConf, Config},
+    config::Config,
     log::Severity,
     rate::Rate,
     status::Status,
@@ -192,11 +193,9 @@ impl Backup {
 
     /// The option wins over the configuration. A configured level belongs to the configured codec.
     fn codec(&self, config: &Config) -> Result<(Compression, Option<i32>)> {
-        let default = BackupConf::default();
-        let conf = config.backup.as_ref().unwrap_or(&default);
-        let configured = conf.compression.unwrap_or_default();
-        let codec = self.compression.unwrap_or(configured);
-        let level = self.compression_level.or(conf.compression_level.filter(|_| codec == configured));
+        let configured = Resolved::of(config).backup;
+        let codec = self.compression.unwrap_or(configured.compression);
+        let level = self.compression_level.or(configured.level.filter(|_| codec == configured.compression));
         check_level(codec, level).map_err(|reason| {
             CliError::usage(reason)
                 .hint("give another --compression-level, or correct backup.compressionLevel with `pbm config --set`")
@@ -236,6 +235,7 @@ async fn free_name(cx: &Context) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::config::BackupConf;
 
     fn backup(compression: Option<Compression>, compression_level: Option<i32>) -> Backup {
         Backup {

@@ -359,8 +359,6 @@ mod tests {
         let load = crate::snapshot::load::LoadOptions::default();
         assert_eq!(value("restore.batchSize"), load.batch_documents.to_string());
         assert_eq!(value("restore.numInsertionWorkers"), load.workers.to_string());
-        let round = crate::upkeep::balancer::ROUND.as_secs().to_string();
-        assert_eq!(value("backup.timeouts.balancerStop"), round);
         use crate::storage::ranges;
         assert_eq!(value("restore.numDownloadWorkers"), ranges::AT_ONCE.to_string());
         assert_eq!(value("restore.downloadChunkMb"), (ranges::SIZE >> 20).to_string());

@@ -22,7 +22,7 @@ use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd, name};
 use crate::storages::place;
 use crate::upkeep::deletion::{
     prune,
-    retention::{self, Ask, Kind, Refusal, Slicing},
+    retention::{self, Ask, Kind, Refusal},
 };
 use bson::{Timestamp, oid::ObjectId};
 use clap::{ArgGroup, Args};
@@ -283,7 +283,7 @@ async fn carry_out(cx: &Context, wanted: &Ask, wish: Wish, consent: &Consent, wa
     }
     let facts = prune::facts(&cx.control, &config).await?;
     let plan = retention::plan(&facts, wanted).map_err(|refusal| refused(&refusal))?;
-    let shown = Shown::read(cx, &facts, &plan, facts.slicing != Slicing::Off).await?;
+    let shown = Shown::read(cx, &facts, &plan, facts.slicing.is_on()).await?;
     if consent.dry_run {
         cx.out.print(&shown);
         return Ok(());

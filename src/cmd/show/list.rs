@@ -258,7 +258,7 @@ impl List {
             timeline::seconds(lines).into_iter().map(|range| Range { range, no_base: false }).collect()
         };
         Ok(Pitr {
-            on: config.pitr.is_some_and(|pitr| pitr.enabled),
+            on: config.pitr_is_on(),
             ranges,
             rs_ranges: rs_ranges.into_iter().map(|(rs, lines)| (rs, whole(&lines))).collect(),
             size: saved.size,

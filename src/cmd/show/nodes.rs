@@ -1,6 +1,7 @@
 //! The cluster section of `pbm status`: every node with its agent.
 
 use crate::cmd::io::{context::Context, error::Result};
+use crate::config::resolved::Resolved;
 use crate::model::{
     agent::AgentStat,
     config::Config,
@@ -65,13 +66,14 @@ pub async fn read(cx: &Context, config: &Config, priorities: bool) -> Result<Vec
         hosts.insert((leader.clone(), member.name), member.state);
     }
     let mut out: Vec<Replset> = Vec::new();
+    let settings = Resolved::of(config);
     for ((rs, host), state) in hosts {
         let agent = agents.iter().find(|agent| agent.rs == rs && agent.n == host);
         let mut node = judge(&host, state, agent, now);
         if priorities && state != ARBITER {
             let of = |map: Option<&BTreeMap<String, f64>>| format!("{:.1}", priority(&host, state, agent, map));
-            node.prio_backup = of(config.backup.as_ref().and_then(|backup| backup.priority.as_ref()));
-            node.prio_pitr = of(config.pitr.as_ref().and_then(|pitr| pitr.priority.as_ref()));
+            node.prio_backup = of(settings.backup.priority.as_ref());
+            node.prio_pitr = of(settings.pitr.priority.as_ref());
         }
         match out.last_mut() {
             Some(last) if last.rs == rs => last.nodes.push(node),

@@ -10,7 +10,7 @@
 use super::{
     objects,
     plan::{Cut, Item, Plan},
-    retention::{Facts, Slicing},
+    retention::Facts,
 };
 use crate::control::Control;
 use crate::layout::{self, ChunkName};
@@ -37,7 +37,7 @@ pub async fn facts(control: &Control, config: &Config) -> Result<Facts> {
     while let Some(chunk) = spans.try_next().await? {
         timeline::extend(&mut lines, &chunk.rs, Line { start: chunk.start_ts, end: chunk.end_ts });
     }
-    Ok(Facts { backups: control.backups.all().await?, lines, slicing: Slicing::of(config) })
+    Ok(Facts { backups: control.backups.all().await?, lines, slicing: config.slicing() })
 }
 
 /// Refuses when another operation runs: it may read what is to go.

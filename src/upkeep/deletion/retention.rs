@@ -10,7 +10,7 @@
 use super::plan::{Cut, CutWhy, Fate, Goes, Item, Plan, Stays};
 use crate::model::{
     backup::{BackupMeta, BackupType},
-    config::Config,
+    config::Slicing,
     status::Status,
 };
 use crate::pitr::timeline::{self, Line, Lines};
@@ -21,26 +21,6 @@ use std::{
     fmt,
     str::FromStr,
 };
-
-/// Is the oplog being saved, and does that need a backup to begin with?
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Slicing {
-    #[default]
-    Off,
-    On,
-    OplogOnly,
-}
-
-impl Slicing {
-    #[must_use]
-    pub fn of(config: &Config) -> Self {
-        match config.pitr.as_ref().filter(|pitr| pitr.enabled) {
-            None => Self::Off,
-            Some(pitr) if pitr.oplog_only == Some(true) => Self::OplogOnly,
-            Some(_) => Self::On,
-        }
-    }
-}
 
 /// What is known when the plan is made.
 #[derive(Debug, Clone, PartialEq, Default)]

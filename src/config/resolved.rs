@@ -1,0 +1,352 @@
+//! The settings as operations use them: the value that is set or, where no usable value is set, the default of the table
+//! of keys.
+//!
+//! Backups, restores, slicing and `pbm doctor` all ask [`Resolved`], so that none of them derives a value in its own way.
+//! The defaults are read from the table when this program is compiled: a key without a default does not compile.
+
+use super::{
+    keys::KEYS,
+    schema::{Key, Limits},
+};
+use crate::model::{
+    compression::Compression,
+    config::{BackupConf, Config, PitrConf, RestoreConf, Slicing, Timeouts},
+    rate::Rate,
+};
+use std::{collections::BTreeMap, time::Duration};
+
+/// All settings of operations.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    pub backup: BackupSettings,
+    pub pitr: PitrSettings,
+    pub restore: RestoreSettings,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct BackupSettings {
+    /// How long the replica sets have to begin.
+    pub start_within: Duration,
+    /// How long a backup waits for the end of the balancer's round.
+    pub balancer_round: Duration,
+    /// One slice of the backup's oplog covers this time.
+    pub oplog_span: Duration,
+    /// The key that decides `oplog_span`.
+    pub oplog_span_key: &'static str,
+    /// Collections that are dumped at the same time. Where it is not set, the agent's own number holds.
+    pub parallel_collections: Option<usize>,
+    pub compression: Compression,
+    pub level: Option<i32>,
+    pub limit_upload: Rate,
+    pub priority: Option<BTreeMap<String, f64>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct PitrSettings {
+    pub slicing: Slicing,
+    /// One chunk covers this time.
+    pub oplog_span: Duration,
+    /// Writes that are older than this are on the storage.
+    pub max_loss: Option<Duration>,
+    pub compression: Compression,
+    pub level: Option<i32>,
+    pub priority: Option<BTreeMap<String, f64>>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RestoreSettings {
+    /// How long a restore waits for the end of the balancer's round; `None`: as long as it takes.
+    pub balancer_limit: Option<Duration>,
+    /// Collections that are loaded at the same time. Where it is not set, half of the node's cores hold.
+    pub parallel_collections: Option<usize>,
+    /// Inserts at the same time for one collection.
+    pub insertion_workers: usize,
+    /// Documents in one insert, at most.
+    pub batch_documents: usize,
+    pub index_commit_quorum: Option<String>,
+    pub downloads: DownloadSettings,
+}
+
+/// What is set of the three keys that [`downloads`](super::downloads) combines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DownloadSettings {
+    pub workers: Option<usize>,
+    /// In MiB.
+    pub chunk: Option<u64>,
+    /// In MiB.
+    pub buffer: Option<u64>,
+}
+
+const START_WITHIN: u64 = default_of("backup.timeouts.startingStatus");
+const BALANCER_ROUND: u64 = default_of("backup.timeouts.balancerStop");
+const SPAN_KEY: &str = "pitr.oplogSpanMin";
+const SPAN_MINUTES: u64 = default_of(SPAN_KEY);
+const MOST_MINUTES: f64 = most_of(SPAN_KEY);
+const INSERTION_WORKERS: u64 = default_of("restore.numInsertionWorkers");
+const BATCH_DOCUMENTS: u64 = default_of("restore.batchSize");
+
+impl Resolved {
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let backup = config.backup.clone().unwrap_or_default();
+        let pitr = config.pitr.clone().unwrap_or_default();
+        let restore = config.restore.clone().unwrap_or_default();
+        Self {
+            restore: restore_settings(restore),
+            backup: backup_settings(backup, &pitr),
+            pitr: pitr_settings(pitr, config.slicing()),
+        }
+    }
+}
+
+fn backup_settings(backup: BackupConf, pitr: &PitrConf) -> BackupSettings {
+    let timeouts = backup.timeouts.unwrap_or_default();
+    let own = minutes(Some(backup.oplog_span_min));
+    BackupSettings {
+        start_within: seconds(timeouts.starting_status).unwrap_or(Duration::from_secs(START_WITHIN)),
+        balancer_round: balancer_stop(&timeouts).unwrap_or(Duration::from_secs(BALANCER_ROUND)),
+        oplog_span_key: if own.is_some() { "backup.oplogSpanMin" } else { SPAN_KEY },
+        oplog_span: own.unwrap_or_else(|| span(pitr)),
+        parallel_collections: positive(backup.num_parallel_collections),
+        compression: backup.compression.unwrap_or_default(),
+        level: backup.compression_level,
+        limit_upload: backup.limit_upload.unwrap_or_default(),
+        priority: backup.priority,
+    }
+}
+
+fn pitr_settings(pitr: PitrConf, slicing: Slicing) -> PitrSettings {
+    PitrSettings {
+        slicing,
+        oplog_span: span(&pitr),
+        max_loss: pitr.max_loss_sec.filter(|it| *it > 0.0).and_then(|it| Duration::try_from_secs_f64(it).ok()),
+        compression: pitr.compression.unwrap_or_default(),
+        level: pitr.compression_level,
+        priority: pitr.priority,
+    }
+}
+
+fn restore_settings(restore: RestoreConf) -> RestoreSettings {
+    let downloads = DownloadSettings {
+        workers: positive(restore.num_download_workers),
+        chunk: positive(restore.download_chunk_mb),
+        buffer: positive(restore.max_download_buffer_mb),
+    };
+    RestoreSettings {
+        balancer_limit: restore.timeouts.as_ref().and_then(balancer_stop),
+        parallel_collections: positive(restore.num_parallel_collections),
+        insertion_workers: positive(restore.num_insertion_workers).unwrap_or(INSERTION_WORKERS as usize),
+        batch_documents: positive(restore.batch_size).unwrap_or(BATCH_DOCUMENTS as usize),
+        index_commit_quorum: restore.index_commit_quorum.filter(|it| !it.is_empty()),
+        downloads,
+    }
+}
+
+/// A number that is set. For the keys that are read here, 0 means that nothing is set; a negative number is a mistake.
+fn positive<T: TryFrom<i32> + Default + PartialOrd>(number: i32) -> Option<T> {
+    T::try_from(number).ok().filter(|it| *it > T::default())
+}
+
+fn seconds(set: Option<i64>) -> Option<Duration> {
+    set.and_then(|it| u64::try_from(it).ok()).filter(|it| *it > 0).map(Duration::from_secs)
+}
+
+fn balancer_stop(timeouts: &Timeouts) -> Option<Duration> {
+    seconds(timeouts.balancer_stop)
+}
+
+fn minutes(set: Option<f64>) -> Option<Duration> {
+    set.filter(|it| *it > 0.0).map(|it| Duration::from_secs_f64(it.min(MOST_MINUTES) * 60.0))
+}
+
+fn span(pitr: &PitrConf) -> Duration {
+    minutes(pitr.oplog_span_min).unwrap_or(Duration::from_secs(SPAN_MINUTES * 60))
+}
+
+/// The default of a key whose value is a whole number.
+const fn default_of(path: &str) -> u64 {
+    match key(path).default {
+        Some(default) => match default.value {
+            Some(text) => match u64::from_str_radix(text, 10) {
+                Ok(number) => number,
+                Err(_) => panic!("the default of this key is not a whole number"),
+            },
+            None => panic!("another key decides the default of this key"),
+        },
+        None => panic!("this key has no default"),
+    }
+}
+
+/// The largest value of a key.
+const fn most_of(path: &str) -> f64 {
+    match key(path).limits {
+        Limits::Within(_, most) => most,
+        _ => panic!("this key has no largest value"),
+    }
+}
+
+const fn key(path: &str) -> &'static Key {
+    let mut at = 0;
+    while at < KEYS.len() {
+        if is_same(KEYS[at].path.as_bytes(), path.as_bytes()) {
+            return &KEYS[at];
+        }
+        at += 1;
+    }
+    panic!("the table has no such key")
+}
+
+const fn is_same(a: &[u8], b: &[u8]) -> bool {
+    if a.len() != b.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < a.len() {
+        if a[at] != b[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::schema;
+    use bson::Bson;
+
+    /// The default of a key, read as a value of the configuration.
+    fn table(path: &str) -> Bson {
+        let key = schema::find(path).expect(path);
+        key.kind.parse(key.default.and_then(|default| default.value).expect(path)).expect(path)
+    }
+
+    fn whole(path: &str) -> u64 {
+        match table(path) {
+            Bson::Int32(number) => u64::try_from(number).expect(path),
+            Bson::Int64(number) => u64::try_from(number).expect(path),
+            other => panic!("{path}: {other}"),
+        }
+    }
+
+    /// The configuration of these keys.
+    fn set(keys: &[(&str, Bson)]) -> Resolved {
+        let mut doc = bson::Document::new();
+        for (path, value) in keys {
+            super::super::edit::put(&mut doc, path, value.clone());
+        }
+        Resolved::of(&super::super::from_document(doc).expect("a configuration"))
+    }
+
+    #[test]
+    fn each_default_is_that_of_the_table() {
+        let it = Resolved::of(&Config::default());
+        assert_eq!(it.backup.start_within.as_secs(), whole("backup.timeouts.startingStatus"));
+        assert_eq!(it.backup.balancer_round.as_secs(), whole("backup.timeouts.balancerStop"));
+        assert_eq!(table("pitr.oplogSpanMin"), Bson::Double(it.pitr.oplog_span.as_secs_f64() / 60.0));
+        assert_eq!(it.backup.oplog_span, it.pitr.oplog_span, "backup.oplogSpanMin: as pitr.oplogSpanMin");
+        assert_eq!(it.backup.oplog_span_key, "pitr.oplogSpanMin");
+        assert_eq!(table("backup.compression"), Bson::String(it.backup.compression.to_string()));
+        assert_eq!((it.backup.limit_upload, it.backup.level), (Rate::default(), None));
+        assert_eq!(table("pitr.enabled"), Bson::Boolean(it.pitr.slicing.is_on()));
+        assert_eq!(table("pitr.oplogOnly"), Bson::Boolean(it.pitr.slicing == Slicing::OplogOnly));
+        assert_eq!((it.pitr.max_loss, it.pitr.compression), (None, it.backup.compression));
+        assert_eq!(it.restore.insertion_workers as u64, whole("restore.numInsertionWorkers"));
+        assert_eq!(it.restore.batch_documents as u64, whole("restore.batchSize"));
+        // The defaults 0 of the table mean that something else decides.
+        for path in ["backup.numParallelCollections", "restore.numParallelCollections", "restore.timeouts.balancerStop"]
+        {
+            assert_eq!(whole(path), 0, "{path}");
+        }
+        assert_eq!((it.backup.parallel_collections, it.restore.parallel_collections), (None, None));
+        assert_eq!((it.restore.balancer_limit, it.restore.downloads), (None, DownloadSettings::default()));
+    }
+
+    #[test]
+    fn zero_and_negative_numbers_count_as_not_set() {
+        let default = Resolved::of(&Config::default());
+        for number in [0, -1, i32::MIN] {
+            let (of_32, of_64) = (Bson::Int32(number), Bson::Int64(i64::from(number)));
+            let fraction = Bson::Double(f64::from(number));
+            let it = set(&[
+                ("backup.timeouts.startingStatus", of_64.clone()),
+                ("backup.timeouts.balancerStop", of_64.clone()),
+                ("backup.oplogSpanMin", fraction.clone()),
+                ("backup.numParallelCollections", of_32.clone()),
+                ("pitr.oplogSpanMin", fraction.clone()),
+                ("pitr.maxLossSec", fraction),
+                ("restore.timeouts.balancerStop", of_64),
+                ("restore.numParallelCollections", of_32.clone()),
+                ("restore.numInsertionWorkers", of_32.clone()),
+                ("restore.batchSize", of_32.clone()),
+                ("restore.numDownloadWorkers", of_32.clone()),
+                ("restore.downloadChunkMb", of_32.clone()),
+                ("restore.maxDownloadBufferMb", of_32),
+                ("restore.indexCommitQuorum", "".into()),
+            ]);
+            assert_eq!(it, default, "{number}");
+        }
+        assert_eq!(set(&[("pitr.oplogSpanMin", f64::NAN.into()), ("pitr.maxLossSec", f64::NAN.into())]), default);
+    }
+
+    #[test]
+    fn a_span_is_a_day_at_most() {
+        for minutes in [1440.0, 1441.0, 1e300, f64::INFINITY] {
+            let it = set(&[("pitr.oplogSpanMin", minutes.into())]);
+            assert_eq!((it.pitr.oplog_span.as_secs(), it.backup.oplog_span.as_secs()), (86_400, 86_400), "{minutes}");
+            let it = set(&[("backup.oplogSpanMin", minutes.into())]);
+            assert_eq!((it.pitr.oplog_span.as_secs(), it.backup.oplog_span.as_secs()), (600, 86_400), "{minutes}");
+        }
+        assert_eq!(set(&[("pitr.maxLossSec", f64::INFINITY.into())]).pitr.max_loss, None);
+    }
+
+    #[test]
+    fn other_large_numbers_hold_as_they_are() {
+        let it = set(&[
+            ("backup.timeouts.startingStatus", i64::MAX.into()),
+            ("restore.batchSize", i32::MAX.into()),
+            ("restore.numInsertionWorkers", i32::MAX.into()),
+            ("restore.numDownloadWorkers", i32::MAX.into()),
+        ]);
+        assert_eq!(it.backup.start_within.as_secs(), i64::MAX.unsigned_abs());
+        let most = i32::MAX.unsigned_abs() as usize;
+        assert_eq!((it.restore.batch_documents, it.restore.insertion_workers), (most, most));
+        assert_eq!(it.restore.downloads.workers, Some(most));
+    }
+
+    #[test]
+    fn values_that_are_set_win() {
+        let it = set(&[
+            ("backup.oplogSpanMin", 0.25.into()),
+            ("backup.timeouts.balancerStop", 7_i64.into()),
+            ("backup.numParallelCollections", 3.into()),
+            ("pitr.enabled", true.into()),
+            ("pitr.oplogSpanMin", 5.0.into()),
+            ("pitr.maxLossSec", 30.5.into()),
+            ("restore.timeouts.balancerStop", 9_i64.into()),
+            ("restore.indexCommitQuorum", "majority".into()),
+            ("restore.downloadChunkMb", 2.into()),
+        ]);
+        assert_eq!((it.backup.oplog_span.as_secs(), it.backup.oplog_span_key), (15, "backup.oplogSpanMin"));
+        assert_eq!((it.backup.balancer_round.as_secs(), it.backup.parallel_collections), (7, Some(3)));
+        assert_eq!((it.pitr.slicing, it.pitr.oplog_span.as_secs()), (Slicing::On, 300));
+        assert_eq!(it.pitr.max_loss, Some(Duration::from_millis(30_500)));
+        assert_eq!(it.restore.balancer_limit, Some(Duration::from_secs(9)));
+        assert_eq!(it.restore.index_commit_quorum.as_deref(), Some("majority"));
+        assert_eq!(it.restore.downloads, DownloadSettings { chunk: Some(2), ..DownloadSettings::default() });
+    }
+
+    #[test]
+    fn oplog_only_is_nothing_while_slicing_is_off() {
+        for (enabled, only, slicing) in [
+            (false, false, Slicing::Off),
+            (false, true, Slicing::Off),
+            (true, false, Slicing::On),
+            (true, true, Slicing::OplogOnly),
+        ] {
+            let it = set(&[("pitr.enabled", enabled.into()), ("pitr.oplogOnly", only.into())]);
+            assert_eq!(it.pitr.slicing, slicing, "{enabled} {only}");
+        }
+    }
+}
