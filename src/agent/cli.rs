@@ -9,11 +9,7 @@ use crate::cli::pflag;
 use crate::control::{Control, Place};
 use crate::log::{DbSink, Log, last_words};
 use crate::model::{build, names::PBM_VERSION};
-use crate::mongo::{
-    self, Purpose,
-    admin::{self, explain},
-    login,
-};
+use crate::mongo::{self, Purpose, admin::explain, code, login};
 use crate::preflight::grants;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
@@ -273,7 +269,7 @@ const REPEAT: Duration = Duration::from_secs(60);
 
 /// Did the server refuse because the user lacks a privilege?
 fn is_denial(error: &anyhow::Error) -> bool {
-    error.chain().find_map(|cause| cause.downcast_ref()).and_then(admin::code) == Some(admin::UNAUTHORIZED)
+    error.chain().find_map(|cause| cause.downcast_ref()).and_then(code::code) == Some(code::UNAUTHORIZED)
 }
 
 /// The privileges that this agent's user lacks, with the command that grants them; `None` if they can't be found out.

@@ -140,7 +140,7 @@ async fn is_fit(node: &Node) -> Result<Fit> {
     if hello.arbiter_only {
         return Ok(Fit::Never("this node is an arbiter".into()));
     }
-    if !matches!(me.state, 1 | 2) {
+    if !me.state.is_readable() {
         return Ok(Fit::NotNow(format!("this node's state is {}", me.state_str)));
     }
     if status.lag_secs() >= MAX_LAG_SECS {

@@ -25,15 +25,14 @@
 
 use super::Cx;
 use crate::model::backup::BackupMeta;
-use crate::mongo::{admin, majority};
-use crate::{oplog::slice, replay::target::is_transient};
+use crate::mongo::{code, majority};
+use crate::oplog::slice;
 use anyhow::{Context, Result, bail};
 use bson::{Document, Timestamp, doc};
 use mongodb::{Client, ClientSession};
 use std::time::Duration;
 use tokio::time::Instant;
 
-const LOCK_FAILED: i32 = 107;
 /// How long a primary may have its global lock taken by others, and when it is asked again.
 const LOCKED: Duration = Duration::from_secs(30);
 const AGAIN: Duration = Duration::from_millis(50);
@@ -90,7 +89,8 @@ async fn append(primary: &Client, session: &mut ClientSession, text: &str) -> Re
         match db.run_command(note).session(&mut *session).await {
             // A second note does no harm, and the primary may just have been replaced.
             Err(error)
-                if (admin::code(&error) == Some(LOCK_FAILED) || is_transient(&error)) && Instant::now() < until =>
+                if (code::code(&error) == Some(code::LOCK_FAILED) || code::is_transient(&error))
+                    && Instant::now() < until =>
             {
                 tokio::time::sleep(AGAIN).await;
             }

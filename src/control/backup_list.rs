@@ -5,6 +5,7 @@
 
 use super::{OpDocs, ops::CLEANUP_DUE};
 use crate::model::{backup::BackupMeta, config::StorageConf, names, status::Status};
+use crate::mongo::code::DUPLICATE_KEY;
 use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, doc};
 use futures::{Stream, TryStreamExt};
@@ -12,7 +13,6 @@ use std::collections::HashSet;
 
 /// One command is one document, which the server limits to 16 MiB.
 const BATCH_BYTES: usize = 4 << 20;
-const DUPLICATE_KEY: i32 = 11_000;
 const WRITE: &str = "write backups to admin.pbmBackups";
 
 /// The storage that backups lie on, as their documents name it.

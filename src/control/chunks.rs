@@ -5,7 +5,7 @@ use super::{
     chunk_table::{ChunkTable, Only},
 };
 use crate::model::{chunk::Chunk, names};
-use crate::mongo::admin::{is_duplicate_key, only_duplicate_keys};
+use crate::mongo::code::{is_duplicate_key, only_duplicate_keys};
 use anyhow::{Context, Result};
 use bson::{Bson, Document, RawDocumentBuf, Timestamp, doc};
 use futures::{Stream, TryStreamExt};

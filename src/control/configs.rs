@@ -6,7 +6,7 @@ use crate::model::{
     config::{Config, StorageConf},
     names,
 };
-use crate::mongo::admin::is_duplicate_key;
+use crate::mongo::code::is_duplicate_key;
 use anyhow::{Context, Result};
 use bson::{Bson, Document, Timestamp, doc};
 use futures::TryStreamExt;

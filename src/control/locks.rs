@@ -5,7 +5,7 @@ use crate::model::{
     lock::{Lock, LockHeader, is_stale},
     names,
 };
-use crate::mongo::admin::is_duplicate_key;
+use crate::mongo::code::is_duplicate_key;
 use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc};
 use futures::TryStreamExt;

@@ -5,7 +5,7 @@ use crate::model::{
     log::{LogEntry, Severity},
     names,
 };
-use crate::mongo::admin::only_duplicate_keys;
+use crate::mongo::code::only_duplicate_keys;
 use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc};
 use futures::{Stream, StreamExt, TryStreamExt, stream};

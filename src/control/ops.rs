@@ -10,7 +10,7 @@ use crate::model::{
     restore::{RestoreMeta, RestoreReplset},
     status::Status,
 };
-use crate::mongo::admin::is_duplicate_key;
+use crate::mongo::code::is_duplicate_key;
 use anyhow::{Context, Result};
 use bson::{Bson, Document, Timestamp, doc};
 use futures::TryStreamExt;

@@ -3,7 +3,7 @@
 //! The unique indexes are the locking mechanism: they must exist before any lock is taken.
 
 use crate::model::names;
-use crate::mongo::{admin, majority};
+use crate::mongo::{code, majority};
 use anyhow::{Context, Result};
 use bson::{Document, doc};
 use mongodb::{
@@ -13,7 +13,6 @@ use mongodb::{
 use std::collections::{HashMap, HashSet};
 
 const MIB: i64 = 1024 * 1024;
-const NAMESPACE_EXISTS: i32 = 48;
 
 /// Existing collections and indexes are not touched: even a creation that changes nothing waits for the majority, and an agent
 /// that starts while there is no majority must not wait.
@@ -42,7 +41,7 @@ pub(super) async fn create_all(db: &Database) -> Result<()> {
         create.insert("writeConcern", majority::write_concern(db));
         let failed = || format!("create admin.{name}");
         match db.run_command(create).await {
-            Err(error) if admin::code(&error) == Some(NAMESPACE_EXISTS) => {}
+            Err(error) if code::code(&error) == Some(code::NAMESPACE_EXISTS) => {}
             Err(error) => return Err(error).with_context(failed),
             Ok(answer) => drop(majority::confirmed(db.client(), answer).await.with_context(failed)?),
         }

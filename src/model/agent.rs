@@ -1,5 +1,6 @@
 //! `admin.pbmAgents` (docs/format.md C.2).
 
+use super::member::MemberState;
 use super::serde_help::{is_default, null_default, null_ts, zero_ts};
 use bson::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -10,9 +11,8 @@ pub struct AgentStat {
     /// `host:port` as the replica set names it.
     pub n: String,
     pub rs: String,
-    /// Member state: 1 primary, 2 secondary, 6 unknown, 7 arbiter.
     #[serde(default, deserialize_with = "null_default")]
-    pub s: i32,
+    pub s: MemberState,
     #[serde(rename = "str", default, deserialize_with = "null_default")]
     pub state: String,
     #[serde(default, deserialize_with = "null_default")]
@@ -142,7 +142,7 @@ impl AgentStat {
         Self {
             n: n.to_owned(),
             rs: rs.to_owned(),
-            s: 6,
+            s: MemberState::Unknown,
             state: "UNKNOWN".to_owned(),
             hdn: false,
             psv: false,
@@ -170,12 +170,13 @@ impl AgentStat {
         }
     }
 
-    /// A member in state `s` (1 or 2) with all that its agent needs.
+    /// A primary or secondary with all that its agent needs.
     #[must_use]
-    pub fn healthy(rs: &str, n: &str, s: i32) -> Self {
+    pub fn healthy(rs: &str, n: &str, s: impl Into<MemberState>) -> Self {
+        let s = s.into();
         Self {
             s,
-            state: if s == 1 { "PRIMARY" } else { "SECONDARY" }.to_owned(),
+            state: if s == MemberState::Primary { "PRIMARY" } else { "SECONDARY" }.to_owned(),
             pbms: SubsysStatus::usable(),
             nodes: SubsysStatus::usable(),
             stors: SubsysStatus::usable(),

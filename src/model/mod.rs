@@ -12,6 +12,7 @@ pub mod compression;
 pub mod config;
 pub mod lock;
 pub mod log;
+pub mod member;
 pub mod names;
 pub mod pitr;
 pub mod rate;

@@ -1,5 +1,6 @@
 //! Typed administration commands.
 
+use crate::model::member::MemberState;
 use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc, oid::ObjectId};
 use mongodb::Client;
@@ -42,7 +43,7 @@ pub struct Member {
     #[serde(default)]
     pub health: f64,
     #[serde(default)]
-    pub state: i32,
+    pub state: MemberState,
     #[serde(default)]
     pub state_str: String,
     #[serde(default)]
@@ -98,7 +99,7 @@ impl ReplStatus {
     #[must_use]
     pub fn lag_secs(&self) -> i64 {
         let mine = self.me().and_then(|m| m.optime.as_ref());
-        let first = self.members.iter().find(|m| m.state == 1).and_then(|m| m.optime.as_ref());
+        let first = self.members.iter().find(|m| m.state == MemberState::Primary).and_then(|m| m.optime.as_ref());
         match (first, mine) {
             (Some(first), Some(mine)) => (i64::from(first.ts.time) - i64::from(mine.ts.time)).max(0),
             _ => 0,
@@ -163,20 +164,6 @@ pub async fn replica_set_id(client: &Client) -> Result<Option<ObjectId>> {
     Ok(settings.and_then(|settings| settings.get_object_id("replicaSetId")).ok())
 }
 
-/// The code of a denial.
-pub const UNAUTHORIZED: i32 = 13;
-
-/// The code of a server's error answer, if the error is one.
-#[must_use]
-pub fn code(error: &MongoError) -> Option<i32> {
-    match error.kind.as_ref() {
-        ErrorKind::Command(command) => Some(command.code),
-        ErrorKind::Write(WriteFailure::WriteError(write)) => Some(write.code),
-        ErrorKind::InsertMany(many) => many.write_errors.as_ref().and_then(|all| all.first()).map(|e| e.code),
-        _ => None,
-    }
-}
-
 /// The error for people: a server's answer by its name and message, without the answer's bytes.
 #[must_use]
 pub fn reason(error: &MongoError) -> String {
@@ -229,20 +216,6 @@ pub fn explain(error: &anyhow::Error) -> String {
         }
     }
     told.join(": ")
-}
-
-/// Of many inserts some were refused by a unique index, and nothing else went wrong.
-#[must_use]
-pub fn only_duplicate_keys(error: &MongoError) -> bool {
-    let ErrorKind::InsertMany(many) = error.kind.as_ref() else { return false };
-    many.write_concern_error.is_none()
-        && many.write_errors.as_ref().is_some_and(|errors| errors.iter().all(|error| error.code == 11000))
-}
-
-/// A unique index refused the write.
-#[must_use]
-pub fn is_duplicate_key(error: &MongoError) -> bool {
-    code(error) == Some(11000)
 }
 
 #[cfg(test)]

@@ -117,7 +117,7 @@ pub fn missing(status: &ReplStatus, config: &SetConfig) -> Option<String> {
     let state_of = |host: &str| status.members.iter().find(|member| member.name == host);
     let (up, down): (Vec<&str>, Vec<&str>) = writable.iter().partition(|host| {
         // A member in maintenance mode (RECOVERING) still replicates.
-        state_of(host).is_some_and(|member| member.health > 0.0 && matches!(member.state, 1..=3))
+        state_of(host).is_some_and(|member| member.health > 0.0 && member.state.replicates())
     });
     let count = f64::from(u32::try_from(up.len()).unwrap_or(u32::MAX));
     (count < needed).then(|| {

@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod ca_store;
+pub mod code;
 pub mod connect;
 pub mod hello;
 pub mod listing;

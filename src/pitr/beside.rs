@@ -22,6 +22,7 @@ use super::election::PER_TIER;
 use crate::model::{
     agent::AgentStat,
     lock::{Lock, is_stale},
+    member::MemberState,
     pitr::{PitrMeta, state},
 };
 use crate::topo::elect::{self, Preference};
@@ -94,7 +95,7 @@ impl Mix {
 fn leader(agents: &[AgentStat], leader_rs: &str) -> Leader {
     let mut there: Vec<&AgentStat> = agents.iter().filter(|agent| agent.rs == leader_rs).collect();
     // After an election, the lines of two agents may show a primary for a moment.
-    let primary = there.iter().filter(|agent| agent.s == 1).max_by_key(|agent| agent.hb);
+    let primary = there.iter().filter(|agent| agent.s == MemberState::Primary).max_by_key(|agent| agent.hb);
     match primary {
         Some(agent) if agent.is_original() => Leader::Original(agent.n.clone()),
         Some(agent) if agent.names_slicers() => Leader::Ours(agent.n.clone()),

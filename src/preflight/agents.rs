@@ -1,12 +1,13 @@
 //! Pure: the agents, and what they tell of their surroundings.
 
 use super::{
-    facts::{ARBITER, Facts},
+    facts::Facts,
     finding::{CLUSTER, Check, Finding, member},
 };
 use crate::model::{
     agent::AgentStat,
     lock::{STALE_SECS, is_stale},
+    member::MemberState,
     names::PBM_VERSION,
 };
 use crate::topo::suits::{is_unfit_by_design, unfit_node};
@@ -19,7 +20,11 @@ const LEAST: i64 = 16 << 20;
 /// The living agents.
 pub(super) fn alive(facts: &Facts) -> impl Iterator<Item = &AgentStat> {
     let now = facts.control.now.unwrap_or(Timestamp { time: 0, increment: 0 });
-    facts.control.agents.iter().filter(move |agent| !is_stale(agent.hb, now) && !agent.arb && agent.s != ARBITER)
+    facts
+        .control
+        .agents
+        .iter()
+        .filter(move |agent| !is_stale(agent.hb, now) && !agent.arb && agent.s != MemberState::Arbiter)
 }
 
 /// Has every member with data one agent that lives and can work?
@@ -73,7 +78,7 @@ fn of_agent(agent: &AgentStat, subject: String, now: Option<Timestamp>) -> Vec<F
         out.push(finding.next("stop one of them; both take the same commands and overwrite each other's state"));
     }
     let unfit = unfit_node(agent).map(|why| format!("not read for backups: {why}"));
-    if let Some(why) = unfit.as_ref().filter(|_| matches!(agent.s, 1 | 2) && !is_unfit_by_design(agent)) {
+    if let Some(why) = unfit.as_ref().filter(|_| agent.s.is_readable() && !is_unfit_by_design(agent)) {
         let next = "find out why this member does not keep up, or who locked it (db.currentOp().fsyncLock)";
         out.push(Finding::warning(Check::Agent, &subject, why).next(next));
     }

@@ -1,13 +1,8 @@
 //! What the checks judge, as data.
 
-use crate::model::{agent::AgentStat, config::Config, lock::Lock, pitr::PitrMeta};
+use crate::model::{agent::AgentStat, config::Config, lock::Lock, member::MemberState, pitr::PitrMeta};
 use crate::mongo::{admin::Version, login::Login};
 use bson::Timestamp;
-
-/// The member states that matter here.
-pub const PRIMARY: i32 = 1;
-pub const SECONDARY: i32 = 2;
-pub const ARBITER: i32 = 7;
 
 /// Everything that was found out.
 #[derive(Debug, Default)]
@@ -35,7 +30,7 @@ pub struct NodeFacts {
     /// `host:port` as the replica set names it.
     pub host: String,
     /// As some member sees it; `None` when no member told.
-    pub state: Option<i32>,
+    pub state: Option<MemberState>,
     /// The state in words.
     pub state_str: String,
     /// What it said itself, or why it did not. Arbiters are not asked: they know no users.
@@ -103,7 +98,7 @@ impl NodeFacts {
     /// It can have an agent.
     #[must_use]
     pub fn has_data(&self) -> bool {
-        self.state != Some(ARBITER)
+        self.state != Some(MemberState::Arbiter)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Finding out: asks every member itself, and reads the control collections. Nothing is changed anywhere.
 
-use super::facts::{ARBITER, Answer, ControlFacts, Facts, NodeFacts, Oplog, ReplsetFacts, Unfinished};
+use super::facts::{Answer, ControlFacts, Facts, NodeFacts, Oplog, ReplsetFacts, Unfinished};
 use crate::control::{Control, OpDocs, OpDocument, unix_now};
-use crate::model::config::Config;
-use crate::mongo::{self, admin, connect::connect_member, hello::Hello, login, majority};
+use crate::model::{config::Config, member::MemberState};
+use crate::mongo::{self, admin, code, connect::connect_member, hello::Hello, login, majority};
 use crate::oplog::slice;
 use crate::topo::cluster::{self, Cluster, Member};
 use anyhow::{Result, bail};
@@ -66,14 +66,14 @@ impl Asker<'_> {
 
     async fn replset(&self, rs: &str, hosts: &[String]) -> ReplsetFacts {
         let mut asked = self.ask_all(hosts.to_vec()).await;
-        let mut states: BTreeMap<String, (i32, String)> = BTreeMap::new();
+        let mut states: BTreeMap<String, (MemberState, String)> = BTreeMap::new();
         for member in asked.iter().flat_map(|(_, asked)| asked.iter().flat_map(|asked| &asked.members)) {
             // 0 to 10; whoever does not reach a member knows nothing of its state.
             if member.health > 0.0 || !states.contains_key(&member.name) {
                 states.insert(member.name.clone(), (member.state, member.state_str.clone()));
             }
         }
-        let others = states.iter().filter(|(host, (state, _))| *state != ARBITER && !hosts.contains(host));
+        let others = states.iter().filter(|(host, (state, _))| *state != MemberState::Arbiter && !hosts.contains(host));
         asked.extend(self.ask_all(others.map(|(host, _)| host.clone()).collect()).await);
         // Members that see each other report the same; a member that sees no other does not count against them.
         let seen: Vec<&Option<String>> =
@@ -88,7 +88,7 @@ impl Asker<'_> {
                 NodeFacts { host, state, state_str, answer: asked.map(|asked| asked.answer) }
             })
             .collect();
-        for (host, (state, state_str)) in states.into_iter().filter(|(_, (state, _))| *state == ARBITER) {
+        for (host, (state, state_str)) in states.into_iter().filter(|(_, (state, _))| *state == MemberState::Arbiter) {
             if !nodes.iter().any(|node| node.host == host) {
                 nodes.push(NodeFacts {
                     host,
@@ -213,8 +213,7 @@ fn unix_ms() -> i64 {
 
 /// What the server says of a denial repeats the whole command.
 fn explain(error: &anyhow::Error) -> String {
-    let denied =
-        error.chain().find_map(|cause| cause.downcast_ref()).and_then(admin::code) == Some(admin::UNAUTHORIZED);
+    let denied = error.chain().find_map(|cause| cause.downcast_ref()).and_then(code::code) == Some(code::UNAUTHORIZED);
     if denied { format!("{error}: the user may not do this") } else { admin::explain(error) }
 }
 

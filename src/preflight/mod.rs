@@ -17,9 +17,9 @@ mod work;
 
 pub use finding::{CLUSTER, Check, Finding, Verdict, member};
 
-use crate::model::{agent::AgentStat, lock::is_stale};
+use crate::model::{agent::AgentStat, lock::is_stale, member::MemberState};
 use crate::topo::suits::unfit;
-use facts::{Facts, PRIMARY};
+use facts::Facts;
 
 /// What is about to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,7 +82,7 @@ pub fn obstacles(facts: &Facts, findings: &[Finding], operation: Operation) -> V
     let Some(now) = facts.control.now else { return Vec::new() };
     let needed = grants::needed(operation);
     let able = |agent: &AgentStat| match operation {
-        Operation::Restore | Operation::Replay => agent.s == PRIMARY,
+        Operation::Restore | Operation::Replay => agent.s == MemberState::Primary,
         Operation::Backup | Operation::ProfileBackup => unfit(agent).is_none(),
     };
     let mut obstacles = Vec::new();

@@ -1,11 +1,11 @@
 //! Pure: the members themselves, as they answered from here.
 
 use super::{
-    facts::{ControlFacts, Facts, NodeFacts, PRIMARY, SECONDARY},
+    facts::{ControlFacts, Facts, NodeFacts},
     finding::{CLUSTER, Check, Finding, member},
     grants,
 };
-use crate::model::{agent::AgentStat, lock::is_stale};
+use crate::model::{agent::AgentStat, lock::is_stale, member::MemberState};
 use crate::mongo::admin::Version;
 use crate::restore::plan::version::Version as Number;
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,7 +36,7 @@ pub(super) fn connections(facts: &Facts) -> Vec<Finding> {
     for set in &facts.replsets {
         out.extend(set.nodes.iter().map(|node| connection(facts, &set.name, node)));
         let told = set.nodes.iter().any(|node| node.state.is_some());
-        if told && !set.nodes.iter().any(|node| node.state == Some(PRIMARY)) {
+        if told && !set.nodes.iter().any(|node| node.state == Some(MemberState::Primary)) {
             let finding =
                 Finding::failure(Check::Connection, &set.name, "it has no primary, so nothing can be written");
             out.push(finding.next("start its members, or look into their logs why they elect none (rs.status())"));
@@ -67,7 +67,7 @@ fn connection(facts: &Facts, rs: &str, node: &NodeFacts) -> Finding {
         return Finding::ok(Check::Connection, subject, "an arbiter, needs no agent");
     }
     match &node.answer {
-        Ok(_) if node.state.is_some_and(|state| state != PRIMARY && state != SECONDARY) => {
+        Ok(_) if node.state.is_some_and(|state| !state.is_readable()) => {
             Finding::warning(Check::Connection, subject, format!("it answers, but its state is {state}"))
                 .next("an agent there can't work until the member is PRIMARY or SECONDARY")
         }
@@ -86,7 +86,7 @@ pub(super) fn privileges(facts: &Facts) -> Vec<Finding> {
     let mut out = Vec::new();
     for set in &facts.replsets {
         let mut nodes: Vec<&NodeFacts> = set.nodes.iter().filter(|node| node.has_data()).collect();
-        nodes.sort_by_key(|node| node.state != Some(PRIMARY));
+        nodes.sort_by_key(|node| node.state != Some(MemberState::Primary));
         let asked = nodes.iter().find_map(|node| node.answer.as_ref().ok());
         let Some((answer, Ok(login))) = asked.map(|answer| (answer, &answer.login)) else { continue };
         if let (true, Err(why)) = (login.users.is_empty(), &answer.oplog) {

@@ -1,5 +1,6 @@
-use super::facts::{ARBITER, Answer, NodeFacts, Oplog, PRIMARY, ReplsetFacts, SECONDARY, Unfinished};
+use super::facts::{Answer, NodeFacts, Oplog, ReplsetFacts, Unfinished};
 use super::*;
+use crate::model::member::MemberState::{self, Arbiter, Primary, Secondary};
 use crate::model::{
     agent::{Space, SubsysStatus, Trial},
     config::{Config, PitrConf},
@@ -22,17 +23,17 @@ fn answer(oplog: Oplog) -> Answer {
     Answer { clock_ms: 3, round_ms: 1, version: Some(Ok(version)), login: Ok(login), oplog: Ok(oplog) }
 }
 
-fn node(host: &str, state: i32, oplog: Oplog) -> NodeFacts {
-    let state_str = if state == PRIMARY { "PRIMARY" } else { "SECONDARY" }.to_owned();
+fn node(host: &str, state: MemberState, oplog: Oplog) -> NodeFacts {
+    let state_str = if state == Primary { "PRIMARY" } else { "SECONDARY" }.to_owned();
     NodeFacts { host: host.into(), state: Some(state), state_str, answer: Ok(answer(oplog)) }
 }
 
 /// A replica set with one member, whose oplog this is.
 pub(super) fn set_of(oplog: Oplog) -> ReplsetFacts {
-    ReplsetFacts { name: "a".into(), nodes: vec![node("h:1", PRIMARY, oplog)], no_majority: None }
+    ReplsetFacts { name: "a".into(), nodes: vec![node("h:1", Primary, oplog)], no_majority: None }
 }
 
-fn agent(rs: &str, n: &str, s: i32) -> AgentStat {
+fn agent(rs: &str, n: &str, s: MemberState) -> AgentStat {
     let own = "0.1.0".to_owned();
     let rules = AgentStat::RULES;
     AgentStat { v: PBM_VERSION.into(), own, rules, hb: at(NOW - 3), ..AgentStat::healthy(rs, n, s) }
@@ -43,9 +44,9 @@ fn healthy() -> Facts {
     let oplog = Oplog { oldest: at(1), newest: at(NOW), size: 100, max: 100 };
     let mut facts = Facts::default();
     for rs in ["a", "b"] {
-        let nodes = vec![node("h:1", PRIMARY, oplog), node("h:2", SECONDARY, oplog)];
+        let nodes = vec![node("h:1", Primary, oplog), node("h:2", Secondary, oplog)];
         facts.replsets.push(ReplsetFacts { name: rs.into(), nodes, no_majority: None });
-        facts.control.agents.extend([agent(rs, "h:1", PRIMARY), agent(rs, "h:2", SECONDARY)]);
+        facts.control.agents.extend([agent(rs, "h:1", Primary), agent(rs, "h:2", Secondary)]);
     }
     facts.control.now = Some(at(NOW));
     facts.control.config = Some(Config::default());
@@ -91,7 +92,7 @@ fn each_fault_is_found_where_it_is() {
             },
             "Failure connection a/h:2: refused",
         ),
-        (|it| it.replsets[1].nodes[0].state = Some(SECONDARY), "Failure connection b: it has no primary"),
+        (|it| it.replsets[1].nodes[0].state = Some(Secondary), "Failure connection b: it has no primary"),
         (|it| it.unanswered.push("denied".into()), "Failure connection cluster: questions without an answer: denied"),
         (
             |it| it.replsets[0].nodes[0].answer.as_mut().expect("one").login = Ok(Login::default()),
@@ -147,7 +148,7 @@ fn each_fault_is_found_where_it_is() {
             "Failure agent a/h:2: its agent can't use the mongod: gone",
         ),
         (|it| it.control.agents[1].n = "other:2".into(), "Failure agent a/h:2: no pbm-agent runs here"),
-        (|it| it.control.agents.push(agent("a", "h:9", 2)), "Warning agent a/h:9: an agent writes here"),
+        (|it| it.control.agents.push(agent("a", "h:9", Secondary)), "Warning agent a/h:9: an agent writes here"),
         (
             |it| it.control.agents[1].lacks = vec!["role restore".into()],
             "Failure privileges a/h:2: the user of its agent lacks",
@@ -234,7 +235,7 @@ fn each_fault_is_found_where_it_is() {
 fn arbiters_and_what_runs_are_fine() {
     let mut facts = healthy();
     let arbiter =
-        NodeFacts { state: Some(ARBITER), answer: Err("it is not asked".into()), ..facts.replsets[0].nodes[1].clone() };
+        NodeFacts { state: Some(Arbiter), answer: Err("it is not asked".into()), ..facts.replsets[0].nodes[1].clone() };
     facts.replsets[0].nodes.push(NodeFacts { host: "h:3".into(), ..arbiter });
     facts.control.locks.push(lock("backup", "b", NOW - 5));
     // Its own heartbeat is the leader's, who may be slow; the lock lives.

@@ -11,11 +11,11 @@ use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, Uuid, doc, rawdoc};
 use mongodb::Client;
 
-use crate::mongo::majority;
+use crate::mongo::{code, majority};
 use crate::replay::apply::command_document;
 use crate::replay::capped;
 use crate::replay::owed::{Catalog, Collection, Index, Key, Level};
-use crate::replay::target::{Mode, Occupant, Target, code, is_transient};
+use crate::replay::target::{Mode, Occupant, Target};
 
 /// How many members must be ready before an index build is committed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -204,7 +204,7 @@ async fn build_indexes(
             "writeConcern": {"w": "majority"},
         };
         let mut result = run(target, db, command.clone()).await;
-        if result.as_ref().is_err_and(|error| code(error) == Some(UNSATISFIABLE_QUORUM)) {
+        if result.as_ref().is_err_and(|error| code::code(error) == Some(code::UNSATISFIABLE_COMMIT_QUORUM)) {
             tracing::warn!(
                 ?quorum,
                 "the replica set has not enough members that build indexes for this commit quorum: the majority is enough"
@@ -219,18 +219,15 @@ async fn build_indexes(
 
 /// Drops indexes by name; what is not there is fine.
 pub(super) async fn drop_indexes<T: AsRef<str>>(target: &Target, db: &str, coll: &str, names: &[T]) -> Result<()> {
-    const INDEX_NOT_FOUND: i32 = 27;
     for name in names.iter().map(AsRef::as_ref) {
         let command = doc! {"dropIndexes": coll, "index": name, "writeConcern": {"w": "majority"}};
         match run(target, db, command).await {
-            Err(error) if matches!(code(&error), Some(INDEX_NOT_FOUND | 26)) => {}
+            Err(error) if matches!(code::code(&error), Some(code::INDEX_NOT_FOUND | code::NAMESPACE_NOT_FOUND)) => {}
             result => result.map(drop).with_context(|| format!("drop the index '{name}' of {db}.{coll}"))?,
         }
     }
     Ok(())
 }
-
-const UNSATISFIABLE_QUORUM: i32 = 278;
 
 /// What to send for an index, and for which of a time series' two collections.
 fn specification(index: &Index, default_collation: bool) -> (Level, Document) {
@@ -264,7 +261,7 @@ pub(super) async fn run(target: &Target, db: &str, command: Document) -> Result<
     let mut delay = Duration::from_millis(200);
     for _ in 0..5 {
         match target.run(db, command.clone()).await {
-            Err(error) if is_transient(&error) => tracing::warn!("interrupted, trying again: {error}"),
+            Err(error) if code::is_transient(&error) => tracing::warn!("interrupted, trying again: {error}"),
             result => return result,
         }
         tokio::time::sleep(delay).await;

@@ -8,6 +8,7 @@
 use anyhow::{Context, Result, bail};
 use bson::{Bson, RawDocument, RawDocumentBuf, Uuid, doc, rawdoc};
 
+use crate::mongo::code;
 use crate::oplog::entry::{Command, Entry};
 use crate::raw::{find, text};
 use crate::replay::apply::{Replayer, command_document};
@@ -16,8 +17,6 @@ use crate::replay::filter::{SWITCHES, by_name};
 use crate::replay::owed::Key;
 use crate::replay::target::{Mode, Occupant, Target};
 use crate::replay::temporary_names;
-
-const INVALID_OPTIONS: i32 = 72;
 
 impl Replayer {
     pub(super) async fn command(&mut self, entry: &Entry<'_>, command: &Command<'_>) -> Result<()> {
@@ -226,7 +225,7 @@ impl Replayer {
         let (applied, _) = self.target.apply_ops(Mode::ApplyOps, &[&op]).await?;
         match applied.stopped {
             // Granularity only grows; the dump has already seen a coarser one.
-            Some(stop) if stop.code == INVALID_OPTIONS && granularity && self.tolerant(entry.ts) => {
+            Some(stop) if stop.code == code::INVALID_OPTIONS && granularity && self.tolerant(entry.ts) => {
                 self.stats.superseded += 1;
                 Ok(())
             }

@@ -4,11 +4,8 @@ use anyhow::{Context, Result};
 use bson::{Document, Uuid, doc};
 use mongodb::{Client, Database};
 
-use crate::mongo::listing;
+use crate::mongo::{code, listing};
 use crate::replay::owed::Catalog;
-use crate::replay::target::code;
-
-const NAMESPACE_NOT_FOUND: i32 = 26;
 
 /// Reads all collections with their UUIDs and indexes from the primary behind `client`. What is found by name anyway
 /// (`config`) and what no replay touches (`local`) is left out.
@@ -39,7 +36,7 @@ async fn indexes(database: &Database, coll: &str) -> Result<Option<Vec<Document>
     let failed = || format!("list the indexes of {}.{coll}", database.name());
     match listing::documents(database, doc! {"listIndexes": coll}).await {
         Ok(indexes) => Ok(Some(indexes)),
-        Err(error) if code(&error) == Some(NAMESPACE_NOT_FOUND) => Ok(None),
+        Err(error) if code::code(&error) == Some(code::NAMESPACE_NOT_FOUND) => Ok(None),
         Err(error) => Err(error).with_context(failed),
     }
 }

@@ -5,15 +5,21 @@
 use anyhow::{Result, bail};
 use bson::{RawDocument, RawDocumentBuf, Timestamp};
 
+use crate::mongo::code::{self, NAMESPACE_NOT_FOUND};
 use crate::oplog::entry::{Kind, crop, excerpt, show};
 use crate::raw::find;
 use crate::replay::apply::Stats;
 use crate::replay::owed::Key;
 use crate::replay::target::{Mode, Stop, Target};
 
-const NAMESPACE_NOT_FOUND: i32 = 26;
 /// An operation met a newer document: another `_id` that is equal by collation, or one that would grow over 16 MB.
-const SUPERSEDED: &[i32] = &[13596, 66, 10334, 17419, 17420];
+const SUPERSEDED: &[i32] = &[
+    code::ID_WOULD_CHANGE,
+    code::IMMUTABLE_FIELD,
+    code::BSON_OBJECT_TOO_LARGE,
+    code::UPDATED_TOO_LARGE[0],
+    code::UPDATED_TOO_LARGE[1],
+];
 
 /// An insert, update or delete as it is sent.
 #[derive(Debug)]

@@ -36,7 +36,7 @@ use bson::{Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, Uuid,
 use mongodb::Client;
 use mongodb::error::ErrorKind;
 
-use crate::mongo::listing;
+use crate::mongo::{code, listing};
 use crate::raw::text;
 
 /// How the server treats operations that do not fit its state.
@@ -74,8 +74,7 @@ pub enum Occupant {
     Timeseries,
 }
 
-/// Errors after which the same batch is sent again: the operations are idempotent in mode InitialSync.
-const TRANSIENT: &[i32] = &[6, 7, 89, 91, 112, 189, 262, 10107, 11600, 11602, 13435, 13436, 9001, 64];
+/// How often a batch is sent: the operations are idempotent in mode InitialSync.
 const ATTEMPTS: u32 = 6;
 
 /// A connection to the primary.
@@ -104,11 +103,11 @@ impl Target {
                 },
                 Err(error) => {
                     if let Some(applied) = refusal(&error)
-                        && !applied.stopped.as_ref().is_some_and(|stop| TRANSIENT.contains(&stop.code))
+                        && !applied.stopped.as_ref().is_some_and(|stop| code::is_transient_code(stop.code))
                     {
                         return Ok((applied, attempt > 1));
                     }
-                    let again = is_transient(&error);
+                    let again = code::is_transient(&error);
                     let error = anyhow::Error::new(error);
                     if !again {
                         return Err(error.context("apply operations on the primary"));
@@ -163,21 +162,13 @@ impl Target {
     pub async fn drop(&self, db: &str, coll: &str) -> Result<()> {
         let command = doc! {"drop": coll, "writeConcern": {"w": "majority"}};
         match self.run(db, command).await {
-            Err(error) if code(&error) == Some(26) => Ok(()),
+            Err(error) if code::code(&error) == Some(code::NAMESPACE_NOT_FOUND) => Ok(()),
             result => result.map(drop).with_context(|| format!("drop {db}.{coll}")),
         }
     }
 
     pub fn client(&self) -> &Client {
         &self.client
-    }
-}
-
-/// The server's error number, if the server answered.
-pub fn code(error: &mongodb::error::Error) -> Option<i32> {
-    match &*error.kind {
-        ErrorKind::Command(command) => Some(command.code),
-        _ => None,
     }
 }
 
@@ -214,8 +205,7 @@ fn refusal(error: &mongodb::error::Error) -> Option<Applied> {
         }
     }
     // "One or more errors": all were tried, and each false one has failed for itself. Any other code belongs to the last.
-    const UNKNOWN_ERROR: i32 = 8;
-    if command.code == UNKNOWN_ERROR && count > 0 {
+    if command.code == code::UNKNOWN_ERROR && count > 0 {
         return Some(Applied { missed, stopped: None });
     }
     missed.retain(|at| at + 1 != count);
@@ -224,12 +214,4 @@ fn refusal(error: &mongodb::error::Error) -> Option<Applied> {
 
 fn write_concern_error(reply: &Document) -> Option<String> {
     reply.get_document("writeConcernError").ok().map(ToString::to_string)
-}
-
-pub fn is_transient(error: &mongodb::error::Error) -> bool {
-    match &*error.kind {
-        ErrorKind::Io(_) | ErrorKind::ConnectionPoolCleared { .. } | ErrorKind::ServerSelection { .. } => true,
-        ErrorKind::Command(command) => TRANSIENT.contains(&command.code),
-        _ => error.contains_label("RetryableWriteError"),
-    }
 }

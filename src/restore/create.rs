@@ -4,8 +4,8 @@ use super::{plan::Drop, target_state::list};
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta},
     layout::BUCKETS,
+    mongo::code,
     raw::text,
-    snapshot::insert::code,
 };
 use anyhow::{Context as _, Result, bail};
 use bson::{Binary, Bson, Document, Timestamp, doc, spec::BinarySubtype};
@@ -16,8 +16,6 @@ use tokio_util::sync::CancellationToken;
 /// Commands under way at the same time: each waits for the journal, so a few overlap well.
 const AT_ONCE: usize = 4;
 
-const NAMESPACE_NOT_FOUND: i32 = 26;
-const ILLEGAL_OPERATION: i32 = 20;
 /// The one `system.` collection of a database that is restored. Some server versions refuse to drop it.
 const SYSTEM_JS: &str = "system.js";
 
@@ -141,10 +139,10 @@ async fn drop_one(database: &Database, coll: &str) -> Result<()> {
     let Err(error) = database.run_command(doc! { "drop": coll, "writeConcern": { "w": 1 } }).await else {
         return Ok(());
     };
-    match code(&error) {
-        Some(NAMESPACE_NOT_FOUND) => Ok(()),
+    match code::code(&error) {
+        Some(code::NAMESPACE_NOT_FOUND) => Ok(()),
         // The oplog may create the collection again, and must then find it empty.
-        Some(ILLEGAL_OPERATION) if coll == SYSTEM_JS => {
+        Some(code::ILLEGAL_OPERATION) if coll == SYSTEM_JS => {
             empty(database, coll).await.with_context(|| format!("empty '{}.{coll}'", database.name()))
         }
         _ => Err(error).with_context(|| format!("drop '{}.{coll}'", database.name())),

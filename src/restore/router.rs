@@ -7,7 +7,7 @@
 use super::legacy_archive;
 use crate::layout::{Generation, ReplsetLayout};
 use crate::model::{backup::BackupMeta, selection::Selection};
-use crate::mongo::admin;
+use crate::mongo::code;
 use crate::raw::find;
 use crate::routing::shard_ids::translate;
 use crate::snapshot::stored::StoredDocuments;
@@ -78,9 +78,8 @@ pub(super) async fn run_or_older(
     config: &Client,
     older: Document,
 ) -> Result<(), mongodb::error::Error> {
-    const COMMAND_NOT_FOUND: i32 = 59;
     match shard.run_command(command).await {
-        Err(error) if admin::code(&error) == Some(COMMAND_NOT_FOUND) => {
+        Err(error) if code::code(&error) == Some(code::COMMAND_NOT_FOUND) => {
             config.database("admin").run_command(older).await.map(drop)
         }
         result => result.map(drop),

@@ -6,7 +6,7 @@
 use crate::archive::meta::NamespaceKind;
 use crate::layout::BUCKETS;
 use crate::model::{names, selection::Selection};
-use crate::mongo::{admin, listing};
+use crate::mongo::{code, listing};
 use anyhow::{Context, Result};
 use bson::{Bson, Document, Uuid, doc};
 use futures::{StreamExt, stream};
@@ -46,8 +46,6 @@ impl Namespace {
 
 /// Collections of the `config` database that describe the cluster; the rest is caches and state.
 const CONFIG: [&str; 7] = ["chunks", "collections", "databases", "settings", "shards", "tags", "version"];
-const NAMESPACE_NOT_FOUND: i32 = 26;
-const COMMAND_NOT_SUPPORTED_ON_VIEW: i32 = 166;
 /// How often indexes are asked for by UUID, while the name goes from one collection to the next.
 const LOOKUPS: usize = 50;
 /// Two short commands per collection: with thousands of collections the round trips would add up.
@@ -215,12 +213,12 @@ async fn list_indexes(db: &Database, coll: &str, by: Bson) -> Result<Option<Vec<
             Ok(indexes) => break indexes,
             Err(error) => error,
         };
-        match admin::code(&error) {
-            Some(NAMESPACE_NOT_FOUND) => return Ok(None),
+        match code::code(&error) {
+            Some(code::NAMESPACE_NOT_FOUND) => return Ok(None),
             // The server turns a UUID into a name first and then looks at what has the name. If that is a view or a series
             // by now, the collection was dropped or has another name.
-            Some(COMMAND_NOT_SUPPORTED_ON_VIEW) if by.as_str().is_some() => return Ok(None),
-            Some(COMMAND_NOT_SUPPORTED_ON_VIEW) if lookups < LOOKUPS => {}
+            Some(code::COMMAND_NOT_SUPPORTED_ON_VIEW) if by.as_str().is_some() => return Ok(None),
+            Some(code::COMMAND_NOT_SUPPORTED_ON_VIEW) if lookups < LOOKUPS => {}
             _ => return Err(error).with_context(what),
         }
     };

@@ -1,12 +1,11 @@
 //! Sends batches to the server and reads its answers.
 
 use super::batch::{Insert, InsertInto, ZeroTimestamps, put_back};
+use crate::mongo::code::{DUPLICATE_KEY, MIXED_SCHEMA};
 use crate::raw;
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, raw::cstr, rawdoc};
 use mongodb::{Client, error::ErrorKind};
 
-/// The server's word for a bucket whose measurements differ in type, refused unless the collection allows it.
-const MIXED_SCHEMA: i32 = 408;
 /// Updates sent in one command.
 const UPDATES_AT_ONCE: usize = 500;
 
@@ -35,8 +34,6 @@ struct WriteError {
     message: String,
     key: Option<Document>,
 }
-
-const DUPLICATE_KEY: i32 = 11000;
 
 impl WriteError {
     /// Another document of this `_id` is there.
@@ -216,15 +213,6 @@ async fn restore_zeros(client: &Client, ns: &str, zeros: &[ZeroTimestamps]) -> R
         })?;
     }
     Ok(())
-}
-
-/// The server's code of a failed command.
-#[must_use]
-pub fn code(error: &mongodb::error::Error) -> Option<i32> {
-    match error.kind.as_ref() {
-        ErrorKind::Command(command) => Some(command.code),
-        _ => None,
-    }
 }
 
 fn number(value: &Bson) -> Option<i64> {

@@ -22,7 +22,7 @@ use super::{
     catalog::Namespace,
     reply::{Owner, Reply},
 };
-use crate::mongo::{admin, majority};
+use crate::mongo::{admin, code, majority};
 use bson::{Binary, Bson, doc, spec::BinarySubtype};
 use futures::{StreamExt, stream};
 use mongodb::{
@@ -42,10 +42,6 @@ use std::{
 const BATCH_BYTES: u64 = 1024 * 1024;
 /// The size of a document where the server does not tell, as for buckets of time series.
 const UNKNOWN_BYTES: u64 = 16 * 1024;
-const NAMESPACE_NOT_FOUND: i32 = 26;
-const UNAUTHORIZED: i32 = 13;
-/// CursorNotFound, CappedPositionLost, QueryPlanKilled, CursorKilled.
-const INTERRUPTED: [i32; 4] = [43, 136, 175, 237];
 
 /// Counters of a whole dump that anybody may read while it runs.
 #[derive(Debug, Default)]
@@ -99,7 +95,7 @@ pub async fn open(
     progress: &Arc<DumpProgress>,
 ) -> Result<Option<Scan>, MongoError> {
     let mut cursor = match find(client, namespace).await {
-        Err(error) if admin::code(&error) == Some(NAMESPACE_NOT_FOUND) => return Ok(None),
+        Err(error) if code::code(&error) == Some(code::NAMESPACE_NOT_FOUND) => return Ok(None),
         other => other?,
     };
     loop {
@@ -130,7 +126,7 @@ async fn find(client: &Client, namespace: &Namespace) -> Result<RawBatchCursor, 
     let by_name = Bson::from(namespace.coll.as_str());
     let Some(uuid) = uuid(namespace) else { return find_as(client, namespace, by_name).await };
     match find_as(client, namespace, uuid).await {
-        Err(error) if admin::code(&error) == Some(UNAUTHORIZED) => find_as(client, namespace, by_name).await,
+        Err(error) if code::code(&error) == Some(code::UNAUTHORIZED) => find_as(client, namespace, by_name).await,
         other => other,
     }
 }
@@ -207,7 +203,7 @@ impl Scan {
 }
 
 fn is_interruption(error: &MongoError) -> bool {
-    admin::code(error).is_some_and(|code| INTERRUPTED.contains(&code))
+    code::is_lost_cursor(error)
 }
 
 async fn still_exists(client: &Client, namespace: &Namespace) -> Result<bool, MongoError> {

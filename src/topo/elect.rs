@@ -1,7 +1,7 @@
 //! Pure: which agents may do a replica set's work, in which order (docs/format.md D.2.3).
 
 use super::suits::unfit;
-use crate::model::agent::AgentStat;
+use crate::model::{agent::AgentStat, member::MemberState};
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
 
@@ -54,7 +54,7 @@ fn score(agent: &AgentStat, preference: Preference<'_>) -> f64 {
     match preference.priority.filter(|p| !p.is_empty()) {
         Some(priority) => priority.get(&agent.n).copied().filter(|p| *p >= 0.0).unwrap_or(ORDINARY),
         None if preference.slicing.contains(&agent.n) => SLICING,
-        None if agent.s == 1 => PRIMARY,
+        None if agent.s == MemberState::Primary => PRIMARY,
         None if agent.hdn => HIDDEN,
         None => ORDINARY,
     }

@@ -1,6 +1,6 @@
 //! Pure: may this node do a backup's work, or slice the oplog? (docs/format.md D.2.2)
 
-use crate::model::agent::AgentStat;
+use crate::model::{agent::AgentStat, member::MemberState};
 
 /// Seconds behind the primary from which on a node is left out.
 pub const MAX_LAG_SECS: i64 = 21;
@@ -20,10 +20,10 @@ pub const fn unreadable(without_indexes: bool, fsync_locked: bool) -> Option<&'s
 /// Why an agent's node may not be read for a backup or for slicing, or `None` when it may.
 #[must_use]
 pub fn unfit_node(agent: &AgentStat) -> Option<String> {
-    if agent.arb || agent.s == 7 {
+    if agent.arb || agent.s == MemberState::Arbiter {
         return Some("it is an arbiter".into());
     }
-    if agent.s != 1 && agent.s != 2 {
+    if !agent.s.is_readable() {
         return Some(format!("its state is {}", if agent.state.is_empty() { "unknown" } else { &agent.state }));
     }
     if agent.delay > 0 {
@@ -41,7 +41,10 @@ pub fn unfit_node(agent: &AgentStat) -> Option<String> {
 /// Is the node unfit because it is configured that way? Then nothing has to be repaired.
 #[must_use]
 pub fn is_unfit_by_design(agent: &AgentStat) -> bool {
-    agent.arb || agent.s == 7 || agent.delay > 0 || unreadable(true, false).is_some_and(|why| agent.unfit == why)
+    agent.arb
+        || agent.s == MemberState::Arbiter
+        || agent.delay > 0
+        || unreadable(true, false).is_some_and(|why| agent.unfit == why)
 }
 
 /// Why an agent can't take a backup; `None` if it can. The reason is its node, or something else that the agent needs.
@@ -66,9 +69,9 @@ mod tests {
         let unreadable = |without, locked| unreadable(without, locked).expect("a reason").to_owned();
         for (agent, why) in [
             (AgentStat { arb: true, ..agent() }, "arbiter"),
-            (AgentStat { s: 3, state: "RECOVERING".into(), ..agent() }, "RECOVERING"),
-            (AgentStat { s: 5, state: "STARTUP2".into(), ..agent() }, "STARTUP2"),
-            (AgentStat { s: 9, state: "ROLLBACK".into(), ..agent() }, "ROLLBACK"),
+            (AgentStat { s: 3.into(), state: "RECOVERING".into(), ..agent() }, "RECOVERING"),
+            (AgentStat { s: 5.into(), state: "STARTUP2".into(), ..agent() }, "STARTUP2"),
+            (AgentStat { s: 9.into(), state: "ROLLBACK".into(), ..agent() }, "ROLLBACK"),
             (AgentStat { delay: 60, ..agent() }, "delayed"),
             (AgentStat { unfit: unreadable(true, true), ..agent() }, "buildIndexes"),
             (AgentStat { unfit: unreadable(false, true), ..agent() }, "fsync"),

@@ -9,6 +9,7 @@ use crate::model::{
     agent::AgentStat,
     command::name,
     lock::{Lock, is_stale},
+    member::MemberState,
 };
 use crate::mongo::{self, admin};
 use crate::preflight::{self, Operation, gather::Depth};
@@ -200,7 +201,7 @@ fn judge(alive: &[AgentStat], members: &[String], need: Need) -> Result<(), (Cli
         }
         match need {
             Need::Any => {}
-            Need::Primary if here.iter().any(|agent| agent.s == 1) => {}
+            Need::Primary if here.iter().any(|agent| agent.s == MemberState::Primary) => {}
             Need::Primary => {
                 let error = CliError::refused(format!("no pbm-agent runs on the primary of replica set {rs}"))
                     .hint("start pbm-agent there; a restore writes through the primary");

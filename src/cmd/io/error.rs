@@ -1,7 +1,7 @@
 //! What the command line says when something can't be done: the only place that prints an error.
 
 use super::{fit, output::Format};
-use crate::mongo::admin;
+use crate::mongo::{admin, code};
 use crate::printable;
 use std::{io::Write, process::ExitCode};
 
@@ -130,7 +130,7 @@ impl CliError {
     /// The user may not do what was tried.
     pub fn is_denied(&self) -> bool {
         let driver = self.source.chain().find_map(|cause| cause.downcast_ref());
-        driver.and_then(admin::code) == Some(admin::UNAUTHORIZED)
+        driver.and_then(code::code) == Some(code::UNAUTHORIZED)
     }
 
     /// Prints the error: on stderr for people; with a JSON format as the one value on stdout.
@@ -186,8 +186,9 @@ fn kind(cause: &(dyn std::error::Error + 'static)) -> Option<Kind> {
     }
     match cause.downcast_ref::<mongodb::error::Error>()?.kind.as_ref() {
         Mongo::InvalidArgument { .. } | Mongo::InvalidTlsConfig { .. } => Some(Kind::Usage),
-        // Unauthorized, AuthenticationFailed.
-        Mongo::Command(command) if matches!(command.code, 13 | 18) => Some(Kind::Connection),
+        Mongo::Command(command) if matches!(command.code, code::UNAUTHORIZED | code::AUTHENTICATION_FAILED) => {
+            Some(Kind::Connection)
+        }
         Mongo::ServerSelection { .. } | Mongo::DnsResolve { .. } | Mongo::Authentication { .. } | Mongo::Io(_) => {
             Some(Kind::Connection)
         }
@@ -225,7 +226,7 @@ fn advice(error: &mongodb::error::Error) -> Option<String> {
         ErrorKind::Authentication { .. } => {
             Some("check user, password and authSource in --mongodb-uri or PBM_MONGODB_URI".to_owned())
         }
-        ErrorKind::Command(command) if command.code == admin::UNAUTHORIZED => Some(
+        ErrorKind::Command(command) if command.code == code::UNAUTHORIZED => Some(
             "the user needs the roles readWrite (on admin), backup, clusterMonitor, restore and anyAction on anyResource; \
              `pbm doctor` tells which of them are missing"
                 .to_owned(),

@@ -6,6 +6,7 @@ use crate::model::{
     agent::AgentStat,
     config::Config,
     lock::{STALE_SECS, is_stale},
+    member::MemberState,
 };
 use crate::mongo::{self, admin};
 use crate::topo::suits::{MAX_LAG_SECS, unfit_node};
@@ -56,7 +57,8 @@ pub async fn read(cx: &Context, config: &Config, priorities: bool) -> Result<Vec
     let mut hosts: BTreeMap<(String, String), i32> = BTreeMap::new();
     for (rs, member) in cx.cluster().await?.members {
         for host in member.hosts {
-            hosts.insert((rs.clone(), host), SECONDARY);
+            // A node whose state nobody reports counts as a secondary.
+            hosts.insert((rs.clone(), host), MemberState::Secondary);
         }
     }
     for agent in &agents {
@@ -70,7 +72,7 @@ pub async fn read(cx: &Context, config: &Config, priorities: bool) -> Result<Vec
     for ((rs, host), state) in hosts {
         let agent = agents.iter().find(|agent| agent.rs == rs && agent.n == host);
         let mut node = judge(&host, state, agent, now);
-        if priorities && state != ARBITER {
+        if priorities && state != MemberState::Arbiter {
             let of = |map: Option<&BTreeMap<String, f64>>| format!("{:.1}", priority(&host, state, agent, map));
             node.prio_backup = of(settings.backup.priority.as_ref());
             node.prio_pitr = of(settings.pitr.priority.as_ref());
@@ -83,15 +85,10 @@ pub async fn read(cx: &Context, config: &Config, priorities: bool) -> Result<Vec
     Ok(out)
 }
 
-const PRIMARY: i32 = 1;
-/// Also what a node counts as of which nobody tells its state.
-const SECONDARY: i32 = 2;
-const ARBITER: i32 = 7;
-
-fn role(state: i32, agent: Option<&AgentStat>) -> &'static str {
+fn role(state: MemberState, agent: Option<&AgentStat>) -> &'static str {
     match (state, agent) {
-        (ARBITER, _) => "A",
-        (PRIMARY, _) => "P",
+        (MemberState::Arbiter, _) => "A",
+        (MemberState::Primary, _) => "P",
         (_, Some(agent)) if agent.delay > 0 => "D",
         (_, Some(agent)) if agent.hdn => "H",
         _ => "S",
@@ -99,16 +96,16 @@ fn role(state: i32, agent: Option<&AgentStat>) -> &'static str {
 }
 
 /// As the agents sort themselves (docs/format.md D.2.3).
-fn priority(host: &str, state: i32, agent: Option<&AgentStat>, given: Option<&BTreeMap<String, f64>>) -> f64 {
+fn priority(host: &str, state: MemberState, agent: Option<&AgentStat>, given: Option<&BTreeMap<String, f64>>) -> f64 {
     match given.filter(|given| !given.is_empty()) {
         Some(given) => given.get(host).copied().filter(|p| *p >= 0.0).unwrap_or(1.0),
-        None if state == PRIMARY => 0.5,
+        None if state == MemberState::Primary => 0.5,
         None if agent.is_some_and(|agent| agent.hdn) => 2.0,
         None => 1.0,
     }
 }
 
-fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> Node {
+fn judge(host: &str, state: MemberState, agent: Option<&AgentStat>, now: Timestamp) -> Node {
     let mut node = Node {
         host: host.to_owned(),
         agent: String::new(),
@@ -121,7 +118,7 @@ fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> N
         unfit: String::new(),
         release: String::new(),
     };
-    let Some(agent) = agent.filter(|_| state != ARBITER) else { return node };
+    let Some(agent) = agent.filter(|_| state != MemberState::Arbiter) else { return node };
     node.agent = if agent.v.is_empty() { "?".to_owned() } else { format!("v{}", agent.v.trim_start_matches('v')) };
     node.release.clone_from(&agent.own);
     if is_stale(agent.hb, now) {
@@ -141,7 +138,7 @@ fn judge(host: &str, state: i32, agent: Option<&AgentStat>, now: Timestamp) -> N
     } else {
         node.unfit = unfit_node(agent).unwrap_or_default();
     }
-    if !agent.no_majority.is_empty() && state == PRIMARY {
+    if !agent.no_majority.is_empty() && state == MemberState::Primary {
         node.ok = false;
         node.errors.push(format!("{}; what waits for the majority waits", agent.no_majority));
     }
@@ -231,19 +228,19 @@ mod tests {
     #[test]
     fn nodes_print_as_the_originals() {
         assert_eq!(
-            serde_json::to_string(&judge("h:1", PRIMARY, Some(&agent()), at(110))).expect("json"),
+            serde_json::to_string(&judge("h:1", MemberState::Primary, Some(&agent()), at(110))).expect("json"),
             r#"{"host":"h:1","agent":"v2.15.0","role":"P","prio_pitr":"","prio_backup":"","ok":true}"#
         );
-        let missing = judge("h:2", 2, None, at(110));
+        let missing = judge("h:2", MemberState::Secondary, None, at(110));
         assert_eq!((missing.ok, missing.agent.as_str(), missing.role), (false, "", "S"));
     }
 
     #[test]
     fn faults_are_told() {
-        let lost = judge("h:1", 2, Some(&agent()), at(140));
+        let lost = judge("h:1", MemberState::Secondary, Some(&agent()), at(140));
         assert!(!lost.ok && lost.errors[0].contains("40 s"), "{lost:?}");
         let bad = AgentStat { stors: SubsysStatus::broken("denied"), ..agent() };
-        let bad = judge("h:1", 2, Some(&bad), at(110));
+        let bad = judge("h:1", MemberState::Secondary, Some(&bad), at(110));
         assert_eq!((bad.ok, bad.errors), (false, vec!["storage: denied".to_owned()]));
     }
 
@@ -251,21 +248,27 @@ mod tests {
     fn a_node_that_is_not_read_is_told() {
         let locked = AgentStat { unfit: "it is locked".into(), ..agent() };
         let of = |nodes| [Replset { rs: "rs0".into(), nodes }];
-        let node = judge("h:1", 2, Some(&locked), at(110));
+        let node = judge("h:1", MemberState::Secondary, Some(&locked), at(110));
         assert!(node.ok && node.errors.is_empty(), "{node:?}");
-        let only = of(vec![node, judge("h:2", ARBITER, None, at(110))]);
+        let only = of(vec![node, judge("h:2", MemberState::Arbiter, None, at(110))]);
         assert!(text(&only).contains(" ok, not read for backups: it is locked"), "{}", text(&only));
         assert!(problems(&only).any(|it| it.starts_with("rs0: no node can be read")), "nobody is left");
-        let both = of(vec![judge("h:1", 2, Some(&locked), at(110)), judge("h:2", PRIMARY, Some(&agent()), at(110))]);
+        let both = of(vec![
+            judge("h:1", MemberState::Secondary, Some(&locked), at(110)),
+            judge("h:2", MemberState::Primary, Some(&agent()), at(110)),
+        ]);
         assert_eq!(problems(&both).count(), 0);
         let starved = AgentStat { no_majority: "no majority: 1 of 2".into(), ..agent() };
-        let told: Vec<String> = problems(&of(vec![judge("h:1", PRIMARY, Some(&starved), at(110))])).collect();
+        let told: Vec<String> =
+            problems(&of(vec![judge("h:1", MemberState::Primary, Some(&starved), at(110))])).collect();
         assert!(told[0].starts_with("rs0/h:1: no majority: 1 of 2"), "{told:?}");
     }
 
     #[test]
     fn releases_are_shown_and_a_mix_is_a_warning() {
-        let node = |host: &str, own: &str| judge(host, 2, Some(&AgentStat { own: own.into(), ..agent() }), at(110));
+        let node = |host: &str, own: &str| {
+            judge(host, MemberState::Secondary, Some(&AgentStat { own: own.into(), ..agent() }), at(110))
+        };
         let set = |nodes| vec![Replset { rs: "rs0".into(), nodes }];
         let same = set(vec![node("h:1", "0.2.0"), node("h:2", "0.2.0"), node("h:3", "")]);
         let text = super::text(&same);
@@ -279,11 +282,11 @@ mod tests {
     #[test]
     fn priorities_default_by_role() {
         let hidden = AgentStat { hdn: true, ..agent() };
-        assert_eq!(priority("h:1", PRIMARY, Some(&agent()), None), 0.5);
-        assert_eq!(priority("h:1", 2, Some(&hidden), None), 2.0);
+        assert_eq!(priority("h:1", MemberState::Primary, Some(&agent()), None), 0.5);
+        assert_eq!(priority("h:1", MemberState::Secondary, Some(&hidden), None), 2.0);
         let given = BTreeMap::from([("h:9".to_owned(), 3.0)]);
-        assert_eq!(priority("h:9", 2, None, Some(&given)), 3.0);
-        assert_eq!(priority("h:1", 2, None, Some(&given)), 1.0);
-        assert_eq!((role(2, Some(&hidden)), role(ARBITER, None)), ("H", "A"));
+        assert_eq!(priority("h:9", MemberState::Secondary, None, Some(&given)), 3.0);
+        assert_eq!(priority("h:1", MemberState::Secondary, None, Some(&given)), 1.0);
+        assert_eq!((role(MemberState::Secondary, Some(&hidden)), role(MemberState::Arbiter, None)), ("H", "A"));
     }
 }
