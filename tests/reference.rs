@@ -5,6 +5,7 @@ use pbmbox::config::{
     load,
     schema::{self, KEYS, Key, Kind, Limits},
 };
+use pbmbox::model::store::StoreKind;
 use std::collections::{BTreeMap, BTreeSet};
 
 const FILE: &str = include_str!("../packaging/examples/pbm-conf-reference.yml");
@@ -79,7 +80,7 @@ fn every_storage_can_be_taken_as_it_stands() {
         assert_eq!(config.restore.expect("a section").download_chunk_mb, 8);
         kinds.insert(config.storage.kind);
     }
-    assert_eq!(kinds, pbmbox::config::STORAGE_TYPES.iter().map(|it| (*it).to_owned()).collect());
+    assert_eq!(kinds, StoreKind::ALL.map(|kind| kind.name().to_owned()).into());
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::{node::Node, sharing};
 use crate::model::{
     agent::{Space, SubsysStatus, Trial},
     config::{Config, StorageConf},
+    store::StoreKind,
 };
 use crate::mongo::admin::explain;
 use crate::storage::Storage;
@@ -112,7 +113,7 @@ impl StorageWatch {
     async fn try_out(&mut self, node: &Node, store: &dyn Storage, conf: &StorageConf) -> Result<()> {
         let due = !self.status.ok || self.tried.as_ref().is_none_or(|(at, _)| at.elapsed() >= TRY_EVERY);
         // That one keeps nothing.
-        if !due || conf.kind == "blackhole" {
+        if !due || conf.is_of(StoreKind::Blackhole) {
             return Ok(());
         }
         let trial = async {

@@ -1,7 +1,7 @@
 //! `<backup>.pbm.json` (docs/format.md A.2): the metadata of a backup as a file beside its data.
 
 use super::{extjson, json};
-use crate::model::backup::BackupMeta;
+use crate::model::{backup::BackupMeta, store::StoreKind};
 use anyhow::{Context as _, anyhow};
 use bson::{Bson, Document};
 use serde_json::{Map, Value, json};
@@ -66,7 +66,8 @@ const REPLSET: [&str; 17] = [
     "pbm_version",
     "mongo_version",
 ];
-const STORE: [&str; 10] = ["name", "profile", "type", "filesystem", "s3", "minio", "gcs", "azure", "oss", "oci"];
+/// Keys of the storage beside the settings of each kind.
+const STORE: [&str; 3] = ["name", "profile", "type"];
 const FILESYSTEM: [&str; 6] = ["path", "maxObjSizeGB", "backupBuffSize", "restoreBuffSize", "fileMode", "dirMode"];
 
 /// The file's bytes: indented by tabs, no line break at the end. Secrets of the storage are masked, progress is left
@@ -115,7 +116,9 @@ pub fn read(bytes: &[u8]) -> anyhow::Result<BackupMeta> {
     each(&mut backup, "n", |n| with_default(pick(n, &["rs", "n", "ack"], "a nomination")?, "rs", json!("")))?;
     each(&mut backup, "replsets", replset)?;
     if let Some(store) = backup.remove("store") {
-        let mut store = pick(store, &STORE, "store")?;
+        let kinds = StoreKind::ALL.into_iter().filter(|kind| *kind != StoreKind::Blackhole);
+        let known: Vec<&str> = STORE.into_iter().chain(kinds.map(StoreKind::name)).collect();
+        let mut store = pick(store, &known, "store")?;
         if let Some(filesystem) = store.remove("filesystem") {
             let filesystem = with_default(pick(filesystem, &FILESYSTEM, "store.filesystem")?, "path", json!(""))?;
             store.insert("filesystem".to_owned(), filesystem);

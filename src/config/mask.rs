@@ -44,7 +44,7 @@ pub fn unmask(new: &mut StorageConf, stored: Option<&StorageConf>) -> Result<(),
     }
     let stored = stored.map(encode).transpose()?;
     for path in hidden {
-        let refuse = |reason: String| ConfigError::Setting { key: path.clone(), reason };
+        let refuse = |reason: String| ConfigError::setting(&path, reason);
         let below = path.strip_prefix("storage.").unwrap_or(&path);
         let kind = below.split('.').next().unwrap_or_default();
         let secret = stored.as_ref().and_then(|stored| lookup(stored, below)).filter(|it| !is_hidden(it));

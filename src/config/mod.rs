@@ -23,11 +23,9 @@ pub mod stores;
 use crate::compress::check_level;
 use crate::model::compression::Compression;
 use crate::model::config::{BackupConf, Config, PitrConf, RestoreConf, StorageConf};
+use crate::model::store::StoreKind;
 use bson::{Bson, Document};
 use serde_norway::Value as Yaml;
-
-/// Storage types that a configuration may name.
-pub const STORAGE_TYPES: &[&str] = &["filesystem", "s3", "minio", "gcs", "azure", "oss", "oci", "blackhole"];
 
 /// Why a configuration or a key is refused.
 #[derive(Debug, thiserror::Error, PartialEq)]
@@ -39,8 +37,6 @@ pub enum ConfigError {
     #[error("{key} can't be '{value}': {reason}")]
     Value { key: String, value: String, reason: String },
     #[error("{key}: {reason}")]
-    Rule { key: &'static str, reason: String },
-    #[error("{key}: {reason}")]
     Setting { key: String, reason: String },
     #[error(
         "storage type '{0}' is not in this build, which was made without the feature `stores`; use the type filesystem, or \
@@ -49,6 +45,12 @@ pub enum ConfigError {
     NotInBuild(String),
     #[error("the configuration document can't be read: {0}")]
     Document(String),
+}
+
+impl ConfigError {
+    fn setting(key: &str, reason: impl Into<String>) -> Self {
+        Self::Setting { key: key.to_owned(), reason: reason.into() }
+    }
 }
 
 /// Reads a configuration file: every key must be known, every value of its key's type and within its limits, and no secret
@@ -179,39 +181,24 @@ pub fn validate(config: &Config) -> Result<(), ConfigError> {
     }
     if let Some(quorum) = config.restore.as_ref().and_then(|restore| restore.index_commit_quorum.as_ref()) {
         const KEY: &str = "restore.indexCommitQuorum";
-        index_commit_quorum(quorum).map_err(|reason| ConfigError::Rule { key: KEY, reason })?;
+        index_commit_quorum(quorum).map_err(|reason| ConfigError::setting(KEY, reason))?;
     }
     Ok(())
 }
 
 fn validate_storage(storage: &StorageConf) -> Result<(), ConfigError> {
-    let rule = |key: &'static str, reason: String| Err(ConfigError::Rule { key, reason });
+    const KEY: &str = "storage.type";
     if storage.kind.is_empty() {
-        return rule("storage.type", format!("must be given, one of {}", STORAGE_TYPES.join(", ")));
+        return Err(ConfigError::setting(KEY, format!("must be given, one of {}", StoreKind::names())));
     }
-    if !STORAGE_TYPES.contains(&storage.kind.as_str()) {
-        return rule("storage.type", format!("'{}' is none of {}", storage.kind, STORAGE_TYPES.join(", ")));
-    }
-    if !open::can_open(&storage.kind) {
-        return Err(ConfigError::NotInBuild(storage.kind.clone()));
-    }
-    if storage.kind != "filesystem" {
-        #[cfg(feature = "stores")]
-        return stores::check(storage);
-        #[cfg(not(feature = "stores"))]
-        return Ok(());
-    }
-    match storage.filesystem.as_ref().map(|fs| fs.path.as_str()) {
-        None | Some("") => rule("storage.filesystem.path", "must be given for the storage type filesystem".to_owned()),
-        Some(path) if !path.starts_with('/') => {
-            rule("storage.filesystem.path", format!("'{path}' is not an absolute path"))
-        }
-        Some(_) => Ok(()),
-    }
+    let Some(kind) = storage.store_kind() else {
+        return Err(ConfigError::setting(KEY, format!("'{}' is none of {}", storage.kind, StoreKind::names())));
+    };
+    open::check(kind, storage)
 }
 
 fn level(key: &'static str, codec: Compression, level: Option<i32>) -> Result<(), ConfigError> {
-    check_level(codec, level).map_err(|reason| ConfigError::Rule { key, reason })
+    check_level(codec, level).map_err(|reason| ConfigError::setting(key, reason))
 }
 
 /// Is this a quorum for index builds: `majority`, `votingMembers`, or 1 to 50 members?
@@ -245,11 +232,10 @@ pub fn same_place(a: &StorageConf, b: &StorageConf) -> bool {
 
 /// The settings that distinguish one place from others of the same storage type.
 pub(crate) fn place(conf: &StorageConf) -> Document {
-    const PLACE: &[&str] =
-        &["path", "region", "endpointUrl", "endpoint", "bucket", "prefix", "account", "container", "namespace"];
+    let Some(kind) = conf.store_kind() else { return Document::new() };
     let doc = bson::serialize_to_document(conf).unwrap_or_default();
-    let of_type = doc.get_document(&conf.kind).cloned().unwrap_or_default();
-    PLACE.iter().filter_map(|key| Some(((*key).to_owned(), of_type.get(key)?.clone()))).collect()
+    let settings = doc.get_document(kind.name()).cloned().unwrap_or_default();
+    kind.place().iter().filter_map(|key| Some(((*key).to_owned(), settings.get(key)?.clone()))).collect()
 }
 
 /// A number as JSON; without a decimal point where there is no fraction.
@@ -359,6 +345,20 @@ mod tests {
     fn a_wrong_secret_is_not_repeated() {
         let error = load("storage: {type: s3, s3: {credentials: {secret-access-key: [hunter2]}}}").expect_err("a list");
         assert!(!error.to_string().contains("hunter2"), "{error}");
+    }
+
+    #[test]
+    fn the_table_of_kinds_agrees_with_the_table_of_keys() {
+        const PLACE: &[&str] =
+            &["path", "region", "endpointUrl", "endpoint", "bucket", "prefix", "account", "container", "namespace"];
+        for kind in StoreKind::ALL {
+            let key = |name: &str| schema::find(&format!("storage.{}.{name}", kind.name()));
+            let place: Vec<&str> = PLACE.iter().copied().filter(|name| key(name).is_some()).collect();
+            assert_eq!(kind.place(), place, "{kind:?}");
+            assert!(kind.address().1.iter().all(|name| key(name).is_some()), "{kind:?}");
+            let limit = key("maxObjSizeGB").and_then(|key| key.default?.value).map(str::to_owned);
+            assert!(limit.is_none_or(|limit| limit == kind.limit_gib().to_string()), "{kind:?}");
+        }
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! From storage settings to a usable [`Storage`]: driver, retries, size limit; and the mark of an initialised storage.
 
-use super::schema::{self, Limits};
+use super::{
+    ConfigError,
+    schema::{self, Limits},
+};
 use crate::{
     layout,
-    model::{config::StorageConf, names::PBM_VERSION},
+    model::{config::StorageConf, names::PBM_VERSION, store::StoreKind},
     storage::{
         self, Error, Storage,
         blackhole::Blackhole,
@@ -24,8 +27,9 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 /// A kind of storage that this build can open.
 struct Driver {
-    /// The value of `type` in the settings.
-    kind: &'static str,
+    kind: StoreKind,
+    /// Checks the settings as far as that is possible without the storage.
+    check: fn(&StorageConf) -> Result<(), ConfigError>,
     /// Opens it for the node with this `host:port`; some settings differ by node.
     open: for<'a> fn(conf: &'a StorageConf, node: &'a str, How) -> BoxFuture<'a, anyhow::Result<Opened>>,
 }
@@ -62,30 +66,29 @@ struct Opened {
 
 /// The drivers that every build has.
 const ALWAYS: &[Driver] = &[
-    Driver { kind: "filesystem", open: |conf, _, how| Box::pin(filesystem(conf, how)) },
-    Driver { kind: "blackhole", open: |_, _, _| Box::pin(blackhole()) },
+    Driver {
+        kind: StoreKind::Filesystem,
+        check: check_filesystem,
+        open: |conf, _, how| Box::pin(filesystem(conf, how)),
+    },
+    Driver { kind: StoreKind::Blackhole, check: |_| Ok(()), open: |_, _, _| Box::pin(blackhole()) },
 ];
 
 fn drivers() -> impl Iterator<Item = &'static Driver> {
     ALWAYS.iter().chain(objects::DRIVERS)
 }
 
-/// Kinds that the settings know, with their default size limit in GiB (docs/format.md A.1.2).
-const DEFAULT_LIMITS: &[(&str, u64)] = &[
-    ("filesystem", 5018),
-    ("s3", 5018),
-    ("minio", 5018),
-    ("gcs", 5018),
-    ("azure", 194_560),
-    ("oss", 48_700),
-    ("oci", 10_138),
-    ("blackhole", 5018),
-];
+/// The driver of a kind, if this build has it.
+fn driver(kind: StoreKind) -> Result<&'static Driver, ConfigError> {
+    drivers().find(|driver| driver.kind == kind).ok_or_else(|| ConfigError::NotInBuild(kind.name().to_owned()))
+}
 
-/// Has this build a driver for storages of this type?
-#[must_use]
-pub fn can_open(kind: &str) -> bool {
-    drivers().any(|driver| driver.kind == kind)
+/// Checks the settings of a storage as far as that is possible without asking it.
+///
+/// # Errors
+/// The key and the reason; a kind that this build can't open.
+pub fn check(kind: StoreKind, conf: &StorageConf) -> Result<(), ConfigError> {
+    (driver(kind)?.check)(conf)
 }
 
 /// Opens the storage that `conf` describes, as the node `node` (`host:port`) sees it.
@@ -129,42 +132,49 @@ pub async fn open_briefly(conf: &StorageConf, node: &str, root: Root) -> anyhow:
 }
 
 async fn open_so(conf: &StorageConf, node: &str, how: How) -> anyhow::Result<Arc<dyn Storage>> {
-    let kind = conf.kind.as_str();
     if let Some(why) = &conf.unusable {
         bail!(
             "the storage is not used, because its settings can't be read: {why}; correct it with `pbm config --set`, that \
              of a profile with `pbm profile add`"
         );
     }
-    let Some(driver) = drivers().find(|driver| driver.kind == kind) else {
-        let usable: Vec<_> = drivers().map(|driver| driver.kind).filter(|kind| *kind != "blackhole").collect();
-        let usable = usable.join(", ");
-        match kind {
-            "" => bail!(
+    let Some(kind) = conf.store_kind() else {
+        if conf.kind.is_empty() {
+            bail!(
                 "no storage is configured: set `storage.type` and its settings, for example with `pbm config --file`"
-            ),
-            _ if DEFAULT_LIMITS.iter().any(|(known, _)| *known == kind) => {
-                bail!(super::ConfigError::NotInBuild(kind.to_owned()))
-            }
-            _ => bail!("storage type '{kind}' is unknown; use {usable}"),
+            );
         }
+        let usable = drivers().map(|driver| driver.kind).filter(|kind| *kind != StoreKind::Blackhole);
+        let usable: Vec<_> = usable.map(StoreKind::name).collect();
+        bail!("storage type '{}' is unknown; use {}", conf.kind, usable.join(", "))
     };
+    let driver = driver(kind)?;
     let patience = how.patience.unwrap_or_default();
-    let opened = (driver.open)(conf, node, how).await.with_context(|| format!("open the {kind} storage"))?;
+    let opened = (driver.open)(conf, node, how).await.with_context(|| format!("open the {} storage", kind.name()))?;
     let retrying = Arc::new(Retry::new(opened.driver, patience));
     Ok(Arc::new(Split::new(retrying, limit(kind, opened.max_obj_size_gb))))
 }
 
 /// The size limit in bytes. Values below the smallest allowed one are ignored, as in the original.
-fn limit(kind: &str, configured: Option<f64>) -> u64 {
-    let default = DEFAULT_LIMITS.iter().find(|(known, _)| *known == kind).map_or(5018, |(_, limit)| *limit);
+fn limit(kind: StoreKind, configured: Option<f64>) -> u64 {
     match configured {
         Some(gib) if gib >= 1.0 => {
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "positive; saturates")]
             let bytes = (gib * SMALLEST_LIMIT as f64) as u64;
             bytes
         }
-        _ => default * SMALLEST_LIMIT,
+        _ => kind.limit_gib() * SMALLEST_LIMIT,
+    }
+}
+
+fn check_filesystem(conf: &StorageConf) -> Result<(), ConfigError> {
+    const KEY: &str = "storage.filesystem.path";
+    match conf.filesystem.as_ref().map(|conf| conf.path.as_str()) {
+        None | Some("") => Err(ConfigError::setting(KEY, "must be given for the storage type filesystem")),
+        Some(path) if !path.starts_with('/') => {
+            Err(ConfigError::setting(KEY, format!("'{path}' is not an absolute path")))
+        }
+        Some(_) => Ok(()),
     }
 }
 
@@ -215,7 +225,7 @@ mod objects {
     use super::{Driver, How, Opened};
     use crate::{
         config::stores::{self, cloud::Gcs},
-        model::config::StorageConf,
+        model::{config::StorageConf, store::StoreKind},
         storage::{
             Storage,
             cloud::CloudStorage,
@@ -226,17 +236,35 @@ mod objects {
 
     pub const DRIVERS: &[Driver] = &[
         Driver {
-            kind: "s3",
+            kind: StoreKind::S3,
+            check: |conf| stores::s3::s3(conf, "").map(drop),
             open: |conf, node, how| Box::pin(async move { bucket(conf, how, stores::s3::s3(conf, node)?) }),
         },
         Driver {
-            kind: "minio",
+            kind: StoreKind::Minio,
+            check: |conf| stores::s3::minio(conf, "").map(drop),
             open: |conf, node, how| Box::pin(async move { bucket(conf, how, stores::s3::minio(conf, node)?) }),
         },
-        Driver { kind: "oss", open: |conf, _, how| Box::pin(async move { bucket(conf, how, stores::s3::oss(conf)?) }) },
-        Driver { kind: "oci", open: |conf, _, how| Box::pin(async move { bucket(conf, how, stores::s3::oci(conf)?) }) },
-        Driver { kind: "azure", open: |conf, node, how| Box::pin(azure(conf, node, how)) },
-        Driver { kind: "gcs", open: |conf, _, how| Box::pin(gcs(conf, how)) },
+        Driver {
+            kind: StoreKind::Oss,
+            check: |conf| stores::s3::oss(conf).map(drop),
+            open: |conf, _, how| Box::pin(async move { bucket(conf, how, stores::s3::oss(conf)?) }),
+        },
+        Driver {
+            kind: StoreKind::Oci,
+            check: |conf| stores::s3::oci(conf).map(drop),
+            open: |conf, _, how| Box::pin(async move { bucket(conf, how, stores::s3::oci(conf)?) }),
+        },
+        Driver {
+            kind: StoreKind::Azure,
+            check: |conf| stores::cloud::azure(conf, "").map(drop),
+            open: |conf, node, how| Box::pin(azure(conf, node, how)),
+        },
+        Driver {
+            kind: StoreKind::Gcs,
+            check: |conf| stores::cloud::gcs(conf).map(drop),
+            open: |conf, _, how| Box::pin(gcs(conf, how)),
+        },
     ];
 
     fn bucket(conf: &StorageConf, how: How, mut settings: s3::Settings) -> anyhow::Result<Opened> {
@@ -412,20 +440,39 @@ mod tests {
         assert!(matches!(probe(&store).await, Err(Error::Invalid { .. })));
     }
 
+    #[cfg(feature = "stores")]
+    #[test]
+    fn a_whole_build_opens_every_kind() {
+        for kind in StoreKind::ALL {
+            assert!(driver(kind).is_ok(), "{kind:?}");
+        }
+    }
+
+    #[cfg(not(feature = "stores"))]
+    #[test]
+    fn a_build_without_object_stores_refuses_them_by_name() {
+        for kind in StoreKind::ALL {
+            match driver(kind) {
+                Ok(_) => assert!(matches!(kind, StoreKind::Filesystem | StoreKind::Blackhole), "{kind:?}"),
+                Err(refusal) => assert_eq!(refusal, ConfigError::NotInBuild(kind.name().to_owned())),
+            }
+        }
+    }
+
     #[test]
     fn limits() {
         let gib = 1_u64 << 30;
         for (kind, set, want) in [
-            ("filesystem", None, 5018 * gib),
-            ("azure", None, 194_560 * gib),
-            ("s3", Some(0.9), 5018 * gib),
-            ("s3", Some(-3.0), 5018 * gib),
-            ("s3", Some(f64::NAN), 5018 * gib),
-            ("filesystem", Some(1.0), gib),
-            ("filesystem", Some(1.5), gib + gib / 2),
-            ("filesystem", Some(f64::INFINITY), u64::MAX),
+            (StoreKind::Filesystem, None, 5018 * gib),
+            (StoreKind::Azure, None, 194_560 * gib),
+            (StoreKind::S3, Some(0.9), 5018 * gib),
+            (StoreKind::S3, Some(-3.0), 5018 * gib),
+            (StoreKind::S3, Some(f64::NAN), 5018 * gib),
+            (StoreKind::Filesystem, Some(1.0), gib),
+            (StoreKind::Filesystem, Some(1.5), gib + gib / 2),
+            (StoreKind::Filesystem, Some(f64::INFINITY), u64::MAX),
         ] {
-            assert_eq!(limit(kind, set), want, "{kind} {set:?}");
+            assert_eq!(limit(kind, set), want, "{kind:?} {set:?}");
         }
     }
 }

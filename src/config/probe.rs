@@ -1,7 +1,7 @@
 //! Trying a storage: may we write, read, list and delete there, and is there room?
 
 use crate::layout;
-use crate::model::{agent::Space, config::StorageConf};
+use crate::model::{agent::Space, config::StorageConf, store::StoreKind};
 use crate::storage::{self, Storage};
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
@@ -45,7 +45,7 @@ pub async fn attempt(store: &dyn Storage, node: &str, instance: &str) -> Result<
 
 /// The room on a storage that is a folder; `None` for others, and where it can't be told.
 pub async fn space(conf: &StorageConf) -> Option<Space> {
-    let path = conf.filesystem.as_ref().filter(|_| conf.kind == "filesystem")?.path.clone();
+    let path = conf.filesystem.as_ref().filter(|_| conf.is_of(StoreKind::Filesystem))?.path.clone();
     let asked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(path)).await.ok()?.ok()?;
     let bytes = |blocks: u64| i64::try_from(blocks.saturating_mul(asked.f_frsize)).unwrap_or(i64::MAX);
     Some(Space { free: bytes(asked.f_bavail), total: bytes(asked.f_blocks) })

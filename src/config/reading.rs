@@ -5,11 +5,14 @@
 //! is protected have no safe default: a storage with such a mistake is not used until the mistake is corrected.
 
 use super::{
-    STORAGE_TYPES, mask,
+    mask,
     schema::{self, Key, Kind},
 };
 use crate::compress::check_level;
-use crate::model::config::{Config, Mistake};
+use crate::model::{
+    config::{Config, Mistake},
+    store::StoreKind,
+};
 use bson::{Bson, Document};
 
 /// The most characters of a value that are quoted.
@@ -31,8 +34,8 @@ pub fn read(stored: &Document) -> Config {
     };
     drop_wrong_levels(&mut config, &mut mistakes);
     let kind = &config.storage.kind;
-    if !kind.is_empty() && !STORAGE_TYPES.contains(&kind.as_str()) {
-        let problem = format!("can't be {}: it is none of {}", quoted(&kind.as_str().into()), STORAGE_TYPES.join(", "));
+    if !kind.is_empty() && config.storage.store_kind().is_none() {
+        let problem = format!("can't be {}: it is none of {}", quoted(&kind.as_str().into()), StoreKind::names());
         mistakes.push(Mistake { key: "storage.type".to_owned(), problem });
     }
     config.mistakes = mistakes;

@@ -3,6 +3,7 @@
 use super::compression::Compression;
 use super::rate::Rate;
 use super::serde_help::{is_default, null_default};
+use super::store::StoreKind;
 use bson::{Document, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -132,17 +133,28 @@ pub fn any_storage<'de, D: serde::Deserializer<'de>>(de: D) -> Result<StorageCon
 }
 
 impl StorageConf {
+    /// The kind that `type` names; `None` if this program does not know it.
+    #[must_use]
+    pub fn store_kind(&self) -> Option<StoreKind> {
+        StoreKind::of(&self.kind)
+    }
+
+    #[must_use]
+    pub fn is_of(&self, kind: StoreKind) -> bool {
+        self.kind == kind.name()
+    }
+
     /// The settings of the object store that `type` names; `None` for other types, and if they are missing.
     #[must_use]
     pub fn object_store(&self) -> Option<&Document> {
-        match self.kind.as_str() {
-            "s3" => self.s3.as_ref(),
-            "minio" => self.minio.as_ref(),
-            "gcs" => self.gcs.as_ref(),
-            "azure" => self.azure.as_ref(),
-            "oss" => self.oss.as_ref(),
-            "oci" => self.oci.as_ref(),
-            _ => None,
+        match self.store_kind()? {
+            StoreKind::Filesystem | StoreKind::Blackhole => None,
+            StoreKind::S3 => self.s3.as_ref(),
+            StoreKind::Minio => self.minio.as_ref(),
+            StoreKind::Gcs => self.gcs.as_ref(),
+            StoreKind::Azure => self.azure.as_ref(),
+            StoreKind::Oss => self.oss.as_ref(),
+            StoreKind::Oci => self.oci.as_ref(),
         }
     }
 }

@@ -20,5 +20,6 @@ pub mod restore;
 pub mod selection;
 pub mod serde_help;
 pub mod status;
+pub mod store;
 
 pub use bson::Timestamp;

@@ -18,7 +18,7 @@ use crate::config::{
 use crate::{
     control::Control,
     layout,
-    model::config::StorageConf,
+    model::{config::StorageConf, store::StoreKind},
     storage::{self, Storage, rate::Pace, wrap::guarded::Guarded},
 };
 use anyhow::{Context, Result};
@@ -114,7 +114,7 @@ pub async fn find(control: &Control, way: &Way<'_>) -> Result<(Arc<dyn Storage>,
         },
         store => store?,
     };
-    if settings.kind == "blackhole" {
+    if settings.is_of(StoreKind::Blackhole) {
         return Ok((store, Probe::Initialised));
     }
     match open::probe(store.as_ref()).await? {
@@ -133,7 +133,7 @@ pub async fn find(control: &Control, way: &Way<'_>) -> Result<(Arc<dyn Storage>,
 pub async fn prepare(control: &Control, way: &Way<'_>) -> Result<Arc<dyn Storage>> {
     let (store, probe) = find(control, way).await?;
     let settings = way.settings;
-    if settings.kind == "blackhole" {
+    if settings.is_of(StoreKind::Blackhole) {
         return Ok(store);
     }
     let store = match probe {
@@ -205,7 +205,7 @@ async fn used(control: &Control, settings: &StorageConf) -> Result<Option<String
 }
 
 fn guarded(store: Arc<dyn Storage>, settings: &StorageConf) -> Arc<dyn Storage> {
-    let counts_for = if settings.kind == "filesystem" { Duration::ZERO } else { MARK_COUNTS_FOR };
+    let counts_for = if settings.is_of(StoreKind::Filesystem) { Duration::ZERO } else { MARK_COUNTS_FOR };
     Arc::new(Guarded::new(store, counts_for))
 }
 
@@ -219,7 +219,8 @@ fn place(settings: &StorageConf) -> String {
 }
 
 fn named(settings: &StorageConf) -> String {
-    let path = settings.filesystem.as_ref().map(|it| it.path.as_str()).filter(|_| settings.kind == "filesystem");
+    let path =
+        settings.filesystem.as_ref().map(|it| it.path.as_str()).filter(|_| settings.is_of(StoreKind::Filesystem));
     let bucket = settings.object_store().and_then(|it| it.get_str("bucket").or_else(|_| it.get_str("container")).ok());
     match path.or(bucket) {
         Some(name) => format!("{} {name}", settings.kind),

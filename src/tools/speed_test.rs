@@ -15,7 +15,7 @@ use crate::cmd::{
 use crate::{
     cli::pages,
     compress::{check_level, level_remark},
-    model::{build, compression::Compression},
+    model::{build, compression::Compression, store::StoreKind},
     mongo::{self, Purpose},
     tools::speed::{self, Measured, Sample},
 };
@@ -216,7 +216,7 @@ impl Cli {
         let sample = self.sample().await?;
         let path = storage::path(&conf);
         let mut notes = Vec::new();
-        if conf.kind == "blackhole" {
+        if conf.is_of(StoreKind::Blackhole) {
             notes.push("a storage of this type throws everything away".to_owned());
         }
         self.begin(&format!(" to {path}"));

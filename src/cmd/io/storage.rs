@@ -6,7 +6,7 @@ use crate::archive::{
 };
 use crate::config::open::{self, Root};
 use crate::layout::{Generation, ReplsetLayout};
-use crate::model::{backup::BackupMeta, config::StorageConf};
+use crate::model::{backup::BackupMeta, config::StorageConf, store::StoreKind};
 use crate::snapshot::unpack::Packed;
 use crate::storage::{Error, Storage};
 use anyhow::{Context as _, Result};
@@ -15,35 +15,19 @@ use std::{path::Path, sync::Arc};
 /// The original's word for a storage type.
 #[must_use]
 pub fn type_name(conf: &StorageConf) -> &'static str {
-    match conf.kind.as_str() {
-        "filesystem" => "FS",
-        "s3" => "S3",
-        "minio" => "Minio",
-        "gcs" => "GCS",
-        "azure" => "Azure",
-        "oss" => "OSS",
-        "oci" => "OCI",
-        "blackhole" => "blackhole",
-        _ => "Unknown",
-    }
+    conf.store_kind().map_or("Unknown", StoreKind::label)
 }
 
 /// Directory or address of the storage.
 #[must_use]
 pub fn path(conf: &StorageConf) -> String {
-    let (scheme, at) = match conf.kind.as_str() {
-        "filesystem" => return conf.filesystem.as_ref().map(|fs| fs.path.clone()).unwrap_or_default(),
-        "s3" => ("s3://", "endpointUrl"),
-        "minio" => ("", "endpoint"),
-        "gcs" => ("gs://", ""),
-        "azure" => ("azure://", "account"),
-        "oss" => ("oss://", "endpointUrl"),
-        "oci" => ("oci://", "namespace"),
-        _ => return String::new(),
-    };
-    let holder = if conf.kind == "azure" { "container" } else { "bucket" };
-    let parts: Vec<&str> = [at, holder, "prefix"]
-        .into_iter()
+    let Some(kind) = conf.store_kind() else { return String::new() };
+    if kind == StoreKind::Filesystem {
+        return conf.filesystem.as_ref().map(|fs| fs.path.clone()).unwrap_or_default();
+    }
+    let (scheme, keys) = kind.address();
+    let parts: Vec<&str> = keys
+        .iter()
         .filter_map(|key| conf.object_store()?.get_str(key).ok())
         .filter(|part| !part.is_empty())
         .map(|part| part.trim_end_matches('/'))
@@ -64,7 +48,7 @@ pub fn region(conf: &StorageConf) -> Option<String> {
 /// It is a directory that this host does not have; those of opening.
 pub async fn open_here(conf: &StorageConf) -> Result<Arc<dyn Storage>> {
     // Opening makes a missing directory, which a reader must not do.
-    if conf.kind == "filesystem"
+    if conf.is_of(StoreKind::Filesystem)
         && let Some(fs) = &conf.filesystem
         && !Path::new(&fs.path).is_dir()
     {

@@ -54,7 +54,7 @@ pub async fn read(cx: &Context, config: &Config, priorities: bool) -> Result<Vec
     let now = cx.control.cluster_time().await?;
     let agents = cx.control.agents.all().await?;
     let leader = mongo::hello(cx.control.client()).await?.set_name;
-    let mut hosts: BTreeMap<(String, String), i32> = BTreeMap::new();
+    let mut hosts: BTreeMap<(String, String), MemberState> = BTreeMap::new();
     for (rs, member) in cx.cluster().await?.members {
         for host in member.hosts {
             // A node whose state nobody reports counts as a secondary.

@@ -26,7 +26,7 @@ impl<'a> Fields<'a> {
     }
 
     pub fn wrong(&self, key: &str, reason: impl Into<String>) -> ConfigError {
-        ConfigError::Setting { key: self.path(key), reason: reason.into() }
+        ConfigError::setting(&self.path(key), reason)
     }
 
     fn get(&self, key: &str) -> Option<&'a Bson> {

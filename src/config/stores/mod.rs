@@ -17,22 +17,6 @@ use std::time::Duration;
 /// Bytes of an upload on their way at a time, of one object.
 const IN_FLIGHT_PARTS: usize = 4;
 
-/// Checks the settings of a store's type, as far as that is possible without asking it.
-///
-/// # Errors
-/// The key and the reason.
-pub fn check(conf: &StorageConf) -> Result<(), ConfigError> {
-    match conf.kind.as_str() {
-        "s3" => s3::s3(conf, "").map(drop),
-        "minio" => s3::minio(conf, "").map(drop),
-        "oss" => s3::oss(conf).map(drop),
-        "azure" => cloud::azure(conf, "").map(drop),
-        "gcs" => cloud::gcs(conf).map(drop),
-        "oci" => s3::oci(conf).map(drop),
-        _ => Ok(()),
-    }
-}
-
 /// `maxObjSizeGB` of the settings in force.
 #[must_use]
 pub fn max_obj_size_gb(conf: &StorageConf) -> Option<f64> {

@@ -17,7 +17,7 @@ const MOST_PARTS: u32 = 10_000;
 pub(super) fn group<'a>(doc: Option<&'a Document>, at: &str) -> Result<Fields<'a>, ConfigError> {
     match doc {
         Some(doc) => Ok(Fields::new(at, doc)),
-        None => Err(ConfigError::Setting { key: at.to_owned(), reason: "must be given for this storage type".into() }),
+        None => Err(ConfigError::setting(at, "must be given for this storage type")),
     }
 }
 

@@ -5,7 +5,9 @@ use crate::cmd::{
     act::checks,
     io::{context::Context, error::Result, output::Report, storage},
 };
-use crate::model::{agent::AgentStat, command::name, config::StorageConf, lock::is_stale, status::Status};
+use crate::model::{
+    agent::AgentStat, command::name, config::StorageConf, lock::is_stale, status::Status, store::StoreKind,
+};
 use crate::mongo::{Purpose, admin, connect};
 use crate::storages::place;
 use crate::topo::identity;
@@ -187,7 +189,7 @@ impl Report for Storages {
             lines.push(format!("Storage configuration is {}.", if it.valid { "valid" } else { "invalid" }));
             lines.extend(it.errors.iter().map(|error| format!("  {error}")));
             lines.push(format!("Type: {}", it.kind));
-            if it.kind == "filesystem" {
+            if it.kind == StoreKind::Filesystem.name() {
                 lines.push(format!("  Path       : {}", it.path));
             } else {
                 let text = |value: &Option<String>| value.clone().unwrap_or_default();

@@ -13,6 +13,7 @@ use crate::{
     model::{
         backup::{BackupMeta, BackupReplset, BackupType},
         compression::Compression,
+        store::StoreKind,
     },
     storage::{self, Storage, check_name},
 };
@@ -107,7 +108,7 @@ pub async fn backup(store: &dyn Storage, meta: &BackupMeta, depth: Depth) -> Res
 async fn check(store: &dyn Storage, meta: &BackupMeta, depth: Depth, longest: u64) -> Result<Vec<Problem>> {
     let check = Check { store, depth, longest };
     let mut problems = Vec::new();
-    if meta.kind == BackupType::External || meta.store.kind == "blackhole" {
+    if meta.kind == BackupType::External || meta.store.is_of(StoreKind::Blackhole) {
         return Ok(problems);
     }
     for rs in &meta.replsets {
