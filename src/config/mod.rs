@@ -25,6 +25,7 @@ use crate::model::compression::Compression;
 use crate::model::config::{BackupConf, Config, PitrConf, RestoreConf, StorageConf};
 use crate::model::store::StoreKind;
 use bson::{Bson, Document};
+use resolved::Resolved;
 use serde_norway::Value as Yaml;
 
 /// Why a configuration or a key is refused.
@@ -212,14 +213,11 @@ pub fn index_commit_quorum(text: &str) -> Result<(), String> {
 /// The configuration as programs use it: the sections that may be left out are there, the codecs are named.
 #[must_use]
 pub fn with_defaults(mut config: Config) -> Config {
+    let resolved = Resolved::of(&config);
     let backup = config.backup.get_or_insert_with(BackupConf::default);
-    let codec = *backup.compression.get_or_insert(Compression::S2);
-    let level = backup.compression_level;
+    backup.compression = Some(resolved.backup.compression);
     let pitr = config.pitr.get_or_insert_with(PitrConf::default);
-    if pitr.compression.is_none() {
-        pitr.compression = Some(codec);
-        pitr.compression_level = pitr.compression_level.or(level);
-    }
+    (pitr.compression, pitr.compression_level) = (Some(resolved.pitr.compression), resolved.pitr.level);
     config.restore.get_or_insert_with(RestoreConf::default);
     config
 }

@@ -8,6 +8,7 @@ use super::{
     keys::KEYS,
     schema::{Key, Limits},
 };
+use crate::compress::check_level;
 use crate::model::{
     compression::Compression,
     config::{BackupConf, Config, PitrConf, RestoreConf, Slicing, Timeouts},
@@ -91,11 +92,9 @@ impl Resolved {
         let backup = config.backup.clone().unwrap_or_default();
         let pitr = config.pitr.clone().unwrap_or_default();
         let restore = config.restore.clone().unwrap_or_default();
-        Self {
-            restore: restore_settings(restore),
-            backup: backup_settings(backup, &pitr),
-            pitr: pitr_settings(pitr, config.slicing()),
-        }
+        let backup = backup_settings(backup, &pitr);
+        let pitr = pitr_settings(pitr, config.slicing(), &backup);
+        Self { backup, pitr, restore: restore_settings(restore) }
     }
 }
 
@@ -115,13 +114,18 @@ fn backup_settings(backup: BackupConf, pitr: &PitrConf) -> BackupSettings {
     }
 }
 
-fn pitr_settings(pitr: PitrConf, slicing: Slicing) -> PitrSettings {
+fn pitr_settings(pitr: PitrConf, slicing: Slicing, backup: &BackupSettings) -> PitrSettings {
+    let (compression, level) = match pitr.compression {
+        Some(codec) => (codec, pitr.compression_level),
+        None => (backup.compression, pitr.compression_level.or(backup.level)),
+    };
     PitrSettings {
         slicing,
         oplog_span: span(&pitr),
         max_loss: pitr.max_loss_sec.filter(|it| *it > 0.0).and_then(|it| Duration::try_from_secs_f64(it).ok()),
-        compression: pitr.compression.unwrap_or_default(),
-        level: pitr.compression_level,
+        compression,
+        // A level that is set without a codec need not be one of the codec that backups have.
+        level: level.filter(|level| check_level(compression, Some(*level)).is_ok()),
         priority: pitr.priority,
     }
 }
@@ -335,6 +339,30 @@ mod tests {
         assert_eq!(it.restore.balancer_limit, Some(Duration::from_secs(9)));
         assert_eq!(it.restore.index_commit_quorum.as_deref(), Some("majority"));
         assert_eq!(it.restore.downloads, DownloadSettings { chunk: Some(2), ..DownloadSettings::default() });
+    }
+
+    #[test]
+    fn slices_are_compressed_as_backups_where_nothing_else_is_set() {
+        use Compression::{Gzip, Lz4, S2, Zstd};
+        for (backup, pitr, expected) in [
+            ((None, None), (None, None), (S2, None)),
+            ((Some("zstd"), Some(7)), (None, None), (Zstd, Some(7))),
+            ((Some("zstd"), Some(7)), (None, Some(3)), (Zstd, Some(3))),
+            ((Some("zstd"), Some(7)), (Some("lz4"), None), (Lz4, None)),
+            ((Some("zstd"), None), (Some("gzip"), Some(9)), (Gzip, Some(9))),
+            ((Some("gzip"), Some(5)), (None, Some(12)), (Gzip, None)),
+        ] {
+            let mut keys: Vec<(&str, Bson)> = Vec::new();
+            for (section, (codec, level)) in [("backup", backup), ("pitr", pitr)] {
+                let path = |name: &str| format!("{section}.{name}");
+                keys.extend(codec.map(|it| (schema::find(&path("compression")).expect("a key").path, it.into())));
+                keys.extend(
+                    level.map(|it| (schema::find(&path("compressionLevel")).expect("a key").path, Bson::Int32(it))),
+                );
+            }
+            let it = set(&keys);
+            assert_eq!((it.pitr.compression, it.pitr.level), expected, "{keys:?}");
+        }
     }
 
     #[test]
