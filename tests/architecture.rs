@@ -150,11 +150,8 @@ fn arrows_that_the_front_page_does_not_allow_are_found() {
 
 /// Circles of files that have a reason, each with its first file.
 const CIRCLES: &[(&str, &str)] = &[
-    ("archive::frame", ""),
     ("cmd::act::cleanup_failed", ""),
     ("cmd::show::list", ""),
-    ("config::edit", ""),
-    ("config::keys", ""),
     ("replay::apply", ""),
     ("replay::build", ""),
     ("restore::conduct", ""),

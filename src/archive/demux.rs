@@ -7,7 +7,8 @@
 
 use super::{
     crc::Crc64,
-    frame::{FORMAT, MAGIC, Prelude, PreludeEntry, TERM, length},
+    frame::{FORMAT, MAGIC, TERM, length},
+    prelude::{Prelude, PreludeEntry},
 };
 use crate::storage::ByteStream;
 use bson::{Document, RawDocument};

@@ -5,6 +5,7 @@
 //! ```
 
 use crate::archive::meta::{NamespaceKind, NamespaceMeta, collection_metadata};
+use crate::archive::prelude::{Prelude, PreludeEntry};
 use crate::layout::BUCKETS;
 use bson::{Bson, Document, doc};
 use bytes::{Buf as _, Bytes, BytesMut};
@@ -21,27 +22,6 @@ pub const OPLOG: (&str, &str) = ("", "oplog");
 pub const LARGEST: usize = 16 * 1024 * 1024 + 16 * 1024;
 /// Smallest document: its length and a closing zero.
 pub const SMALLEST: usize = 5;
-
-/// What stands before the data.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Prelude {
-    pub concurrent_collections: i32,
-    /// Readers want it to be a version number.
-    pub server_version: String,
-    pub tool_version: String,
-    pub entries: Vec<PreludeEntry>,
-}
-
-/// One namespace of the list.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct PreludeEntry {
-    pub db: String,
-    pub coll: String,
-    /// Options, indexes and UUID as canonical Extended JSON; empty for the oplog.
-    pub metadata: String,
-    /// `collection`, `view`, `timeseries`; empty in archives of old tools.
-    pub kind: String,
-}
 
 impl PreludeEntry {
     #[must_use]

@@ -1,6 +1,6 @@
 //! `metadata.json` (version 1) and `meta.pbm` (version 2) of one replica set (docs/format.md A.3.3, A.3.4).
 
-use super::{extjson, frame::Prelude};
+use super::{extjson, prelude::Prelude};
 use crate::layout::{self, BUCKETS, ReplsetLayout};
 use anyhow::{Context as _, anyhow, bail};
 use bson::{Bson, Document, doc};

@@ -9,3 +9,4 @@ pub mod extjson;
 pub mod frame;
 pub mod json;
 pub mod meta;
+pub mod prelude;

@@ -1,7 +1,9 @@
 //! Single keys: reading one, and turning `key=value` into the update of the configuration document.
 
 use super::{
-    ConfigError, mask, reading,
+    ConfigError, mask,
+    paths::{lookup, put, remove},
+    reading,
     schema::{self, Kind},
     to_document,
 };
@@ -165,42 +167,6 @@ pub fn get(config: &Config, key: &str) -> Result<String, ConfigError> {
         Some(Bson::Document(inner)) => mask::masked(inner, key).to_string(),
         Some(other) => mask::text(&mask::one(other, key)),
     })
-}
-
-pub(super) fn lookup<'a>(doc: &'a Document, path: &str) -> Option<&'a Bson> {
-    match path.split_once('.') {
-        None => doc.get(path),
-        Some((head, rest)) => lookup(doc.get(head)?.as_document()?, rest),
-    }
-}
-
-pub(super) fn put(doc: &mut Document, path: &str, value: Bson) {
-    match path.split_once('.') {
-        None => {
-            doc.insert(path, value);
-        }
-        Some((head, rest)) => {
-            if !matches!(doc.get(head), Some(Bson::Document(_))) {
-                doc.insert(head, Document::new());
-            }
-            if let Some(Bson::Document(inner)) = doc.get_mut(head) {
-                put(inner, rest, value);
-            }
-        }
-    }
-}
-
-fn remove(doc: &mut Document, path: &str) {
-    match path.split_once('.') {
-        None => {
-            doc.remove(path);
-        }
-        Some((head, rest)) => {
-            if let Some(Bson::Document(inner)) = doc.get_mut(head) {
-                remove(inner, rest);
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The configuration as it takes effect: what is set, and what holds where nothing is set.
 
 use super::{
-    ConfigError, edit, mask,
+    ConfigError, mask, paths,
     schema::{self, KEYS},
     to_document, with_defaults,
 };
@@ -31,11 +31,11 @@ pub fn effective(config: &Config) -> Result<Effective, ConfigError> {
         let here = !key.path.starts_with("storage.") || key.path.starts_with(&storage);
         let preset = key.default.filter(|_| here);
         let default = preset.and_then(|preset| key.kind.parse(preset.value?).ok());
-        let Some(value) = edit::lookup(&full, key.path).cloned().or_else(|| default.clone()) else { continue };
-        if preset.is_some() && (edit::lookup(&set, key.path).is_none() || default.as_ref() == Some(&value)) {
+        let Some(value) = paths::lookup(&full, key.path).cloned().or_else(|| default.clone()) else { continue };
+        if preset.is_some() && (paths::lookup(&set, key.path).is_none() || default.as_ref() == Some(&value)) {
             defaults.insert(key.path, preset.map_or("", |preset| preset.words));
         }
-        edit::put(&mut doc, key.path, value);
+        paths::put(&mut doc, key.path, value);
     }
     Ok(Effective { value: mask::masked(&doc, ""), defaults })
 }

@@ -1,7 +1,7 @@
 //! Settings that are taken and change nothing: the original has them, and a configuration of its own must go in as it is.
 //! Whoever sets one is told.
 
-use super::{edit, to_document};
+use super::{paths, to_document};
 use crate::model::config::Config;
 
 const VAULT: &str = "it is taken and used for nothing, as in the original";
@@ -32,7 +32,7 @@ pub const IDLE: &[(&str, &str)] = &[
 #[must_use]
 pub fn told(config: &Config, only: Option<&[&str]>) -> Vec<String> {
     let doc = to_document(config).unwrap_or_default();
-    let set = IDLE.iter().filter(|(key, _)| edit::lookup(&doc, key).is_some());
+    let set = IDLE.iter().filter(|(key, _)| paths::lookup(&doc, key).is_some());
     let asked = |key: &str| {
         only.is_none_or(|only| {
             // A group or an entry of a map may have been set, too.

@@ -1,6 +1,6 @@
 //! The table of keys: type, secrecy, default and limits of each (docs/format.md C.3.1, C.3.2).
 
-use super::schema::{Key, Kind, Limits, Preset};
+use super::key::{Key, Kind, Limits, Preset};
 
 const fn key(path: &'static str, kind: Kind) -> Key {
     Key { path, kind, secret: false, default: None, limits: Limits::Any }

@@ -2,7 +2,7 @@
 
 use super::{
     ConfigError,
-    edit::{lookup, put},
+    paths::{lookup, put},
     schema,
 };
 use crate::model::config::{Config, StorageConf};

@@ -2,7 +2,8 @@
 
 use super::{
     ConfigError,
-    schema::{self, Limits},
+    key::{self, Limits},
+    schema,
 };
 use crate::{
     layout,
@@ -190,7 +191,7 @@ async fn filesystem(conf: &StorageConf, how: How) -> anyhow::Result<Opened> {
         read: buffer(conf.restore_buff_size, default.read),
     };
     let mode = |key, text: &Option<String>| match (schema::find(key).map(|key| key.limits), text) {
-        (Some(Limits::Mode { needed, allowed }), Some(text)) => schema::mode(text, needed, allowed).ok(),
+        (Some(Limits::Mode { needed, allowed }), Some(text)) => key::mode(text, needed, allowed).ok(),
         _ => None,
     };
     let modes = Modes {

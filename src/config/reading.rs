@@ -192,7 +192,7 @@ mod tests {
     /// A stored value by its dotted path, beside a storage that is in order.
     fn stored(path: &str, value: impl Into<Bson>) -> Document {
         let mut doc = doc! { "storage": { "type": "filesystem", "filesystem": { "path": "/b" } }, "epoch": bson::Timestamp { time: 5, increment: 1 } };
-        super::super::edit::put(&mut doc, path, value.into());
+        super::super::paths::put(&mut doc, path, value.into());
         doc
     }
 
@@ -272,7 +272,7 @@ mod tests {
         let s3 = |more: Document| {
             let mut s3 =
                 doc! { "bucket": "b", "credentials": { "access-key-id": "hunter1", "secret-access-key": "hunter2" } };
-            more.into_iter().for_each(|(key, value)| super::super::edit::put(&mut s3, &key, value));
+            more.into_iter().for_each(|(key, value)| super::super::paths::put(&mut s3, &key, value));
             read(&doc! { "storage": { "type": "s3", "s3": s3 } })
         };
         for (key, value) in [

@@ -5,8 +5,8 @@
 //! The defaults are read from the table when this program is compiled: a key without a default does not compile.
 
 use super::{
+    key::{Key, Limits},
     keys::KEYS,
-    schema::{Key, Limits},
 };
 use crate::compress::check_level;
 use crate::model::{
@@ -238,7 +238,7 @@ mod tests {
     fn set(keys: &[(&str, Bson)]) -> Resolved {
         let mut doc = bson::Document::new();
         for (path, value) in keys {
-            super::super::edit::put(&mut doc, path, value.clone());
+            super::super::paths::put(&mut doc, path, value.clone());
         }
         Resolved::of(&super::super::from_document(doc).expect("a configuration"))
     }

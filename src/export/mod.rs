@@ -24,8 +24,9 @@ use crate::{
         crc::Crc64,
         demux::Frame,
         described,
-        frame::{self, Cutter, OPLOG, Prelude, PreludeEntry},
+        frame::{self, Cutter, OPLOG},
         meta::{ArchiveMeta, NamespaceKind, NamespaceMeta, collection_metadata, read_prelude},
+        prelude::{Prelude, PreludeEntry},
     },
     layout::{Generation, ReplsetLayout},
     model::{
