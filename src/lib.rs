@@ -10,11 +10,12 @@
 //! | L5 programs | [`cmd`] | `pbm`: asks, shows and follows; agents do the work |
 //! | L5 programs | [`tools`] → cmd | programs beside `pbm`: `pbm-speed-test`, `pbmctl`, the sandbox |
 //! | L5 programs | [`agent`] | `pbm-agent`: takes commands, is elected, holds the lock, works |
-//! | L4 recipes | [`backup`] → upkeep | a replica set's part of a backup |
-//! | L4 recipes | [`restore`] → pitr, upkeep | a replica set's part of a restore, and the plan that is made before it |
+//! | L4 recipes | [`backup`] → operation, upkeep | a replica set's part of a backup |
+//! | L4 recipes | [`restore`] → operation, pitr | a replica set's part of a restore, and the plan that is made before it |
 //! | L4 recipes | [`export`] → restore | a backup as a mongodump archive |
 //! | L4 recipes | [`pitr`] | slices of the oplog, and the timelines that they make |
-//! | L4 recipes | [`upkeep`] → pitr | what a storage contains, deletion, operations whose agents are lost |
+//! | L4 recipes | [`operation`] | what backups and restores have in common: supervision, debts, progress, lost agents |
+//! | L4 recipes | [`upkeep`] → pitr | what a storage contains, and deletion |
 //! | L4 recipes | [`preflight`] → pitr, restore | checks before an operation, and for `pbm doctor` |
 //! | L3 engines | [`snapshot`] | collections to compressed objects and back |
 //! | L3 engines | [`oplog`] → snapshot | oplog entries, and ranges of the oplog as objects |
@@ -63,6 +64,7 @@ pub mod layout;
 pub mod log;
 pub mod model;
 pub mod mongo;
+pub mod operation;
 pub mod oplog;
 pub mod pitr;
 pub mod preflight;

@@ -154,7 +154,6 @@ const CIRCLES: &[(&str, &str)] = &[
     ("cmd::show::list", ""),
     ("replay::apply", ""),
     ("replay::build", ""),
-    ("restore::conduct", ""),
     ("restore::oplog_check", ""),
     ("snapshot::insert_workers", ""),
 ];

@@ -7,8 +7,8 @@ use crate::model::{
     lock::{LockHeader, STALE_SECS},
 };
 use crate::mongo::admin::explain;
+use crate::operation::reap;
 use crate::rendezvous::{Cancel, Early};
-use crate::upkeep::reap;
 use anyhow::{Result, anyhow};
 use futures::{StreamExt, stream::FuturesUnordered};
 use std::{sync::Arc, time::Duration};

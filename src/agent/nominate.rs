@@ -5,9 +5,8 @@
 //! only one of them insert the document.
 
 use super::{node::Node, op::roll_call};
-use crate::backup::CANCELED;
 use crate::config::resolved::Resolved;
-use crate::control::{Declined, HEARTBEAT, unix_now};
+use crate::control::{Declined, HEARTBEAT, Look, Waited, unix_now};
 use crate::model::{
     agent::AgentStat,
     backup::{BackupMeta, BackupType},
@@ -20,6 +19,8 @@ use crate::model::{
     status::{Condition, Status},
 };
 use crate::mongo::admin::explain;
+use crate::operation::CANCELED;
+use crate::operation::balancer;
 use crate::rendezvous::{Cancel, Early};
 use crate::storages::place;
 use crate::topo::{
@@ -27,12 +28,10 @@ use crate::topo::{
     elect::{self, Field, Preference},
     suits::unfit,
 };
-use crate::upkeep::balancer;
 use anyhow::{Result, anyhow, bail};
 use bson::Timestamp;
 use futures::future::{join_all, try_join_all};
-use std::time::Duration;
-use tokio::time::Instant;
+use std::{future::pending, time::Duration};
 
 /// How long a group of candidates has to take the lock before the next group is asked.
 const PER_TIER: Duration = Duration::from_secs(5);
@@ -215,25 +214,26 @@ async fn nominate(node: &Node, name: &str, rs: String, field: Field, preference:
     let mut declined: Vec<Declined> = Vec::new();
     for tier in field.tiers {
         tracing::debug!("nominating {} for replica set {rs}", tier.join(", "));
-        let mut waiter = node.control.bell.waiter();
         if !std::mem::take(&mut named) {
             node.control.backups.nominate(name, rs, &tier).await?;
         }
-        let until = Instant::now() + PER_TIER;
-        loop {
+        let look = || async {
             let Some(round) = node.control.backups.round(name, rs).await? else {
                 bail!("the backup's document is gone")
             };
             if round.status.is_final() || round.nomination.is_some_and(|round| !round.ack.is_empty()) {
-                return Ok(());
+                return Ok(Look::Found(None));
             }
             let has_declined = |node: &String| round.declined.iter().any(|declined| declined.node == *node);
             let nobody_left = tier.iter().all(has_declined);
-            declined = round.declined;
-            if nobody_left || Instant::now() >= until {
-                break;
-            }
-            waiter.next_within(until.saturating_duration_since(Instant::now()).min(crate::control::POLL)).await;
+            Ok(if nobody_left { Look::Found(Some(round.declined)) } else { Look::Missing(round.declined) })
+        };
+        // A cancelled backup drops this wait.
+        match node.control.bell.until(PER_TIER, pending(), look).await? {
+            // The work is taken, or the backup has ended.
+            Waited::Found(None) | Waited::Cancelled => return Ok(()),
+            Waited::Found(Some(all)) => declined = all,
+            Waited::TimedOut(some) => declined = some,
         }
     }
     if declined.is_empty() {
@@ -270,13 +270,11 @@ async fn living(node: &Node) -> Result<Vec<AgentStat>> {
 }
 
 async fn candidates(node: &Node, rs: &str, preference: Preference<'_>) -> Result<Field> {
-    let until = Instant::now() + FOR_A_CANDIDATE;
-    loop {
-        let mut waiter = node.control.bell.waiter();
+    let look = || async {
         let alive = living(node).await?;
         let field = elect::field(&alive, rs, preference);
         if !field.tiers.is_empty() {
-            return Ok(field);
+            return Ok(Look::Found(field));
         }
         if field.unfit.is_empty() {
             bail!(
@@ -284,9 +282,11 @@ async fn candidates(node: &Node, rs: &str, preference: Preference<'_>) -> Result
                 roll_call(&alive)
             );
         }
-        if Instant::now() >= until {
-            return Err(nobody(rs, &field.unfit));
-        }
-        waiter.next().await;
+        Ok(Look::Missing(field.unfit))
+    };
+    match node.control.bell.until(FOR_A_CANDIDATE, pending(), look).await? {
+        Waited::Found(field) => Ok(field),
+        Waited::TimedOut(unfit) => Err(nobody(rs, &unfit)),
+        Waited::Cancelled => bail!("the backup was cancelled"),
     }
 }

@@ -4,7 +4,10 @@ use super::node::Node;
 use crate::control::{Control, HEARTBEAT};
 use crate::model::lock::{Lock, is_stale};
 use crate::mongo::admin::explain;
-use crate::upkeep::{balancer, deletion::objects, pause, reap};
+use crate::{
+    operation::{balancer, reap, slicing_pause},
+    upkeep::deletion::objects,
+};
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -42,7 +45,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
                     }
                     sweep(&node).await?;
                     balancer::give_back_forgotten(&node.control).await?;
-                    pause::give_back_forgotten(&node.control, &mut quiet).await
+                    slicing_pause::give_back_forgotten(&node.control, &mut quiet).await
                 };
                 if let Err(error) = done.await {
                     tracing::warn!("look for lost operations: {}", explain(&error));

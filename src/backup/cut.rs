@@ -23,9 +23,10 @@
 //! An entry before the cut on one shard is before it in cluster time on all others, so a transaction over several shards,
 //! whose commit is decided at one time, is either known to be committed by a shard's oplog before the cut or by none.
 
-use super::Cx;
+use super::Job;
 use crate::model::backup::BackupMeta;
 use crate::mongo::{code, majority};
+use crate::operation::Cx;
 use crate::oplog::slice;
 use anyhow::{Context, Result, bail};
 use bson::{Document, Timestamp, doc};
@@ -59,8 +60,8 @@ pub(super) async fn publish(node: &Client, config: &Client) -> Result<()> {
 }
 
 /// Calls [`note`] for the node from which this backup reads. An error names that node.
-pub(super) async fn reach(cx: &Cx, text: &str) -> Result<()> {
-    let done = note(cx.control.client(), &cx.primary, &cx.client, text).await;
+pub(super) async fn reach(cx: &Cx, job: &Job, text: &str) -> Result<()> {
+    let done = note(cx.control.client(), &job.primary, &cx.client, text).await;
     done.with_context(|| format!("bring {} of {} to what was written when the {text}", cx.me, cx.rs))
 }
 

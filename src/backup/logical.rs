@@ -1,6 +1,6 @@
 //! The logical recipe: collections dumped while the oplog of the same time is kept beside them (docs/format.md D.3).
 
-use super::{Cx, cut, renames, resharding, sampler};
+use super::{Job, cut, renames, resharding};
 use crate::archive::{
     backup_json,
     meta::{self, Written},
@@ -14,6 +14,7 @@ use crate::model::{
     serde_help::zero_ts,
     status::{Condition, Status},
 };
+use crate::operation::{Cx, balancer, progress};
 use crate::oplog::slice::{self, Slice, Wanted};
 use crate::rendezvous::{arrive, reach};
 use crate::snapshot::{
@@ -31,40 +32,40 @@ use std::{collections::HashMap, sync::Arc};
 /// Bytes of documents and oplog entries on their way.
 const IN_FLIGHT: usize = 16 * 1024 * 1024;
 
-pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()> {
-    let selection = Selection::of(&cx.backup.nss, cx.backup.narrowed.as_ref())?;
-    let layout = ReplsetLayout::new(&cx.name, &cx.rs, cx.backup.compression);
+pub(super) async fn run(cx: &Cx, job: &Job, board: &ControlBoard<BackupMeta>) -> Result<()> {
+    let selection = Selection::of(&job.command.nss, job.command.narrowed.as_ref())?;
+    let layout = ReplsetLayout::new(&cx.name, &cx.rs, job.command.compression);
     if cx.cluster.sharded {
         cluster::refuse_config_shard(cx.control.client()).await?;
         resharding::none_now(cx.control.client()).await?;
     }
     // After this the backup contains every write acknowledged before it was requested, and an idle shard's oplog begins now,
     // not hours ago.
-    cut::reach(cx, "backup begins").await?;
+    cut::reach(cx, job, "backup begins").await?;
     let first = slice::first_write(&cx.client).await?;
     cx.control.backups.add_member(&cx.name, &cx.rs, &first_part(cx, &layout, first)).await?;
-    arrive(board, cx.role, Status::Running, Some(cx.settings.start_within), &cx.cancel, async || {
+    arrive(board, cx.role, Status::Running, Some(cx.settings.backup.start_within), &cx.cancel, async || {
         publish_first(cx).await
     })
     .await?;
 
     let budget = Budget::new(IN_FLIGHT / 4);
-    let mut oplog = Oplog { cx, layout: &layout, budget, next: first, bytes: 0, slices: Vec::new() };
+    let mut oplog = Oplog { cx, job, layout: &layout, budget, next: first, bytes: 0, slices: Vec::new() };
     let dumped = {
         let progress = Arc::new(DumpProgress::default());
         let plan = DumpPlan {
             layout: layout.clone(),
-            level: cx.backup.level,
-            parallel: cx.parallel,
+            level: job.command.level,
+            parallel: job.parallel,
             in_flight: IN_FLIGHT,
             selection: selection.clone(),
-            users: cx.backup.users_and_roles,
+            users: job.command.users_and_roles,
             routing: is_config_server(cx),
         };
         tokio::select! {
-            dumped = dump::dump(&cx.client, &cx.storage, &plan, &progress) => dumped?,
+            dumped = dump::dump(&cx.client, &job.storage, &plan, &progress) => dumped?,
             failed = oplog.follow() => return failed,
-            () = sampler::dump(cx, &progress) => unreachable!("samples have no end"),
+            () = progress::publish_dump(cx, &progress) => unreachable!("samples have no end"),
         }
     };
     tracing::info!("dumped {} documents, {} bytes", dumped.docs, dumped.bytes);
@@ -80,7 +81,7 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
     }
 
     if cx.cluster.sharded {
-        cut::reach(cx, "backup ends").await?;
+        cut::reach(cx, job, "backup ends").await?;
     }
     // Taken after the last cursor was closed: no version of a document that was dumped is newer.
     let last = slice::last_write(&cx.client).await?;
@@ -93,13 +94,13 @@ pub(super) async fn run(cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()>
         renames::check(&cx.client, &selection, &dumped, (first, last)).await?;
     }
     // This comes after the last slice, because `metadata.json` lists every object.
-    let described = describe(cx, &layout, &dumped, oplog.slices).await?;
+    let described = describe(cx, job, &layout, &dumped, oplog.slices).await?;
     cx.control.backups.set_member(&cx.name, &cx.rs, doc! { "last_write_ts": last }).await?;
     let size = dumped.stored + described + oplog.bytes;
     cx.control.backups.add_size(&cx.name, i64::try_from(size).unwrap_or(i64::MAX)).await?;
 
-    reach(board, cx.role, Status::Done, None, &cx.cancel, async || finish(cx).await).await?;
-    confirm(cx).await
+    reach(board, cx.role, Status::Done, None, &cx.cancel, async || finish(cx, job).await).await?;
+    confirm(cx, job).await
 }
 
 fn first_part(cx: &Cx, layout: &ReplsetLayout, first: Timestamp) -> BackupReplset {
@@ -145,6 +146,7 @@ async fn document(cx: &Cx) -> Result<BackupMeta> {
 /// The oplog of the backup, kept slice by slice.
 struct Oplog<'a> {
     cx: &'a Cx,
+    job: &'a Job,
     layout: &'a ReplsetLayout,
     budget: Budget,
     /// Where the next slice begins.
@@ -159,7 +161,7 @@ impl Oplog<'_> {
     /// Keeps a slice whenever its time is over. Returns only to fail.
     async fn follow(&mut self) -> Result<()> {
         loop {
-            slice::due(&self.cx.client, self.next, self.cx.settings.oplog_span).await?;
+            slice::due(&self.cx.client, self.next, self.cx.settings.backup.oplog_span).await?;
             let to = slice::last_write(&self.cx.client).await?;
             self.keep_until(to).await?;
         }
@@ -173,12 +175,12 @@ impl Oplog<'_> {
         let wanted = Wanted {
             object: self.layout.oplog_slice(self.next, to),
             compression: self.layout.compression,
-            level: self.cx.backup.level,
+            level: self.job.command.level,
             from: self.next,
             to,
         };
         let Slice { bytes, entries, object, stored, crc, .. } =
-            slice::store(&self.cx.client, &self.cx.storage, &self.budget, wanted).await?;
+            slice::store(&self.cx.client, &self.job.storage, &self.budget, wanted).await?;
         tracing::debug!("kept {entries} oplog entries in {object}");
         self.slices.push(written(self.layout, &object, stored, Some((bytes, crc)))?);
         self.next = to;
@@ -196,17 +198,17 @@ fn written(layout: &ReplsetLayout, object: &str, stored: u64, content: Option<(u
 
 /// Stores `meta.pbm`, then `metadata.json`, which lists every other object with its size. Then checks that the objects still
 /// have the recorded sizes, if the storage keeps objects. Returns the stored bytes that count in the size of the backup.
-async fn describe(cx: &Cx, layout: &ReplsetLayout, dumped: &Dumped, slices: Vec<Written>) -> Result<u64> {
+async fn describe(cx: &Cx, job: &Job, layout: &ReplsetLayout, dumped: &Dumped, slices: Vec<Written>) -> Result<u64> {
     let (namespaces, remains) = (&dumped.namespaces, &dumped.remains);
     let binary = meta::write_meta_pbm(PBM_VERSION, &cx.version.server, &cx.version.fcv, namespaces, remains)?;
-    let size = storage::write_all(cx.storage.as_ref(), &layout.meta_pbm(), binary).await?;
+    let size = storage::write_all(job.storage.as_ref(), &layout.meta_pbm(), binary).await?;
     let mut objects = vec![written(layout, &layout.meta_pbm(), size, None)?];
     for (object, stored) in &dumped.objects {
         objects.push(written(layout, object, *stored, None)?);
     }
     objects.extend(slices);
     let archive = meta::ArchiveMeta {
-        concurrent_collections: i32::try_from(cx.parallel).unwrap_or(1),
+        concurrent_collections: i32::try_from(job.parallel).unwrap_or(1),
         server_version: cx.version.server.clone(),
         tool_version: PBM_VERSION.into(),
         namespaces: dumped.namespaces.clone(),
@@ -215,19 +217,19 @@ async fn describe(cx: &Cx, layout: &ReplsetLayout, dumped: &Dumped, slices: Vec<
     };
     let text = meta::write_metadata_json(&archive);
     meta::check_size(text.len())?;
-    let own = storage::write_all(cx.storage.as_ref(), &layout.metadata(), text).await?;
-    storage::check_stored(cx.storage.as_ref(), &layout.metadata(), own).await?;
-    if cx.storage.promises().keeps {
-        still_there(cx, layout, &archive.written).await?;
+    let own = storage::write_all(job.storage.as_ref(), &layout.metadata(), text).await?;
+    storage::check_stored(job.storage.as_ref(), &layout.metadata(), own).await?;
+    if job.storage.promises().keeps {
+        still_there(cx, job, layout, &archive.written).await?;
     }
     Ok(size)
 }
 
 /// Checks the stored objects again, because somebody may have changed some of them while the backup wrote others.
-async fn still_there(cx: &Cx, layout: &ReplsetLayout, written: &[Written]) -> Result<()> {
+async fn still_there(cx: &Cx, job: &Job, layout: &ReplsetLayout, written: &[Written]) -> Result<()> {
     let folder = format!("{}/{}", cx.name, cx.rs);
     let names = written.iter().map(|it| layout.object(&it.name));
-    let there = storage::list_with(cx.storage.as_ref(), &folder, names).await;
+    let there = storage::list_with(job.storage.as_ref(), &folder, names).await;
     let there = there.context("look whether the backup's objects are as they were written")?;
     let sizes: HashMap<&str, u64> = there.iter().map(|info| (info.name.as_str(), info.size)).collect();
     for it in written {
@@ -245,7 +247,7 @@ async fn still_there(cx: &Cx, layout: &ReplsetLayout, written: &[Written]) -> Re
 
 /// The leader's last step: the consistency point, a look at every file, and the metadata file. It comes last, so that
 /// a storage without it holds no backup.
-async fn finish(cx: &Cx) -> Result<()> {
+async fn finish(cx: &Cx, job: &Job) -> Result<()> {
     let mut meta = document(cx).await?;
     let last = cut::check(&meta)?;
     cx.control.backups.set(&cx.name, doc! { "last_write_ts": last }).await?;
@@ -254,22 +256,22 @@ async fn finish(cx: &Cx) -> Result<()> {
     meta.status = Status::Done;
     meta.last_transition_ts = now;
     meta.conditions.push(Condition { timestamp: now, status: Status::Done, error: None });
-    let problems = verify::backup_files(cx.storage.as_ref(), &meta).await.context("check the backup's files")?;
+    let problems = verify::backup_files(job.storage.as_ref(), &meta).await.context("check the backup's files")?;
     if !problems.is_empty() {
         let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
         bail!("the backup's files are not complete: {}", all.join("; "));
     }
-    storage::write_all(cx.storage.as_ref(), &layout::backup_meta(&cx.name), backup_json::write(&meta)?).await?;
+    storage::write_all(job.storage.as_ref(), &layout::backup_meta(&cx.name), backup_json::write(&meta)?).await?;
     // Before anybody sees `done`: whoever waited for it may rely on the balancer.
-    cx.give_balancer_back().await;
+    balancer::give_back_of(cx, &cx.control.backups).await;
     Ok(())
 }
 
 /// If the backup was declared lost while its last step ran, the metadata file must not claim otherwise.
-async fn confirm(cx: &Cx) -> Result<()> {
+async fn confirm(cx: &Cx, job: &Job) -> Result<()> {
     let meta = document(cx).await?;
     if meta.status != Status::Done {
-        cx.storage.delete(&layout::backup_meta(&cx.name)).await?;
+        job.storage.delete(&layout::backup_meta(&cx.name)).await?;
         bail!("the backup was ended as {} by somebody else while it finished", meta.status);
     }
     Ok(())

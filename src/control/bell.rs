@@ -7,6 +7,7 @@
 //! its fields. The documents that the original inserts, one for each lock that it takes, ring the bell, too.
 
 use crate::model::names;
+use anyhow::Result;
 use bson::{Document, doc};
 use futures::StreamExt;
 use mongodb::{
@@ -86,6 +87,20 @@ impl Bell {
         Ok(())
     }
 
+    /// Calls `look` until it finds something: at once, whenever the bell rings, every [`super::POLL`], and a last time when
+    /// `limit` is over. `cancelled` ends the wait between two looks.
+    ///
+    /// # Errors
+    /// What `look` returns.
+    pub async fn until<T, M, F: Future<Output = Result<Look<T, M>>>>(
+        &self,
+        limit: Duration,
+        cancelled: impl Future<Output = ()>,
+        look: impl Fn() -> F,
+    ) -> Result<Waited<T, M>> {
+        until(|| self.waiter(), limit, cancelled, look).await
+    }
+
     /// A waiter that has heard everything so far. Take it *before* reading the state that is waited for.
     #[must_use]
     pub fn waiter(&self) -> Waiter {
@@ -95,9 +110,61 @@ impl Bell {
     }
 }
 
+/// What one look at the control collections shows to somebody who waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Look<T, M = ()> {
+    /// What is waited for.
+    Found(T),
+    /// It is not there yet, because of this.
+    Missing(M),
+}
+
+impl<T> Look<T> {
+    /// Found, if there is a value.
+    #[must_use]
+    pub fn at(value: Option<T>) -> Self {
+        value.map_or(Self::Missing(()), Self::Found)
+    }
+}
+
+/// How a wait ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waited<T, M = ()> {
+    Found(T),
+    /// The last look at the end of the time showed this.
+    TimedOut(M),
+    Cancelled,
+}
+
 /// A waiter returns at most once in this time: in a large cluster the bell rings for every replica set, and what the
 /// others do is seen as well a moment later, together.
 const TOGETHER: Duration = Duration::from_millis(20);
+
+async fn until<T, M, F: Future<Output = Result<Look<T, M>>>>(
+    waiter: impl Fn() -> Waiter,
+    limit: Duration,
+    cancelled: impl Future<Output = ()>,
+    look: impl Fn() -> F,
+) -> Result<Waited<T, M>> {
+    let end = Instant::now() + limit;
+    let mut cancelled = std::pin::pin!(cancelled);
+    loop {
+        // It is taken before the look, so that a change after the look rings for it.
+        let mut waiter = waiter();
+        let missing = match look().await? {
+            Look::Found(found) => return Ok(Waited::Found(found)),
+            Look::Missing(missing) => missing,
+        };
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(Waited::TimedOut(missing));
+        }
+        tokio::select! {
+            () = &mut cancelled => return Ok(Waited::Cancelled),
+            () = waiter.next_within(left.min(super::POLL)) => {}
+        }
+    }
+}
 
 /// Waits for the next ring.
 #[derive(Debug)]
@@ -122,5 +189,72 @@ impl Waiter {
         tokio::time::sleep_until(self.returned + TOGETHER).await;
         self.heard.borrow_and_update();
         self.returned = Instant::now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{cell::Cell, future::pending, sync::Arc};
+    use tokio::time::{advance, sleep};
+
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    fn waiter(heard: &watch::Sender<u64>) -> Waiter {
+        let mut heard = heard.subscribe();
+        heard.borrow_and_update();
+        Waiter { heard, returned: Instant::now() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_ring_wakes_a_wait_at_once() {
+        let heard = Arc::new(watch::Sender::new(0));
+        let (begun, looks) = (Instant::now(), Cell::new(0));
+        let ringer = heard.clone();
+        let ring = async move {
+            sleep(Duration::from_millis(300)).await;
+            ringer.send_modify(|n| *n += 1);
+        };
+        let look = || async {
+            looks.set(looks.get() + 1);
+            Ok(Look::at((looks.get() == 2).then_some("there")))
+        };
+        let (waited, ()) = tokio::join!(until(|| waiter(&heard), LIMIT, pending(), look), ring);
+        assert_eq!(waited.expect("no error"), Waited::Found("there"));
+        assert!(begun.elapsed() < Duration::from_millis(400), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lost_ring_costs_no_more_than_a_poll() {
+        let heard = watch::Sender::new(0);
+        let begun = Instant::now();
+        let look = || async { Ok(Look::at((begun.elapsed() >= Duration::from_millis(100)).then_some(()))) };
+        assert_eq!(until(|| waiter(&heard), LIMIT, pending(), look).await.expect("no error"), Waited::Found(()));
+        assert_eq!(begun.elapsed(), super::super::POLL);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wait_ends_at_its_limit_after_a_last_look() {
+        let heard = watch::Sender::new(0);
+        let (begun, last) = (Instant::now(), Cell::new(Duration::ZERO));
+        let limit = Duration::from_millis(2500);
+        let look = || async {
+            last.set(begun.elapsed());
+            Ok(Look::<(), _>::Missing(last.get()))
+        };
+        assert_eq!(until(|| waiter(&heard), limit, pending(), look).await.expect("no error"), Waited::TimedOut(limit));
+        assert_eq!((begun.elapsed(), last.get()), (limit, limit));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cancel_ends_a_wait_at_once() {
+        let heard = watch::Sender::new(0);
+        let begun = Instant::now();
+        let cancelled = sleep(Duration::from_millis(70));
+        let waited = until(|| waiter(&heard), LIMIT, cancelled, || async { Ok(Look::<()>::Missing(())) })
+            .await
+            .expect("no error");
+        assert_eq!((waited, begun.elapsed()), (Waited::Cancelled, Duration::from_millis(70)));
+        advance(LIMIT).await;
     }
 }

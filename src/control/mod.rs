@@ -27,7 +27,7 @@ mod unreadable;
 
 pub use agents::Agents;
 pub use backup_list::{Entry, Shelf};
-pub use bell::{Bell, Waiter};
+pub use bell::{Bell, Look, Waited, Waiter};
 pub use board::{ControlBoard, Plane};
 pub use chunk_table::ChunkTable;
 pub use chunks::{ChunkSpan, ChunkTimes, Chunks, Indexed};

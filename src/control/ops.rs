@@ -91,6 +91,11 @@ pub enum Debt {
 impl Debt {
     const ALL: [Self; 2] = [Self::Balancer, Self::Slicing];
 
+    /// Backups can owe it, too, not only restores.
+    pub const fn is_of_backups(self) -> bool {
+        matches!(self, Self::Balancer)
+    }
+
     const fn key(self) -> &'static str {
         match self {
             Self::Balancer => "balancer_due",

@@ -1,10 +1,16 @@
 //! The logical recipe: everything is checked, then dropped, created, loaded, replayed and indexed (docs/format.md E.3).
 
 use super::{
-    conduct::{Cx, Parts, first_part},
     oplog_check, part,
-    plan::{PointInTime, moment, namespaces::Wish},
-    router, sampler, shard_transactions, slicing_end,
+    plan::{
+        PointInTime,
+        members::{Participants, mapping, participants},
+        moment,
+        namespaces::Wish,
+    },
+    record::first_part,
+    router, shard_transactions, slicing_end,
+    sources::Source,
     steps::{Order, Steps, until},
 };
 use crate::config::resolved::RestoreSettings;
@@ -12,11 +18,11 @@ use crate::control::ControlBoard;
 use crate::model::{
     backup::BackupMeta, command::RestoreCmd, restore::RestoreMeta, selection::Selection, status::Status,
 };
+use crate::operation::{self, Cx, balancer, progress};
 use crate::rendezvous::{Role, gather, reach};
 use crate::replay::txn::Committed;
 use crate::snapshot::load::LoadOptions;
 use crate::topo::cluster;
-use crate::upkeep::balancer;
 use anyhow::{Context, Result, anyhow, bail};
 use bson::{Bson, Document, doc};
 use std::{collections::BTreeSet, time::Duration};
@@ -24,7 +30,34 @@ use std::{collections::BTreeSet, time::Duration};
 /// How long the replica sets have to appear. Their checks may take longer: all of the oplog is read.
 pub(super) const APPEAR: Duration = Duration::from_secs(60);
 
-pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &ControlBoard<RestoreMeta>) -> Result<()> {
+/// What is restored, and who takes part.
+pub(super) struct Parts {
+    pub backup: BackupMeta,
+    pub of: Participants,
+}
+
+impl Parts {
+    pub async fn find(cx: &Cx, restore: &RestoreCmd) -> Result<Self> {
+        let name = &restore.backup_name;
+        let backup: BackupMeta = cx.control.backups.get(name).await?.with_context(|| {
+            format!(
+                "backup {name} is not known here; if the storage has it, run `pbm config --force-resync` and try again"
+            )
+        })?;
+        let of = participants(&backup, &cx.cluster, &mapping(&restore.rs_map)?).map_err(|reasons| {
+            anyhow::anyhow!("backup '{name}' cannot be restored, nothing was changed: {}", reasons.join("; "))
+        })?;
+        Ok(Self { backup, of })
+    }
+}
+
+pub(super) async fn run(
+    cx: &Cx,
+    storage: &Source,
+    restore: &RestoreCmd,
+    parts: &Parts,
+    board: &ControlBoard<RestoreMeta>,
+) -> Result<()> {
     let restores = &cx.control.restores;
     let name = &cx.name;
     restores.add_member(name, &cx.rs, &first_part(&cx.rs)).await?;
@@ -36,8 +69,8 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     gather(board, cx.role, Status::CleanupCluster, APPEAR, &cx.cancel).await?;
     slicing_end::wait_for_their_end(cx).await?;
 
-    sampler::phase(cx, "check").await;
-    let mut steps = until(&cx.cancel, Box::pin(prepare(cx, restore, parts, me.config))).await?;
+    progress::publish_phase(cx, "check").await;
+    let mut steps = until(&cx.cancel, Box::pin(prepare(cx, storage, restore, parts, me.config))).await?;
     for warning in &steps.plan().warnings {
         tracing::warn!("{warning}");
     }
@@ -61,7 +94,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     let progress = steps.progress();
     let loaded = tokio::select! {
         done = steps.load(&cx.cancel) => done?,
-        () = sampler::load(cx, &progress) => unreachable!("samples have no end"),
+        () = progress::publish_load(cx, &progress) => unreachable!("samples have no end"),
     };
     tracing::info!("loaded {} documents, {} bytes", loaded.documents, loaded.bytes);
     let swapped = steps.put_users_back(&cx.cancel).await?;
@@ -72,7 +105,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
     }
     reach(board, cx.role, Status::DumpDone, None, &cx.cancel, async || Ok(())).await?;
 
-    sampler::phase(cx, "oplog").await;
+    progress::publish_phase(cx, "oplog").await;
     let members: Vec<String> = parts.of.parts.keys().cloned().collect();
     let exchange = async |mine: &[Committed]| shard_transactions::exchange(cx, &members, mine).await;
     let (replayed, settled) = steps.replay(&cx.cancel, exchange).await?;
@@ -81,7 +114,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
         tracing::info!("transactions without a decision at the end of the oplog: {settled:?}");
         shard_transactions::report(cx, &settled).await?;
     }
-    sampler::phase(cx, "indexes").await;
+    progress::publish_phase(cx, "indexes").await;
     let built = steps.finish(&replayed, &cx.cancel).await?;
     tracing::info!("built {} indexes on {} collections", built.indexes, built.collections);
 
@@ -90,7 +123,7 @@ pub(super) async fn run(cx: &Cx, restore: &RestoreCmd, parts: &Parts, board: &Co
         router::forget(&cx.client).await?;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
-        cx.give_back(parts.sliced).await;
+        operation::give_back_of_restore(cx).await;
         restores.set(name, doc! { "stat": statistics(cx) }).await.map(drop)
     })
     .await?;
@@ -172,13 +205,14 @@ async fn drop_databases(cx: &Cx, id: &str, databases: &BTreeSet<String>) -> Resu
 /// Stops the balancer, and waits for the end of its round for as long as configured.
 pub(super) async fn hold_balancer(cx: &Cx) -> Result<()> {
     // Stopping the balancer may take long, and an operator who waits for the restore should see why.
-    sampler::phase(cx, "balancer").await;
-    until(&cx.cancel, balancer::hold_for_restore(&cx.control, &cx.name, cx.settings.balancer_limit)).await
+    progress::publish_phase(cx, "balancer").await;
+    let limit = cx.settings.restore.balancer_limit;
+    until(&cx.cancel, balancer::hold_for_restore(&cx.control, &cx.name, limit)).await
 }
 
 /// Looks at the backup, the storage and the target, and says what will be done, before anything is changed.
-async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bool) -> Result<Steps> {
-    let storage = cx.storage.clone().map_err(|e| anyhow!(e))?;
+async fn prepare(cx: &Cx, storage: &Source, restore: &RestoreCmd, parts: &Parts, config_server: bool) -> Result<Steps> {
+    let storage = storage.clone().map_err(|e| anyhow!(e))?;
     let rs = parts.of.parts.get(&cx.rs).context("this replica set takes no part")?.clone();
     let wish = Wish { config_server, ..wish(restore, &parts.backup)? };
     if cx.cluster.sharded && wish.clone.is_some() {
@@ -198,7 +232,7 @@ async fn prepare(cx: &Cx, restore: &RestoreCmd, parts: &Parts, config_server: bo
         }
         None => None,
     };
-    let (load, quorum) = (options(&cx.settings, restore), quorum(cx, restore).parse()?);
+    let (load, quorum) = (options(&cx.settings.restore, restore), quorum(cx, restore).parse()?);
     let (sharded, ids, places) = (cx.cluster.sharded, parts.of.ids.clone(), parts.of.places.clone());
     let order = Order { backup: parts.backup.clone(), rs, wish, load, quorum, point, sharded, ids, places };
     Steps::prepare(storage, cx.client.clone(), order).await
@@ -232,7 +266,7 @@ fn options(settings: &RestoreSettings, restore: &RestoreCmd) -> LoadOptions {
 }
 
 fn quorum<'a>(cx: &'a Cx, restore: &'a RestoreCmd) -> &'a str {
-    let configured = cx.settings.index_commit_quorum.as_deref();
+    let configured = cx.settings.restore.index_commit_quorum.as_deref();
     restore.index_commit_quorum.as_deref().or(configured).unwrap_or_default()
 }
 

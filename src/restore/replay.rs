@@ -7,19 +7,22 @@
 //! applied, and indexes are created and dropped as the oplog says.
 
 use super::{
-    conduct::{Cx, begin, carry_out, empty_document, first_part, insert_refused, mapping},
     logical::{APPEAR, hold_balancer, statistics},
     oplog_check,
     plan::{
+        members::mapping,
         moment,
         slices::{OplogObject, at},
     },
-    router, sampler, shard_transactions,
+    record::{begin, empty_document, first_part, insert_refused},
+    router, shard_transactions,
+    sources::Source,
     steps::{Rewrite, replay_all, until},
     target_state,
 };
 use crate::control::{Control, ControlBoard};
 use crate::model::{chunk::Chunk, command::ReplayCmd, restore::RestoreMeta, selection::Selection, status::Status};
+use crate::operation::{self, Cx, Kind, progress};
 use crate::rendezvous::{Role, gather, reach};
 use crate::replay::{
     apply::{ReplayOptions, Replayer},
@@ -47,26 +50,26 @@ async fn document(control: &Control, opid: &str, window: &ReplayCmd) -> Result<R
 }
 
 /// Runs the replay of this replica set. On failure the document says why before this returns.
-pub async fn run(cx: &Cx, window: &ReplayCmd) -> Result<()> {
+pub async fn run(cx: &Cx, storage: &Source, window: &ReplayCmd) -> Result<()> {
     tracing::info!("replay of the oplog from {} to {} started", at(window.start), at(window.end));
     begin(cx, document(&cx.control, &cx.opid, window).await?).await?;
-    let board = ControlBoard::new(&cx.control, &cx.name, &cx.opid, &cx.rs, cx.cluster.names(), cx.role);
-    carry_out(cx, &board, recipe(cx, window, &board), false, "replay", "bring the data to the start and replay again")
-        .await
+    let board = cx.board(cx.cluster.names());
+    let recipe = recipe(cx, storage, window, &board);
+    operation::run(cx, &board, Kind::Replay, recipe, async || operation::give_back_of_restore(cx).await).await
 }
 
-async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) -> Result<()> {
+async fn recipe(cx: &Cx, storage: &Source, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) -> Result<()> {
     let restores = &cx.control.restores;
     restores.add_member(&cx.name, &cx.rs, &first_part(&cx.rs)).await?;
     gather(board, cx.role, Status::Running, APPEAR, &cx.cancel).await?;
 
-    let storage = cx.storage.clone().map_err(|e| anyhow!(e))?;
+    let storage = storage.clone().map_err(|e| anyhow!(e))?;
     let (map, chunks) = (mapping(&window.rs_map)?, cx.control.chunks.all().await?);
     let objects = covered(&cx.cluster.names(), &map, &chunks, window.start, window.end)
         .map_err(|problems| anyhow!("the oplog can't be replayed, nothing was changed: {}", problems.join("; ")))?
         .remove(&cx.rs)
         .context("this replica set is not in the cluster any more")?;
-    sampler::phase(cx, "check").await;
+    progress::publish_phase(cx, "check").await;
     let (everything, nothing) = (Selection::default(), Present::default());
     let asked = Asked { selection: &everything, present: &nothing };
     let reading = oplog_check::Reading { asked, rewrite: Rewrite::default(), end: window.end };
@@ -83,7 +86,7 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
     }
     reach(board, cx.role, Status::Running, None, &cx.cancel, async || Ok(())).await?;
 
-    sampler::phase(cx, "oplog").await;
+    progress::publish_phase(cx, "oplog").await;
     let me = cx.cluster.members.get(&cx.rs).context("this replica set is not in the cluster any more")?;
     let target = target_state::read(&cx.client).await?;
     let major = i32::try_from(target.server.major).context("read the server's version")?;
@@ -113,15 +116,15 @@ async fn recipe(cx: &Cx, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) 
         );
     }
 
-    sampler::phase(cx, "indexes").await;
-    let quorum: CommitQuorum = cx.settings.index_commit_quorum.as_deref().unwrap_or_default().parse()?;
+    progress::publish_phase(cx, "indexes").await;
+    let quorum: CommitQuorum = cx.settings.restore.index_commit_quorum.as_deref().unwrap_or_default().parse()?;
     let built = until(&cx.cancel, replayed.catalog.build(&cx.client, &quorum)).await.context("build indexes")?;
     tracing::info!("built {} indexes on {} collections", built.indexes, built.collections);
     if cx.cluster.sharded {
         router::forget(&cx.client).await?;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
-        cx.give_back(false).await;
+        operation::give_back_of_restore(cx).await;
         restores.set(&cx.name, doc! { "stat": statistics(cx) }).await.map(drop)
     })
     .await

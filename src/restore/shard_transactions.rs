@@ -4,19 +4,19 @@
 //! commit: then it happened before the cut, and has to be applied everywhere. So every member publishes the commits that
 //! it has seen, waits until all have, and finishes what anybody knows to be committed.
 
-use super::conduct::Cx;
 use crate::{
+    control::{Look, Waited},
     model::{
         restore::{CommittedTxn, RestoreMeta},
         status::Status,
     },
+    operation::Cx,
     rendezvous::Why,
     replay::{apply::Settled, txn::Committed},
 };
 use anyhow::{Context as _, Result, bail};
 use bson::{Document, doc};
 use std::{collections::HashSet, time::Duration};
-use tokio::time::Instant;
 
 /// How long the members have, from the first that is there: the others may still be replaying, so it is generous, and
 /// lost ones are noticed by their locks long before.
@@ -33,9 +33,7 @@ pub(super) async fn exchange(cx: &Cx, members: &[String], mine: &[Committed]) ->
     let restores = &cx.control.restores;
     let name = &cx.name;
     restores.set_member(name, &cx.rs, doc! { "committed_txn": published, "txn_set": true }).await?;
-    let until = Instant::now() + ALL_THERE;
-    loop {
-        let mut waiter = cx.control.bell.waiter();
+    let look = || async {
         let meta: RestoreMeta = restores.get(name).await?.ok_or(Why::Gone)?;
         if matches!(meta.status, Status::Error | Status::Canceled) {
             return Err(Why::ClusterFailed(meta.error.unwrap_or_default()).into());
@@ -43,12 +41,14 @@ pub(super) async fn exchange(cx: &Cx, members: &[String], mine: &[Committed]) ->
         let there = |rs: &String| meta.replsets.iter().any(|part| part.name == *rs && part.txn_set);
         if members.iter().all(there) {
             let all = meta.replsets.into_iter().flat_map(|part| part.committed_txn.unwrap_or_default());
-            return Ok(all.map(|txn| txn.id).collect());
+            return Ok(Look::Found(all.map(|txn| txn.id).collect()));
         }
-        if Instant::now() >= until {
-            bail!("not every replica set told which transactions it saw committed");
-        }
-        waiter.next().await;
+        Ok(Look::Missing(()))
+    };
+    match cx.control.bell.until(ALL_THERE, cx.cancel.cancelled(), look).await? {
+        Waited::Found(committed) => Ok(committed),
+        Waited::TimedOut(()) => bail!("not every replica set reported which transactions it saw committed"),
+        Waited::Cancelled => bail!("the operation was cancelled while it waited for the transactions of other shards"),
     }
 }
 

@@ -1,10 +1,10 @@
 //! A restore begins where the slices of the time before it have ended: its own writes belong to no timeline.
 
-use super::conduct::Cx;
+use crate::control::{Look, Waited};
 use crate::model::lock::is_stale;
+use crate::operation::Cx;
 use anyhow::{Result, bail};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// How long a slicer that lives has to store what it holds, as in the original. One that is lost counts as gone when its
 /// lock is stale.
@@ -12,9 +12,7 @@ const TO_FINISH: Duration = Duration::from_secs(120);
 
 /// Waits until point-in-time recovery is off and nobody slices the oplog of this replica set.
 pub(super) async fn wait_for_their_end(cx: &Cx) -> Result<()> {
-    let until = Instant::now() + TO_FINISH;
-    loop {
-        let mut waiter = cx.control.bell.waiter();
+    let look = || async {
         let on = cx.control.config.main().await?.is_some_and(|config| config.pitr_is_on());
         let holder = cx.control.locks.slicer_of(&cx.rs).await?;
         let alive = match &holder {
@@ -22,21 +20,19 @@ pub(super) async fn wait_for_their_end(cx: &Cx) -> Result<()> {
             None => false,
         };
         if !on && !alive {
-            return Ok(());
+            return Ok(Look::Found(()));
         }
-        if Instant::now() >= until {
-            let why = match holder.filter(|_| alive) {
-                Some(lock) => format!("the agent on {} still slices its oplog", lock.header.node),
-                None => "point-in-time recovery was switched on again".to_owned(),
-            };
-            bail!(
-                "nothing was changed: {why} ({} s after it was to stop); look at its log, then repeat",
-                TO_FINISH.as_secs()
-            );
-        }
-        tokio::select! {
-            () = cx.cancel.cancelled() => bail!("the restore was cancelled"),
-            () = waiter.next() => {}
-        }
+        Ok(Look::Missing(match holder.filter(|_| alive) {
+            Some(lock) => format!("the agent on {} still slices its oplog", lock.header.node),
+            None => "point-in-time recovery was switched on again".to_owned(),
+        }))
+    };
+    match cx.control.bell.until(TO_FINISH, cx.cancel.cancelled(), look).await? {
+        Waited::Found(()) => Ok(()),
+        Waited::Cancelled => bail!("the restore was cancelled"),
+        Waited::TimedOut(why) => bail!(
+            "nothing was changed: {why} ({} s after it was to stop); look at its log, then repeat",
+            TO_FINISH.as_secs()
+        ),
     }
 }

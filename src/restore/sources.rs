@@ -8,6 +8,9 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use std::{fmt, ops::Range, sync::Arc};
 
+/// Where the backup and the oplog behind it lie, or why that storage can't be used.
+pub type Source = std::result::Result<Arc<dyn Storage>, String>;
+
 /// PITR chunks of `main`, everything else of `backup`.
 #[derive(Debug)]
 pub struct Sources {

@@ -7,7 +7,6 @@ pub mod dump;
 pub mod insert;
 pub mod insert_workers;
 pub mod load;
-pub mod progress_log;
 pub mod reply;
 pub mod routing_tables;
 pub mod source;

@@ -5,6 +5,7 @@ use crate::support::programs::Sandbox;
 use mongodb::bson::{Document, Timestamp, doc};
 use pbmbox::control::Control;
 use pbmbox::model::status::Status;
+use std::time::{Duration, Instant};
 
 /// The lock of a slicer that is lost keeps a restore from dropping anything until it is stale.
 #[tokio::test(flavor = "multi_thread")]
@@ -27,4 +28,17 @@ async fn a_restore_waits_until_nobody_slices() {
     assert!(dropped.timestamp >= i64::from(hb.time) + 30, "{restore:?}");
     let on = sandbox.pbm(&["config", "pitr.enabled"]).ok().stdout;
     assert_eq!(on.trim(), "[pitr.enabled=true]", "as it was before");
+
+    // Switching it off fails after the restore's document was inserted: the reason is in the document at once.
+    let admin = client.database("admin");
+    let never_off = doc! { "collMod": "pbmConfig", "validator": { "pitr.enabled": { "$ne": false } } };
+    admin.run_command(never_off).await.expect("set a validator");
+    let begun = Instant::now();
+    let failed = sandbox.pbm(&["restore", &backup, "--wait", "-y"]).failed();
+    assert!(begun.elapsed() < Duration::from_secs(20), "the reaper would have needed longer: {:?}", begun.elapsed());
+    assert!(failed.stderr.contains("failed validation"), "{}", failed.stderr);
+    let restores = control.restores.all().await.expect("read");
+    let restore = restores.iter().max_by_key(|restore| restore.start_ts).expect("the restore");
+    assert_eq!(restore.status, Status::Error);
+    assert!(restore.error.as_deref().is_some_and(|why| why.contains("failed validation")), "{restore:?}");
 }

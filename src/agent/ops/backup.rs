@@ -1,25 +1,25 @@
 //! `backup`: lead it if that is on us, take part if we are named.
 
-use super::Task;
+use super::{Task, restore::context};
 use crate::agent::{
     node::Node,
     nominate::{self, TAKE_OVER},
     reap, sharing,
 };
-use crate::backup::{self, Cx};
-use crate::config::resolved::{BackupSettings, Resolved};
+use crate::backup::{self, Job};
+use crate::config::resolved::Resolved;
+use crate::control::{Look, Waited};
 use crate::model::{
     command::{BackupCmd, name},
     status::Status,
 };
 use crate::mongo::{admin::explain, majority};
-use crate::rendezvous::Role;
+use crate::operation::Cx;
 use crate::storage::Storage;
 use crate::storages::place;
 use crate::topo::condition;
 use anyhow::{Context, Result};
 use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
 
 /// The longest that an agent waits to be named.
 const FOR_A_NOMINATION: Duration = Duration::from_secs(60);
@@ -31,7 +31,7 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<BackupCmd>) -> 
     let is_primary = node.hello().await?.is_primary();
 
     let leading = async {
-        if !node.in_leader_rs || (!is_primary && appears(node, &backup.name).await?) {
+        if !node.in_leader_rs || (!is_primary && appears(&task, &backup.name).await?) {
             return Ok(());
         }
         nominate::lead(node, &task.opid, &backup, config.as_ref(), &task.cancel).await
@@ -41,16 +41,10 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<BackupCmd>) -> 
 }
 
 /// Waits for the backup's document, as long as the lead is left to the primary's agent.
-async fn appears(node: &Node, name: &str) -> Result<bool> {
-    let until = Instant::now() + TAKE_OVER;
-    let mut waiter = node.control.bell.waiter();
-    while Instant::now() < until {
-        if node.control.backups.get(name).await?.is_some() {
-            return Ok(true);
-        }
-        waiter.next_within(until.saturating_duration_since(Instant::now())).await;
-    }
-    Ok(false)
+async fn appears(task: &Task, name: &str) -> Result<bool> {
+    let node = &task.node;
+    let look = || async { Ok(Look::at(node.control.backups.get(name).await?.map(drop))) };
+    Ok(matches!(node.control.bell.until(TAKE_OVER, task.cancel.cancelled(), look).await?, Waited::Found(())))
 }
 
 async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
@@ -76,29 +70,15 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
                 return Err(error);
             }
         };
-        let cx = Cx {
-            storage,
-            parallel: backup
-                .num_parallel_colls
-                .filter(|n| *n > 0)
-                .and_then(|n| usize::try_from(n).ok())
-                .or(settings.parallel_collections)
-                .unwrap_or(node.parallel),
-            control: node.control.clone(),
-            client: node.client.clone(),
-            name: op.name.clone(),
-            opid: op.opid.clone(),
-            rs: node.rs.clone(),
-            me: node.me(),
-            role: if node.in_leader_rs { Role::Leader } else { Role::Follower },
-            primary: node.primary.clone(),
-            cluster: node.cluster().await?,
-            backup: backup.clone(),
-            version: node.version_now().await?,
-            settings,
-            cancel: op.cancel.clone(),
-        };
-        let result = backup::run(&cx).await;
+        let parallel = backup
+            .num_parallel_colls
+            .filter(|n| *n > 0)
+            .and_then(|n| usize::try_from(n).ok())
+            .or(settings.backup.parallel_collections)
+            .unwrap_or(node.parallel);
+        let job = Job { command: backup.clone(), storage, primary: node.primary.clone(), parallel };
+        let cx = Cx { settings, ..context(node, op).await? };
+        let result = backup::run(&cx, &job).await;
         if op.lost_its_lock() || result.is_err() {
             // The remains may have been removed before we heard of the end, and we have written since. Whatever failed
             // first, we may have been taken for lost: who slept for long often sees broken connections before its lock.
@@ -115,11 +95,11 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
 
 /// The settings for this backup and its storage. Read again: the leader's decision is based on this configuration or a
 /// newer one.
-async fn storage(node: &Node, backup: &BackupCmd) -> Result<(BackupSettings, Arc<dyn Storage>)> {
+async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Resolved, Arc<dyn Storage>)> {
     let config = node.control.config.main().await?.context("the configuration is gone")?;
-    let settings = Resolved::of(&config).backup;
+    let settings = Resolved::of(&config);
     let place = place::storage(&node.control, &config.storage, &backup.profile).await?;
-    let storage = node.open_to_write(&place, backup.limit_upload.unwrap_or(settings.limit_upload)).await?;
+    let storage = node.open_to_write(&place, backup.limit_upload.unwrap_or(settings.backup.limit_upload)).await?;
     if node.in_leader_rs {
         sharing::begin(node, storage.as_ref(), &place).await;
     }
@@ -141,28 +121,22 @@ async fn no_source(node: &Node) -> Result<Option<String>> {
 /// Waits for the nomination round of this replica set. `None` when this node is named, else why it is not.
 async fn not_nominated(task: &Task, name: &str) -> Result<Option<String>> {
     let node = &task.node;
-    let until = Instant::now() + FOR_A_NOMINATION;
-    loop {
-        let mut waiter = node.control.bell.waiter();
-        if let Some((status, round)) = node.control.backups.nomination(name, &node.rs).await? {
-            if status.is_final() {
-                return Ok(Some(format!("the backup has ended: {status}")));
-            }
-            if let Some(round) = round {
-                if !round.ack.is_empty() {
-                    return Ok(Some(format!("{} does it", round.ack)));
-                }
-                if round.n.contains(&node.me()) {
-                    return Ok(None);
-                }
-            }
+    let look = || async {
+        let Some((status, round)) = node.control.backups.nomination(name, &node.rs).await? else {
+            return Ok(Look::Missing(()));
+        };
+        if status.is_final() {
+            return Ok(Look::Found(Some(format!("the backup has ended: {status}"))));
         }
-        if Instant::now() >= until {
-            return Ok(Some(format!("not nominated within {} s", FOR_A_NOMINATION.as_secs())));
-        }
-        tokio::select! {
-            () = task.cancel.cancelled() => return Ok(Some("cancelled before it began".into())),
-            () = waiter.next() => {}
-        }
-    }
+        Ok(match round {
+            Some(round) if !round.ack.is_empty() => Look::Found(Some(format!("{} does it", round.ack))),
+            Some(round) if round.n.contains(&node.me()) => Look::Found(None),
+            _ => Look::Missing(()),
+        })
+    };
+    Ok(match node.control.bell.until(FOR_A_NOMINATION, task.cancel.cancelled(), look).await? {
+        Waited::Found(why) => why,
+        Waited::Cancelled => Some("cancelled before it began".into()),
+        Waited::TimedOut(()) => Some(format!("not nominated within {} s", FOR_A_NOMINATION.as_secs())),
+    })
 }

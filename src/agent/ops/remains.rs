@@ -7,13 +7,15 @@ use crate::control::unix_now;
 use crate::model::command::{CleanupFailedCmd, name};
 use crate::storage::Storage;
 use crate::storages::place;
-use crate::upkeep::{
-    contents::{leftovers, tenants},
-    deletion::{
-        plan::{Fate, Stays},
-        prune,
+use crate::{
+    operation::reap,
+    upkeep::{
+        contents::{leftovers, tenants},
+        deletion::{
+            plan::{Fate, Stays},
+            prune,
+        },
     },
-    reap,
 };
 use anyhow::{Context, Result, bail};
 use std::collections::HashSet;

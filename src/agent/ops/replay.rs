@@ -1,6 +1,9 @@
 //! `replay`: the primary of each replica set takes part.
 
-use super::{Task, restore::context};
+use super::{
+    Task,
+    restore::{context, source},
+};
 use crate::agent::op::Gate;
 use crate::model::command::{ReplayCmd, name};
 use crate::restore::replay;
@@ -23,5 +26,9 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<ReplayCmd>) -> 
             anyhow::bail!("replay {} can't start: {why}", window.name);
         }
     };
-    op.run(async |op| replay::run(&context(node, op, None).await?, &window).await).await
+    op.run(async |op| {
+        let cx = context(node, op).await?;
+        replay::run(&cx, &source(node, None).await, &window).await
+    })
+    .await
 }

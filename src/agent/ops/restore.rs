@@ -9,14 +9,13 @@ use crate::model::{
     command::{RestoreCmd, name},
     config::Config,
 };
+use crate::mongo::admin::explain;
+use crate::operation::Cx;
 use crate::rendezvous::Role;
-use crate::restore::{self, Cx, Sources};
+use crate::restore::{self, Source, Sources};
 use crate::storage::Storage;
 use crate::{
-    config::{
-        downloads,
-        resolved::{Resolved, RestoreSettings},
-    },
+    config::{downloads, resolved::Resolved},
     storages::place,
 };
 use anyhow::{Context, Result};
@@ -40,18 +39,26 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) ->
             anyhow::bail!("restore {} can't start: {why}", restore.name);
         }
     };
-    op.run(async |op| restore::run(&context(node, op, Some(&restore)).await?, &restore).await).await
+    op.run(async |op| {
+        let cx = context(node, op).await?;
+        restore::run(&cx, &source(node, Some(&restore)).await, &restore).await
+    })
+    .await
 }
 
-/// What is read: the storage on which the backup lies and, for a moment, the main one with the oplog; for a replay only
-/// that.
-async fn source(
-    node: &Node,
-    config: &Config,
-    settings: &RestoreSettings,
-    restore: Option<&RestoreCmd>,
-) -> Result<Arc<dyn Storage>> {
-    let downloads = downloads::of(settings.downloads, restore::readers(settings, restore));
+/// What is read, or why it can't be.
+pub(super) async fn source(node: &Node, restore: Option<&RestoreCmd>) -> Source {
+    match node.control.config.main().await {
+        Ok(Some(config)) => open(node, &config, restore).await.map_err(|error| explain(&error)),
+        Ok(None) => Err("there is no configuration; give one with `pbm config --file`".into()),
+        Err(error) => Err(explain(&error)),
+    }
+}
+
+/// The storage on which the backup lies and, for a moment, the main one with the oplog; for a replay only that.
+async fn open(node: &Node, config: &Config, restore: Option<&RestoreCmd>) -> Result<Arc<dyn Storage>> {
+    let settings = Resolved::of(config).restore;
+    let downloads = downloads::of(settings.downloads, restore::readers(&settings, restore));
     let main = node.open_to_read(&config.storage, downloads.clone());
     let Some(restore) = restore else { return main.await };
     // An unknown backup is told by the recipe.
@@ -70,19 +77,12 @@ async fn source(
 }
 
 /// What recipes that write to this primary work with.
-pub(super) async fn context(node: &Node, op: &Op<Leased>, restore: Option<&RestoreCmd>) -> Result<Cx> {
-    let config = node.control.config.main().await?;
-    let settings = Resolved::of(config.as_ref().unwrap_or(&Config::default())).restore;
+pub(in crate::agent) async fn context(node: &Node, op: &Op<Leased>) -> Result<Cx> {
+    let config = node.control.config.main().await?.unwrap_or_default();
     Ok(Cx {
         control: node.control.clone(),
         client: node.client.clone(),
-        storage: match &config {
-            Some(config) => {
-                source(node, config, &settings, restore).await.map_err(|e| crate::mongo::admin::explain(&e))
-            }
-            None => Err("there is no configuration; give one with `pbm config --file`".into()),
-        },
-        settings,
+        settings: Resolved::of(&config),
         opid: op.opid.clone(),
         rs: node.rs.clone(),
         me: node.me(),

@@ -12,9 +12,9 @@ use crate::model::{
     member::MemberState,
 };
 use crate::mongo::{self, admin};
+use crate::operation::reap;
 use crate::preflight::{self, Operation, gather::Depth};
 use crate::topo::{cluster, suits::unfit};
-use crate::upkeep::reap;
 use std::time::Duration;
 use tokio::time::Instant;
 

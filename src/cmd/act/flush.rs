@@ -2,9 +2,9 @@
 //! now, and not up to ten minutes ago.
 
 use crate::cmd::io::{context::Context, error::Result};
+use crate::control::{Look, Waited};
 use crate::model::lock::{Lock, is_stale};
-use std::time::Duration;
-use tokio::time::Instant;
+use std::{future::pending, time::Duration};
 
 /// Time limit for the slicers to store a last chunk.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -30,25 +30,20 @@ pub async fn up_to_now(cx: &Context) -> Result<()> {
             names(&others)
         ));
     }
-    let until = Instant::now() + LIMIT;
-    loop {
-        let mut waiter = cx.control.bell.waiter();
+    let look = || async {
         cx.control.locks.ask_to_flush(now).await?;
         let done = cx.control.locks.flushed_since(now).await?;
         let late: Vec<Lock> = ours.iter().filter(|lock| !done.contains(&lock.header.replset)).cloned().collect();
-        if late.is_empty() {
-            return Ok(());
-        }
-        if Instant::now() >= until {
-            cx.out.note(&format!(
-                "{} did not store the oplog up to now within {} s; the latest moment is the one that is saved",
-                names(&late),
-                LIMIT.as_secs()
-            ));
-            return Ok(());
-        }
-        waiter.next_within(Duration::from_secs(1)).await;
+        Ok(if late.is_empty() { Look::Found(()) } else { Look::Missing(late) })
+    };
+    if let Waited::TimedOut(late) = cx.control.bell.until(LIMIT, pending(), look).await? {
+        cx.out.note(&format!(
+            "{} did not store the oplog up to now within {} s; the latest moment is the one that is saved",
+            names(&late),
+            LIMIT.as_secs()
+        ));
     }
+    Ok(())
 }
 
 fn names(locks: &[Lock]) -> String {

@@ -17,7 +17,7 @@ use crate::model::{
     restore::RestoreMeta,
     status::Status,
 };
-use crate::upkeep::reap;
+use crate::operation::reap;
 use bson::Timestamp;
 use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};

@@ -10,7 +10,7 @@ use crate::cmd::{
 use crate::config::duration;
 use crate::control::LogQuery;
 use crate::model::{agent::AgentStat, lock::is_stale, log::Severity};
-use crate::upkeep::reap;
+use crate::operation::reap;
 use clap::Args;
 use futures::StreamExt;
 use std::time::Duration;

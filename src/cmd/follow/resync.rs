@@ -12,7 +12,7 @@ use crate::cmd::{
 };
 use crate::control::LogQuery;
 use crate::model::{command::name, lock::is_stale, log::Severity};
-use crate::upkeep::reap;
+use crate::operation::reap;
 use futures::StreamExt;
 use std::{collections::HashSet, time::Duration};
 use tokio::time::{Instant, sleep};

@@ -2,6 +2,8 @@
 
 use crate::restore::router::{Ids, ids};
 use crate::{layout::Generation, model::backup::BackupMeta, topo::cluster::Cluster};
+use anyhow::Context as _;
+use bson::Document;
 use std::collections::BTreeMap;
 
 /// Who takes whose part.
@@ -66,6 +68,15 @@ pub fn participants(
         problems.push("the backup has no part for the config servers of this cluster".to_owned());
     }
     if problems.is_empty() { Ok(Participants { parts, ids: ids(pairs), places }) } else { Err(problems) }
+}
+
+/// The operator's mapping: replica set of the backup → of the cluster.
+pub(in crate::restore) fn mapping(map: &Document) -> anyhow::Result<BTreeMap<String, String>> {
+    let pairs = map.iter().map(|(from, to)| {
+        let to = to.as_str().with_context(|| format!("the mapping of replica set '{from}' is not a name"))?;
+        Ok((from.clone(), to.to_owned()))
+    });
+    pairs.collect()
 }
 
 #[cfg(test)]

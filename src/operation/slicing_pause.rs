@@ -1,14 +1,14 @@
 //! Point-in-time recovery stands still during restores, and comes back in every ending.
 //!
-//! As with the balancer ([`super::balancer`]): a restore that switches it off says so in its document (`pitr_due`, a field
-//! of ours) before it does, and whoever ends the restore switches it on again and takes the remark away. If everybody died,
-//! any agent of the leader replica set does it later. A new restore takes the debt over.
+//! A restore that switches it off owes it ([`super::debt`], field `pitr_due`). If all agents of the restore died, any agent of
+//! the leader replica set switches it on later.
 //!
 //! Agents of the original take every restore command, even if our agents refuse the restore. They then wait up to two minutes
 //! until they see that point-in-time recovery is off and no agent slices their replica set; they check every 5 s. So while
 //! one of them lives, point-in-time recovery is switched off for refused restores too, and stays off long enough for them to
 //! see it.
 
+use super::debt;
 use crate::control::{Control, Debt};
 use crate::model::{command::name, lock::is_stale};
 use anyhow::Result;
@@ -21,15 +21,11 @@ const SEEN: Duration = Duration::from_secs(6);
 /// Switches point-in-time recovery off for the restore `name`. `true` if it was on, or only off because of a restore that
 /// died: then it has to be on again at the end.
 pub async fn hold(control: &Control, name: &str) -> Result<bool> {
-    let owed = control.restores.owing(Debt::Slicing).await?;
     let on = control.config.main().await?.is_some_and(|config| config.pitr_is_on());
-    if !on && owed.is_empty() {
+    if !on && !debt::is_owed(control, Debt::Slicing).await? {
         return Ok(false);
     }
-    control.restores.owe(name, Debt::Slicing).await?;
-    for other in owed.into_iter().filter(|other| other != name) {
-        control.restores.paid(&other, Debt::Slicing).await?;
-    }
+    debt::take(control, &control.restores, name, Debt::Slicing).await?;
     control.config.switch_pitr_off(control.cluster_time().await?).await?;
     Ok(true)
 }
@@ -56,24 +52,15 @@ pub async fn give_back(control: &Control, name: &str) -> Result<()> {
     if originals_live(control).await? {
         return Ok(());
     }
-    switch_on(control, name).await
-}
-
-async fn switch_on(control: &Control, name: &str) -> Result<()> {
-    if !control.restores.owing(Debt::Slicing).await?.iter().any(|owing| owing == name) {
-        return Ok(());
-    }
-    control.config.switch_pitr_on().await?;
-    control.restores.paid(name, Debt::Slicing).await
+    debt::pay(&control.restores, name, Debt::Slicing, || control.config.switch_pitr_on()).await.map(drop)
 }
 
 /// Switches point-in-time recovery on again if a restore has ended without doing so. Does nothing while any operation but a
 /// backup holds a lock. `quiet` is kept from call to call: since when only the waiting time for the original's agents
 /// prevents the switch.
 pub async fn give_back_forgotten(control: &Control, quiet: &mut Option<Instant>) -> Result<()> {
-    let owed = control.restores.owing(Debt::Slicing).await?;
     let busy = async { anyhow::Ok(control.locks.all().await?.iter().any(|lock| lock.header.kind != name::BACKUP)) };
-    if owed.is_empty() || busy.await? {
+    if !debt::is_owed(control, Debt::Slicing).await? || busy.await? {
         *quiet = None;
         return Ok(());
     }
@@ -88,11 +75,8 @@ pub async fn give_back_forgotten(control: &Control, quiet: &mut Option<Instant>)
             return Ok(());
         }
     }
-    for name in owed {
-        if control.restores.has_ended(&name).await? {
-            switch_on(control, &name).await?;
-            tracing::info!("point-in-time recovery is on again: restore {name}, which had switched it off, has ended");
-        }
+    for name in debt::pay_forgotten(control, Debt::Slicing, || control.config.switch_pitr_on()).await? {
+        tracing::info!("point-in-time recovery is on again: restore {name}, which had switched it off, has ended");
     }
     *quiet = None;
     Ok(())

@@ -1,11 +1,12 @@
 //! The balancer stands still during backups and restores, and comes back in every ending.
 //!
-//! An operation that stops the balancer says so in its document (`balancer_due`, a field of ours) before it does. Whoever
-//! ends the operation starts the balancer again and takes the remark away; if everybody died, any agent of the config
-//! servers does it later ([`give_back_forgotten`]). A new operation takes the debt over, so that it is never paid in
-//! the middle of another one.
+//! An operation that stops the balancer owes it ([`super::debt`], field `balancer_due`). If all of its agents died, any agent
+//! of the config servers starts the balancer later ([`give_back_forgotten`]).
 
+use super::{Cx, debt};
 use crate::control::{Control, Debt, OpDocs, OpDocument};
+use crate::mongo::admin;
+use crate::rendezvous::Role;
 use crate::topo::balancer;
 use anyhow::{Result, bail};
 use std::time::Duration;
@@ -16,12 +17,7 @@ const ROUND: Duration = Duration::from_secs(30);
 
 /// Was the balancer on, or is it only off because an operation that died owes it?
 pub async fn was_on(control: &Control) -> Result<bool> {
-    Ok(balancer::state(control.client()).await?.on || is_owed(control).await?)
-}
-
-async fn is_owed(control: &Control) -> Result<bool> {
-    Ok(!control.backups.owing(Debt::Balancer).await?.is_empty()
-        || !control.restores.owing(Debt::Balancer).await?.is_empty())
+    Ok(balancer::state(control.client()).await?.on || debt::is_owed(control, Debt::Balancer).await?)
 }
 
 /// Stops the balancer for the backup `name`, if it was on. Whatever the balancer still moves after `round` is in the oplog
@@ -65,47 +61,38 @@ async fn hold<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str, ro
     if !was_on(control).await? {
         return Ok(true);
     }
-    docs.owe(name, Debt::Balancer).await?;
-    take_over(&control.backups, name).await?;
-    take_over(&control.restores, name).await?;
+    debt::take(control, docs, name, Debt::Balancer).await?;
     let still = balancer::stop(control.client(), round).await?;
     tracing::info!("the balancer is stopped until the operation ends");
     Ok(still)
 }
 
-async fn take_over<T: OpDocument>(docs: &OpDocs<T>, name: &str) -> Result<()> {
-    for other in docs.owing(Debt::Balancer).await?.into_iter().filter(|other| other != name) {
-        docs.paid(&other, Debt::Balancer).await?;
+/// Starts the balancer again if this operation stopped it. If that fails, the agents of the config servers do it later.
+pub async fn give_back_of<T: OpDocument>(cx: &Cx, docs: &OpDocs<T>) {
+    if cx.role == Role::Leader
+        && cx.cluster.sharded
+        && let Err(error) = give_back(&cx.control, docs, &cx.name).await
+    {
+        tracing::warn!("the balancer stays off for now: {}", admin::explain(&error));
     }
-    Ok(())
 }
 
 /// Starts the balancer again if the operation `name` stopped it.
 pub async fn give_back<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str) -> Result<()> {
-    if !docs.owing(Debt::Balancer).await?.iter().any(|owing| owing == name) {
-        return Ok(());
-    }
+    debt::pay(docs, name, Debt::Balancer, || switch_on(control)).await.map(drop)
+}
+
+async fn switch_on(control: &Control) -> Result<()> {
     balancer::start(control.client()).await?;
-    docs.paid(name, Debt::Balancer).await?;
     tracing::info!("the balancer is on again");
     Ok(())
 }
 
-/// Starts the balancer again where an operation ended, or was declared lost, without doing it. Nothing while any
-/// operation holds a lock: that one stopped the balancer for itself, or is about to.
+/// Starts the balancer again if an operation ended, or was declared lost, without doing so. Does nothing while any operation
+/// holds a lock: that one stopped the balancer for itself, or is about to.
 pub async fn give_back_forgotten(control: &Control) -> Result<()> {
-    if !is_owed(control).await? || !control.locks.all().await?.is_empty() {
+    if !debt::is_owed(control, Debt::Balancer).await? || !control.locks.all().await?.is_empty() {
         return Ok(());
     }
-    for name in control.backups.owing(Debt::Balancer).await? {
-        if control.backups.has_ended(&name).await? {
-            give_back(control, &control.backups, &name).await?;
-        }
-    }
-    for name in control.restores.owing(Debt::Balancer).await? {
-        if control.restores.has_ended(&name).await? {
-            give_back(control, &control.restores, &name).await?;
-        }
-    }
-    Ok(())
+    debt::pay_forgotten(control, Debt::Balancer, || switch_on(control)).await.map(drop)
 }

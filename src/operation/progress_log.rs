@@ -16,6 +16,7 @@ pub struct Far {
     pub bytes: u64,
     pub bytes_total: u64,
     pub docs: u64,
+    pub docs_total: u64,
     pub collections: u64,
     pub collections_total: u64,
 }

@@ -1,0 +1,123 @@
+//! What backups and restores have in common: their context, supervision, debts, progress, and the end of those whose agents are lost.
+
+pub mod balancer;
+mod debt;
+pub mod progress;
+mod progress_log;
+pub mod reap;
+pub mod slicing_pause;
+
+use crate::config::resolved::Resolved;
+use crate::control::{Control, ControlBoard, Plane};
+use crate::model::status::Status;
+use crate::mongo::admin::{self, Version};
+use crate::rendezvous::{Cancel, Early, Role, named, supervise, watch};
+use crate::topo::cluster::Cluster;
+use anyhow::Result;
+use mongodb::Client;
+
+/// What a replica set's part of an operation works with.
+#[derive(Debug)]
+pub struct Cx {
+    pub control: Control,
+    /// Direct connection to the node that does the work: a backup reads it, a restore writes to it.
+    pub client: Client,
+    pub settings: Resolved,
+    /// Of the backup, restore or replay.
+    pub name: String,
+    pub opid: String,
+    pub rs: String,
+    /// `host:port` of the node that does the work.
+    pub me: String,
+    /// The leader publishes steps for the cluster.
+    pub role: Role,
+    /// Replica sets of the cluster.
+    pub cluster: Cluster,
+    pub version: Version,
+    pub cancel: Cancel,
+}
+
+impl Cx {
+    /// The board of this operation, on which the `members` meet.
+    #[must_use]
+    pub fn board<T: Plane>(&self, members: Vec<String>) -> ControlBoard<T> {
+        ControlBoard::new(&self.control, &self.name, &self.opid, &self.rs, members, self.role)
+    }
+}
+
+/// The reason of a backup that somebody cancelled, in the original's words.
+pub const CANCELED: &str = "backup canceled";
+
+/// Starts the balancer if this restore or replay stopped it, and point-in-time recovery if it was switched off for it. If that
+/// fails, the agents of the leader replica set do it later.
+pub async fn give_back_of_restore(cx: &Cx) {
+    balancer::give_back_of(cx, &cx.control.restores).await;
+    if cx.role == Role::Leader
+        && let Err(error) = slicing_pause::give_back(&cx.control, &cx.name).await
+    {
+        tracing::warn!("point-in-time recovery stays off for now: {}", admin::explain(&error));
+    }
+}
+
+/// What an operation is, for its log lines and for the reason of a bad end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Backup,
+    Restore,
+    Replay,
+}
+
+impl Kind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Backup => "backup",
+            Self::Restore => "restore",
+            Self::Replay => "replay",
+        }
+    }
+
+    /// Final status and reason of an operation that was ended before it was complete.
+    #[must_use]
+    pub fn early_end(self, early: Early) -> (Status, String) {
+        let sentence = early.sentence(self.word());
+        match self {
+            Self::Backup if early == Early::Asked => (Status::Canceled, CANCELED.to_owned()),
+            // Nobody cancelled this backup, so its status is an error: an operator must learn that the backup is missing.
+            Self::Backup => (Status::Error, format!("{sentence}; make another one")),
+            Self::Restore => (Status::Error, format!("{sentence}: the data is incomplete; restore again")),
+            Self::Replay => {
+                let next = "bring the data to the start and replay again";
+                (Status::Error, format!("{sentence}: the data is incomplete; {next}"))
+            }
+        }
+    }
+}
+
+/// Runs a recipe to its end, with heartbeats and an eye on the other replica sets. On failure `pay_debts` switches on again
+/// what the operation had switched off, and the operation's document has the reason before this returns.
+///
+/// # Errors
+/// What ended the operation.
+pub async fn run<T: Plane>(
+    cx: &Cx,
+    board: &ControlBoard<T>,
+    kind: Kind,
+    recipe: impl Future<Output = Result<()>>,
+    pay_debts: impl AsyncFnOnce(),
+) -> Result<()> {
+    let result = supervise(cx.role, recipe, board.keep_beating(), watch(board, cx.role), &cx.cancel).await;
+    let Err(error) = result else {
+        tracing::info!("{} finished", kind.word());
+        return Ok(());
+    };
+    let (status, reason) = cx.cancel.early_end(&error).map_or_else(
+        || {
+            let reason = admin::explain(&error);
+            (Status::Error, if cx.cluster.sharded { named(reason, &error, &cx.rs, &cx.me) } else { reason })
+        },
+        |early| kind.early_end(early),
+    );
+    pay_debts().await;
+    board.end_badly(status, &reason).await;
+    Err(error.context(format!("{} {}", kind.word(), cx.name)))
+}
