@@ -85,6 +85,7 @@ mod tests {
             bytes: gib << 29,
             bytes_total: 3 << 30,
             docs: 1000 * gib,
+            docs_total: 0,
             collections: gib,
             collections_total: 7,
         };

@@ -88,11 +88,11 @@ pub(super) async fn run(
     if cx.cluster.sharded && !me.config {
         Box::pin(clear_routing(cx, &steps, parts, &ours, &me.id)).await?;
     }
-    steps.drop(&cx.cancel).await?;
+    let steps = steps.drop(&cx.cancel).await?;
     reach(board, cx.role, Status::Running, None, &cx.cancel, async || Ok(())).await?;
 
     let progress = steps.progress();
-    let loaded = tokio::select! {
+    let (mut steps, loaded) = tokio::select! {
         done = steps.load(&cx.cancel) => done?,
         () = progress::publish_load(cx, &progress) => unreachable!("samples have no end"),
     };
@@ -108,14 +108,14 @@ pub(super) async fn run(
     progress::publish_phase(cx, "oplog").await;
     let members: Vec<String> = parts.of.parts.keys().cloned().collect();
     let exchange = async |mine: &[Committed]| shard_transactions::exchange(cx, &members, mine).await;
-    let (replayed, settled) = steps.replay(&cx.cancel, exchange).await?;
-    tracing::info!("replayed the oplog: {:?}", replayed.stats);
+    let (steps, settled) = steps.replay(&cx.cancel, exchange).await?;
+    tracing::info!("replayed the oplog: {:?}", steps.replayed().stats);
     if settled.undecided > 0 {
         tracing::info!("transactions without a decision at the end of the oplog: {settled:?}");
         shard_transactions::report(cx, &settled).await?;
     }
     progress::publish_phase(cx, "indexes").await;
-    let built = steps.finish(&replayed, &cx.cancel).await?;
+    let built = steps.finish(&cx.cancel).await?;
     tracing::info!("built {} indexes on {} collections", built.indexes, built.collections);
 
     if cx.cluster.sharded {

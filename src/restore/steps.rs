@@ -1,14 +1,15 @@
-//! The logical restore of one replica set, step by step, without statuses and locks:
+//! The logical restore of one replica set, step by step, without statuses and locks. Each step consumes the state before it,
+//! so steps in another order do not compile:
 //!
 //! ```text
-//! prepare         read the metadata, list the objects, look at the target, read the oplog → the plan; changes nothing
-//! drop            what the backup and the oplog replace
-//! load            create it empty; storage → decompress → insert
-//! put_users_back  users and roles
-//! put_settings_back what `config.settings` holds
-//! put_routing_back the tables of a config server
-//! replay          oplog objects in order, up to the end of the backup or to the moment
-//! finish          indexes and the options that had to wait
+//! prepare            read the metadata, list the objects, look at the target, read the oplog → Checked; changes nothing
+//! drop               what the backup and the oplog replace → Emptied
+//! load               create everything empty; storage → decompress → insert → Filled
+//!   put_users_back     users and roles
+//!   put_settings_back  the content of `config.settings`
+//!   put_routing_back   the tables of a config server
+//! replay             oplog objects in order, up to the end of the backup or to the moment → Current
+//! finish             indexes and the options that had to wait
 //! ```
 //!
 //! The caller announces states between the steps and logs what they return. A step that failed leaves the target
@@ -94,9 +95,43 @@ struct Stored<'a> {
     archive: Option<Packed>,
 }
 
-/// A restore that is under way. The steps are methods, to be called in their order.
+/// Everything is planned and the oplog has been read; nothing is changed.
 #[derive(Debug)]
-pub struct Steps {
+pub struct Checked {
+    catalog: Catalog,
+    /// Of a selection and a config server: see [`OwnRouting`].
+    routing: OwnRouting,
+}
+
+/// What the restore replaces is dropped.
+#[derive(Debug)]
+pub struct Emptied(Checked);
+
+/// The documents of the backup are loaded.
+#[derive(Debug)]
+pub struct Filled {
+    catalog: Catalog,
+    routing: OwnRouting,
+    /// The UUID of `config.system.sessions` in the backup, once its routing is put back.
+    sessions: Option<bson::Uuid>,
+}
+
+/// The oplog is replayed: the documents are those of the wanted moment.
+#[derive(Debug)]
+pub struct Current {
+    replayed: Replayed,
+}
+
+/// A restore that is under way.
+#[derive(Debug)]
+pub struct Steps<S = Checked> {
+    work: Work,
+    state: S,
+}
+
+/// What all steps work with.
+#[derive(Debug)]
+struct Work {
     storage: Arc<dyn Storage>,
     /// Where users, roles and routing tables are.
     aside: Arc<dyn Storage>,
@@ -107,13 +142,8 @@ pub struct Steps {
     plan: RestorePlan,
     /// The target as it was before the restore.
     target: Target,
-    catalog: Catalog,
     progress: Arc<LoadProgress>,
-    /// The UUID of `config.system.sessions` in the backup.
-    sessions: Option<bson::Uuid>,
     followed: Followed,
-    /// Of a selection and a config server: see [`OwnRouting`].
-    routing: OwnRouting,
 }
 
 impl Steps {
@@ -212,88 +242,72 @@ impl Steps {
         }
         let major = |version: Version| i32::try_from(version.major).context("read the server's version");
         let catalog = Catalog::new(major(target.server)?).at_features_of(major(target.able_to())?);
-        let progress = Arc::default();
         order.ids = ids;
-        let sessions = None;
-        Ok(Self {
-            storage,
-            aside,
-            archive,
-            client,
-            order,
-            plan,
-            target,
-            catalog,
-            progress,
-            sessions,
-            followed,
-            routing,
-        })
+        let progress = Arc::default();
+        let work = Work { storage, aside, archive, client, order, plan, target, progress, followed };
+        Ok(Self { work, state: Checked { catalog, routing } })
     }
+}
 
+impl<S> Steps<S> {
     #[must_use]
     pub fn plan(&self) -> &RestorePlan {
-        &self.plan
+        &self.work.plan
     }
 
     /// The namespaces that the target had when the plan was made.
     pub fn there(&self) -> impl Iterator<Item = &TargetNamespace> {
-        self.target.namespaces.iter()
+        self.work.target.namespaces.iter()
     }
 
     /// What is restored.
     #[must_use]
     pub fn selection(&self) -> &Selection {
-        &self.order.wish.selection
+        &self.work.order.wish.selection
     }
 
     /// What the backup lacks is dropped, too.
     #[must_use]
     pub fn drops_extra(&self) -> bool {
-        self.order.wish.drop_extra
+        self.work.order.wish.drop_extra
     }
 
     /// Where the backup is.
     #[must_use]
     pub fn storage(&self) -> &dyn Storage {
-        self.storage.as_ref()
+        self.work.storage.as_ref()
     }
 
     /// Counters of [`Steps::load`].
     #[must_use]
     pub fn progress(&self) -> Arc<LoadProgress> {
-        self.progress.clone()
+        self.work.progress.clone()
     }
 
-    /// Reads every object of the plan's collections and users, and checks sizes and checksums; changes nothing.
-    pub async fn verify(&self, cancel: &CancellationToken) -> Result<()> {
-        if self.archive.is_some() {
-            // It was read to its end already.
-            return Ok(());
-        }
-        let users = [&self.plan.users.users, &self.plan.users.roles];
-        for stored in self.plan.data().chain(users.into_iter().flatten()) {
-            until(cancel, async { Ok(stored.verify(self.storage.as_ref()).await?) }).await?;
-        }
-        Ok(())
+    /// Names of the selection that the oplog creates or gives, `db.coll`.
+    #[must_use]
+    pub fn created(&self) -> &BTreeSet<String> {
+        &self.work.followed.creates
     }
+}
 
+impl Steps<Checked> {
     /// Returns what the oplog of this replica set creates or drops and other replica sets of the cluster may also have. For a
     /// full restore these are databases, including those in the backup's routing table. For a selective restore they are the
     /// databases that are selected as a whole, and the sharded collections (`db.coll`) that get a selected name. `config` is a
     /// client of the config servers.
     pub async fn makes(&self, config: &Client) -> Result<BTreeSet<String>> {
-        let selection = &self.order.wish.selection;
+        let selection = &self.work.order.wish.selection;
         if selection.is_everything() {
-            let mut made = self.followed.databases.clone();
-            if self.order.wish.config_server {
-                made.extend(router::named(self.aside.as_ref(), &self.plan.routing).await?);
+            let mut made = self.work.followed.databases.clone();
+            if self.work.order.wish.config_server {
+                made.extend(router::named(self.work.aside.as_ref(), &self.work.plan.routing).await?);
             }
             return Ok(made);
         }
-        let whole = self.followed.databases.iter().filter(|db| selection.wants_database(db));
+        let whole = self.work.followed.databases.iter().filter(|db| selection.wants_database(db));
         let mut made: BTreeSet<String> = whole.cloned().collect();
-        made.extend(part::sharded(config, |ns| self.followed.creates.contains(ns)).await?);
+        made.extend(part::sharded(config, |ns| self.work.followed.creates.contains(ns)).await?);
         Ok(made)
     }
 
@@ -303,22 +317,33 @@ impl Steps {
         let goes = |ns: &&TargetNamespace| {
             ns.is_droppable() && (names.contains(&ns.db) || names.contains(&part::known_as(&ns.to_string())))
         };
-        let more = self.target.namespaces.iter().filter(goes);
+        let more = self.work.target.namespaces.iter().filter(goes);
         let more = more.map(|ns| Drop { db: ns.db.clone(), coll: ns.coll.clone() });
-        let all: BTreeSet<Drop> = std::mem::take(&mut self.plan.drops).into_iter().chain(more).collect();
-        self.plan.drops = all.into_iter().collect();
+        let all: BTreeSet<Drop> = std::mem::take(&mut self.work.plan.drops).into_iter().chain(more).collect();
+        self.work.plan.drops = all.into_iter().collect();
     }
 
     /// Drops what the restore replaces. From here on the target is no longer what it was.
-    pub async fn drop(&self, cancel: &CancellationToken) -> Result<()> {
-        create::drop_all(&self.client, &self.plan.drops, cancel).await
+    pub async fn drop(self, cancel: &CancellationToken) -> Result<Steps<Emptied>> {
+        create::drop_all(&self.work.client, &self.work.plan.drops, cancel).await?;
+        Ok(Steps { work: self.work, state: Emptied(self.state) })
     }
+}
 
+impl Steps<Emptied> {
     /// Creates everything empty and loads all documents; a majority has them when this returns.
-    pub async fn load(&mut self, cancel: &CancellationToken) -> Result<Loaded> {
+    pub async fn load(self, cancel: &CancellationToken) -> Result<(Steps<Filled>, Loaded)> {
+        let Self { work, state: Emptied(Checked { mut catalog, routing }) } = self;
+        let loaded = work.load(&mut catalog, cancel).await?;
+        Ok((Steps { work, state: Filled { catalog, routing, sessions: None } }, loaded))
+    }
+}
+
+impl Work {
+    async fn load(&self, catalog: &mut Catalog, cancel: &CancellationToken) -> Result<Loaded> {
         // Options that would disturb the loading and the replay are set by `finish`.
-        let collections = take_up(&mut self.catalog, &self.plan.collections);
-        let views = take_up(&mut self.catalog, &self.plan.views);
+        let collections = take_up(catalog, &self.plan.collections);
+        let views = take_up(catalog, &self.plan.views);
         create::create_all(&self.client, &collections, &views, cancel).await?;
         let items = self.plan.collections.iter().filter_map(load_item).collect();
         if let Some(packed) = &self.archive {
@@ -327,7 +352,7 @@ impl Steps {
             return Ok(unpack(self.storage.as_ref(), &self.client, job, options, cancel).await?);
         }
         let loaded = self.load_items(items, cancel).await?;
-        let remains = take_up(&mut self.catalog, &self.plan.remains);
+        let remains = take_up(catalog, &self.plan.remains);
         create::create_all(&self.client, &remains, &[], cancel).await.context("create buckets of no series")?;
         let items = self.plan.remains.iter().filter_map(load_item).collect();
         Ok(loaded + self.load_items(items, cancel).await?)
@@ -337,70 +362,87 @@ impl Steps {
         let (storage, progress) = (self.storage.clone(), self.progress.clone());
         Ok(load(storage, &self.client, items, self.order.load, progress, cancel).await?)
     }
+}
 
+impl Steps<Filled> {
+    /// Puts the users and roles of the backup back.
     pub async fn put_users_back(&self, cancel: &CancellationToken) -> Result<users::Swapped> {
-        let wish = &self.order.wish;
+        let wish = &self.work.order.wish;
         let databases: Option<Vec<&str>> = (!wish.selection.is_everything()).then(|| wish.selection.databases());
-        let swap = users::put_back(self.aside.as_ref(), &self.client, &self.plan.users, databases.as_deref(), cancel);
+        let swap = users::put_back(
+            self.work.aside.as_ref(),
+            &self.work.client,
+            &self.work.plan.users,
+            databases.as_deref(),
+            cancel,
+        );
         swap.await.context("put users and roles back")
     }
 
     /// Restores the settings of the cluster one by one. The state of the balancer does not change.
     pub async fn put_settings_back(&self, cancel: &CancellationToken) -> Result<()> {
-        let Some(source) = &self.plan.settings else { return Ok(()) };
-        let work = settings::put_back(self.aside.as_ref(), &self.client, source.as_ref());
+        let Some(source) = &self.work.plan.settings else { return Ok(()) };
+        let work = settings::put_back(self.work.aside.as_ref(), &self.work.client, source.as_ref());
         until(cancel, work).await.context("put the settings of the cluster back")
     }
 
     /// Puts the routing tables of a config server back, with the shards' new ids. Databases that are not among `ours` keep
     /// their routing in a full restore.
     pub async fn put_routing_back(&mut self, ours: &BTreeSet<String>, cancel: &CancellationToken) -> Result<()> {
-        let (aside, client, source, ids) = (self.aside.as_ref(), &self.client, &self.plan.routing, &self.order.ids);
-        let selection = &self.order.wish.selection;
+        let (aside, client, source, ids) =
+            (self.work.aside.as_ref(), &self.work.client, &self.work.plan.routing, &self.work.order.ids);
+        let selection = &self.work.order.wish.selection;
         if selection.is_everything() {
             let work = router::put_back(aside, client, source, ids, ours);
-            self.sessions = until(cancel, work).await.context("put the routing tables back")?;
+            self.state.sessions = until(cancel, work).await.context("put the routing tables back")?;
         } else {
-            let own = (&self.routing.kept, &self.followed);
+            let own = (&self.state.routing.kept, &self.work.followed);
             let work = part::put_back(aside, client, source, ids, selection, own);
-            self.routing = until(cancel, Box::pin(work)).await.context("put the selection's routing back")?;
+            self.state.routing = until(cancel, Box::pin(work)).await.context("put the selection's routing back")?;
         }
         Ok(())
-    }
-
-    /// Names of the selection that the oplog creates or gives, `db.coll`.
-    #[must_use]
-    pub fn created(&self) -> &BTreeSet<String> {
-        &self.followed.creates
     }
 
     /// Replays the oplog up to the end of the backup, or to the moment that is wanted.
     ///
     /// `exchange` gets the transactions that were committed here and gives those that were committed on any shard, once
     /// all shards have replayed.
-    pub async fn replay<F>(&mut self, cancel: &CancellationToken, exchange: F) -> Result<(Replayed, Settled)>
+    pub async fn replay<F>(self, cancel: &CancellationToken, exchange: F) -> Result<(Steps<Current>, Settled)>
     where
         F: AsyncFnOnce(&[Committed]) -> Result<HashSet<String>>,
     {
-        let start = self.plan.oplog.first().map_or(self.plan.end, |slice| slice.from);
-        let mut options = ReplayOptions::new(start, self.plan.end, self.plan.consistent_from);
-        options.scope.config_server = self.order.wish.config_server;
-        options.scope.sessions = self.sessions;
-        options.scope.selection = self.order.wish.selection.clone();
-        options.scope.users = self.order.wish.users;
-        options.scope.followed = self.followed.uuids.clone();
-        options.scope.routing = self.routing.clone();
-        let mut replayer = Replayer::new(self.client.clone(), self.catalog.clone(), options);
-        let rewrite = Rewrite { clone: self.order.wish.clone.as_ref(), ids: Some(&self.order.ids) };
-        replay_all(self.storage.as_ref(), &mut replayer, &self.plan.oplog, rewrite, cancel).await?;
+        let Self { work, state: Filled { catalog, routing, sessions } } = self;
+        let Work { plan, order, followed, .. } = &work;
+        let start = plan.oplog.first().map_or(plan.end, |slice| slice.from);
+        let mut options = ReplayOptions::new(start, plan.end, plan.consistent_from);
+        options.scope.config_server = order.wish.config_server;
+        options.scope.sessions = sessions;
+        options.scope.selection = order.wish.selection.clone();
+        options.scope.users = order.wish.users;
+        options.scope.followed = followed.uuids.clone();
+        options.scope.routing = routing;
+        let mut replayer = Replayer::new(work.client.clone(), catalog, options);
+        let rewrite = Rewrite { clone: order.wish.clone.as_ref(), ids: Some(&order.ids) };
+        replay_all(work.storage.as_ref(), &mut replayer, &plan.oplog, rewrite, cancel).await?;
         let committed = until(cancel, exchange(&replayer.committed())).await?;
         let settled = until(cancel, replayer.settle(&committed)).await.context("finish transactions")?;
-        Ok((replayer.finish().await?, settled))
+        let replayed = replayer.finish().await?;
+        Ok((Steps { work, state: Current { replayed } }, settled))
+    }
+}
+
+impl Steps<Current> {
+    /// What the replay did.
+    #[must_use]
+    pub fn replayed(&self) -> &Replayed {
+        &self.state.replayed
     }
 
     /// Builds the indexes and sets the options that had to wait, as they are after the replay.
-    pub async fn finish(&self, replayed: &Replayed, cancel: &CancellationToken) -> Result<Built> {
-        until(cancel, replayed.catalog.build(&self.client, &self.order.quorum)).await.context("build indexes")
+    pub async fn finish(&self, cancel: &CancellationToken) -> Result<Built> {
+        until(cancel, self.state.replayed.catalog.build(&self.work.client, &self.work.order.quorum))
+            .await
+            .context("build indexes")
     }
 }
 

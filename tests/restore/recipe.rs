@@ -39,12 +39,11 @@ async fn prepare(server: &Server, store: &Store, backup: &BackupMeta) -> anyhow:
 
 async fn restore(server: &Server, store: &Store, backup: &BackupMeta) -> Vec<String> {
     let cancel = CancellationToken::new();
-    let mut restore = prepare(server, store, backup).await.unwrap();
-    restore.drop(&cancel).await.unwrap();
-    restore.load(&cancel).await.unwrap();
+    let restore = prepare(server, store, backup).await.unwrap().drop(&cancel).await.unwrap();
+    let (restore, _) = restore.load(&cancel).await.unwrap();
     restore.put_users_back(&cancel).await.unwrap();
-    let (replayed, _) = restore.replay(&cancel, alone).await.unwrap();
-    restore.finish(&replayed, &cancel).await.unwrap();
+    let (restore, _) = restore.replay(&cancel, alone).await.unwrap();
+    restore.finish(&cancel).await.unwrap();
     restore.plan().warnings.clone()
 }
 
@@ -179,23 +178,18 @@ async fn nothing_is_touched_when_an_object_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn damage_can_be_found_before_anything_is_dropped() {
+async fn a_damaged_collection_ends_the_load() {
     let (store, backup) = sample().await;
     let server = Server::start(Options::default()).await;
     let name = "b/rs0/shop.orders";
     let mut content = store.storage.get(name, None).await.unwrap().try_collect::<Vec<_>>().await.unwrap().concat();
-    let cancel = CancellationToken::new();
-    prepare(&server, &store, &backup).await.unwrap().verify(&cancel).await.unwrap();
     let middle = content.len() / 2;
     content[middle] ^= 1;
     store.put(name, content).await;
-    let mut restore = prepare(&server, &store, &backup).await.unwrap();
-    let error = format!("{:#}", restore.verify(&cancel).await.unwrap_err());
-    assert!(error.contains("'b/rs0/shop.orders' is damaged: its checksum is"), "{error}");
-    restore.drop(&cancel).await.unwrap();
+    let cancel = CancellationToken::new();
+    let restore = prepare(&server, &store, &backup).await.unwrap().drop(&cancel).await.unwrap();
     let error = format!("{:#}", restore.load(&cancel).await.unwrap_err());
     assert!(error.contains("'b/rs0/shop.orders' is damaged: its checksum is"), "{error}");
-    let _: Arc<_> = restore.progress();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
