@@ -8,5 +8,5 @@ umask 022
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . dev/toolchain.sh
 dev/testbed.sh
-# Half of a test's time is waiting for servers, so a few at once are quicker than one per core.
-exec cargo test --quiet --lib --test suite -- --test-threads "${PBMBOX_TEST_THREADS:-3}" "$@"
+# Tests wait for servers and clocks more than they compute, so there are more of them at a time than cores.
+exec cargo test --quiet --lib --test suite -- --test-threads "${PBMBOX_TEST_THREADS:-5}" "$@"

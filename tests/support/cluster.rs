@@ -15,6 +15,8 @@ use std::time::Duration;
 const LIMIT: Duration = Duration::from_secs(60);
 pub const USER: &str = "pbm-user";
 pub const PASSWORD: &str = "throwaway 1/2";
+/// By which the members of a set with users know each other.
+const KEY: &str = "throwawaythrowaway";
 
 /// Which mongod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,7 +158,7 @@ impl ReplicaSet {
         let folder = Folder::new("rs");
         if options.auth {
             let key = folder.path().join("key");
-            fs::write(&key, "throwawaythrowaway").expect("write the key file");
+            fs::write(&key, KEY).expect("write the key file");
             let mut permissions = fs::metadata(&key).expect("key file").permissions();
             std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o600);
             fs::set_permissions(&key, permissions).expect("protect the key file");
@@ -196,6 +198,13 @@ impl ReplicaSet {
             ])
             .args(["--setParameter", "enableTestCommands=1"])
             .args(["--setParameter", "maxNumberOfTransactionOperationsInSingleOplogEntry=7"])
+            // A journal in small files, not 300 MB that are reserved in advance.
+            .args(["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=10MB)"])
+            // What costs processor time and no test looks at: statistics every second, and more rounds than needed for
+            // a password that is no secret.
+            .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
+            .args(["--setParameter", "scramIterationCount=5000"])
+            .args(["--setParameter", "scramSHA256IterationCount=5000"])
             .arg("--dbpath")
             .arg(&data)
             .arg("--logpath")
@@ -245,33 +254,63 @@ impl ReplicaSet {
         if self.options.role == Some(Role::ConfigServer) {
             config.insert("configsvr", true);
         }
+        self.wait_until_all_listen().await;
         let first = self.connect(&self.plain_uri_of(0)).await;
         super::wait::until("mongod to take replSetInitiate", LIMIT, async || {
             let done = first.database("admin").run_command(doc! { "replSetInitiate": config.clone() }).await;
             (done.is_ok() || done.is_err_and(|e| e.to_string().contains("already initialized"))).then_some(())
         })
         .await;
-        super::wait::until("a primary", LIMIT, async || self.primary_by_hello().await).await;
+        self.first_election().await;
         if self.options.auth {
             self.add_users().await;
         }
     }
 
-    async fn primary_by_hello(&self) -> Option<usize> {
-        for n in 0..self.members.len() {
-            if self.members[n].process.is_none() {
-                continue;
-            }
-            let client = self.connect(&self.plain_uri_of(n)).await;
-            let admin = client.database("admin");
-            let hello = admin.run_command(doc! { "hello": 1 });
-            if let Ok(Ok(hello)) = tokio::time::timeout(Duration::from_secs(2), hello).await
-                && hello.get_bool("isWritablePrimary").unwrap_or(false)
-            {
-                return Some(n);
-            }
+    /// A client that connects too early tries again only half a second later.
+    async fn wait_until_all_listen(&self) {
+        for member in &self.members {
+            super::wait::until("mongod to listen", LIMIT, async || {
+                tokio::net::TcpStream::connect(("127.0.0.1", member.port)).await.ok()
+            })
+            .await;
         }
-        None
+    }
+
+    /// Asks the first member to become primary, which otherwise waits for an election's time-out first. Where it can't be
+    /// primary, another one becomes it by itself.
+    async fn first_election(&self) {
+        // Users don't exist yet; the key of the members is the password of this one.
+        let mut uri = self.plain_uri_of(0);
+        if self.options.auth {
+            uri = uri.replacen("//", &format!("//__system:{KEY}@"), 1) + "&authSource=local";
+        }
+        let first = self.connect(&uri).await.database("admin");
+        let running = self.running().await;
+        super::wait::until("a primary", LIMIT, async || {
+            if self.members.len() > 1 {
+                let _ = first.run_command(doc! { "replSetStepUp": 1 }).await;
+            }
+            primary_by_hello(&running).await
+        })
+        .await;
+        for (n, client) in &running {
+            super::wait::until(&format!("the first synchronisation of member {n}"), LIMIT, async || {
+                let hello = hello(client).await?;
+                let is = |state| hello.get_bool(state).unwrap_or(false);
+                (is("isWritablePrimary") || is("secondary") || is("arbiterOnly")).then_some(())
+            })
+            .await;
+        }
+    }
+
+    /// The members that run, with a client for each.
+    async fn running(&self) -> Vec<(usize, Client)> {
+        let mut running = Vec::new();
+        for n in (0..self.members.len()).filter(|n| self.members[*n].process.is_some()) {
+            running.push((n, self.connect(&self.plain_uri_of(n)).await));
+        }
+        running
     }
 
     /// Through the localhost exception.
@@ -384,7 +423,8 @@ impl ReplicaSet {
 
     /// The primary's number; waits for an election.
     pub async fn primary(&self) -> usize {
-        super::wait::until("a primary", LIMIT, async || self.primary_by_hello().await).await
+        let running = self.running().await;
+        super::wait::until("a primary", LIMIT, async || primary_by_hello(&running).await).await
     }
 
     #[allow(dead_code, reason = "for the benchmark")]
@@ -417,6 +457,21 @@ impl Drop for ReplicaSet {
             self.kill(n);
         }
     }
+}
+
+async fn hello(client: &Client) -> Option<Document> {
+    let admin = client.database("admin");
+    let hello = admin.run_command(doc! { "hello": 1 });
+    tokio::time::timeout(Duration::from_secs(2), hello).await.ok()?.ok()
+}
+
+async fn primary_by_hello(running: &[(usize, Client)]) -> Option<usize> {
+    for (n, client) in running {
+        if hello(client).await.is_some_and(|hello| hello.get_bool("isWritablePrimary").unwrap_or(false)) {
+            return Some(*n);
+        }
+    }
+    None
 }
 
 /// A throw-away authority and a certificate for 127.0.0.1.
