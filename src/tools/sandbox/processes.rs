@@ -1,6 +1,6 @@
 //! What the sandbox starts, and the folder that it lives in. All of it ends with its handle.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use mongodb::{Client, bson::doc};
 use std::{
     fs::{self, File},
@@ -77,6 +77,9 @@ impl Mongod {
         let process = Command::new(program)
             .args(["--replSet", "rs0", "--bind_ip", "127.0.0.1", "--port", &port.to_string()])
             .args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "100"])
+            // A journal in small files, not 300 MB that are reserved in advance; no statistics of every second.
+            .args(["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=10MB)"])
+            .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
             .arg("--dbpath")
             .arg(&data)
             .arg("--logpath")
@@ -89,27 +92,32 @@ impl Mongod {
                 format!("start {}; install MongoDB, or give the path of a mongod with --mongod", program.display())
             })?;
         let mut server = Self { process: Process(process), port, log };
+        // A client that connects too early tries again only half a second later.
+        server.wait_for(async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()).await?;
         let admin = server.connect(&format!("mongodb://{}/?directConnection=true", server.address())).await?;
         let admin = admin.database("admin");
         let config = doc! { "_id": "rs0", "members": [{ "_id": 0, "host": server.address() }] };
-        let ready = until(START_LIMIT, async || {
-            if let Ok(Some(status)) = server.process.0.try_wait() {
-                return Some(Err(status));
-            }
-            let hello = admin.run_command(doc! { "hello": 1 }).await.unwrap_or_default();
-            if hello.get_bool("isWritablePrimary").unwrap_or(false) {
-                return Some(Ok(()));
-            }
-            if !hello.is_empty() && !hello.contains_key("setName") {
-                let _ = admin.run_command(doc! { "replSetInitiate": config.clone() }).await;
-            }
-            None
+        server
+            .wait_for(async || {
+                let hello = admin.run_command(doc! { "hello": 1 }).await.ok()?;
+                if !hello.contains_key("setName") {
+                    let _ = admin.run_command(doc! { "replSetInitiate": config.clone() }).await;
+                }
+                hello.get_bool("isWritablePrimary").unwrap_or(false).then_some(())
+            })
+            .await?;
+        Ok(server)
+    }
+
+    /// Calls `look` until it gives something or the server ends.
+    async fn wait_for<T>(&mut self, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+        let process = &mut self.process.0;
+        let found = until(START_LIMIT, async || match process.try_wait() {
+            Ok(Some(status)) => Some(Err(anyhow!("it ended with {status}"))),
+            _ => look().await.map(Ok),
         });
-        match ready.await {
-            Ok(Ok(())) => Ok(server),
-            Ok(Err(status)) => bail!("{} ended with {status}; {}", program.display(), server.last_lines()),
-            Err(error) => Err(error.context(format!("wait for {}; {}", program.display(), server.last_lines()))),
-        }
+        let found = found.await.and_then(|found| found);
+        found.with_context(|| format!("start a mongod; {}", self.last_lines()))
     }
 
     /// The end of its log, for messages.
