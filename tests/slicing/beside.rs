@@ -167,8 +167,9 @@ impl Rig {
     }
 }
 
+/// The first half of a migration, and the way back: our agent stays on the primary and leads.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_set_migrates_node_by_node_and_back() {
+async fn a_replica_set_migrates_while_our_agent_leads() {
     let mut rig = Rig::start(Options { members: 2, ..Options::default() }, &[SPAN]).await;
     rig.sandbox.backup(&[]);
     let primary = rig.sandbox.set.primary().await;
@@ -176,7 +177,6 @@ async fn a_replica_set_migrates_node_by_node_and_back() {
     let [first, second] = [primary, secondary].map(|n| rig.sandbox.set.address_of(n));
     rig.is_steady("only ours").await;
 
-    // Our agent leads.
     rig.end_ours(secondary).await;
     let original = rig.original(secondary).await;
     rig.is_steady("ours lead").await;
@@ -190,7 +190,7 @@ async fn a_replica_set_migrates_node_by_node_and_back() {
     assert_eq!(rig.is_steady("ours lead, theirs slices").await, from_ref(&second));
     let status = rig.sandbox.pbm(&["status"]).ok().stdout;
     assert!(status.contains("original") && status.contains(&first), "{status}");
-    let base = rig.sandbox.backup(&[]);
+    rig.sandbox.backup(&[]);
     rig.survives_a_refused_restore(&original).await;
     rig.is_steady("after a refused restore").await;
     rig.set("pitr.enabled=false");
@@ -200,9 +200,17 @@ async fn a_replica_set_migrates_node_by_node_and_back() {
     original.kill();
     rig.age(&second).await;
     assert_eq!(rig.is_steady("the original's agent is lost").await, from_ref(&first));
+    rig.assert_no_gap().await;
+    rig.assert_only_known_collections().await;
+}
 
-    // The original leads, because its agent is on the primary.
-    rig.ours(secondary);
+/// The second half: the original's agent on the primary leads, until the last agent is replaced by ours.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_set_migrates_while_the_originals_agent_leads() {
+    let mut rig = Rig::start(Options { members: 2, ..Options::default() }, &[SPAN]).await;
+    let base = rig.sandbox.backup(&[]);
+    let primary = rig.sandbox.set.primary().await;
+    let [first, second] = [primary, 1 - primary].map(|n| rig.sandbox.set.address_of(n));
     rig.end_ours(primary).await;
     let original = rig.original(primary).await;
     assert_eq!(rig.is_steady("theirs leads, ours slices").await, from_ref(&second));
@@ -215,7 +223,6 @@ async fn a_replica_set_migrates_node_by_node_and_back() {
     rig.set("pitr.enabled=true");
     rig.is_steady("off and on, theirs leads").await;
 
-    // The last agent is replaced by ours.
     original.interrupt().await;
     rig.ours(primary);
     rig.is_steady("only ours again").await;
