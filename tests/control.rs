@@ -1,7 +1,7 @@
 //! What the control collections promise, on a real server without any agent.
 
 use crate::support::cluster::{Options, ReplicaSet};
-use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
+use mongodb::bson::{Bson, Document, Timestamp, doc, oid::ObjectId};
 use pbmbox::control::{Control, LogQuery, TakeLock, Withdrawal};
 use pbmbox::model::lock::LockHeader;
 use pbmbox::model::log::{LogEntry, Severity};
@@ -164,6 +164,18 @@ async fn an_operation_is_begun_or_withdrawn_and_never_both() {
         assert_eq!(control.locks.all().await.expect("read"), [], "no lock is left");
     }
     assert!(begun + withdrawn == 30, "{begun} {withdrawn}");
+
+    // A heartbeat that arrives late doesn't replace a newer one.
+    let mine = lock("beats", "cfg");
+    assert_eq!(control.locks.try_take(&mine, now).await.expect("take"), TakeLock::Taken);
+    assert!(control.locks.try_take_slicing(&mine, now).await.expect("take"));
+    let later = Timestamp { time: now.time + 20, increment: 1 };
+    for at in [later, now] {
+        assert!(control.locks.beat(&mine, at).await.expect("beat"));
+        assert!(control.locks.beat_slicing(&mine, at).await.expect("beat"));
+    }
+    assert_eq!(control.locks.of("cfg").await.expect("read").expect("the lock").hb, later);
+    assert_eq!(control.locks.slicers().await.expect("read")[0].hb, later);
 }
 
 /// A cursor stays with a primary that has become a secondary, and gets new commands there only when it times out.

@@ -202,6 +202,8 @@ async fn agents_without_grants_stop_a_restore(sandbox: &mut Sandbox) {
     }
     let told = becomes("the agents to tell", sandbox, |list| complaints(list, "privileges").len() == 2).await;
     assert!(complaints(&told, "privileges")[0].contains("the user of its agent lacks role restore"), "{told:#}");
+    let said = sandbox.agents[0].log().matches("the user of this agent lacks role restore").count();
+    assert_eq!(said, 1, "the agent's own log says it, and not at every beat");
     let refused = sandbox.pbm(&["restore", &name, "-y"]).failed();
     assert!(refused.stderr.contains("this restore would fail: privileges of rs0/"), "{refused:?}");
     assert!(refused.stderr.contains("\nHint: grant it"), "{refused:?}");

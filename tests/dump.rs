@@ -5,6 +5,7 @@ use futures::TryStreamExt;
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, Timestamp, doc};
 use pbmbox::archive::meta::{NamespaceKind, NamespaceMeta};
+use pbmbox::backup::cut;
 use pbmbox::compress;
 use pbmbox::config::open;
 use pbmbox::layout::ReplsetLayout;
@@ -443,6 +444,25 @@ async fn bounds_wait_for_the_majority() {
     slice::first_write(&secondary).await.expect("the beginning");
     let dumped = dump_all(&secondary, &store(), Compression::S2).await;
     assert!(find(&dumped, "shop", "orders").unwrap().size > 0);
+
+    // The primary refuses the note of a backup until another member is the primary, which writes it.
+    let any = set.client().await;
+    let refuse = doc! { "failCommands": ["appendOplogNote"], "errorCode": 10107 };
+    run(&client, "admin", doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": refuse }).await;
+    let note = tokio::spawn({
+        let (any, secondary) = (any.clone(), secondary.clone());
+        async move { cut::note(&any, &any, &secondary, "backup begins").await }
+    });
+    let refused = doc! { "waitForFailPoint": "failCommand", "timesEntered": 1, "maxTimeMS": 30_000 };
+    run(&client, "admin", refused).await;
+    let insert = doc! { "insert": "orders", "documents": [{ "_id": 100 }], "writeConcern": { "w": "majority" } };
+    let written = run(&client, "shop", insert).await.get_timestamp("operationTime").expect("a time");
+    run(&client, "admin", doc! { "replSetStepDown": 60, "secondaryCatchUpPeriodSecs": 20 }).await;
+    note.await.expect("no panic").expect("the note");
+    assert!(slice::last_write(&secondary).await.expect("the end") > written);
+    let notes = doc! { "o.pbm": "backup begins" };
+    let oplog = secondary.database("local").collection::<Document>("oplog.rs");
+    assert_eq!(oplog.count_documents(notes).await.expect("count"), 1);
 }
 
 #[tokio::test]

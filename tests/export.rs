@@ -12,6 +12,7 @@ use mongodb::Client;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::{
@@ -95,6 +96,8 @@ async fn an_export_holds_the_backup_and_can_be_restored() {
     let (out, _) = pbm(&sandbox.programs, &["export", &name, "--dir", &store, "-o", &path("b")]);
     assert!(out.ok().stdout.contains("namespaces"));
     let archive = fs::read(path("a")).expect("the archive");
+    let mode = fs::metadata(path("a")).expect("the archive").permissions().mode();
+    assert_eq!(mode & 0o137, 0, "it holds credentials: {mode:o}");
     assert!(archive == fs::read(path("b")).expect("the archive"));
     fs::write(path("pbm.yaml"), format!("storage: {{type: filesystem, filesystem: {{path: {store}}}}}"))
         .expect("write");

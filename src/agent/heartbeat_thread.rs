@@ -92,4 +92,20 @@ mod tests {
         });
         busy.await.expect("heartbeats");
     }
+
+    #[tokio::test]
+    async fn work_runs_on_the_thread_of_the_heartbeats() {
+        let stop = CancellationToken::new();
+        let alive = stop.clone().drop_guard();
+        // No server is contacted.
+        let client = mongodb::Client::with_uri_str("mongodb://127.0.0.1:1/").await.expect("a client");
+        let (runtime, control) = thread(async { Ok(Control::new(client)) }, stop).await.expect("start");
+        let pulse = Pulse { runtime, control, _alive: alive };
+        let (name, told) = oneshot::channel();
+        let work = pulse.spawn(async move {
+            name.send(std::thread::current().name().map(str::to_owned)).expect("somebody waits");
+        });
+        assert_eq!(told.await.expect("a name").as_deref(), Some("heartbeats"));
+        work.await.expect("the end");
+    }
 }

@@ -475,3 +475,20 @@ async fn writes_to_buckets_of_no_series_are_left_out() {
     let replayed = case.finish().await;
     assert_eq!((case.ids("orders").await, replayed.stats.missing_collections), (vec![0, 7], 1));
 }
+
+/// The cluster uses these settings during the replay.
+#[tokio::test]
+async fn the_settings_of_a_cluster_are_deleted_and_not_dropped() {
+    let mut case = Case::new(vec![]).await;
+    let settings = case.server.client.database("config").collection::<Document>("settings");
+    let before = ["balancer", "chunksize"].map(|id| doc! {"_id": id, "stopped": true});
+    settings.insert_many(&before).await.unwrap();
+    case = case.entry(doc! {"op": "c", "ns": "config.$cmd", "o": {"drop": "settings"}});
+    case.replay_with(|options| options.scope.config_server = true).await.unwrap();
+    let mut left = settings.find(doc! {}).await.unwrap();
+    assert!(left.advance().await.unwrap());
+    assert_eq!(left.deserialize_current().unwrap(), before[0]);
+    assert!(!left.advance().await.unwrap());
+    let oplog = case.server.client.database("local").collection::<Document>("oplog.rs");
+    assert_eq!(oplog.find_one(doc! {"o.drop": "settings"}).await.unwrap(), None);
+}

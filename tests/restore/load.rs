@@ -114,6 +114,17 @@ async fn what_goes_wrong_is_named() {
     // A scan meets a document twice when it is deleted and inserted again meanwhile; the oplog settles it.
     server.client.database("shop").collection("a").insert_one(doc! { "_id": 321 }).await.unwrap();
     run(&server, &store, vec![good]).await.unwrap();
+    // The server's message names the `_id`, and the BSON library can't decode this one.
+    let strange = b"\x18\0\0\0\x03_id\0\x0e\0\0\0\x02a\0\x02\0\0\0\xff\0\0\0";
+    let mut twice = item(&store, "strange", false, &[]).await;
+    let content = [&strange[..], strange].concat();
+    let mut digest = crc64fast::Digest::new();
+    digest.write(&content);
+    (twice.data.size, twice.data.crc) = (content.len() as u64, digest.sum64().cast_signed());
+    store.put(&twice.data.object, content).await;
+    run(&server, &store, vec![twice]).await.unwrap();
+    let found: Vec<_> = raw(&server, "strange").await.into_iter().map(RawDocumentBuf::into_bytes).collect();
+    assert_eq!(found, [strange]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

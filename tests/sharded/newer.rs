@@ -38,8 +38,12 @@ async fn a_database_that_the_backup_lacks_stays_usable() {
     cluster.shard_collection("empty.later", "_id").await;
     cluster.router().await.insert("empty.later", doc! { "_id": 1_i64 }).await;
     let newer = things(cluster).await;
+    cluster.add_zone(NEWER, (500, 1000), "shardB", "north").await;
+    let config = cluster.config.client().await.database("config");
+    let zones = async || config.collection::<Document>("tags").count_documents(doc! { "ns": NEWER }).await;
     source.pbm(&["restore", &name, "--wait", "-y"]).ok();
     assert_eq!(owned(cluster).await, before);
+    assert_eq!(zones().await.expect("count"), 1, "the zone stays");
     assert_eq!(things(cluster).await, newer);
     assert_eq!(plain(cluster).await.count_documents(doc! {}).await.expect("count"), 1);
     assert_routable(cluster, NEWER, &newer, -1, "shardB").await;
@@ -49,7 +53,7 @@ async fn a_database_that_the_backup_lacks_stays_usable() {
 
     source.pbm(&["restore", &name, "--wait", "-y", "--drop-extra"]).ok();
     assert_eq!(owned(cluster).await, before);
-    let config = cluster.config.client().await.database("config");
+    assert_eq!(zones().await.expect("count"), 0, "the zone goes");
     for (table, key) in [("databases", "newer"), ("collections", NEWER)] {
         let left = config.collection::<Document>(table).count_documents(doc! { "_id": key }).await.expect("count");
         assert_eq!(left, 0, "{key} in config.{table}");

@@ -77,6 +77,8 @@ pub fn decode(archive: &[u8]) -> Decoded {
         let ns = format!("{}.{}", header.get_str("db").expect("db"), header.get_str("collection").expect("collection"));
         assert!(namespaces.iter().all(|(name, _)| *name != ns), "{ns} goes on after its end");
         if !open.iter().any(|(name, _)| *name == ns) {
+            let is_end = header.get_bool("EOF").expect("EOF");
+            assert!(ns != ".oplog" || !is_end, "mongorestore knows the oplog by a block that is not its end");
             open.push((ns.clone(), Vec::new()));
         }
         let at = open.iter().position(|(name, _)| *name == ns).expect("just made");

@@ -211,6 +211,22 @@ mod tests {
     }
 
     #[test]
+    fn the_name_of_a_chunk_means_what_its_program_means() {
+        let chunk = |stored| Chunk {
+            rs: "rs0".into(),
+            fname: "pbmPitr/x".into(),
+            compression: Compression::S2,
+            start_ts: ts(10, 1),
+            end_ts: ts(20, 1),
+            size: 9,
+            stored,
+        };
+        let [ours, theirs] = [Some(7), None].map(|stored| OplogObject::from(&chunk(stored)));
+        assert_eq!((ours.ends, ours.stored), (Ends::Entries, Some(7)), "it begins and ends with entries");
+        assert_eq!((theirs.ends, theirs.stored), (Ends::Range, None), "the range may begin before the first entry");
+    }
+
+    #[test]
     fn slices_are_replayed_by_start() {
         let listing = [
             slice((20, 349), (30, 1), 5),
