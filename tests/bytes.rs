@@ -6,7 +6,7 @@ use crate::support::wait;
 use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
 use futures::TryStreamExt;
 use mongodb::Client;
-use pbmbox::raw::Writer;
+use pbmbox::raw::{Writer, fields};
 use std::collections::BTreeMap;
 use std::sync::{
     Arc,
@@ -107,7 +107,11 @@ fn array(documents: &[RawDocumentBuf]) -> bson::RawArrayBuf {
 }
 
 async fn run(client: &Client, command: RawDocumentBuf) {
-    let said = client.database(DB).run_raw_command(command.clone()).await;
+    run_in(client, DB, command).await;
+}
+
+async fn run_in(client: &Client, db: &str, command: RawDocumentBuf) {
+    let said = client.database(db).run_raw_command(command.clone()).await;
     let said = said.unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(!said.contains_key("writeErrors"), "{command:?}: {said}");
 }
@@ -132,8 +136,8 @@ async fn delete(client: &Client, coll: &str, query: RawDocumentBuf) {
     run(client, rawdoc! { "delete": coll, "deletes": [{ "q": query, "limit": 1 }] }).await;
 }
 
-async fn listed(client: &Client, command: Document) -> Vec<Vec<u8>> {
-    let mut batches = client.database(DB).run_cursor_command(command).batch().await.expect("a list");
+async fn listed(client: &Client, db: &str, command: Document) -> Vec<Vec<u8>> {
+    let mut batches = client.database(db).run_cursor_command(command).batch().await.expect("a list");
     let mut found = Vec::new();
     while let Some(batch) = batches.try_next().await.expect("a list") {
         for document in batch.doc_slices().expect("a list") {
@@ -143,10 +147,31 @@ async fn listed(client: &Client, command: Document) -> Vec<Vec<u8>> {
     found
 }
 
+const USER: &[u8] = b"strange.user \xff";
+
+/// Makes a user whose name is invalid UTF-8, from one that the server makes. The driver can't send the name in a command of its
+/// own.
+async fn make_user(client: &Client) {
+    let usual = doc! { "createUser": "usual", "pwd": "p", "roles": [] };
+    client.database(DB).run_command(usual).await.expect("make a user");
+    let users = listed(client, "admin", doc! { "find": "system.users", "filter": { "db": DB } }).await;
+    let mut copy = Writer::new();
+    for field in fields(RawDocument::from_bytes(&users[0]).expect("a user")) {
+        let field = field.expect("a field");
+        match field.name {
+            b"_id" => copy.text(b"_id", USER),
+            b"user" => copy.text(b"user", b"user \xff"),
+            b"userId" => copy.uuid(b"userId", bson::Uuid::new()),
+            _ => copy.value(field.kind, field.name, field.value),
+        }
+    }
+    run_in(client, "admin", rawdoc! { "insert": "system.users", "documents": [copy.finish()] }).await;
+}
+
 /// All documents of the database as the server sends them, in order where the order counts.
 async fn state(client: &Client) -> BTreeMap<String, Vec<Vec<u8>>> {
     let mut state = BTreeMap::new();
-    for description in listed(client, doc! { "listCollections": 1 }).await {
+    for description in listed(client, DB, doc! { "listCollections": 1 }).await {
         let raw = RawDocument::from_bytes(&description).expect("a document");
         let name = raw.get_str("name").expect("a name").to_owned();
         let kind = raw.get_str("type").expect("a type").to_owned();
@@ -158,15 +183,18 @@ async fn state(client: &Client) -> BTreeMap<String, Vec<Vec<u8>>> {
         if kind != "collection" {
             continue;
         }
-        let mut indexes = listed(client, doc! { "listIndexes": &name }).await;
+        let mut indexes = listed(client, DB, doc! { "listIndexes": &name }).await;
         indexes.sort();
         state.insert(format!("{name}: indexes"), indexes);
-        let mut documents = listed(client, doc! { "find": &name }).await;
+        let mut documents = listed(client, DB, doc! { "find": &name }).await;
         if name != "ring" {
             documents.sort();
         }
         state.insert(format!("{name}: documents"), documents);
     }
+    let mut users = listed(client, "admin", doc! { "find": "system.users", "filter": { "db": DB } }).await;
+    users.sort();
+    state.insert("users".to_owned(), users);
     state
 }
 
@@ -199,6 +227,7 @@ async fn prepare(client: &Client) {
     index.text(b"name", b"by_\xff");
     index.document(b"partialFilterExpression", &strange);
     run(client, rawdoc! { "createIndexes": "plain", "indexes": [index.finish()] }).await;
+    make_user(client).await;
 }
 
 /// Makes every kind of write while the dump runs.
@@ -281,6 +310,8 @@ async fn what_a_server_takes_comes_back_byte_for_byte() {
     sandbox.pbm(&["restore", "--time", &time, "--base-snapshot", &base, "--wait", "-y"]).ok();
     assert_same(&expected, &state(&client).await);
     insert(&client, "plain", &documents(7000)).await;
+    let user = made(&[(0x02, b"_id", &text(USER))]);
+    run_in(&client, "admin", rawdoc! { "delete": "system.users", "deletes": [{ "q": user, "limit": 1 }] }).await;
     sandbox.pbm(&["restore", &quiet, "--wait", "-y"]).ok();
     assert_same(&expected, &state(&client).await);
 
@@ -301,4 +332,11 @@ async fn what_a_server_takes_comes_back_byte_for_byte() {
     let cloned = state(&client).await;
     assert!(cloned["copy: documents"] == expected["plain: documents"], "a clone");
     assert_eq!(cloned["copy: indexes"], expected["plain: indexes"]);
+
+    // A collection whose own name is invalid UTF-8 can't be restored, so no backup of it is made.
+    let create = made(&[(0x02, b"create", &text(b"bad\xff"))]);
+    run_in(&client, "admin", rawdoc! { "applyOps": [{ "op": "c", "ns": "strange.$cmd", "o": create }] }).await;
+    let refused = sandbox.pbm(&["backup", "--wait"]).failed();
+    assert!(refused.stderr.contains("'strange.bad\\xff' is not valid UTF-8"), "{refused:?}");
+    sandbox.backup(&["--ns", "strange.plain"]);
 }

@@ -160,7 +160,10 @@ impl<'a> Entry<'a> {
         if kind == Kind::Update && o2.is_none() {
             return Err(missing("o2"));
         }
-        Ok(Self { ts, kind, ns: ns.ok_or_else(|| missing("ns"))?, ui, o, o2, raw })
+        let ns = ns.with_context(|| {
+            format!("oplog entry at {} has no `ns` that is valid UTF-8: {}", show(ts), excerpt(raw))
+        })?;
+        Ok(Self { ts, kind, ns, ui, o, o2, raw })
     }
 
     /// Database and collection (for commands the collection is `$cmd`).

@@ -11,7 +11,7 @@ use crate::replay::owed::Catalog;
 /// (`config`) and what no replay touches (`local`) is left out.
 pub async fn read(client: &Client, server_major: i32) -> Result<Catalog> {
     let mut catalog = Catalog::new(server_major);
-    for db in client.list_database_names().await.context("list the databases")? {
+    for db in listing::databases(client).await? {
         if matches!(db.as_str(), "config" | "local") {
             continue;
         }

@@ -11,7 +11,7 @@ use super::plan::UsersSource;
 use crate::{
     mongo::listing,
     raw::{find, text},
-    snapshot::stored::StoredDocuments,
+    snapshot::{insert, stored::StoredDocuments},
     storage::Storage,
 };
 use anyhow::{Context as _, Result, bail};
@@ -107,7 +107,7 @@ async fn write(
 ) -> Result<BTreeSet<String>> {
     let mut reading = data.open(storage).await?;
     let mut written = BTreeSet::new();
-    let (mut updates, mut count) = (RawArrayBuf::new(), 0);
+    let (mut some, mut bytes) = (Vec::new(), 0);
     while let Some(document) = reading.next_document().await? {
         let found = find(&document, "_id").filter(|id| id.text_bytes().is_some());
         let found = found.with_context(|| format!("read a name in '{}'", data.object))?;
@@ -116,16 +116,16 @@ async fn write(
         if keep.contains(&id) || databases.is_some_and(|wanted| !wanted.contains(&made_in)) {
             continue;
         }
-        updates.push(rawdoc! { "q": found.alone("_id"), "u": document.clone(), "upsert": true });
         written.insert(id);
-        count += 1;
-        if count == AT_ONCE || updates.as_bytes().len() > BYTES_AT_ONCE {
-            send(admin, rawdoc! { "update": coll, "updates": std::mem::take(&mut updates) }).await?;
-            count = 0;
+        bytes += document.as_bytes().len();
+        some.push(document);
+        if some.len() == AT_ONCE || bytes > BYTES_AT_ONCE {
+            put(admin, coll, &some).await?;
+            (some, bytes) = (Vec::new(), 0);
         }
     }
-    if count > 0 {
-        send(admin, rawdoc! { "update": coll, "updates": updates }).await?;
+    if !some.is_empty() {
+        put(admin, coll, &some).await?;
     }
     Ok(written)
 }
@@ -158,10 +158,36 @@ async fn remove_others(
     Ok(others.len() as u64)
 }
 
-async fn send(admin: &Database, mut command: RawDocumentBuf) -> Result<()> {
+/// Inserts or replaces these documents.
+async fn put(admin: &Database, coll: &str, documents: &[RawDocumentBuf]) -> Result<()> {
+    let mut updates = RawArrayBuf::new();
+    for document in documents {
+        let id = find(document, "_id").context("a user or role has no name")?.alone("_id");
+        updates.push(rawdoc! { "q": id, "u": document.clone(), "upsert": true });
+    }
+    let command = concerned(rawdoc! { "update": coll, "updates": updates });
+    match admin.run_raw_command(command).await {
+        // The answer names what was inserted.
+        Err(error) if insert::is_unreadable(&error) => {
+            let ns = format!("{}.{coll}", admin.name());
+            insert::put(admin.client(), &ns, documents).await.context("write users and roles")?;
+            insert::confirm(admin.client()).await.context("write users and roles")
+        }
+        answer => check(&answer.context("write users and roles")?),
+    }
+}
+
+async fn send(admin: &Database, command: RawDocumentBuf) -> Result<()> {
+    check(&admin.run_raw_command(concerned(command)).await.context("write users and roles")?)
+}
+
+fn concerned(mut command: RawDocumentBuf) -> RawDocumentBuf {
     command.append(bson::raw::cstr!("ordered"), true);
     command.append(bson::raw::cstr!("writeConcern"), rawdoc! { "w": "majority" });
-    let answer = admin.run_raw_command(command).await.context("write users and roles")?;
+    command
+}
+
+fn check(answer: &Document) -> Result<()> {
     for problem in ["writeErrors", "writeConcernError"] {
         if let Some(errors) = answer.get(problem) {
             bail!("write users and roles: {errors}");

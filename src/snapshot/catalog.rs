@@ -7,11 +7,12 @@ use crate::archive::meta::NamespaceKind;
 use crate::layout::BUCKETS;
 use crate::model::{names, selection::Selection};
 use crate::mongo::{code, listing};
-use anyhow::{Context, Result};
+use crate::raw::text;
+use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, Uuid, doc};
 use futures::{StreamExt, stream};
 use mongodb::{Client, Database};
-use std::collections::HashSet;
+use std::{borrow::Cow, collections::HashSet};
 
 /// One namespace as the node describes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,7 +84,7 @@ pub struct Listing {
 /// collection that vanishes while it is being described is left out: its drop is in the oplog of the backup.
 pub async fn list(client: &Client, selection: &Selection) -> Result<Listing> {
     let mut found = Vec::new();
-    let databases = client.list_database_names().await.context("list the databases")?;
+    let databases = listing::databases(client).await?;
     for db in databases.iter().filter(|db| selection.touches(db)) {
         let db = client.database(db);
         let what = || format!("list the collections of {}", db.name());
@@ -163,6 +164,12 @@ pub async fn describe(db: &Database, described: &Document, selection: &Selection
     let coll = described.get_str("name").context("listCollections gave a collection without a name")?;
     if !is_dumped(db.name(), coll) || !selection.wants(db.name(), coll) {
         return Ok(None);
+    }
+    // Servers accept such names. The entries of the oplog and many commands name their collection, and this program can't write
+    // such a name there, so a restore would lose the collection.
+    if let Cow::Owned(bytes) = text::to_bytes(coll) {
+        let (db, coll) = (db.name(), bytes.escape_ascii());
+        bail!("the name of collection '{db}.{coll}' is not valid UTF-8, so it can't be backed up; rename or drop it");
     }
     let kind = match described.get_str("type").unwrap_or("collection") {
         "view" => NamespaceKind::View,

@@ -102,23 +102,31 @@ async fn run(client: &Client, into: &InsertInto, insert: Insert) -> Result<Docum
     }
 }
 
-/// Whether the server's answer can't be decoded. This happens when it reports a duplicate document whose `_id` is a string
-/// that is not valid UTF-8.
-fn is_unreadable(error: &mongodb::error::Error) -> bool {
+/// Whether the server's answer can't be decoded. This happens when it repeats an `_id` that contains invalid UTF-8: that of a
+/// duplicate document, or of a document that an update has inserted.
+pub(crate) fn is_unreadable(error: &mongodb::error::Error) -> bool {
     matches!(*error.kind, ErrorKind::BsonDeserialization(_) | ErrorKind::Bson(_) | ErrorKind::InvalidResponse { .. })
 }
 
-/// Inserts documents in the way a replay of the oplog does, so that the server accepts documents that it already has.
 async fn insert_again(client: &Client, ns: &str, insert: &Insert) -> Result<Document, Error> {
     let unreadable = |reason: String| Error::Answer { ns: ns.to_owned(), reason };
     let documents = raw::find(&insert.command, "documents").and_then(|documents| documents.nested());
     let documents = documents.ok_or_else(|| unreadable("the command has no documents".to_owned()))?;
-    let mut entries = Vec::new();
+    let mut all = Vec::new();
     for field in raw::fields(documents) {
         let document = field.map_err(|error| unreadable(error.to_string()))?.document();
-        let document = document.ok_or_else(|| unreadable("the command has no documents".to_owned()))?;
-        entries.push(rawdoc! { "op": "i", "ns": ns, "o": document.to_owned() });
+        all.push(document.ok_or_else(|| unreadable("the command has no documents".to_owned()))?.to_owned());
     }
+    let put = put(client, ns, &all).await;
+    put.map_err(|source| Error::Server { action: "insert again into", ns: ns.to_owned(), source })?;
+    Ok(doc! { "ok": 1, "n": i64::try_from(all.len()).unwrap_or(i64::MAX) })
+}
+
+/// Inserts documents, or replaces those with the same `_id`, in the way a replay of the oplog does. The server's answer names no
+/// document.
+pub(crate) async fn put(client: &Client, ns: &str, documents: &[RawDocumentBuf]) -> mongodb::error::Result<()> {
+    let entries: Vec<_> =
+        documents.iter().map(|document| rawdoc! { "op": "i", "ns": ns, "o": document.clone() }).collect();
     let mut command = apply_ops(&entries);
     for (name, value) in
         [(cstr!("allowAtomic"), false), (cstr!("alwaysUpsert"), true), (cstr!("bypassDocumentValidation"), true)]
@@ -126,9 +134,7 @@ async fn insert_again(client: &Client, ns: &str, insert: &Insert) -> Result<Docu
         command.append(name, value);
     }
     command.append(cstr!("oplogApplicationMode"), "InitialSync");
-    let applied = client.database("admin").run_raw_command(command).await;
-    applied.map_err(|source| Error::Server { action: "insert again into", ns: ns.to_owned(), source })?;
-    Ok(doc! { "ok": 1, "n": i64::try_from(entries.len()).unwrap_or(i64::MAX) })
+    client.database("admin").run_raw_command(command).await.map(drop)
 }
 
 fn apply_ops(entries: &[RawDocumentBuf]) -> RawDocumentBuf {
