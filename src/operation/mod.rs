@@ -2,6 +2,7 @@
 
 pub mod balancer;
 mod debt;
+mod majority_limit;
 pub mod progress;
 mod progress_log;
 pub mod reap;
@@ -105,6 +106,14 @@ pub async fn run<T: Plane>(
     recipe: impl Future<Output = Result<()>>,
     pay_debts: impl AsyncFnOnce(),
 ) -> Result<()> {
+    // A recipe is large, and each of these steps would need room for it on the stack.
+    let recipe = Box::pin(recipe);
+    let recipe = async {
+        tokio::select! {
+            result = recipe => result,
+            error = majority_limit::exceeded(cx), if kind != Kind::Backup => Err(error),
+        }
+    };
     let result = supervise(cx.role, recipe, board.keep_beating(), watch(board, cx.role), &cx.cancel).await;
     let Err(error) = result else {
         tracing::info!("{} finished", kind.word());
