@@ -117,10 +117,10 @@ impl Session {
                 assert!(code == 0 || call.may_fail, "exit code {code} of: {command}\n{}", printed.join("\n"));
                 printed
             };
-        self.learn(&call.output, &printed);
+        let confused = self.learn(&call.output, &printed);
         let printed: Vec<String> = printed.iter().map(|line| self.shown(line, &command)).collect();
         if compare::same(&call.output, &printed) {
-            return None;
+            return confused.map(|backup| format!("{command}\nthe guide shows {backup}, which is another backup\n"));
         }
         let difference = format!(
             "{}\nthe guide shows:\n{}\nprinted:\n{}\n",
@@ -132,9 +132,10 @@ impl Session {
         Some(difference)
     }
 
-    /// Which times of the guide are which times here: those in lines that are the same otherwise.
-    fn learn(&mut self, shown: &[String], printed: &[String]) {
-        let mut rest = printed;
+    /// Which times of the guide are which times here: those in lines that are the same otherwise. Returns a backup of the
+    /// guide that is another one here.
+    fn learn(&mut self, shown: &[String], printed: &[String]) -> Option<String> {
+        let (mut rest, mut confused) = (printed, None);
         for line in shown {
             let Some(at) = rest.iter().position(|it| compare::plain(line) == compare::plain(&self.shown(it, "")))
             else {
@@ -142,11 +143,16 @@ impl Session {
             };
             for (ours, theirs) in compare::times(line).into_iter().zip(compare::times(&rest[at])) {
                 if ours.ends_with('Z') {
-                    self.names.entry(ours.to_owned()).or_insert_with(|| theirs.to_owned());
+                    let known = self.names.entry(ours.to_owned()).or_insert_with(|| theirs.to_owned());
+                    let is_backup = ["backup ", "backup '"].iter().any(|it| line.contains(&format!("{it}{ours}")));
+                    if is_backup && known != theirs {
+                        confused = Some(ours.to_owned());
+                    }
                 }
             }
             rest = &rest[at + 1..];
         }
+        confused
     }
 
     /// The folder that is `/srv/` in the guide.
