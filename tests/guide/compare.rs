@@ -4,7 +4,7 @@ const SIZES: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
 const TIMES: [&str; 6] = ["ms", "s", "min", "h", "d", "days"];
 
 /// A line without what differs from run to run. Several spaces count as one: columns are as wide as their contents.
-pub fn plain(line: &str) -> String {
+pub fn normalized(line: &str) -> String {
     let mut out: Vec<String> = Vec::new();
     let mut words = line.split_whitespace().peekable();
     while let Some(word) = words.next() {
@@ -16,7 +16,7 @@ pub fn plain(line: &str) -> String {
                 let after = words.next().map_or("", |next| &next[unit.len()..]);
                 out.push(format!("{}{name}{after}", if word.starts_with('(') { "(" } else { "" }));
             }
-            None => out.push(runs(word)),
+            None => out.push(replace_what_differs(word)),
         }
     }
     out.join(" ")
@@ -27,12 +27,12 @@ fn is_part_of_a_run(letter: char) -> bool {
 }
 
 /// A word with its runs of letters and digits replaced, where they differ from run to run.
-fn runs(word: &str) -> String {
+fn replace_what_differs(word: &str) -> String {
     let mut out = String::new();
     let mut rest = word;
     while let Some(first) = rest.chars().next() {
         let end = rest.find(|it| is_part_of_a_run(it) != is_part_of_a_run(first)).unwrap_or(rest.len());
-        if let Some(time) = time(rest) {
+        if let Some(time) = leading_time(rest) {
             out.push_str("TIME");
             rest = &rest[time.len()..];
             continue;
@@ -41,7 +41,7 @@ fn runs(word: &str) -> String {
         let bare = run.trim_end_matches(['.', ':', '-', '+']);
         // A cluster time: `1772360430,5`.
         let is_increment = out.ends_with("N,") && bare.bytes().all(|it| it.is_ascii_digit());
-        let new = if is_increment { Some("N") } else { replaced(bare) };
+        let new = if is_increment { Some("N") } else { replacement(bare) };
         out.push_str(if bare.is_empty() { run } else { new.unwrap_or(bare) });
         if !bare.is_empty() {
             out.push_str(&run[bare.len()..]);
@@ -52,7 +52,7 @@ fn runs(word: &str) -> String {
 }
 
 /// The time at the beginning of a run: `2026-03-01T10:20:30`, with a fraction and a `Z` if there are any.
-fn time(run: &str) -> Option<&str> {
+fn leading_time(run: &str) -> Option<&str> {
     let bytes = run.as_bytes();
     let digit_or = |n: usize, byte: &u8| matches!(n, 4 | 7 | 10 | 13 | 16) || byte.is_ascii_digit();
     if bytes.len() < 19 || bytes[10] != b'T' || !bytes.iter().take(19).enumerate().all(|(n, byte)| digit_or(n, byte)) {
@@ -66,7 +66,7 @@ fn time(run: &str) -> Option<&str> {
     Some(&run[..end + usize::from(bytes.get(end) == Some(&b'Z'))])
 }
 
-fn replaced(run: &str) -> Option<&'static str> {
+fn replacement(run: &str) -> Option<&'static str> {
     let digits = |text: &str| !text.is_empty() && text.bytes().all(|it| it.is_ascii_digit());
     if run.len() == 24 && run.bytes().all(|it| it.is_ascii_hexdigit()) {
         return Some("ID");
@@ -85,24 +85,24 @@ fn replaced(run: &str) -> Option<&'static str> {
 }
 
 /// The times in a line, in its order.
-pub fn times(line: &str) -> Vec<&str> {
-    line.split(|it| !is_part_of_a_run(it)).filter_map(time).collect()
+pub fn find_times(line: &str) -> Vec<&str> {
+    line.split(|it| !is_part_of_a_run(it)).filter_map(leading_time).collect()
 }
 
 /// Whether `shown` is what `printed` is. A line `...` of `shown` stands for any lines.
-pub fn same(shown: &[String], printed: &[String]) -> bool {
+pub fn matches_shown(shown: &[String], printed: &[String]) -> bool {
     match shown.split_first() {
         None => printed.is_empty(),
-        Some((line, rest)) if line.trim() == "..." => (0..=printed.len()).any(|n| same(rest, &printed[n..])),
-        Some((line, rest)) => {
-            printed.split_first().is_some_and(|(first, after)| plain(line) == plain(first) && same(rest, after))
-        }
+        Some((line, rest)) if line.trim() == "..." => (0..=printed.len()).any(|n| matches_shown(rest, &printed[n..])),
+        Some((line, rest)) => printed
+            .split_first()
+            .is_some_and(|(first, after)| normalized(line) == normalized(first) && matches_shown(rest, after)),
     }
 }
 
 #[test]
 fn only_what_differs_from_run_to_run_is_passed_over() {
-    let equal = |a: &str, b: &str| plain(a) == plain(b);
+    let equal = |a: &str, b: &str| normalized(a) == normalized(b);
     assert!(equal("Starting backup '2026-03-01T10:20:30Z'", "Starting backup '2027-12-31T23:59:59Z'"));
     assert!(equal("[restore/2026-03-01T10:20:30.5Z] done.", "[restore/2026-03-01T10:20:31.123456Z] done."));
     assert!(equal("report/2026-03-01T10:20:30Z.log", "report/2026-03-01T10:20:31Z.log"));
@@ -121,12 +121,12 @@ fn only_what_differs_from_run_to_run_is_passed_over() {
         assert!(!equal(a, b), "{a} and {b}");
     }
     let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
-    assert!(same(&lines("a\n...\nd"), &lines("a\nb\nc\nd")));
-    assert!(same(&lines("a\n..."), &lines("a")));
-    assert!(!same(&lines("a\n...\nd"), &lines("a\nb\nc")));
-    assert!(!same(&lines("a"), &lines("a\nb")));
+    assert!(matches_shown(&lines("a\n...\nd"), &lines("a\nb\nc\nd")));
+    assert!(matches_shown(&lines("a\n..."), &lines("a")));
+    assert!(!matches_shown(&lines("a\n...\nd"), &lines("a\nb\nc")));
+    assert!(!matches_shown(&lines("a"), &lines("a\nb")));
     assert_eq!(
-        times("of '2026-03-01T10:20:30Z' at 2026-03-01T10:20:31."),
+        find_times("of '2026-03-01T10:20:30Z' at 2026-03-01T10:20:31."),
         ["2026-03-01T10:20:30Z", "2026-03-01T10:20:31"]
     );
 }

@@ -15,7 +15,7 @@ pub struct Statement {
 
 /// The statements of a block. Lines that begin with `//` are comments, `use NAME` changes the database. Of the answer of an
 /// insert `.acknowledged` is printed.
-pub fn statements(text: &str) -> Vec<Statement> {
+pub fn read_statements(text: &str) -> Vec<Statement> {
     let mut found = Vec::new();
     let mut database = "test".to_owned();
     let mut whole = String::new();
@@ -28,7 +28,7 @@ pub fn statements(text: &str) -> Vec<Statement> {
         whole.push('\n');
         let depth = whole.matches('(').count().cast_signed() - whole.matches(')').count().cast_signed();
         if depth == 0 && !whole.trim().is_empty() {
-            found.push(statement(whole.trim().trim_end_matches(".acknowledged"), &database));
+            found.push(read_statement(whole.trim().trim_end_matches(".acknowledged"), &database));
             whole.clear();
         }
     }
@@ -36,7 +36,7 @@ pub fn statements(text: &str) -> Vec<Statement> {
     found
 }
 
-fn statement(text: &str, database: &str) -> Statement {
+fn read_statement(text: &str, database: &str) -> Statement {
     let parts = || {
         let rest = text.strip_suffix(')')?.strip_prefix("db.")?;
         // The arguments of the last call: its parenthesis is the first one after an optional getSiblingDB("...").
@@ -54,12 +54,12 @@ fn statement(text: &str, database: &str) -> Statement {
         None => (None, names),
     };
     let arguments =
-        serde_json::from_str(&format!("[{}]", json(arguments))).unwrap_or_else(|e| panic!("{e}: {arguments}"));
+        serde_json::from_str(&format!("[{}]", to_json(arguments))).unwrap_or_else(|e| panic!("{e}: {arguments}"));
     Statement { database: database.to_owned(), collection, method: method.to_owned(), arguments }
 }
 
 /// A literal of JavaScript as JSON: keys get their quotes, `passwordPrompt()` the password of all examples.
-fn json(text: &str) -> String {
+fn to_json(text: &str) -> String {
     let text = text.replace("passwordPrompt()", "\"secret\"");
     let mut out = String::new();
     let mut name = String::new();
@@ -80,7 +80,7 @@ fn json(text: &str) -> String {
     out + &name
 }
 
-fn bson(value: &Value) -> Document {
+fn to_bson(value: &Value) -> Document {
     mongodb::bson::serialize_to_document(value).unwrap_or_else(|e| panic!("{e}: {value}"))
 }
 
@@ -94,11 +94,11 @@ impl Statement {
             (None, method @ ("createUser" | "createRole")) => {
                 let mut command =
                     doc! { method: argument(0)[if method == "createUser" { "user" } else { "role" }].as_str() };
-                command.extend(bson(&argument(0)).into_iter().filter(|(key, _)| key != "user" && key != "role"));
-                run(&db, command).await
+                command.extend(to_bson(&argument(0)).into_iter().filter(|(key, _)| key != "user" && key != "role"));
+                run_command(&db, command).await
             }
             (Some(name), "insertMany") => {
-                let documents: Vec<Document> = argument(0).as_array().expect("a list").iter().map(bson).collect();
+                let documents: Vec<Document> = argument(0).as_array().expect("a list").iter().map(to_bson).collect();
                 db.collection(name).insert_many(documents).await.map(drop).expect(name);
                 "true".to_owned()
             }
@@ -118,7 +118,7 @@ impl Statement {
     }
 }
 
-async fn run(db: &Database, mut command: Document) -> String {
+async fn run_command(db: &Database, mut command: Document) -> String {
     command.insert("writeConcern", doc! { "w": "majority" });
     db.run_command(command.clone()).await.unwrap_or_else(|e| panic!("{command}: {e}"));
     "{ ok: 1 }".to_owned()
@@ -129,7 +129,7 @@ fn statements_are_read() {
     let text = "// a comment\nuse admin\ndb.createUser({\n  user: \"a:b\", // no comment here\n  n: 1,\n  roles: [{ role: \"x\" }]\n})\n\
                 db.getSiblingDB(\"shop\").orders.countDocuments()"
         .replace(" // no comment here", "");
-    let found = statements(&text);
+    let found = read_statements(&text);
     assert_eq!(found[0].database, "admin");
     assert_eq!((found[0].method.as_str(), &found[0].collection), ("createUser", &None));
     assert_eq!(found[0].arguments[0], serde_json::json!({ "user": "a:b", "n": 1, "roles": [{ "role": "x" }] }));

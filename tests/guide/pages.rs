@@ -44,7 +44,7 @@ impl Pages {
         let names = super::links::targets(&contents);
         let read = |name: String| {
             let text = fs::read_to_string(docs.join(&name)).unwrap_or_else(|e| panic!("docs/{name}: {e}"));
-            Page { parts: parts(&text), name }
+            Page { parts: split(&text), name }
         };
         Self(names.into_iter().map(read).collect())
     }
@@ -52,7 +52,7 @@ impl Pages {
     pub fn write(&self) {
         for page in &self.0 {
             let file = repository().join("docs").join(&page.name);
-            let text = text(&page.parts);
+            let text = join(&page.parts);
             if fs::read_to_string(&file).expect("read the page") != text {
                 fs::write(&file, text).expect("write the page");
             }
@@ -60,8 +60,8 @@ impl Pages {
     }
 }
 
-/// What stands behind the three backticks of a block that runs.
-fn begins(line: &str) -> Option<Part> {
+/// The part that begins with this line, if it is the first line of a block that runs.
+fn block_that_runs(line: &str) -> Option<Part> {
     match line.strip_prefix("```")? {
         "console run" => Some(Part::Console(Vec::new())),
         "js run" => Some(Part::Mongosh(Vec::new())),
@@ -72,14 +72,15 @@ fn begins(line: &str) -> Option<Part> {
     }
 }
 
-fn parts(text: &str) -> Vec<Part> {
+/// The parts of a page.
+fn split(text: &str) -> Vec<Part> {
     let mut parts = vec![Part::Text(Vec::new())];
     let mut lines = text.lines();
     while let Some(line) = lines.next() {
-        if let Some(mut part) = begins(line) {
+        if let Some(mut part) = block_that_runs(line) {
             let inside: Vec<String> = lines.by_ref().take_while(|line| *line != "```").map(str::to_owned).collect();
             match &mut part {
-                Part::Console(into) => *into = calls(&inside),
+                Part::Console(into) => *into = read_calls(&inside),
                 Part::Mongosh(into) | Part::File { lines: into, .. } => *into = inside,
                 Part::Text(_) | Part::Test(_) => {}
             }
@@ -87,13 +88,19 @@ fn parts(text: &str) -> Vec<Part> {
         } else if let Some(words) = line.strip_prefix("<!-- test: ").and_then(|rest| rest.strip_suffix(" -->")) {
             parts.extend([Part::Test(words.to_owned()), Part::Text(Vec::new())]);
         } else if let Some(Part::Text(into)) = parts.last_mut() {
+            let would_run = line.trim_start().starts_with("```") && line.contains(" run");
+            assert!(
+                !would_run,
+                "this block does not run; write 'console run', 'js run' or 'yaml run=NAME', not indented: {line}"
+            );
             into.push(line.to_owned());
         }
     }
     parts
 }
 
-fn calls(lines: &[String]) -> Vec<Call> {
+/// The commands of a console block.
+fn read_calls(lines: &[String]) -> Vec<Call> {
     let mut calls: Vec<Call> = Vec::new();
     for line in lines {
         let goes_on = calls
@@ -113,7 +120,8 @@ fn calls(lines: &[String]) -> Vec<Call> {
     calls
 }
 
-fn text(parts: &[Part]) -> String {
+/// The page that consists of these parts.
+fn join(parts: &[Part]) -> String {
     let mut lines: Vec<String> = Vec::new();
     let block = |info: String, inside: &mut dyn Iterator<Item = String>, lines: &mut Vec<String>| {
         lines.push(format!("```{info}"));
@@ -145,8 +153,8 @@ fn text(parts: &[Part]) -> String {
 fn a_page_is_taken_apart_and_put_together_again() {
     let page = "# A\n<!-- test: agent -->\n```console run\n$ pbm \\\n    list\nBackups:\n  none\n$ pbm x\n$ echo $?\n2\n```\n\n\
                 ```sh\nnot run\n```\n```js run\ndb.x()\n```\n```yaml run=pbm.yaml\na: b\n```\nend\n";
-    let taken = parts(page);
-    assert_eq!(text(&taken), page);
+    let taken = split(page);
+    assert_eq!(join(&taken), page);
     let Part::Console(calls) = &taken[3] else { panic!("{taken:?}") };
     assert_eq!(calls[0].command, ["pbm \\", "    list"]);
     assert_eq!(calls[0].output, ["Backups:", "  none"]);

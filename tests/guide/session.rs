@@ -78,7 +78,7 @@ impl Session {
                 wait::until("the agent's line", LIMIT, async || agents.find_one(doc! {}).await.ok().flatten()).await;
             }
             "until" => {
-                let command = self.real(rest);
+                let command = self.replace_examples(rest);
                 let shell = &mut self.shell;
                 wait::until(&command, LIMIT, async || (shell.run(&command).1 == 0).then_some(())).await;
             }
@@ -89,18 +89,18 @@ impl Session {
                 let real = Timestamp::from_second(moment).expect("a time").to_string();
                 self.names.insert(rest.to_owned(), real.trim_end_matches('Z').to_owned());
             }
-            _ => panic!("nobody knows how to prepare '{words}'"),
+            _ => panic!("unknown preparation in the guide: {words}"),
         }
     }
 
     /// Writes a file of the guide into the folder in which its commands run.
     pub fn write(&self, name: &str, lines: &[String]) {
-        fs::write(self.home.path().join(name), self.real(&lines.join("\n"))).expect(name);
+        fs::write(self.home.path().join(name), self.replace_examples(&lines.join("\n"))).expect(name);
     }
 
     pub async fn mongosh(&self, text: &str) -> Vec<String> {
         let mut printed = Vec::new();
-        for statement in mongosh::statements(text) {
+        for statement in mongosh::read_statements(text) {
             printed.extend(statement.run(&self.root).await.lines().map(str::to_owned));
         }
         printed
@@ -108,7 +108,7 @@ impl Session {
 
     /// Runs a command of the guide. Returns how its output differs from what the guide shows, which is corrected then.
     pub async fn call(&mut self, call: &mut Call) -> Option<String> {
-        let command = self.real(&call.command.join("\n"));
+        let command = self.replace_examples(&call.command.join("\n"));
         let printed =
             if let Some((_, script)) = command.strip_prefix("mongosh ").and_then(|it| it.split_once("--eval '")) {
                 self.mongosh(script.trim_end_matches('\'')).await
@@ -117,9 +117,9 @@ impl Session {
                 assert!(code == 0 || call.may_fail, "exit code {code} of: {command}\n{}", printed.join("\n"));
                 printed
             };
-        let confused = self.learn(&call.output, &printed);
-        let printed: Vec<String> = printed.iter().map(|line| self.shown(line, &command)).collect();
-        if compare::same(&call.output, &printed) {
+        let confused = self.bind_names(&call.output, &printed);
+        let printed: Vec<String> = printed.iter().map(|line| self.restore_examples(line, &command)).collect();
+        if compare::matches_shown(&call.output, &printed) {
             return confused.map(|backup| format!("{command}\nthe guide shows {backup}, which is another backup\n"));
         }
         let difference = format!(
@@ -134,14 +134,16 @@ impl Session {
 
     /// Which times of the guide are which times here: those in lines that are the same otherwise. Returns a backup of the
     /// guide that is another one here.
-    fn learn(&mut self, shown: &[String], printed: &[String]) -> Option<String> {
+    fn bind_names(&mut self, shown: &[String], printed: &[String]) -> Option<String> {
         let (mut rest, mut confused) = (printed, None);
         for line in shown {
-            let Some(at) = rest.iter().position(|it| compare::plain(line) == compare::plain(&self.shown(it, "")))
+            let Some(at) = rest
+                .iter()
+                .position(|it| compare::normalized(line) == compare::normalized(&self.restore_examples(it, "")))
             else {
                 continue;
             };
-            for (ours, theirs) in compare::times(line).into_iter().zip(compare::times(&rest[at])) {
+            for (ours, theirs) in compare::find_times(line).into_iter().zip(compare::find_times(&rest[at])) {
                 if ours.ends_with('Z') {
                     let known = self.names.entry(ours.to_owned()).or_insert_with(|| theirs.to_owned());
                     let is_backup = ["backup ", "backup '"].iter().any(|it| line.contains(&format!("{it}{ours}")));
@@ -161,26 +163,26 @@ impl Session {
     }
 
     /// A text of the guide with what is here in place of its examples.
-    fn real(&self, text: &str) -> String {
+    fn replace_examples(&self, text: &str) -> String {
         let text = text.replace(HOST, &self.set.address_of(0)).replace(STORE, &self.stores());
         self.names.iter().fold(text, |text, (guide, here)| text.replace(guide, here))
     }
 
     /// What a command printed here as the guide shows it.
-    fn shown(&self, line: &str, command: &str) -> String {
+    fn restore_examples(&self, line: &str, command: &str) -> String {
         let mut line = line.replace(&self.set.address_of(0), HOST).replace(&self.stores(), STORE);
-        let times: Vec<String> = compare::times(&line).into_iter().map(str::to_owned).collect();
+        let times: Vec<String> = compare::find_times(&line).into_iter().map(str::to_owned).collect();
         for time in times {
             match self.names.iter().find(|(_, here)| **here == time) {
                 Some((guide, _)) => line = line.replace(&time, guide),
                 None if command.contains(time.trim_end_matches('Z')) => {}
-                None => line = line.replace(&time, &self.shifted(&time)),
+                None => line = line.replace(&time, &self.shift_time(&time)),
             }
         }
         line
     }
 
-    fn shifted(&self, time: &str) -> String {
+    fn shift_time(&self, time: &str) -> String {
         let (whole, rest) = time.split_at(19);
         let here: Timestamp = format!("{whole}Z").parse().expect("a time");
         format!(
