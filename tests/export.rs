@@ -20,6 +20,9 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+/// A collection whose name would forge a line of a plan, and clear a terminal.
+const HOSTILE: &str = "shop.drops\n  creates   nothing\u{1b}[2J\u{202e}";
+
 /// Without a server: no address is given.
 fn pbm(programs: &Programs, args: &[&str]) -> (Output, Vec<u8>) {
     let output = programs.command("pbm").args(args).output().expect("run pbm");
@@ -269,7 +272,7 @@ async fn collections_with_unlucky_names_come_back() {
         ("shop", "a/b"),
         ("shop", "a.s2/b"),
         ("shop", "ends/"),
-        ("shop", "drops\n  creates   nothing\u{1b}[2J\u{202e}"),
+        ("shop", HOSTILE.strip_prefix("shop.").expect("a database")),
         ("shop", long.as_str()),
         ("metadata", "json"),
         ("meta", "pbm"),
@@ -290,6 +293,11 @@ async fn collections_with_unlucky_names_come_back() {
         let forged = plan.lines().any(|line| line.starts_with("  creates   nothing"));
         assert!(!forged && !plan.contains(['\u{1b}', '\u{202e}']), "{plan}");
         assert!(plan.contains("shop.drops\\n  creates   nothing\\u{1b}[2J\\u{202e}"), "{plan}");
+        let clone = ["restore", &name, "--ns-from", "shop.plain", "--ns-to", HOSTILE, "--wait", "-y"];
+        let refused = sandbox.pbm(&clone).failed().stderr;
+        let forged = refused.lines().any(|line| line.starts_with("  creates   nothing"));
+        assert!(!forged && !refused.contains(['\u{1b}', '\u{202e}']), "{refused}");
+        assert!(refused.contains("creates   nothing\\u{1b}[2J\\u{202e}"), "{refused}");
         for db in ["shop", "metadata", "meta"] {
             client.database(db).drop().await.expect("drop");
         }
