@@ -36,7 +36,7 @@ pub async fn run(cx: &Cx, storage: &Source, restore: &RestoreCmd) -> Result<()> 
         }
         let parts = parts?;
         match parts.of.parts.contains_key(&cx.rs) {
-            true => logical::run(cx, storage, restore, &parts, &board).await,
+            true => Box::pin(logical::run(cx, storage, restore, &parts, &board)).await,
             false => {
                 tracing::info!("the backup has no part for replica set {}", cx.rs);
                 Ok(())

@@ -125,7 +125,8 @@ pub struct Current {
 /// A restore that is under way.
 #[derive(Debug)]
 pub struct Steps<S = Checked> {
-    work: Work,
+    /// In a box: it moves from state to state.
+    work: Box<Work>,
     state: S,
 }
 
@@ -244,7 +245,7 @@ impl Steps {
         let catalog = Catalog::new(major(target.server)?).at_features_of(major(target.able_to())?);
         order.ids = ids;
         let progress = Arc::default();
-        let work = Work { storage, aside, archive, client, order, plan, target, progress, followed };
+        let work = Box::new(Work { storage, aside, archive, client, order, plan, target, progress, followed });
         Ok(Self { work, state: Checked { catalog, routing } })
     }
 }
@@ -334,7 +335,7 @@ impl Steps<Emptied> {
     /// Creates everything empty and loads all documents; a majority has them when this returns.
     pub async fn load(self, cancel: &CancellationToken) -> Result<(Steps<Filled>, Loaded)> {
         let Self { work, state: Emptied(Checked { mut catalog, routing }) } = self;
-        let loaded = work.load(&mut catalog, cancel).await?;
+        let loaded = Box::pin(work.load(&mut catalog, cancel)).await?;
         Ok((Steps { work, state: Filled { catalog, routing, sessions: None } }, loaded))
     }
 }
@@ -412,7 +413,7 @@ impl Steps<Filled> {
         F: AsyncFnOnce(&[Committed]) -> Result<HashSet<String>>,
     {
         let Self { work, state: Filled { catalog, routing, sessions } } = self;
-        let Work { plan, order, followed, .. } = &work;
+        let Work { plan, order, followed, .. } = work.as_ref();
         let start = plan.oplog.first().map_or(plan.end, |slice| slice.from);
         let mut options = ReplayOptions::new(start, plan.end, plan.consistent_from);
         options.scope.config_server = order.wish.config_server;
@@ -423,7 +424,7 @@ impl Steps<Filled> {
         options.scope.routing = routing;
         let mut replayer = Replayer::new(work.client.clone(), catalog, options);
         let rewrite = Rewrite { clone: order.wish.clone.as_ref(), ids: Some(&order.ids) };
-        replay_all(work.storage.as_ref(), &mut replayer, &plan.oplog, rewrite, cancel).await?;
+        Box::pin(replay_all(work.storage.as_ref(), &mut replayer, &plan.oplog, rewrite, cancel)).await?;
         let committed = until(cancel, exchange(&replayer.committed())).await?;
         let settled = until(cancel, replayer.settle(&committed)).await.context("finish transactions")?;
         let replayed = replayer.finish().await?;

@@ -31,14 +31,15 @@ async fn a_restore_waits_until_nobody_slices() {
 
     // Switching it off fails after the restore's document was inserted: the reason is in the document at once.
     let admin = client.database("admin");
-    let never_off = doc! { "collMod": "pbmConfig", "validator": { "pitr.enabled": { "$ne": false } } };
-    admin.run_command(never_off).await.expect("set a validator");
+    let refused = doc! { "failCommands": ["update"], "namespace": "admin.pbmConfig", "errorCode": 13 };
+    let refuse = doc! { "configureFailPoint": "failCommand", "mode": "alwaysOn", "data": refused };
+    admin.run_command(refuse).await.expect("set the fail point");
     let begun = Instant::now();
     let failed = sandbox.pbm(&["restore", &backup, "--wait", "-y"]).failed();
     assert!(begun.elapsed() < Duration::from_secs(20), "the reaper would have needed longer: {:?}", begun.elapsed());
-    assert!(failed.stderr.contains("failed validation"), "{}", failed.stderr);
+    assert!(failed.stderr.contains("switch PITR off in admin.pbmConfig"), "{}", failed.stderr);
     let restores = control.restores.all().await.expect("read");
     let restore = restores.iter().max_by_key(|restore| restore.start_ts).expect("the restore");
     assert_eq!(restore.status, Status::Error);
-    assert!(restore.error.as_deref().is_some_and(|why| why.contains("failed validation")), "{restore:?}");
+    assert!(restore.error.as_deref().is_some_and(|why| why.contains("switch PITR off in admin.pbmConfig")), "{restore:?}");
 }

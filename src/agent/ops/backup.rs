@@ -78,7 +78,7 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
             .unwrap_or(node.parallel);
         let job = Job { command: backup.clone(), storage, primary: node.primary.clone(), parallel };
         let cx = Cx { settings, ..context(node, op).await? };
-        let result = backup::run(&cx, &job).await;
+        let result = Box::pin(backup::run(&cx, &job)).await;
         if op.lost_its_lock() || result.is_err() {
             // The remains may have been removed before we heard of the end, and we have written since. Whatever failed
             // first, we may have been taken for lost: who slept for long often sees broken connections before its lock.

@@ -28,7 +28,8 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<ReplayCmd>) -> 
     };
     op.run(async |op| {
         let cx = context(node, op).await?;
-        replay::run(&cx, &source(node, None).await, &window).await
+        let source = source(node, None).await;
+        Box::pin(replay::run(&cx, &source, &window)).await
     })
     .await
 }

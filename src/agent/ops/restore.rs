@@ -41,7 +41,8 @@ pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) ->
     };
     op.run(async |op| {
         let cx = context(node, op).await?;
-        restore::run(&cx, &source(node, Some(&restore)).await, &restore).await
+        let source = source(node, Some(&restore)).await;
+        Box::pin(restore::run(&cx, &source, &restore)).await
     })
     .await
 }
