@@ -41,5 +41,8 @@ async fn a_restore_waits_until_nobody_slices() {
     let restores = control.restores.all().await.expect("read");
     let restore = restores.iter().max_by_key(|restore| restore.start_ts).expect("the restore");
     assert_eq!(restore.status, Status::Error);
-    assert!(restore.error.as_deref().is_some_and(|why| why.contains("switch PITR off in admin.pbmConfig")), "{restore:?}");
+    assert!(
+        restore.error.as_deref().is_some_and(|why| why.contains("switch PITR off in admin.pbmConfig")),
+        "{restore:?}"
+    );
 }
