@@ -15,7 +15,7 @@ mod support;
 use futures::future::join_all;
 use mongodb::bson::{Document, Timestamp, doc};
 use mongodb::{Client, options::ClientOptions};
-use pbmbox::control::{Control, ControlBoard, TakeLock};
+use pbmbox::control::{Control, ControlBoard, Order, Queued, TakeLock};
 use pbmbox::model::agent::AgentStat;
 use pbmbox::model::backup::{BackupMeta, BackupReplset};
 use pbmbox::model::command::BackupCmd;
@@ -167,9 +167,10 @@ impl Played {
                 .await
                 .expect("a line");
             drop(ready);
-            let command = commands.recv().await.expect("a command");
-            let backup = command.backup.expect("a backup");
-            let opid = command.id.to_hex();
+            let Some(Queued { id, order: Order::Backup(backup), .. }) = commands.recv().await else {
+                panic!("no backup was asked for")
+            };
+            let opid = id.to_hex();
             let (led, worked) = tokio::join!(self.lead(&opid, &backup), self.work(&opid, &backup, begun));
             led.expect("lead");
             worked.expect("work")
@@ -281,7 +282,7 @@ async fn three_hundred_agents() {
             name: "2026-01-01T00:00:00Z".into(),
             ..serde_json::from_str(r#"{"type":"logical","name":""}"#).expect("a command")
         };
-        commander.commands.send_backup(backup).await.expect("send");
+        commander.commands.send(Order::Backup(backup)).await.expect("send");
     };
     let (done, ()) = tokio::join!(plays, command);
     let times: Vec<(f64, f64)> = done.into_iter().flatten().collect();

@@ -2,7 +2,7 @@
 
 use crate::support::cluster::{Options, ReplicaSet};
 use mongodb::bson::{Bson, Document, Timestamp, doc, oid::ObjectId};
-use pbmbox::control::{Control, LogQuery, TakeLock, Withdrawal};
+use pbmbox::control::{Control, LogQuery, Order, TakeLock, Withdrawal};
 use pbmbox::model::lock::LockHeader;
 use pbmbox::model::log::{LogEntry, Severity};
 use pbmbox::model::status::Status;
@@ -185,7 +185,7 @@ async fn commands_are_seen_at_once_after_an_election() {
     let agent = Control::new(set.client().await);
     agent.set_up().await.expect("set up");
     let sender = Control::new(set.client().await);
-    sender.commands.send_cancel_backup().await.expect("an old command");
+    sender.commands.send(Order::CancelBackup).await.expect("an old command");
     let place = agent.commands.end().await.expect("read");
     let (out, mut seen) = mpsc::channel(16);
     let stop = CancellationToken::new();
@@ -205,7 +205,7 @@ async fn commands_are_seen_at_once_after_an_election() {
             assert_ne!(set.primary().await, primary);
         }
         for _ in 0..2 {
-            sent.push(sender.commands.send_cancel_backup().await.expect("send"));
+            sent.push(sender.commands.send(Order::CancelBackup).await.expect("send"));
             let since = Instant::now();
             let got = timeout(Duration::from_secs(30), seen.recv()).await.expect("in time").expect("a command");
             assert_eq!(Some(&got.id), sent.last(), "each once, and in order");

@@ -3,7 +3,7 @@
 use crate::support::cluster::Options;
 use crate::support::programs::Sandbox;
 use mongodb::bson::{Document, Timestamp, doc};
-use pbmbox::control::Control;
+use pbmbox::control::{Control, Order};
 use pbmbox::model::command::CleanupFailedCmd;
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -103,7 +103,7 @@ async fn failed_backups_and_orphans_go_and_nothing_else() {
         let name = orphan.name.clone();
         let wish =
             CleanupFailedCmd { backups: vec![good.clone()], orphans: vec![orphan], ..CleanupFailedCmd::default() };
-        let opid = control.commands.send_cleanup_failed(wish).await.expect("send").to_hex();
+        let opid = control.commands.send(Order::CleanupFailed(wish)).await.expect("send").to_hex();
         crate::support::wait::until("the agent to refuse", std::time::Duration::from_secs(30), async || {
             let said = sandbox.pbm(&["logs", "-t", "0", "-s", "E", "-i", &opid]).ok().stdout;
             said.contains(&format!("'{name}'")).then_some(())

@@ -4,7 +4,7 @@ use crate::support::cluster::Options;
 use crate::support::programs::Sandbox;
 use crate::support::wait::until;
 use mongodb::bson::{Document, Timestamp, doc, oid::ObjectId};
-use pbmbox::control::Control;
+use pbmbox::control::{Control, Order};
 use pbmbox::layout;
 use pbmbox::model::{
     chunk::Chunk,
@@ -209,9 +209,8 @@ async fn chunks_are_deleted_alone_and_lost_objects_are_found() {
     assert_eq!(left.2, backups, "backups are not its business");
 
     // A time to come, from somebody who did not check it.
-    let future = i64::from(b.time) + 100_000;
-    let opid =
-        stage.control.commands.send_delete_pitr(DeletePitrCmd { olderthan: future }).await.expect("send").to_hex();
+    let order = Order::DeletePitr(DeletePitrCmd { olderthan: i64::from(b.time) + 100_000 });
+    let opid = stage.control.commands.send(order).await.expect("send").to_hex();
     until("the agent to refuse", SOON, async || {
         let lines = stage.sandbox.pbm(&["logs", "-t", "0", "-s", "E", "-i", &opid]).ok().stdout;
         lines.contains("after now").then_some(())

@@ -4,12 +4,13 @@ use super::{
     node::Node,
     ops::{self, Task},
 };
-use crate::control::Place;
+use crate::control::{Order, Place, Queued};
 use crate::log::operation;
-use crate::model::command::{Command, name};
+use crate::model::command::name;
 use crate::mongo::admin::explain;
 use crate::rendezvous::{Cancel, Early};
 use anyhow::Result;
+use bson::Timestamp;
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -58,29 +59,21 @@ impl Dispatcher {
         follow.abort();
     }
 
-    fn start(&self, command: Command) {
-        let opid = command.id.to_hex();
-        let object = command
-            .backup
-            .as_ref()
-            .map(|b| b.name.clone())
-            .or_else(|| command.restore.as_ref().map(|r| r.name.clone()))
-            .or_else(|| command.replay.as_ref().map(|r| r.name.clone()))
-            .or_else(|| command.profile.as_ref().map(|p| p.name.clone()))
-            .unwrap_or_default();
+    fn start(&self, Queued { id, until, order }: Queued) {
+        let (opid, event) = (id.to_hex(), order.event());
         let (node, running, cancel) = (self.node.clone(), self.running.clone(), Cancel::default());
         // Here, in the order of the queue, and not in the tasks, which overtake each other: a cancellation meets every
         // backup that was asked for before it, and none after.
-        let cancelled = if command.cmd == name::CANCEL_BACKUP { running.cancel_backups() } else { Vec::new() };
-        running.begin(&opid, &command.cmd, &cancel);
+        let cancelled = if order == Order::CancelBackup { running.cancel_backups() } else { Vec::new() };
+        running.begin(&opid, event, &cancel);
         let ended = opid.clone();
         self.tasks.spawn(async move {
             // A configuration that can't be read is reported by the operation itself.
             let epoch = node.control.config.main().await.ok().flatten().and_then(|c| c.epoch);
-            let span = operation(&command.cmd, &object, &opid, epoch);
+            let span = operation(event, order.object(), &opid, epoch);
             async move {
-                tracing::debug!("got command {}", command.cmd);
-                match too_late(&node, &command).await {
+                tracing::debug!("got command {event}");
+                match too_late(&node, event, &opid, until).await {
                     Ok(None) => {}
                     Ok(Some(why)) => {
                         tracing::warn!("{why}");
@@ -90,26 +83,23 @@ impl Dispatcher {
                     Err(error) => tracing::debug!("{}", explain(&error)),
                 }
                 let task = Task { node, opid: opid.clone(), epoch, cancel };
-                let result = match command.cmd.as_str() {
-                    name::BACKUP => ops::backup::handle(task, command.backup).await,
-                    name::CANCEL_BACKUP => {
+                let result = match order {
+                    Order::Backup(it) => ops::backup::handle(task, it).await,
+                    Order::CancelBackup => {
                         for opid in cancelled {
                             tracing::info!("cancelling the backup with OPID {opid}");
                         }
                         Ok(())
                     }
-                    name::RESTORE => ops::restore::handle(task, command.restore).await,
-                    name::DELETE => ops::delete::backups(task, command.delete).await,
-                    name::DELETE_PITR => ops::delete::chunks(task, command.delete_pitr).await,
-                    name::CLEANUP => ops::delete::cleanup(task, command.cleanup).await,
-                    name::CLEANUP_FAILED => ops::remains::handle(task, command.cleanup_failed).await,
-                    name::REPLAY => ops::replay::handle(task, command.replay).await,
-                    name::ADD_PROFILE => ops::profile::add(task, command.profile).await,
-                    name::REMOVE_PROFILE => ops::profile::remove(task, command.profile).await,
-                    name::RESYNC => ops::resync::handle(task, command.resync).await,
-                    other => Err(anyhow::anyhow!(
-                        "this agent does not know the command '{other}'; the command line is newer, or of another edition"
-                    )),
+                    Order::Restore(it) => ops::restore::handle(task, it).await,
+                    Order::Replay(it) => ops::replay::handle(task, it).await,
+                    Order::Resync(it) => ops::resync::handle(task, it).await,
+                    Order::Delete(it) => ops::delete::backups(task, it).await,
+                    Order::DeletePitr(it) => ops::delete::chunks(task, it).await,
+                    Order::Cleanup(it) => ops::delete::cleanup(task, it).await,
+                    Order::CleanupFailed(it) => ops::remains::handle(task, it).await,
+                    Order::AddProfile { name, storage } => ops::profile::add(task, name, storage).await,
+                    Order::RemoveProfile { name } => ops::profile::remove(task, name).await,
                 };
                 if let Err(error) = result {
                     tracing::error!("{}", explain(&error));
@@ -123,28 +113,26 @@ impl Dispatcher {
 }
 
 /// The reason why a command must not begin any more; `None` if it may begin.
-async fn too_late(node: &Node, command: &Command) -> Result<Option<String>> {
-    let opid = command.id.to_hex();
-    if node.control.locks.is_withdrawn(&opid).await? {
-        return Ok(Some(format!("the {} was withdrawn by its sender before it began", command.cmd)));
+async fn too_late(node: &Node, event: &str, opid: &str, until: Option<Timestamp>) -> Result<Option<String>> {
+    if node.control.locks.is_withdrawn(opid).await? {
+        return Ok(Some(format!("the {event} was withdrawn by its sender before it began")));
     }
     let now = node.control.time_of_last_call().await?;
-    Ok(command.until.filter(|until| until.time < now.time).map(|until| {
+    Ok(until.filter(|until| until.time < now.time).map(|until| {
         format!(
-            "the {} came {} s too late: its sender does not wait for it any more, so it is not begun",
-            command.cmd,
+            "the {event} came {} s too late: its sender does not wait for it any more, so it is not begun",
             now.time - until.time
         )
     }))
 }
 
-/// Operations that were asked for and have not ended on this node: the kind and the means to end the operation, by OPID.
+/// Operations that were asked for and have not ended on this node: the command and the means to end the operation, by OPID.
 #[derive(Debug, Clone, Default)]
-struct Running(Arc<Mutex<HashMap<String, (String, Cancel)>>>);
+struct Running(Arc<Mutex<HashMap<String, (&'static str, Cancel)>>>);
 
 impl Running {
-    fn begin(&self, opid: &str, kind: &str, cancel: &Cancel) {
-        self.lock().insert(opid.to_owned(), (kind.to_owned(), cancel.clone()));
+    fn begin(&self, opid: &str, event: &'static str, cancel: &Cancel) {
+        self.lock().insert(opid.to_owned(), (event, cancel.clone()));
     }
 
     fn end(&self, opid: &str) {
@@ -154,7 +142,7 @@ impl Running {
     /// Cancels all backups and returns their OPIDs.
     fn cancel_backups(&self) -> Vec<String> {
         let running = self.lock();
-        let backups = running.iter().filter(|(_, (kind, _))| kind == name::BACKUP);
+        let backups = running.iter().filter(|(_, (event, _))| *event == name::BACKUP);
         backups.inspect(|(_, (_, cancel))| cancel.end(Early::Asked)).map(|(opid, _)| opid.clone()).collect()
     }
 
@@ -164,7 +152,7 @@ impl Running {
     }
 
     /// Poison carries no meaning here: the map is valid between any two calls.
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, (String, Cancel)>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, (&'static str, Cancel)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

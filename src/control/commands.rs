@@ -1,14 +1,8 @@
 //! `pbmCmd`: the queue from command line to agents (docs/format.md C.1).
 
-use super::{Bell, unix_now};
-use crate::model::{
-    command::{
-        BackupCmd, CleanupCmd, CleanupFailedCmd, Command, DeleteCmd, DeletePitrCmd, ProfileCmd, ReplayCmd, RestoreCmd,
-        ResyncCmd, name,
-    },
-    config::StorageConf,
-    names,
-};
+use super::{Bell, Order, unix_now};
+use crate::log::operation;
+use crate::model::{command::Command, names};
 use crate::mongo::{self, admin::explain};
 use anyhow::{Context, Result, anyhow};
 use bson::{Document, Timestamp, doc, oid::ObjectId};
@@ -31,6 +25,16 @@ pub struct Commands {
     bell: Arc<Bell>,
 }
 
+/// An order in the queue.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Queued {
+    /// As hex the OPID of the operation.
+    pub id: ObjectId,
+    /// After this cluster time no agent may begin it.
+    pub until: Option<Timestamp>,
+    pub order: Order,
+}
+
 /// A place in the queue: the commands before it. They are twelve bytes each and few in the life of an agent, so all are
 /// kept, also those that the capped collection has dropped since.
 #[derive(Debug, Default)]
@@ -41,8 +45,8 @@ pub struct Place {
 }
 
 impl Place {
-    /// The command in a document, if it is not known yet and can be read.
-    fn take(&mut self, document: Document) -> Option<Command> {
+    /// The order in a document, if it is not known yet and complete.
+    fn take(&mut self, document: Document) -> Option<Queued> {
         let Ok(id) = document.get_object_id("_id") else {
             tracing::warn!("a document in admin.pbmCmd without an ObjectId as _id is ignored");
             return None;
@@ -51,10 +55,18 @@ impl Place {
             return None;
         }
         self.newest = Some(id);
-        match bson::deserialize_from_document(document) {
-            Ok(command) => Some(command),
+        let command: Command = match bson::deserialize_from_document(document) {
+            Ok(command) => command,
             Err(error) => {
                 tracing::error!("the command {id} can't be read and is ignored: {error}");
+                return None;
+            }
+        };
+        let (until, span) = (command.until, operation(&command.cmd, "", &id.to_hex(), None));
+        match Order::try_from(command) {
+            Ok(order) => Some(Queued { id, until, order }),
+            Err(why) => {
+                span.in_scope(|| tracing::error!("{why}"));
                 None
             }
         }
@@ -74,9 +86,11 @@ impl Commands {
         Self { coll: db.collection(names::CMD), bell: bell.clone() }
     }
 
-    async fn send(&self, command: Command) -> Result<ObjectId> {
+    /// Sends an order to the agents; returns the OPID.
+    pub async fn send(&self, order: Order) -> Result<ObjectId> {
+        let what = order.event();
+        let command = order.into_command(unix_now());
         let id = command.id;
-        let what = command.cmd.clone();
         let now = mongo::hello(self.coll.client()).await?.cluster_time();
         let until = Timestamp { time: now.time.saturating_add(BEGINS_WITHIN), increment: 0 };
         let command = Command { until: Some(until), ..command };
@@ -84,81 +98,6 @@ impl Commands {
         self.coll.insert_one(document).await.with_context(|| format!("queue the command {what} in admin.pbmCmd"))?;
         self.bell.ring().await;
         Ok(id)
-    }
-
-    fn empty(cmd: &str) -> Command {
-        Command {
-            id: ObjectId::new(),
-            cmd: cmd.to_owned(),
-            backup: None,
-            restore: None,
-            replay: None,
-            resync: None,
-            delete: None,
-            delete_pitr: None,
-            cleanup: None,
-            cleanup_failed: None,
-            profile: None,
-            ts: unix_now(),
-            until: None,
-        }
-    }
-
-    /// Asks for a backup; returns the OPID.
-    pub async fn send_backup(&self, backup: BackupCmd) -> Result<ObjectId> {
-        self.send(Command { backup: Some(backup), ..Self::empty(name::BACKUP) }).await
-    }
-
-    /// Asks for a restore; returns the OPID.
-    pub async fn send_restore(&self, restore: RestoreCmd) -> Result<ObjectId> {
-        self.send(Command { restore: Some(restore), ..Self::empty(name::RESTORE) }).await
-    }
-
-    /// Asks to replay a range of PITR chunks; returns the OPID.
-    pub async fn send_replay(&self, replay: ReplayCmd) -> Result<ObjectId> {
-        self.send(Command { replay: Some(replay), ..Self::empty(name::REPLAY) }).await
-    }
-
-    /// Asks to delete backups; returns the OPID.
-    pub async fn send_delete(&self, delete: DeleteCmd) -> Result<ObjectId> {
-        self.send(Command { delete: Some(delete), ..Self::empty(name::DELETE) }).await
-    }
-
-    /// Asks to delete PITR chunks; returns the OPID.
-    pub async fn send_delete_pitr(&self, delete_pitr: DeletePitrCmd) -> Result<ObjectId> {
-        self.send(Command { delete_pitr: Some(delete_pitr), ..Self::empty(name::DELETE_PITR) }).await
-    }
-
-    /// Asks to delete old backups and chunks; returns the OPID.
-    pub async fn send_cleanup(&self, cleanup: CleanupCmd) -> Result<ObjectId> {
-        self.send(Command { cleanup: Some(cleanup), ..Self::empty(name::CLEANUP) }).await
-    }
-
-    /// Asks to look for what failed backups left, or to delete it; returns the OPID.
-    pub async fn send_cleanup_failed(&self, cleanup: CleanupFailedCmd) -> Result<ObjectId> {
-        self.send(Command { cleanup_failed: Some(cleanup), ..Self::empty(name::CLEANUP_FAILED) }).await
-    }
-
-    /// Asks to cancel the running backup; returns the OPID.
-    pub async fn send_cancel_backup(&self) -> Result<ObjectId> {
-        self.send(Self::empty(name::CANCEL_BACKUP)).await
-    }
-
-    /// Asks to read the storage again; `None` for the main storage. Returns the OPID.
-    pub async fn send_resync(&self, resync: Option<ResyncCmd>) -> Result<ObjectId> {
-        self.send(Command { resync, ..Self::empty(name::RESYNC) }).await
-    }
-
-    /// Asks to store a profile, in place of one of the same name; returns the OPID.
-    pub async fn send_add_profile(&self, name: &str, storage: StorageConf) -> Result<ObjectId> {
-        let profile = ProfileCmd { name: name.to_owned(), profile: true, storage };
-        self.send(Command { profile: Some(profile), ..Self::empty(name::ADD_PROFILE) }).await
-    }
-
-    /// Asks to forget a profile and its backups; returns the OPID.
-    pub async fn send_remove_profile(&self, name: &str) -> Result<ObjectId> {
-        let profile = ProfileCmd { name: name.to_owned(), ..ProfileCmd::default() };
-        self.send(Command { profile: Some(profile), ..Self::empty(name::REMOVE_PROFILE) }).await
     }
 
     /// The command with this OPID as stored, as long as the capped collection keeps it.
@@ -185,8 +124,8 @@ impl Commands {
         Ok(Place { known: known.collect(), newest: None })
     }
 
-    /// Hands over every command sent after `place`, each once and in the order of the queue, until `stop`. Run as a task
-    /// of its own.
+    /// Hands over every command sent after `place`, each once and in the order of the queue, until `stop`. Unknown and
+    /// incomplete commands are only logged. Run as a task of its own.
     ///
     /// A tailable cursor returns a command within milliseconds, but it can fail. A cursor stays with its server when that
     /// server freezes, and also when it becomes a secondary after an election; there, new commands wake the cursor only at its
@@ -195,7 +134,7 @@ impl Commands {
     ///
     /// Read at local concern: a majority read would wake only with the cursor's time-out, because the wake-up of a capped
     /// collection comes with the insert, before the majority has it.
-    pub async fn follow(&self, mut place: Place, out: mpsc::Sender<Command>, stop: CancellationToken) {
+    pub async fn follow(&self, mut place: Place, out: mpsc::Sender<Queued>, stop: CancellationToken) {
         let mut tail: Option<Cursor<Document>> = None;
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -236,8 +175,8 @@ impl Commands {
                 }
             };
             for document in found {
-                let Some(command) = place.take(document) else { continue };
-                if out.send(command).await.is_err() {
+                let Some(queued) = place.take(document) else { continue };
+                if out.send(queued).await.is_err() {
                     return;
                 }
             }

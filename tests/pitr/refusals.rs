@@ -4,7 +4,7 @@ use super::fixtures::replica_set;
 use crate::support::programs::Sandbox;
 use crate::support::{state, wait};
 use mongodb::bson::{Document, Timestamp, doc};
-use pbmbox::control::Control;
+use pbmbox::control::{Control, Order};
 use pbmbox::model::command::RestoreCmd;
 use std::fs;
 use std::path::PathBuf;
@@ -84,7 +84,7 @@ async fn moments_that_nothing_leads_to() {
         "oplogTS": Timestamp { time: 1_924_992_000, increment: 0 },
     };
     let command: RestoreCmd = mongodb::bson::deserialize_from_document(command).expect("a command");
-    control.commands.send_restore(command).await.expect("send");
+    control.commands.send(Order::Restore(command)).await.expect("send");
     let ended = wait::until("the refusal", Duration::from_secs(30), async || {
         control.restores.get(name).await.expect("read").filter(|restore| restore.status.is_final())
     })

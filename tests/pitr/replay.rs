@@ -7,7 +7,7 @@ use crate::support::sharded::{ShardedCluster, ShardedSandbox, TWO_SHARDS};
 use crate::support::{state, wait};
 use mongodb::Client;
 use mongodb::bson::{Document, Timestamp, doc};
-use pbmbox::control::Control;
+use pbmbox::control::{Control, Order};
 use pbmbox::model::command::ReplayCmd;
 use pbmbox::model::compression::Compression;
 use pbmbox::model::status::Status;
@@ -128,7 +128,7 @@ async fn the_data_and_its_indexes_are_those_of_the_end() {
     let name = "2026-11-21T03:00:00.5Z";
     let nothing = Timestamp { time: 1_000_000_000, increment: 1 };
     let command = ReplayCmd { name: name.into(), start: nothing, end: nothing, rs_map: doc! {} };
-    control.commands.send_replay(command).await.expect("send");
+    control.commands.send(Order::Replay(command)).await.expect("send");
     let ended = wait::until("the refusal", Duration::from_secs(30), async || {
         control.restores.get(name).await.expect("read").filter(|replay| replay.status.is_final())
     })

@@ -9,7 +9,7 @@ use crate::support::sharded::{ShardedCluster, ShardedSandbox};
 use crate::support::wait;
 use mongodb::bson::oid::ObjectId;
 use mongodb::bson::{Document, Timestamp, doc};
-use pbmbox::control::Control;
+use pbmbox::control::{Control, Order};
 use pbmbox::model::command::RestoreCmd;
 use std::slice::from_ref;
 use std::time::Duration;
@@ -93,7 +93,7 @@ impl<D: Deployment> Rig<D> {
         let name = format!("r{}", ObjectId::new().to_hex());
         let restore = serde_json::json!({ "name": name, "backupName": "no such backup" });
         let restore: RestoreCmd = serde_json::from_value(restore).expect("a command");
-        control.commands.send_restore(restore).await.expect("send");
+        control.commands.send(Order::Restore(restore)).await.expect("send");
         wait::until("the refusal", USUAL, async || {
             let document = control.restores.raw(&name).await.ok()??;
             document.get_str("status").is_ok_and(|it| it == "error").then_some(())

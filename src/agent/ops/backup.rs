@@ -24,8 +24,7 @@ use std::{sync::Arc, time::Duration};
 /// The longest that an agent waits to be named.
 const FOR_A_NOMINATION: Duration = Duration::from_secs(60);
 
-pub(in crate::agent) async fn handle(task: Task, command: Option<BackupCmd>) -> Result<()> {
-    let backup = command.context("the backup command has no details")?;
+pub(in crate::agent) async fn handle(task: Task, backup: BackupCmd) -> Result<()> {
     let node = &task.node;
     let config = node.control.config.main().await?;
     let is_primary = node.hello().await?.is_primary();

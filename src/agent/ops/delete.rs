@@ -11,37 +11,41 @@ use crate::upkeep::deletion::{
     prune,
     retention::{self, Ask},
 };
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use bson::Timestamp;
 
-pub(in crate::agent) async fn backups(task: Task, command: Option<DeleteCmd>) -> Result<()> {
-    let ask = command.context("the delete command has no details").and_then(|command| {
-        if !command.backup.is_empty() {
-            return Ok(Ask::Backup(command.backup));
-        }
-        let kind = Some(command.kind.as_str()).filter(|kind| !kind.is_empty()).map(str::parse);
-        let kind = kind.transpose().map_err(|why: String| anyhow::anyhow!("type '{}': {why}", command.kind))?;
-        Ok(Ask::Backups { before: seconds(command.olderthan)?, kind, profile: profile(command.profile) })
-    });
-    alone::run(task, name::DELETE, async |task| work(task, &ask?).await).await
+pub(in crate::agent) async fn backups(task: Task, command: DeleteCmd) -> Result<()> {
+    alone::run(task, name::DELETE, async |task| work(task, &backups_of(command)?).await).await
 }
 
-pub(in crate::agent) async fn chunks(task: Task, command: Option<DeletePitrCmd>) -> Result<()> {
-    let ask = command.context("the deletePitr command has no details").and_then(|command| match command.olderthan {
-        0 => Ok(Ask::AllChunks),
-        olderthan => Ok(Ask::Chunks { before: seconds(olderthan)? }),
-    });
-    alone::run(task, name::DELETE_PITR, async |task| work(task, &ask?).await).await
+pub(in crate::agent) async fn chunks(task: Task, command: DeletePitrCmd) -> Result<()> {
+    alone::run(task, name::DELETE_PITR, async |task| {
+        let ask = match command.olderthan {
+            0 => Ask::AllChunks,
+            olderthan => Ask::Chunks { before: seconds(olderthan)? },
+        };
+        work(task, &ask).await
+    })
+    .await
 }
 
-pub(in crate::agent) async fn cleanup(task: Task, command: Option<CleanupCmd>) -> Result<()> {
-    let ask = command.context("the cleanup command has no details").and_then(|command| {
-        if command.older_than.time == 0 {
-            bail!("the cleanup command names no time");
-        }
-        Ok(Ask::Everything { before: command.older_than, profile: profile(command.profile) })
-    });
-    alone::run(task, name::CLEANUP, async |task| work(task, &ask?).await).await
+pub(in crate::agent) async fn cleanup(task: Task, command: CleanupCmd) -> Result<()> {
+    alone::run(task, name::CLEANUP, async |task| {
+        ensure!(command.older_than.time != 0, "the cleanup command names no time");
+        let ask = Ask::Everything { before: command.older_than, profile: profile(command.profile) };
+        work(task, &ask).await
+    })
+    .await
+}
+
+/// The backups that the command names.
+fn backups_of(command: DeleteCmd) -> Result<Ask> {
+    if !command.backup.is_empty() {
+        return Ok(Ask::Backup(command.backup));
+    }
+    let kind = Some(command.kind.as_str()).filter(|kind| !kind.is_empty()).map(str::parse);
+    let kind = kind.transpose().map_err(|why: String| anyhow::anyhow!("type '{}': {why}", command.kind))?;
+    Ok(Ask::Backups { before: seconds(command.olderthan)?, kind, profile: profile(command.profile) })
 }
 
 fn profile(name: String) -> Option<String> {

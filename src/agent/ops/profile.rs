@@ -2,8 +2,8 @@
 
 use super::{Task, alone};
 use crate::model::{
-    command::{ProfileCmd, name},
-    config::Config,
+    command,
+    config::{Config, StorageConf},
     rate::Rate,
 };
 use crate::mongo::admin::explain;
@@ -11,28 +11,25 @@ use crate::{
     config::{mask, same_place},
     storages::{place, used_before},
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 /// Stores the profile once its storage can be used from here.
-pub(in crate::agent) async fn add(task: Task, command: Option<ProfileCmd>) -> Result<()> {
-    alone::run(task, name::ADD_PROFILE, async |task| {
-        let mut profile = named(command)?;
+pub(in crate::agent) async fn add(task: Task, name: String, mut storage: StorageConf) -> Result<()> {
+    alone::run(task, command::name::ADD_PROFILE, async |task| {
+        check(&name)?;
         let control = &task.node.control;
         let known = control.config.profiles().await?;
-        let stored = known.iter().find(|known| known.name.as_ref() == Some(&profile.name)).map(|known| &known.storage);
-        mask::unmask(&mut profile.storage, stored)?;
-        let settings = place::named(&Config {
-            name: Some(profile.name.clone()),
-            storage: profile.storage.clone(),
-            ..Config::default()
-        });
+        let stored = known.iter().find(|known| known.name.as_ref() == Some(&name)).map(|known| &known.storage);
+        mask::unmask(&mut storage, stored)?;
+        let settings =
+            place::named(&Config { name: Some(name.clone()), storage: storage.clone(), ..Config::default() });
         match task.node.open_to_write(&settings, Rate::default()).await {
             Ok(_) => {}
             // The profile's keys may be changed while its storage is missing; nothing is written to the storage.
             Err(error) if error.is::<used_before::Lost>() => tracing::warn!("{}", explain(&error)),
             Err(error) => return Err(error.context("look for the storage's mark .pbm.init, or write it")),
         }
-        control.config.put_profile(&profile.name, &profile.storage, control.cluster_time().await?).await?;
+        control.config.put_profile(&name, &storage, control.cluster_time().await?).await?;
         tracing::info!("profile saved");
         Ok(())
     })
@@ -40,9 +37,9 @@ pub(in crate::agent) async fn add(task: Task, command: Option<ProfileCmd>) -> Re
 }
 
 /// Forgets the profile and its backups, whose files stay.
-pub(in crate::agent) async fn remove(task: Task, command: Option<ProfileCmd>) -> Result<()> {
-    alone::run(task, name::REMOVE_PROFILE, async |task| {
-        let ProfileCmd { name, .. } = named(command)?;
+pub(in crate::agent) async fn remove(task: Task, name: String) -> Result<()> {
+    alone::run(task, command::name::REMOVE_PROFILE, async |task| {
+        check(&name)?;
         let control = &task.node.control;
         place::find(&control.config.profiles().await?, &name)?;
         // The profile last: cut short, the same command goes on.
@@ -61,8 +58,8 @@ pub(in crate::agent) async fn remove(task: Task, command: Option<ProfileCmd>) ->
     .await
 }
 
-fn named(command: Option<ProfileCmd>) -> Result<ProfileCmd> {
-    let profile = command.context("the command names no profile")?;
-    ensure!(!place::is_main(&profile.name), "'{}' can't be the name of a profile", profile.name);
-    Ok(profile)
+/// A name that profiles can have.
+fn check(name: &str) -> Result<()> {
+    ensure!(!place::is_main(name), "'{name}' can't be the name of a profile");
+    Ok(())
 }

@@ -20,10 +20,9 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use std::collections::HashSet;
 
-pub(in crate::agent) async fn handle(task: Task, command: Option<CleanupFailedCmd>) -> Result<()> {
-    let command = command.context("the cleanupFailed command has no details");
+pub(in crate::agent) async fn handle(task: Task, command: CleanupFailedCmd) -> Result<()> {
     // The lock has a name that the original knows too.
-    alone::run(task, name::CLEANUP, async |task| work(task, &command?).await).await
+    alone::run(task, name::CLEANUP, async |task| work(task, &command).await).await
 }
 
 async fn work(task: &Task, command: &CleanupFailedCmd) -> Result<()> {

@@ -7,10 +7,9 @@ use super::{
 use crate::agent::op::Gate;
 use crate::model::command::{ReplayCmd, name};
 use crate::restore::replay;
-use anyhow::{Context, Result};
+use anyhow::Result;
 
-pub(in crate::agent) async fn handle(task: Task, command: Option<ReplayCmd>) -> Result<()> {
-    let window = command.context("the replay command has no details")?;
+pub(in crate::agent) async fn handle(task: Task, window: ReplayCmd) -> Result<()> {
     let node = &task.node;
     let Some(op) = task.receive(&window.name).on_primary(node).await?.go() else { return Ok(()) };
     let op = match op.lease(node, name::REPLAY).await? {

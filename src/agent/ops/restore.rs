@@ -18,11 +18,10 @@ use crate::{
     config::{downloads, resolved::Resolved},
     storages::place,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::sync::Arc;
 
-pub(in crate::agent) async fn handle(task: Task, command: Option<RestoreCmd>) -> Result<()> {
-    let restore = command.context("the restore command has no details")?;
+pub(in crate::agent) async fn handle(task: Task, restore: RestoreCmd) -> Result<()> {
     let node = &task.node;
     let Some(op) = task.receive(&restore.name).on_primary(node).await?.go() else { return Ok(()) };
     let op = match op.lease(node, name::RESTORE).await? {

@@ -20,12 +20,11 @@ use crate::{
 use anyhow::{Context, Result, bail};
 use std::sync::Arc;
 
-pub(in crate::agent) async fn handle(task: Task, command: Option<ResyncCmd>) -> Result<()> {
+pub(in crate::agent) async fn handle(task: Task, command: ResyncCmd) -> Result<()> {
     let node = &task.node;
     if !node.in_leader_rs {
         return Ok(());
     }
-    let command = command.unwrap_or_default();
     let Some(op) = task.receive("").check(node).await?.go() else { return Ok(()) };
     let Some(op) = op.anybody().lease(node, name::RESYNC).await?.go() else { return Ok(()) };
     op.run(async |op| {

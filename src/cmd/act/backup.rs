@@ -16,7 +16,7 @@ use crate::cmd::{
 };
 use crate::compress::{check_level, level_remark};
 use crate::config::resolved::Resolved;
-use crate::control::LogQuery;
+use crate::control::{LogQuery, Order};
 use crate::model::{
     backup::{BackupMeta, BackupType},
     command::{self, BackupCmd},
@@ -175,7 +175,7 @@ impl Backup {
         }
         cx.out.announce(&starting(&name, place.name.as_deref()));
         super::give_up::heed_interruptions();
-        let opid = cx.control.commands.send_backup(command).await?.to_hex();
+        let opid = cx.control.commands.send(Order::Backup(command)).await?.to_hex();
         let sent = Sent { kind: command::name::BACKUP, opid: &opid };
         document::appears::<BackupMeta>(cx, &name, sent, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };

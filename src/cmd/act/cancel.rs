@@ -6,6 +6,7 @@ use crate::cmd::io::{
     error::{CliError, Result},
     output::Message,
 };
+use crate::control::Order;
 use crate::model::command::name;
 
 /// Asks the agents to stop the running backup and to remove what it left.
@@ -23,7 +24,7 @@ pub async fn run(cx: &Context) -> Result<()> {
             .hint("`pbm status -s running` shows what runs"));
     };
     cx.ready_to_write().await?;
-    cx.control.commands.send_cancel_backup().await?;
+    cx.control.commands.send(Order::CancelBackup).await?;
     cx.out.print(&Message::new(format!("Cancellation of {running} has started")));
     Ok(())
 }

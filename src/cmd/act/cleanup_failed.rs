@@ -16,7 +16,7 @@ use crate::cmd::{
     },
     show::list::List,
 };
-use crate::control::LogQuery;
+use crate::control::{LogQuery, Order};
 use crate::model::{
     command::{CleanupFailedCmd, Orphan, name},
     log::Severity,
@@ -83,7 +83,7 @@ pub async fn run(cx: &Context, profile: Option<String>, consent: &Consent, waiti
     consent.given(cx, &found.text()).await?;
     let backups = plan.going().take(MOST).map(|item| item.name.clone()).collect();
     let command = CleanupFailedCmd { backups, orphans: found.orphans, ..command };
-    let opid = cx.control.commands.send_cleanup_failed(command).await?.to_hex();
+    let opid = cx.control.commands.send(Order::CleanupFailed(command)).await?.to_hex();
     if !waiting.wait {
         cx.out.print(&Message::new(format!(
             "The agents delete it; `pbm logs -e {} -i {opid}` shows when it is done",
@@ -99,7 +99,7 @@ pub async fn run(cx: &Context, profile: Option<String>, consent: &Consent, waiti
 async fn look(cx: &Context, command: &CleanupFailedCmd) -> Result<(Vec<Orphan>, Vec<String>)> {
     let event = name::CLEANUP_FAILED;
     let command = CleanupFailedCmd { look: true, ..command.clone() };
-    let opid = cx.control.commands.send_cleanup_failed(command).await?.to_hex();
+    let opid = cx.control.commands.send(Order::CleanupFailed(command)).await?.to_hex();
     lock::follow(cx, event, &opid, None).await?;
     let query = LogQuery {
         opid: Some(opid),

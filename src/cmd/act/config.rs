@@ -10,6 +10,7 @@ use crate::cmd::{
     },
 };
 use crate::config::{self, duration, edit, effective, ignored_settings, mask};
+use crate::control::Order;
 use crate::model::{command::ResyncCmd, config::StorageConf};
 use clap::Args;
 use serde::Serialize;
@@ -277,7 +278,7 @@ impl ConfigArgs {
             ));
             return Ok(());
         }
-        let opid = cx.control.commands.send_resync(None).await?.to_hex();
+        let opid = cx.control.commands.send(Order::Resync(ResyncCmd::default())).await?.to_hex();
         if self.wait {
             // Told on the way; the result of `--file` is the configuration.
             resync::follow(cx, &opid, lock::limit(self.wait_time)).await?;
@@ -297,9 +298,8 @@ impl ConfigArgs {
             accept_empty: self.accept_empty,
             ..ResyncCmd::default()
         };
-        let details = (details != ResyncCmd::default()).then_some(details);
         super::give_up::heed_interruptions();
-        let opid = cx.control.commands.send_resync(details).await?.to_hex();
+        let opid = cx.control.commands.send(Order::Resync(details)).await?.to_hex();
         if self.wait {
             let warnings = resync::follow(cx, &opid, lock::limit(self.wait_time)).await?;
             cx.out.print(&Resynced { msg: "Storage resync finished", warnings });

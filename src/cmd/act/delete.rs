@@ -18,13 +18,14 @@ use crate::cmd::{
     },
     show::list::List,
 };
-use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd, name};
+use crate::control::Order;
+use crate::model::command::{CleanupCmd, DeleteCmd, DeletePitrCmd};
 use crate::storages::place;
 use crate::upkeep::deletion::{
     prune,
     retention::{self, Ask, Kind, Refusal},
 };
-use bson::{Timestamp, oid::ObjectId};
+use bson::Timestamp;
 use clap::{ArgGroup, Args};
 
 /// Delete a backup, or those older than a time
@@ -150,32 +151,6 @@ impl Profile {
     }
 }
 
-/// What is to be sent once it is agreed on.
-enum Wish {
-    Delete(DeleteCmd),
-    DeletePitr(DeletePitrCmd),
-    Cleanup(CleanupCmd),
-}
-
-impl Wish {
-    fn event(&self) -> &'static str {
-        match self {
-            Self::Delete(_) => name::DELETE,
-            Self::DeletePitr(_) => name::DELETE_PITR,
-            Self::Cleanup(_) => name::CLEANUP,
-        }
-    }
-
-    async fn send(self, cx: &Context) -> anyhow::Result<ObjectId> {
-        super::give_up::heed_interruptions();
-        match self {
-            Self::Delete(command) => cx.control.commands.send_delete(command).await,
-            Self::DeletePitr(command) => cx.control.commands.send_delete_pitr(command).await,
-            Self::Cleanup(command) => cx.control.commands.send_cleanup(command).await,
-        }
-    }
-}
-
 impl DeleteBackup {
     /// Runs the subcommand.
     pub async fn run(mut self, cx: &Context) -> Result<()> {
@@ -204,7 +179,7 @@ impl DeleteBackup {
             }
         };
         let wait = Waiting::FOREVER;
-        carry_out(cx, &wanted, Wish::Delete(command), &self.consent, &wait).await
+        carry_out(cx, &wanted, Order::Delete(command), &self.consent, &wait).await
     }
 }
 
@@ -219,7 +194,7 @@ impl DeletePitr {
             }
             None => (Ask::AllChunks, 0),
         };
-        let command = Wish::DeletePitr(DeletePitrCmd { olderthan });
+        let command = Order::DeletePitr(DeletePitrCmd { olderthan });
         carry_out(cx, &wanted, command, &self.consent, &self.waiting).await
     }
 }
@@ -232,7 +207,7 @@ impl Cleanup {
             return cleanup_failed::run(cx, profile, &self.consent, &self.waiting).await;
         };
         let before = past(cx, moment).await?;
-        let command = Wish::Cleanup(CleanupCmd { older_than: before, profile: profile.clone().unwrap_or_default() });
+        let command = Order::Cleanup(CleanupCmd { older_than: before, profile: profile.clone().unwrap_or_default() });
         carry_out(cx, &Ask::Everything { before, profile }, command, &self.consent, &self.waiting).await
     }
 }
@@ -275,7 +250,7 @@ fn refused(refusal: &Refusal) -> CliError {
     }
 }
 
-async fn carry_out(cx: &Context, wanted: &Ask, wish: Wish, consent: &Consent, waiting: &Waiting) -> Result<()> {
+async fn carry_out(cx: &Context, wanted: &Ask, order: Order, consent: &Consent, waiting: &Waiting) -> Result<()> {
     let config = cx.config().await?;
     // Before the plan, which an operation under way would change.
     if !consent.dry_run {
@@ -296,8 +271,9 @@ async fn carry_out(cx: &Context, wanted: &Ask, wish: Wish, consent: &Consent, wa
     cx.ready_to_write().await?;
     checks::agents(cx, Need::Any).await?;
     consent.given(cx, &shown.plan()).await?;
-    let event = wish.event();
-    let opid = wish.send(cx).await?.to_hex();
+    let event = order.event();
+    super::give_up::heed_interruptions();
+    let opid = cx.control.commands.send(order).await?.to_hex();
     if !waiting.wait {
         cx.out.print(&Message::new(format!(
             "The agents delete it; `pbm logs -e {event} -i {opid}` shows when it is done"

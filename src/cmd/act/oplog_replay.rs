@@ -18,6 +18,7 @@ use crate::cmd::{
         times, units,
     },
 };
+use crate::control::Order;
 use crate::model::{
     command::{self, ReplayCmd},
     restore::RestoreMeta,
@@ -109,7 +110,7 @@ impl OplogReplay {
         let rs_map = map.iter().map(|(from, to)| (from.clone(), to.into())).collect();
         let command = ReplayCmd { name: name.clone(), start: self.start, end: self.end, rs_map };
         super::give_up::heed_interruptions();
-        let opid = cx.control.commands.send_replay(command).await?.to_hex();
+        let opid = cx.control.commands.send(Order::Replay(command)).await?.to_hex();
         let sent = Sent { kind: command::name::REPLAY, opid: &opid };
         document::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };

@@ -16,7 +16,7 @@ use crate::cmd::{
         storage,
     },
 };
-use crate::control::Shelf;
+use crate::control::{Order, Shelf};
 use crate::model::{
     command::{ResyncCmd, name},
     config::{Config, StorageConf},
@@ -275,7 +275,8 @@ impl Add {
             ));
         }
         ready(cx).await?;
-        let opid = cx.control.commands.send_add_profile(&self.name, settings).await?.to_hex();
+        let order = Order::AddProfile { name: self.name.clone(), storage: settings };
+        let opid = cx.control.commands.send(order).await?.to_hex();
         if !self.waiting.wait && !self.sync {
             cx.out.print(&done(format!("An agent adds the profile; `pbm logs -i {opid}` shows how it ends")));
             return Ok(());
@@ -326,7 +327,7 @@ impl Remove {
     async fn run(self, cx: &Context) -> Result<()> {
         known(cx, &self.name).await?;
         ready(cx).await?;
-        let opid = cx.control.commands.send_remove_profile(&self.name).await?.to_hex();
+        let opid = cx.control.commands.send(Order::RemoveProfile { name: self.name.clone() }).await?.to_hex();
         if !self.waiting.wait {
             cx.out.print(&done(format!("An agent removes the profile; `pbm logs -i {opid}` shows how it ends")));
             return Ok(());
@@ -369,7 +370,7 @@ async fn ready(cx: &Context) -> Result<()> {
 }
 
 async fn send_sync(cx: &Context, command: ResyncCmd, waiting: &Waiting, said: String) -> Result<()> {
-    let opid = cx.control.commands.send_resync(Some(command)).await?.to_hex();
+    let opid = cx.control.commands.send(Order::Resync(command)).await?.to_hex();
     if !waiting.wait {
         cx.out.print(&done(format!("An agent does it now; `pbm logs -e resync -i {opid}` shows how it ends")));
         return Ok(());

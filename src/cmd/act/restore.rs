@@ -20,6 +20,7 @@ use crate::cmd::{
         selection, storage, times, units,
     },
 };
+use crate::control::Order;
 use crate::model::{
     backup::BackupMeta,
     command::{self, RestoreCmd},
@@ -261,7 +262,7 @@ impl Restore {
         cx.out.note(&format!("Starting restore {name} of {what}"));
         let command = self.command(&name, &backup, target, (nss, narrowed));
         super::give_up::heed_interruptions();
-        let opid = cx.control.commands.send_restore(command).await?.to_hex();
+        let opid = cx.control.commands.send(Order::Restore(command)).await?.to_hex();
         let sent = Sent { kind: command::name::RESTORE, opid: &opid };
         document::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
