@@ -1,5 +1,4 @@
-//! `pbm`: what people and their scripts use. It asks and shows; the agents do the work. Also two command lines beside it:
-//! `pbm-speed-test` ([`speed_test`]) and `pbmctl` ([`ctl`]).
+//! `pbm`: what people and their scripts use. It asks and shows; the agents do the work.
 //!
 //! A subcommand's file holds its arguments (their comments are the help), and one function that checks, acts and
 //! returns what is printed. Results go to stdout, everything else to stderr; with a JSON format stdout holds exactly
@@ -30,7 +29,7 @@ pub(crate) const GLOBAL: &str = "Global options";
 /// Back up and restore MongoDB clusters
 #[derive(Debug, Parser)]
 #[command(name = "pbm", version = build::SHORT, subcommand_required = true, after_help = io::error::CODES)]
-pub(crate) struct Cli {
+struct Cli {
     /// Connection string of a member of the config servers or of the replica set
     #[arg(long, global = true, help_heading = GLOBAL, env = "PBM_MONGODB_URI", value_name = "URI", hide_env_values = true)]
     mongodb_uri: Option<String>,
@@ -41,11 +40,11 @@ pub(crate) struct Cli {
     #[arg(short, long, global = true, help_heading = GLOBAL)]
     quiet: bool,
     #[command(subcommand)]
-    pub command: Command,
+    command: Command,
 }
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum Command {
+enum Command {
     Config(act::config::ConfigArgs),
     Profile(act::profile::Profile),
     Backup(act::backup::Backup),
@@ -95,50 +94,55 @@ impl Cli {
     }
 }
 
-pub(crate) fn start(cli: Cli) -> Result<()> {
-    let format = cli.format();
-    let uri = cli.mongodb_uri.as_deref();
+/// Runs the subcommand; the compiler lists those that are missing here.
+fn start(cli: Cli) -> Result<()> {
+    let to = Connection { format: cli.format(), uri: cli.mongodb_uri };
     match cli.command {
+        Command::Config(it) => to.run(async |cx| it.run(cx).await),
+        Command::Profile(it) => to.run(async |cx| it.run(cx).await),
+        Command::Backup(it) => to.run(async |cx| it.run(cx).await),
+        Command::CancelBackup => to.run(async |cx| act::cancel::run(cx).await),
+        Command::List(it) => to.run(async |cx| it.run(cx).await),
+        Command::Status(it) => to.run(async |cx| it.run(cx).await),
+        Command::Doctor(it) => io::launch::on_runtime(async {
+            let cx = Context::connect_anyhow(to.uri.as_deref(), to.format).await?;
+            it.run(&cx).await
+        }),
+        Command::DescribeBackup(it) => to.run(async |cx| it.run(cx).await),
+        Command::Restore(it) => to.run(async |cx| it.run(cx).await),
+        Command::OplogReplay(it) => to.run(async |cx| it.run(cx).await),
+        // It may read the backup from a folder, and then needs no server.
+        Command::Export(it) => io::launch::on_runtime(it.run(to.uri.as_deref(), to.format)),
+        Command::DescribeRestore(it) => to.run(async |cx| it.run(cx).await),
+        Command::DeleteBackup(it) => to.run(async |cx| it.run(cx).await),
+        Command::DeletePitr(it) => to.run(async |cx| it.run(cx).await),
+        Command::Cleanup(it) => to.run(async |cx| it.run(cx).await),
+        Command::Logs(it) => to.run(async |cx| it.run(cx).await),
+        Command::Diagnostic(it) => to.run(async |cx| it.run(cx).await),
         Command::Version(it) => {
-            it.run(format);
+            it.run(to.format);
             Ok(())
         }
         Command::Completion { shell } => io::launch::completion(&shell, command()),
-        Command::Export(it) => io::launch::on_runtime(it.run(uri, format)),
-        Command::Doctor(it) => io::launch::on_runtime(async {
-            let cx = Context::connect_anyhow(uri, format).await?;
-            it.run(&cx).await
-        }),
-        command => io::launch::on_runtime(async {
-            let cx = Context::connect(uri, format).await?;
-            let done = command.run(&cx).await;
-            cx.control.unreadable.named().iter().for_each(|text| format.note(&format!("Warning: {text}")));
-            done
-        }),
     }
 }
 
-impl Command {
-    /// Runs a subcommand that needs a connection.
-    pub async fn run(self, cx: &Context) -> Result<()> {
-        match self {
-            Self::Config(it) => it.run(cx).await,
-            Self::Profile(it) => it.run(cx).await,
-            Self::Backup(it) => it.run(cx).await,
-            Self::CancelBackup => act::cancel::run(cx).await,
-            Self::List(it) => it.run(cx).await,
-            Self::Status(it) => it.run(cx).await,
-            Self::DescribeBackup(it) => it.run(cx).await,
-            Self::Restore(it) => it.run(cx).await,
-            Self::OplogReplay(it) => it.run(cx).await,
-            Self::DescribeRestore(it) => it.run(cx).await,
-            Self::DeleteBackup(it) => it.run(cx).await,
-            Self::DeletePitr(it) => it.run(cx).await,
-            Self::Cleanup(it) => it.run(cx).await,
-            Self::Logs(it) => it.run(cx).await,
-            Self::Diagnostic(it) => it.run(cx).await,
-            Self::Doctor(_) | Self::Export(_) | Self::Version(_) | Self::Completion { .. } => Ok(()),
-        }
+/// What is needed to connect.
+struct Connection {
+    uri: Option<String>,
+    format: Format,
+}
+
+impl Connection {
+    /// Connects and runs a subcommand; then warns of documents that could not be read.
+    fn run(self, work: impl AsyncFnOnce(&Context) -> Result<()>) -> Result<()> {
+        io::launch::on_runtime(async {
+            let cx = Context::connect(self.uri.as_deref(), self.format).await?;
+            let done = work(&cx).await;
+            let unreadable = cx.control.unreadable.named();
+            unreadable.iter().for_each(|text| self.format.note(&format!("Warning: {text}")));
+            done
+        })
     }
 }
 

@@ -7,7 +7,9 @@
 mod lists;
 
 use crate::cmd::{
-    Cli as Pbm, GLOBAL, format_parser,
+    GLOBAL,
+    act::{backup::Backup, restore::Restore},
+    format_parser,
     io::{
         context::Context,
         error::{CliError, Result},
@@ -143,6 +145,14 @@ struct RunRestore {
     skip_users_and_roles: bool,
 }
 
+/// A command line of `pbm` that an old one is translated to.
+#[derive(Debug, Parser)]
+#[command(name = "pbm")]
+enum Translated {
+    Backup(Backup),
+    Restore(Restore),
+}
+
 /// The command line as data, for completion and manual pages.
 #[must_use]
 pub fn command() -> clap::Command {
@@ -157,37 +167,45 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 
 fn start(cli: Cli) -> Result<()> {
     let out = cli.out.format();
+    let uri = cli.mongodb_uri.as_deref().filter(|uri| !uri.trim().is_empty());
+    let warn = || -> Result<()> {
+        cli.retired.check(uri)?.iter().for_each(|warning| out.note(&format!("Warning: {warning}")));
+        Ok(())
+    };
     match &cli.command {
         Command::Version => {
             out.print(&Version { version: build::current() });
-            return Ok(());
+            Ok(())
         }
-        Command::Completion { shell } => return launch::completion(shell, command()),
-        Command::List(_) | Command::Run(_) => {}
+        Command::Completion { shell } => launch::completion(shell, command()),
+        Command::List(list) => {
+            warn()?;
+            launch::on_runtime(async {
+                let cx = Context::connect(uri, out).await?;
+                match list {
+                    List::Nodes { verbose } => out.print(&lists::nodes(&cx, *verbose).await?),
+                    List::Backups => out.print(&lists::backups(&cx).await?),
+                    List::Storage => out.print(&lists::storages(&cx).await?),
+                }
+                Ok(())
+            })
+        }
+        Command::Run(run) => {
+            warn()?;
+            // Translated before connecting: mistakes need no server.
+            let translated = Translated::try_parse_from(run.words()?).map_err(|error| misused(&error, NAME))?;
+            launch::on_runtime(async {
+                let cx = Context::connect(uri, out).await?;
+                if let Run::Restore(it) = run {
+                    it.check(&cx).await?;
+                }
+                match translated {
+                    Translated::Backup(it) => it.run(&cx).await,
+                    Translated::Restore(it) => it.run(&cx).await,
+                }
+            })
+        }
     }
-    let uri = cli.mongodb_uri.as_deref().filter(|uri| !uri.trim().is_empty());
-    cli.retired.check(uri)?.iter().for_each(|warning| out.note(&format!("Warning: {warning}")));
-    launch::on_runtime(async {
-        // Translated before anything is asked: mistakes need no server.
-        let translated = match &cli.command {
-            Command::Run(Run::Backup(it)) => Some(it.translated()?),
-            Command::Run(Run::Restore(it)) => Some(it.translated()?),
-            _ => None,
-        };
-        let pbm = translated.map(Pbm::try_parse_from).transpose().map_err(|error| misused(&error, NAME))?;
-        let cx = Context::connect(uri, out).await?;
-        match &cli.command {
-            Command::List(List::Nodes { verbose }) => out.print(&lists::nodes(&cx, *verbose).await?),
-            Command::List(List::Backups) => out.print(&lists::backups(&cx).await?),
-            Command::List(List::Storage) => out.print(&lists::storages(&cx).await?),
-            Command::Run(Run::Restore(it)) => it.check(&cx).await?,
-            _ => {}
-        }
-        match pbm {
-            Some(pbm) => pbm.command.run(&cx).await,
-            None => Ok(()),
-        }
-    })
 }
 
 impl Retired {
@@ -233,9 +251,19 @@ fn has_option(uri: &str, wanted: &[&str]) -> bool {
     options.split('&').any(|option| wanted.iter().any(|wanted| option.starts_with(wanted)))
 }
 
+impl Run {
+    /// The same as a command line of `pbm`.
+    fn words(&self) -> Result<Vec<String>> {
+        match self {
+            Self::Backup(it) => it.words(),
+            Self::Restore(it) => it.words(),
+        }
+    }
+}
+
 impl RunBackup {
-    /// The arguments of `pbm`.
-    fn translated(&self) -> Result<Vec<String>> {
+    /// The same as a command line of `pbm`.
+    fn words(&self) -> Result<Vec<String>> {
         if self.encryption_algorithm.as_ref().is_some_and(|name| !name.is_empty()) {
             return Err(CliError::usage("--encryption-algorithm: this program does not encrypt backups")
                 .hint("leave it out, and let the storage encrypt: storage.s3.serverSideEncryption of `pbm config`"));
@@ -258,8 +286,8 @@ impl RunRestore {
         self.metadata_file.strip_suffix(".json").unwrap_or(&self.metadata_file)
     }
 
-    /// The arguments of `pbm`.
-    fn translated(&self) -> Result<Vec<String>> {
+    /// The same as a command line of `pbm`.
+    fn words(&self) -> Result<Vec<String>> {
         let name = self.name();
         if self.skip_users_and_roles {
             return Err(CliError::usage(
@@ -318,13 +346,11 @@ mod tests {
 
     /// What `pbm` is called with.
     fn translated(text: &str) -> Result<String, String> {
-        let words = match parse(text).map_err(|error| error.to_string())?.command {
-            Command::Run(Run::Backup(it)) => it.translated(),
-            Command::Run(Run::Restore(it)) => it.translated(),
-            other => panic!("{other:?}"),
+        let Command::Run(run) = parse(text).map_err(|error| error.to_string())?.command else {
+            panic!("not a command to translate: {text}")
         };
-        let words = words.map_err(|error| error.source.to_string())?;
-        Pbm::try_parse_from(&words).map_err(|error| misused(&error, NAME).source.to_string())?;
+        let words = run.words().map_err(|error| error.source.to_string())?;
+        Translated::try_parse_from(&words).map_err(|error| misused(&error, NAME).source.to_string())?;
         Ok(words.join(" "))
     }
 
