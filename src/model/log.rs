@@ -28,6 +28,12 @@ impl Severity {
     }
 }
 
+/// The last line of a deletion, a clean-up or a change of a profile that ended well. Command lines wait for it.
+pub const DONE: &str = "done";
+/// The last line of a resync that ended well. The original's command line waits for exactly this word (docs/format.md
+/// C.11.1).
+pub const SUCCEED: &str = "succeed";
+
 /// One log line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogEntry {
@@ -56,4 +62,15 @@ pub struct LogEntry {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub opid: String,
     pub msg: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Agents and command lines of other versions know them.
+    #[test]
+    fn the_last_words_of_an_operation_never_change() {
+        assert_eq!((DONE, SUCCEED), ("done", "succeed"));
+    }
 }

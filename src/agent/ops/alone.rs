@@ -1,6 +1,7 @@
 //! Work that one agent of the leader replica set does, whichever comes first, while whoever asked waits for its lock.
 
 use super::Task;
+use crate::model::log::DONE;
 use crate::mongo::admin::explain;
 use anyhow::{Result, anyhow};
 use std::time::Duration;
@@ -26,7 +27,7 @@ pub(super) async fn run(task: Task, kind: &str, work: impl AsyncFnOnce(&Task) ->
         };
         // Told before the lock is given back: who waits for the lock reads the log then.
         match ended {
-            Ok(()) => tracing::info!("done"),
+            Ok(()) => tracing::info!("{DONE}"),
             Err(error) => tracing::error!("{}", explain(&error)),
         }
         node.log.settle(LAST_WORD).await;

@@ -6,6 +6,7 @@ use crate::agent::{node::Node, sharing};
 use crate::model::{
     command::{ResyncCmd, name},
     config::{Config, StorageConf},
+    log::SUCCEED,
 };
 use crate::mongo::admin::explain;
 use crate::storage::Storage;
@@ -33,8 +34,7 @@ pub(in crate::agent) async fn handle(task: Task, command: ResyncCmd) -> Result<(
             () = op.cancel.cancelled() => bail!("{}; repeat it", op.why_early(name::RESYNC)),
             done = read(node, &command) => done?,
         }
-        // The original's command line waits for exactly this word.
-        tracing::info!("succeed");
+        tracing::info!("{SUCCEED}");
         Ok(())
     })
     .await

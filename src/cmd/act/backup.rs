@@ -3,8 +3,9 @@
 use super::{checks, give_up::Sent, profile};
 use crate::cmd::{
     follow::{
-        document::{self, Goal},
-        lock::Waiting,
+        Waiting,
+        document::{self, Document, Goal},
+        follow,
     },
     io::{
         context::Context,
@@ -179,7 +180,7 @@ impl Backup {
         let sent = Sent { kind: command::name::BACKUP, opid: &opid };
         document::appears::<BackupMeta>(cx, &name, sent, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
-        let meta = document::follow::<BackupMeta>(cx, &name, goal, self.waiting.limit()).await?;
+        let meta = follow(cx, Document::<BackupMeta>::new(cx, &name, goal), self.waiting.limit()).await?;
         cx.out.print(&Made {
             warnings: warnings(cx, &opid).await,
             name,

@@ -3,11 +3,11 @@
 
 use super::{
     checks::{self, Need},
-    delete::Consent,
+    consent::Consent,
     prune_plan::{NOTHING, Shown},
 };
 use crate::cmd::{
-    follow::lock::{self, Waiting},
+    follow::{Waiting, follow, lock::Lock},
     io::{
         context::Context,
         error::Result,
@@ -91,7 +91,7 @@ pub async fn run(cx: &Context, profile: Option<String>, consent: &Consent, waiti
         )));
         return Ok(());
     }
-    lock::follow(cx, name::CLEANUP_FAILED, &opid, waiting.limit()).await?;
+    follow(cx, Lock::new(name::CLEANUP_FAILED, &opid), waiting.limit()).await?;
     List::default().run(cx).await
 }
 
@@ -100,7 +100,7 @@ async fn look(cx: &Context, command: &CleanupFailedCmd) -> Result<(Vec<Orphan>, 
     let event = name::CLEANUP_FAILED;
     let command = CleanupFailedCmd { look: true, ..command.clone() };
     let opid = cx.control.commands.send(Order::CleanupFailed(command)).await?.to_hex();
-    lock::follow(cx, event, &opid, None).await?;
+    follow(cx, Lock::new(event, &opid), None).await?;
     let query = LogQuery {
         opid: Some(opid),
         event: Some(event.to_owned()),

@@ -2,13 +2,14 @@
 
 use super::{
     checks::{self, Need},
-    cleanup_failed, profile,
+    cleanup_failed,
+    consent::Consent,
+    profile,
     prune_plan::{NOTHING, Shown},
 };
 use crate::cmd::{
-    follow::lock::{self, Waiting},
+    follow::{Waiting, follow, lock::Lock},
     io::{
-        ask,
         context::Context,
         error::{CliError, Result},
         offered_values::offering,
@@ -103,27 +104,6 @@ struct Profile {
     /// Storage profile whose backups are meant [default: main]
     #[arg(long, value_name = "PROFILE")]
     profile: Option<String>,
-}
-
-#[derive(Debug, Args)]
-pub struct Consent {
-    /// Show what would go and why, and delete nothing
-    #[arg(long)]
-    pub dry_run: bool,
-    /// Don't ask
-    #[arg(short, long)]
-    yes: bool,
-}
-
-impl Consent {
-    /// Shows the plan, and asks unless told not to.
-    pub async fn given(&self, cx: &Context, plan: &str) -> Result<()> {
-        if self.yes {
-            cx.out.note(plan);
-            return Ok(());
-        }
-        ask::confirm(cx.out, plan, "Delete this?", "nothing was deleted").await
-    }
 }
 
 impl Profile {
@@ -280,6 +260,6 @@ async fn carry_out(cx: &Context, wanted: &Ask, order: Order, consent: &Consent, 
         )));
         return Ok(());
     }
-    lock::follow(cx, event, &opid, waiting.limit()).await?;
+    follow(cx, Lock::new(event, &opid), waiting.limit()).await?;
     List::default().run(cx).await
 }

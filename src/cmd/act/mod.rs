@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod checks;
 pub mod cleanup_failed;
 pub mod config;
+pub mod consent;
 pub mod delete;
 pub mod dry_run;
 pub mod export;

@@ -7,8 +7,9 @@ use super::{
 };
 use crate::cmd::{
     follow::{
-        document::{self, Goal},
-        lock::Waiting,
+        Waiting,
+        document::{self, Document, Goal},
+        follow,
     },
     io::{
         ask,
@@ -114,7 +115,7 @@ impl OplogReplay {
         let sent = Sent { kind: command::name::REPLAY, opid: &opid };
         document::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
-        let meta = document::follow::<RestoreMeta>(cx, &name, goal, self.waiting.limit()).await?;
+        let meta = follow(cx, Document::<RestoreMeta>::new(cx, &name, goal), self.waiting.limit()).await?;
         let slicing = Slicing::after(cx, &config).await?;
         cx.out.print(&Replayed { name, status: meta.status, sharded: cluster.sharded, slicing });
         Ok(())

@@ -5,10 +5,7 @@ use super::{
     config,
 };
 use crate::cmd::{
-    follow::{
-        lock::{self, Waiting},
-        resync,
-    },
+    follow::{Waiting, follow, lock::Lock, resync::Resync},
     io::{
         context::Context,
         error::{CliError, Result},
@@ -281,7 +278,7 @@ impl Add {
             cx.out.print(&done(format!("An agent adds the profile; `pbm logs -i {opid}` shows how it ends")));
             return Ok(());
         }
-        lock::follow(cx, name::ADD_PROFILE, &opid, self.waiting.limit()).await?;
+        follow(cx, Lock::new(name::ADD_PROFILE, &opid), self.waiting.limit()).await?;
         if !self.sync {
             cx.out.print(&done(format!("Profile {} is added", self.name)));
             return Ok(());
@@ -332,7 +329,7 @@ impl Remove {
             cx.out.print(&done(format!("An agent removes the profile; `pbm logs -i {opid}` shows how it ends")));
             return Ok(());
         }
-        lock::follow(cx, name::REMOVE_PROFILE, &opid, self.waiting.limit()).await?;
+        follow(cx, Lock::new(name::REMOVE_PROFILE, &opid), self.waiting.limit()).await?;
         cx.out.print(&done(format!("Profile {} is removed; its backups stay on its storage", self.name)));
         Ok(())
     }
@@ -375,7 +372,7 @@ async fn send_sync(cx: &Context, command: ResyncCmd, waiting: &Waiting, said: St
         cx.out.print(&done(format!("An agent does it now; `pbm logs -e resync -i {opid}` shows how it ends")));
         return Ok(());
     }
-    let warnings = resync::follow(cx, &opid, waiting.limit()).await?;
+    let warnings = follow(cx, Resync::new(cx, &opid), waiting.limit()).await?;
     cx.out.print(&Done { warnings, ..done(said) });
     Ok(())
 }

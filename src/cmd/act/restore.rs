@@ -8,8 +8,9 @@ use super::{
 };
 use crate::cmd::{
     follow::{
-        document::{self, Goal},
-        lock::Waiting,
+        Waiting,
+        document::{self, Document, Goal},
+        follow,
     },
     io::{
         ask,
@@ -266,7 +267,7 @@ impl Restore {
         let sent = Sent { kind: command::name::RESTORE, opid: &opid };
         document::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;
         let goal = if self.waiting.wait { Goal::Ended } else { Goal::Started };
-        let meta = document::follow::<RestoreMeta>(cx, &name, goal, self.waiting.limit()).await?;
+        let meta = follow(cx, Document::<RestoreMeta>::new(cx, &name, goal), self.waiting.limit()).await?;
         let snapshot = target.is_none().then_some(backup.name);
         let slicing = Slicing::after(cx, &config).await?;
         cx.out.print(&Restored { name, snapshot, what, status: meta.status, sharded, slicing });

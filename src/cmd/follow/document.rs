@@ -1,8 +1,7 @@
-//! Follows an operation by its document, as far as somebody wants to wait.
-//!
-//! Nobody waits for ever: while we wait, operations of lost agents are ended by us too ([`reap`]), and a document whose
-//! heartbeat stands still, or a server that does not answer, ends the waiting with an error.
+//! An operation that has a document: a backup, a restore or a replay. A document whose heartbeat stands still, or a server
+//! that does not answer, ends the waiting with an error.
 
+use super::{Followed, READ, REAP, goes_on};
 use crate::cmd::{
     act::give_up::{self, GivenUp, Sent, give_up},
     io::{
@@ -17,15 +16,10 @@ use crate::model::{
     restore::RestoreMeta,
     status::Status,
 };
-use crate::operation::reap;
 use bson::Timestamp;
-use std::time::Duration;
+use std::{marker::PhantomData, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
-/// How often lost operations are looked for.
-const REAP: Duration = Duration::from_secs(4);
-/// The longest that one reading may take.
-const READ: Duration = Duration::from_secs(15);
 /// Silence after which the server counts as gone: an election is over by then.
 const SERVER_GONE: Duration = Duration::from_secs(60);
 /// A heartbeat that stands still for so long, by our own clock, is dead even if nobody could write that down. Longer
@@ -147,22 +141,82 @@ pub async fn appears<T: Watched>(cx: &Context, name: &str, sent: Sent<'_>, limit
     Err(give_up::nobody(&what, limit, given_up))
 }
 
-/// Follows the operation to its goal; shows what happens.
-///
-/// # Errors
-/// It ended badly, its agents are lost, the server is gone, `limit` is over, or SIGINT came.
-pub async fn follow<T: Watched>(cx: &Context, name: &str, goal: Goal, limit: Option<Duration>) -> Result<T> {
-    let document = interruptible(T::WHAT, name, limit, watch::<T>(cx, name, goal), || {
-        let text = format!(
-            "the {} {name} has not ended within the --wait-time of {} s; it goes on",
-            T::WHAT,
-            limit.unwrap_or_default().as_secs()
-        );
+/// An operation that is followed by its document to its goal; what happens is shown.
+pub struct Document<'a, T> {
+    name: &'a str,
+    goal: Goal,
+    view: View,
+    /// When the document was read the last time.
+    heard: Instant,
+    /// The newest heartbeat, and when it was read for the first time.
+    beat: (Timestamp, Instant),
+    kind: PhantomData<T>,
+}
+
+impl<'a, T: Watched> Document<'a, T> {
+    pub fn new(cx: &Context, name: &'a str, goal: Goal) -> Self {
+        let now = Instant::now();
+        let beat = (Timestamp { time: 0, increment: 0 }, now);
+        Self { name, goal, view: View::new(cx.out, T::WHAT), heard: now, beat, kind: PhantomData }
+    }
+}
+
+impl<T: Watched> Followed for Document<'_, T> {
+    type End = T;
+
+    async fn look(&mut self, cx: &Context) -> Result<Option<T>> {
+        let name = self.name;
+        match timeout(READ, T::docs(&cx.control).get(name)).await {
+            Ok(Ok(Some(document))) => {
+                self.heard = Instant::now();
+                if document.hb() != self.beat.0 {
+                    self.beat = (document.hb(), self.heard);
+                }
+                self.view.show(document.status(), &document.progress());
+                if self.goal.met(document.status()) {
+                    self.view.end();
+                    judge(name, &document)?;
+                    return Ok(Some(document));
+                }
+            }
+            Ok(Ok(None)) => {
+                return Err(CliError::failed(format!("the record of {} {name} has disappeared", T::WHAT))
+                    .hint("somebody may have deleted it; see `pbm list`"));
+            }
+            Ok(Err(error)) if self.heard.elapsed() > SERVER_GONE => {
+                return Err(gone::<T>(name, self.heard, &format!(" ({})", error::text(&error))));
+            }
+            Err(_) if self.heard.elapsed() > SERVER_GONE => return Err(gone::<T>(name, self.heard, "")),
+            Ok(Err(_)) | Err(_) => {}
+        }
+        let silent = self.heard.duration_since(self.beat.1);
+        if silent > HEART_STOPPED {
+            return Err(CliError::failed(format!(
+                "the agent that leads {} {name} was lost: no heartbeat for {} s",
+                T::WHAT,
+                silent.as_secs()
+            ))
+            .hint("`pbm status -s cluster` shows which agent is missing"));
+        }
+        Ok(None)
+    }
+
+    fn may_reap(&self) -> bool {
+        self.heard.elapsed() < REAP
+    }
+
+    fn over(&self, limit: Duration) -> CliError {
+        let (what, name, limit) = (T::WHAT, self.name, limit.as_secs());
+        let text = format!("the {what} {name} has not ended within the --wait-time of {limit} s; it goes on");
         CliError::new(Kind::WaitOver, text).hint("`pbm status -s running` shows it")
-    })
-    .await??;
-    judge(name, &document)?;
-    Ok(document)
+    }
+
+    async fn interrupted(&self, _: &Context) -> CliError {
+        goes_on(&format!("the {} {}", T::WHAT, self.name)).hint(match T::WHAT {
+            "backup" => "`pbm cancel-backup` stops it; `pbm status -s running` shows it",
+            _ => "it can't be stopped halfway without harm; `pbm status -s running` shows it",
+        })
+    }
 }
 
 /// A bad end as an error.
@@ -175,82 +229,6 @@ fn judge<T: Watched>(name: &str, document: &T) -> Result<()> {
         Status::Canceled => Err(CliError::failed(format!("{what} {name} was cancelled"))),
         Status::PartlyDone => Err(CliError::failed(format!("{what} {name} succeeded on some nodes only: {reason}"))),
         _ => Ok(()),
-    }
-}
-
-/// Returns when the limit is over; never, if there is none.
-pub async fn runs_out(limit: Option<Duration>) {
-    match limit {
-        Some(limit) => sleep(limit).await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn interruptible<T>(
-    what: &str,
-    name: &str,
-    limit: Option<Duration>,
-    work: impl Future<Output = T>,
-    over: impl FnOnce() -> CliError,
-) -> Result<T> {
-    tokio::select! {
-        done = work => Ok(done),
-        () = runs_out(limit) => Err(over()),
-        () = crate::cmd::act::give_up::interruption() => {
-            let error = CliError::new(Kind::Interrupted, format!("interrupted: the {what} {name} goes on without us"));
-            Err(match what {
-                "backup" => error.hint("`pbm cancel-backup` stops it; `pbm status -s running` shows it"),
-                _ => error.hint("it can't be stopped halfway without harm; `pbm status -s running` shows it"),
-            })
-        }
-    }
-}
-
-async fn watch<T: Watched>(cx: &Context, name: &str, goal: Goal) -> Result<T> {
-    let mut view = View::new(cx.out, T::WHAT);
-    let mut heard = Instant::now();
-    let mut beat = (Timestamp { time: 0, increment: 0 }, Instant::now());
-    let mut reap_at = Instant::now() + REAP;
-    loop {
-        let mut waiter = cx.control.bell.waiter();
-        match timeout(READ, T::docs(&cx.control).get(name)).await {
-            Ok(Ok(Some(document))) => {
-                heard = Instant::now();
-                if document.hb() != beat.0 {
-                    beat = (document.hb(), heard);
-                }
-                view.show(document.status(), &document.progress());
-                if goal.met(document.status()) {
-                    view.end();
-                    return Ok(document);
-                }
-            }
-            Ok(Ok(None)) => {
-                return Err(CliError::failed(format!("the record of {} {name} has disappeared", T::WHAT))
-                    .hint("somebody may have deleted it; see `pbm list`"));
-            }
-            Ok(Err(error)) if heard.elapsed() > SERVER_GONE => {
-                return Err(gone::<T>(name, heard, &format!(" ({})", error::text(&error))));
-            }
-            Err(_) if heard.elapsed() > SERVER_GONE => {
-                return Err(gone::<T>(name, heard, ""));
-            }
-            Ok(Err(_)) | Err(_) => {}
-        }
-        if heard.duration_since(beat.1) > HEART_STOPPED {
-            return Err(CliError::failed(format!(
-                "the agent that leads {} {name} was lost: no heartbeat for {} s",
-                T::WHAT,
-                heard.duration_since(beat.1).as_secs()
-            ))
-            .hint("`pbm status -s cluster` shows which agent is missing"));
-        }
-        if Instant::now() >= reap_at && heard.elapsed() < REAP {
-            // What it finds shows in the document; a failure shows at the next reading.
-            let _ = timeout(READ, reap::end_all_lost(&cx.control)).await;
-            reap_at = Instant::now() + REAP;
-        }
-        waiter.next().await;
     }
 }
 

@@ -1,5 +1,6 @@
-//! Follows a command that has no document of its own: its lock comes and goes, and the log has its error.
+//! A command that has no document of its own: its lock comes and goes, and the log has its error.
 
+use super::{Followed, goes_on, lines, withdrawn};
 use crate::cmd::{
     act::give_up::{self, GivenUp, Sent, give_up},
     io::{
@@ -7,122 +8,125 @@ use crate::cmd::{
         error::{CliError, Kind, Result},
     },
 };
-use crate::config::duration;
-use crate::control::LogQuery;
-use crate::model::{agent::AgentStat, lock::is_stale, log::Severity};
-use crate::operation::reap;
-use clap::Args;
+use crate::model::{
+    agent::AgentStat,
+    lock::{LockHeader, is_stale},
+    log::{DONE, Severity},
+};
 use futures::StreamExt;
-use std::time::Duration;
+use std::{future::ready, pin::pin, time::Duration};
 use tokio::time::{Instant, timeout};
 
 /// How long agents have to take the command.
 const TAKEN_WITHIN: Duration = Duration::from_secs(33);
 /// The last lines of the log come a moment after the lock is gone; the original's agents may write none.
 const LAST_WORD: Duration = Duration::from_secs(3);
-/// Agents of ours always tell how it ended, later only when the log could not be written for a while.
+/// Agents of ours always log how it ended, later only when the log could not be written for a while.
 const LAST_WORD_OF_OURS: Duration = Duration::from_secs(15);
-/// How often lost agents are looked for.
-const REAP: Duration = Duration::from_secs(4);
-/// The agents' word for a good end.
-const DONE: &str = "done";
-
-/// Whether and how long to wait for the end of what an agent does.
-#[derive(Debug, Default, Args)]
-pub struct Waiting {
-    /// Wait for the end
-    #[arg(short, long)]
-    pub wait: bool,
-    /// Wait no longer than this, such as 30m or 1h30m
-    #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
-    wait_time: Option<Duration>,
-}
-
-impl Waiting {
-    /// For ever.
-    pub const FOREVER: Self = Self { wait: true, wait_time: None };
-
-    /// How long to wait at most.
-    pub fn limit(&self) -> Option<Duration> {
-        limit(self.wait_time)
-    }
-}
-
-/// What counts of a `--wait-time`: as in the original nothing up to a second.
-pub fn limit(given: Option<Duration>) -> Option<Duration> {
-    given.filter(|limit| *limit > Duration::from_secs(1))
-}
-
-/// Waits until the lock of the operation with this OPID has come and gone.
-///
-/// # Errors
-/// It failed, nobody does it, its agent is lost, `limit` is over, or SIGINT came.
-pub async fn follow(cx: &Context, event: &'static str, opid: &str, limit: Option<Duration>) -> Result<()> {
-    let hint = format!("`pbm logs -e {event} -i {opid}` shows how it goes on");
-    tokio::select! {
-        ended = watch(cx, event, opid) => ended,
-        () = super::document::runs_out(limit) => {
-            Err(CliError::new(Kind::WaitOver, "it has not ended within the --wait-time; it goes on").hint(hint))
-        }
-        () = give_up::interruption() => {
-            Err(match give_up(cx, Sent { kind: event, opid }).await {
-                GivenUp::TooLate { .. } => {
-                    CliError::new(Kind::Interrupted, "interrupted: it goes on without us").hint(hint)
-                }
-                given_up => give_up::interrupted("the command", given_up),
-            })
-        }
-    }
-}
-
 /// How long the control collections may be unreadable, as during an election, before the call gives up.
 const UNREADABLE: Duration = Duration::from_secs(60);
 
-async fn watch(cx: &Context, event: &'static str, opid: &str) -> Result<()> {
-    let until = Instant::now() + TAKEN_WITHIN;
-    let mut waiter = cx.control.bell.waiter();
-    let taker = loop {
+/// A command that is followed until its lock has come and gone.
+pub struct Lock<'a> {
+    sent: Sent<'a>,
+    /// When the command is withdrawn, if no agent has taken it.
+    taken_until: Instant,
+    /// Whether the agent that took it is one of ours; `None` until an agent takes it.
+    is_ours: Option<bool>,
+    /// The lock's heartbeat stood still at the last look.
+    is_lost: bool,
+    /// Since when the control collections can't be read.
+    failing: Option<Instant>,
+}
+
+impl<'a> Lock<'a> {
+    /// Of the command with this name and OPID.
+    pub fn new(event: &'static str, opid: &'a str) -> Self {
+        Self {
+            sent: Sent { kind: event, opid },
+            taken_until: Instant::now() + TAKEN_WITHIN,
+            is_ours: None,
+            is_lost: false,
+            failing: None,
+        }
+    }
+
+    /// The lock that the first agent took; `None` if no agent has taken one yet.
+    async fn taker(&self, cx: &Context) -> Result<Option<LockHeader>> {
         // A server that does not answer may answer in a moment; the time limit below decides.
-        if let Ok(Some(taker)) = cx.control.locks.taken_by(opid).await {
-            break taker;
+        if let Ok(Some(taker)) = cx.control.locks.taken_by(self.sent.opid).await {
+            return Ok(Some(taker));
         }
-        if Instant::now() >= until {
-            match give_up(cx, Sent { kind: event, opid }).await {
-                GivenUp::TooLate { taken } => break taken,
-                given_up => return Err(give_up::nobody("the command", TAKEN_WITHIN, given_up)),
-            }
+        if Instant::now() < self.taken_until {
+            return Ok(None);
         }
-        waiter.next().await;
-    };
-    // Asked now: an agent that is stopped takes its line with it.
-    let is_taker = |agent: &AgentStat| agent.rs == taker.replset && agent.n == taker.node;
-    let ours = cx.control.agents.all().await?.iter().any(|agent| is_taker(agent) && !agent.is_original());
-    let mut reap_at = Instant::now() + REAP;
-    let (mut lost, mut failing) = (false, None);
-    loop {
+        match give_up(cx, self.sent).await {
+            GivenUp::TooLate { taken } => Ok(Some(taken)),
+            given_up => Err(give_up::nobody("the command", TAKEN_WITHIN, given_up)),
+        }
+    }
+
+    /// How the operation ended, by its agent's last line in the log; `None` if that does not come.
+    async fn last_word(&self, cx: &Context, patience: Duration) -> Option<Result<(), String>> {
+        let ends = lines(cx, self.sent.kind, self.sent.opid).filter_map(|line| {
+            ready(match line.s <= Severity::Error as i32 {
+                true => Some(Err(line.msg)),
+                false => (line.msg == DONE).then_some(Ok(())),
+            })
+        });
+        timeout(patience, pin!(ends).next()).await.ok().flatten()
+    }
+
+    /// Words for where the user finds more.
+    fn logs(&self) -> String {
+        format!("`pbm logs -e {} -i {}", self.sent.kind, self.sent.opid)
+    }
+}
+
+impl Followed for Lock<'_> {
+    type End = ();
+
+    async fn look(&mut self, cx: &Context) -> Result<Option<()>> {
+        let is_ours = if let Some(is_ours) = self.is_ours {
+            is_ours
+        } else {
+            let Some(taker) = self.taker(cx).await? else { return Ok(None) };
+            let is_taker = |agent: &AgentStat| agent.rs == taker.replset && agent.n == taker.node;
+            // Asked now: an agent that is stopped takes its line with it.
+            let is_ours = cx.control.agents.all().await?.iter().any(|agent| is_taker(agent) && !agent.is_original());
+            *self.is_ours.insert(is_ours)
+        };
         let read = async { anyhow::Ok((cx.control.locks.all().await?, cx.control.time_of_last_call().await?)) };
         let (locks, now) = match read.await {
             Ok(read) => read,
-            Err(error) if failing.get_or_insert_with(Instant::now).elapsed() >= UNREADABLE => return Err(error.into()),
-            Err(_) => {
-                waiter.next().await;
-                continue;
+            Err(error) if self.failing.get_or_insert_with(Instant::now).elapsed() >= UNREADABLE => {
+                return Err(error.into());
             }
+            Err(_) => return Ok(None),
         };
-        failing = None;
-        let Some(lock) = locks.iter().find(|lock| lock.header.opid == opid) else { break };
-        lost = is_stale(lock.hb, now);
-        if Instant::now() >= reap_at {
-            // A failure shows at the next reading.
-            let _ = reap::end_all_lost(&cx.control).await;
-            reap_at = Instant::now() + REAP;
+        self.failing = None;
+        if let Some(lock) = locks.iter().find(|lock| lock.header.opid == self.sent.opid) {
+            self.is_lost = is_stale(lock.hb, now);
+            return Ok(None);
         }
-        waiter.next().await;
+        let patience = if is_ours && !self.is_lost { LAST_WORD_OF_OURS } else { LAST_WORD };
+        let told = self.last_word(cx, patience).await;
+        outcome(told, self.is_lost, is_ours, &format!("{} -s D` has the details", self.logs())).map(Some)
     }
-    let patience = if ours && !lost { LAST_WORD_OF_OURS } else { LAST_WORD };
-    let told = timeout(patience, last_word(cx, event, opid)).await.ok();
-    let details = format!("`pbm logs -e {event} -i {opid} -s D` has the details");
-    outcome(told, lost, ours, &details)
+
+    fn may_reap(&self) -> bool {
+        self.is_ours.is_some() && self.failing.is_none()
+    }
+
+    fn over(&self, _: Duration) -> CliError {
+        CliError::new(Kind::WaitOver, "it has not ended within the --wait-time; it goes on")
+            .hint(format!("{}` shows how it goes on", self.logs()))
+    }
+
+    async fn interrupted(&self, cx: &Context) -> CliError {
+        let goes_on = goes_on("it").hint(format!("{}` shows how it goes on", self.logs()));
+        withdrawn(cx, self.sent, "the command", goes_on).await
+    }
 }
 
 /// How it ended, by what was `told` of it, if anything.
@@ -136,31 +140,6 @@ fn outcome(told: Option<Result<(), String>>, lost: bool, ours: bool, details: &s
         None if ours => Err(CliError::failed("the agent that did it has not told how it ended: a part may be missing")
             .hint(format!("{details}; repeat the command, it goes on where it ended"))),
         Some(Ok(())) | None => Ok(()),
-    }
-}
-
-/// How the operation ended, as its agent tells it.
-async fn last_word(cx: &Context, event: &str, opid: &str) -> Result<(), String> {
-    let query = LogQuery {
-        opid: Some(opid.to_owned()),
-        event: Some(event.to_owned()),
-        severity: Some(Severity::Info as i32),
-        ..LogQuery::default()
-    };
-    let mut waiter = cx.control.bell.waiter();
-    loop {
-        if let Ok(stream) = cx.control.logs.follow(&query).await {
-            let mut stream = std::pin::pin!(stream);
-            while let Some(Ok(line)) = stream.next().await {
-                if line.s <= Severity::Error as i32 {
-                    return Err(line.msg);
-                }
-                if line.msg == DONE {
-                    return Ok(());
-                }
-            }
-        }
-        waiter.next().await;
     }
 }
 

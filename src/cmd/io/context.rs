@@ -73,7 +73,8 @@ impl Context {
         }
     }
 
-    fn around(client: Client, uri: &str, out: Format) -> Self {
+    /// A command line with this connection.
+    pub fn around(client: Client, uri: &str, out: Format) -> Self {
         Self {
             control: Control::new(client),
             out,

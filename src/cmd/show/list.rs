@@ -17,7 +17,9 @@ use crate::cmd::{
         units,
     },
 };
-use crate::model::{backup::BackupMeta, command::name, config::Config, restore::RestoreMeta, status::Status};
+use crate::model::{
+    backup::BackupMeta, command::name, config::Config, restore::RestoreMeta, serde_help::is_default, status::Status,
+};
 use crate::pitr::timeline::{self, Gap, Line, Range, Span};
 use clap::Args;
 use serde::Serialize;
@@ -49,13 +51,6 @@ pub struct List {
     replset_remapping: Option<Remapping>,
 }
 
-/// For keys that are left out then.
-#[must_use]
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks for it")]
-pub fn is_zero(size: &i64) -> bool {
-    *size == 0
-}
-
 #[derive(Debug, Serialize)]
 struct Listing {
     /// `null` when there are none, as in the original.
@@ -72,7 +67,7 @@ struct Pitr {
     #[serde(rename = "rsRanges", skip_serializing_if = "BTreeMap::is_empty")]
     rs_ranges: BTreeMap<String, Vec<Range>>,
     /// *Added by us*: bytes of the chunks, and where replica sets have none.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     size: i64,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     gaps: Vec<Gap>,
@@ -130,9 +125,9 @@ struct RestoreItem {
     kind: &'static str,
     #[serde(skip_serializing_if = "String::is_empty")]
     snapshot: String,
-    #[serde(rename = "start-point-in-time", skip_serializing_if = "is_zero")]
+    #[serde(rename = "start-point-in-time", skip_serializing_if = "is_default")]
     start_point: i64,
-    #[serde(rename = "point-in-time", skip_serializing_if = "is_zero")]
+    #[serde(rename = "point-in-time", skip_serializing_if = "is_default")]
     point: i64,
     name: String,
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -1,6 +1,5 @@
 //! One backup as `list` and `status` show it, and whether it can be restored on this cluster.
 
-use super::list::is_zero;
 use crate::cmd::{
     act::restore::Remapping,
     io::{context::Context, error::Result},
@@ -8,6 +7,7 @@ use crate::cmd::{
 use crate::model::{
     backup::{BackupMeta, BackupType},
     lock::{STALE_SECS, is_stale},
+    serde_help::is_default,
     status::Status,
 };
 use crate::mongo::admin;
@@ -108,7 +108,7 @@ pub struct Snapshot {
     pub storage: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub nss: Vec<String>,
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     pub size: i64,
     pub status: Status,
     #[serde(rename = "printStatus")]

@@ -1,7 +1,7 @@
 //! `pbm status`: cluster, point-in-time recovery, what runs, and what is stored. Reads only.
 
 use super::{
-    list::{is_zero, range_text},
+    list::range_text,
     nodes::{self, Replset},
     oplog_coverage::{Saved, gap_text, gaps_text, newest_base},
     running::{self, Running},
@@ -20,7 +20,7 @@ use crate::cmd::{
         storage, times, units,
     },
 };
-use crate::model::{agent::Tenant, backup::BackupMeta, config::Config, status::Status};
+use crate::model::{agent::Tenant, backup::BackupMeta, config::Config, serde_help::is_default, status::Status};
 use crate::pitr::timeline::{Gap, Range};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
@@ -94,7 +94,7 @@ struct Backups {
     #[serde(rename = "pitrChunks", skip_serializing_if = "Option::is_none")]
     chunks: Option<Chunks>,
     /// *Added by us*: bytes of all that is shown.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     used: i64,
     /// *Added by us*: other clusters that make backups on the main storage.
     #[serde(rename = "sharedWith", skip_serializing_if = "Vec::is_empty")]
