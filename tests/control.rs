@@ -2,10 +2,9 @@
 
 use crate::support::cluster::{Options, ReplicaSet};
 use mongodb::bson::{Bson, Document, Timestamp, doc, oid::ObjectId};
-use pbmbox::control::{Control, LogQuery, Order, TakeLock, Withdrawal};
+use pbmbox::control::{Control, LogQuery, Order, TakeLock, Withdrawal, contract};
 use pbmbox::model::lock::LockHeader;
 use pbmbox::model::log::{LogEntry, Severity};
-use pbmbox::model::status::Status;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -40,29 +39,13 @@ async fn log_lines_whose_answer_was_lost_can_be_written_again() {
     assert_eq!(control.logs.newest(&LogQuery::default(), 0).await.expect("read"), lines);
 }
 
-#[tokio::test]
-async fn a_failed_backup_asks_for_a_clean_up_and_a_failed_restore_for_nothing() {
+/// The same suite checks the collections in memory that tests of the agents use.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_collections_on_a_server_keep_the_contract() {
     let set = ReplicaSet::start(Options::default()).await;
-    let client = set.client().await;
-    let control = Control::new(client.clone());
-    control.set_up().await.expect("set up");
-    let running = doc! { "name": "one", "opid": "abc", "status": "running" };
-    let coll = |name: &str| client.database("admin").collection::<Document>(name);
-
-    coll("pbmRestores").insert_one(&running).await.expect("insert");
-    assert!(control.restores.any_open().await.expect("read"));
-    assert!(control.restores.set_status("one", Status::Error, "why").await.expect("write"));
-    assert!(!control.restores.any_open().await.expect("read"));
-    // As earlier versions left it.
-    coll("pbmRestores").update_one(doc! {}, doc! { "$set": { "cleanup_due": true } }).await.expect("update");
-    assert!(!control.restores.any_open().await.expect("read"));
-
-    coll("pbmBackups").insert_one(&running).await.expect("insert");
-    assert!(control.backups.set_status("one", Status::Error, "why").await.expect("write"));
-    assert_eq!(control.backups.due_for_cleanup().await.expect("read"), ["one"]);
-    assert!(control.backups.any_open().await.expect("read"));
-    control.backups.cleaned_up("one").await.expect("write");
-    assert!(!control.backups.any_open().await.expect("read"));
+    let [here, there] = [Control::new(set.client().await), Control::new(set.client().await)];
+    here.set_up().await.expect("set up");
+    contract::check(&here, &there).await;
 }
 
 /// A ring wakes waiters on other connections, also when there are more old rings than are skipped. It writes only to

@@ -1,6 +1,10 @@
 //! `pbmAgents`: the agents' lines about themselves (docs/format.md C.2).
 
-use super::Unreadable;
+use super::{
+    Unreadable,
+    calls::Query,
+    table::{Home, Table},
+};
 use crate::model::{
     agent::AgentStat,
     lock::{STALE_SECS, is_stale},
@@ -8,19 +12,17 @@ use crate::model::{
 };
 use anyhow::{Context, Result};
 use bson::{Bson, Document, Timestamp, doc};
-use futures::TryStreamExt;
-use mongodb::{Collection, Database};
 
 /// The registry of agents.
 #[derive(Debug, Clone)]
 pub struct Agents {
-    coll: Collection<Document>,
+    coll: Table,
     unreadable: Unreadable,
 }
 
 impl Agents {
-    pub(super) fn new(db: &Database, unreadable: &Unreadable) -> Self {
-        Self { coll: db.collection(names::AGENTS), unreadable: unreadable.clone() }
+    pub(super) fn new(home: &Home, unreadable: &Unreadable) -> Self {
+        Self { coll: home.table(names::AGENTS), unreadable: unreadable.clone() }
     }
 
     /// Replaces this agent's line. Gives the [`AgentStat::instance`] of the line that was there; an agent that tells none
@@ -29,8 +31,7 @@ impl Agents {
         let line = bson::serialize_to_document(stat).context("encode this agent's line")?;
         let before = self
             .coll
-            .find_one_and_replace(doc! { "n": &stat.n, "rs": &stat.rs }, line)
-            .upsert(true)
+            .swap(doc! { "n": &stat.n, "rs": &stat.rs }, line)
             .await
             .context("write this agent's line in admin.pbmAgents")?;
         Ok(before.map(|line| line.get_str("instance").unwrap_or_default().to_owned()))
@@ -59,9 +60,8 @@ impl Agents {
     }
 
     async fn find(&self, filter: Document) -> Result<Vec<AgentStat>> {
-        const READ: &str = "read admin.pbmAgents";
-        let found = self.coll.find(filter).sort(doc! { "rs": 1, "n": 1 }).await.context(READ)?;
-        Ok(self.unreadable.sort_out(names::AGENTS, found.try_collect().await.context(READ)?))
+        let found = self.coll.find(Query::from(filter).sorted(doc! { "rs": 1, "n": 1 })).await;
+        Ok(self.unreadable.sort_out(names::AGENTS, found.context("read admin.pbmAgents")?))
     }
 
     /// Lines whose agents live, at cluster time `now`. Removes those that have been silent for long.

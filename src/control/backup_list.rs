@@ -45,7 +45,7 @@ impl OpDocs<BackupMeta> {
         const READ: &str = "read admin.pbmBackups";
         let mut filter = shelf.filter();
         filter.insert(CLEANUP_DUE, doc! { "$ne": true });
-        let found = self.coll.find(filter).projection(doc! { "_id": 0, "name": 1 }).await.context(READ)?;
+        let found = self.stored.find(filter).projection(doc! { "_id": 0, "name": 1 }).await.context(READ)?;
         Ok(found
             .map_err(|error| anyhow::Error::new(error).context(READ))
             .try_filter_map(async |d| Ok(d.get_str("name").ok().map(str::to_owned))))
@@ -56,14 +56,16 @@ impl OpDocs<BackupMeta> {
         let mut filter = Shelf::Main.filter();
         filter
             .extend(doc! { "status": Status::Done.as_str(), "nss": { "$in": [Bson::Null, Bson::Array(Vec::new())] } });
-        let found = self.coll.find_one(filter).sort(doc! { "start_ts": -1 }).await.context("read admin.pbmBackups")?;
+        let found =
+            self.stored.find_one(filter).sort(doc! { "start_ts": -1 }).await.context("read admin.pbmBackups")?;
         Ok(found.and_then(|found| self.unreadable.read(names::BACKUPS, found)))
     }
 
     /// Names and places of all complete backups. A backup whose place can't be read is left out.
     pub async fn places_of_done(&self) -> Result<Vec<(String, StorageConf)>> {
         const READ: &str = "read admin.pbmBackups";
-        let done = self.coll.find(doc! { "status": Status::Done.as_str() }).projection(doc! { "name": 1, "store": 1 });
+        let done =
+            self.stored.find(doc! { "status": Status::Done.as_str() }).projection(doc! { "name": 1, "store": 1 });
         let done: Vec<Document> =
             done.sort(doc! { "start_ts": 1 }).await.context(READ)?.try_collect().await.context(READ)?;
         let place = |backup: &Document| {
@@ -75,7 +77,7 @@ impl OpDocs<BackupMeta> {
 
     /// How many backups are known on a storage.
     pub async fn count_on(&self, shelf: Shelf<'_>) -> Result<u64> {
-        self.coll.count_documents(shelf.filter()).await.context("count the backups in admin.pbmBackups")
+        self.stored.count_documents(shelf.filter()).await.context("count the backups in admin.pbmBackups")
     }
 
     /// Writes what was found on a storage, each in place of the document of the same name. Gives the names that another
@@ -108,11 +110,11 @@ impl OpDocs<BackupMeta> {
     /// The driver writes many documents at once only to newer servers; the command itself is old.
     async fn put_batch(&self, batch: Vec<(&str, Document)>) -> Result<Vec<String>> {
         let (names, updates): (Vec<&str>, Vec<Document>) = batch.into_iter().unzip();
-        let mut command = doc! { "update": self.coll.name(), "updates": updates, "ordered": false };
-        if let Some(concern) = self.coll.write_concern() {
+        let mut command = doc! { "update": self.stored.name(), "updates": updates, "ordered": false };
+        if let Some(concern) = self.stored.write_concern() {
             command.insert("writeConcern", bson::serialize_to_document(concern).context("encode the write concern")?);
         }
-        let db = self.coll.client().database(&self.coll.namespace().db);
+        let db = self.stored.client().database(&self.stored.namespace().db);
         let answer = db.run_command(command).await.context(WRITE)?;
         if let Some(error) = answer.get("writeConcernError") {
             bail!("{WRITE}: {error}");
@@ -138,7 +140,7 @@ impl OpDocs<BackupMeta> {
             let mut filter = shelf.filter();
             filter.insert("name", doc! { "$in": names });
             filter.insert(CLEANUP_DUE, doc! { "$ne": true });
-            let done = self.coll.delete_many(filter).await.context("remove backups from admin.pbmBackups")?;
+            let done = self.stored.delete_many(filter).await.context("remove backups from admin.pbmBackups")?;
             dropped += done.deleted_count;
         }
         self.bell.ring().await;
@@ -147,7 +149,7 @@ impl OpDocs<BackupMeta> {
 
     /// Removes the documents of all backups of a profile, for when the profile goes.
     pub async fn drop_profile(&self, profile: &str) -> Result<u64> {
-        let done = self.coll.delete_many(Shelf::Profile(profile).filter()).await;
+        let done = self.stored.delete_many(Shelf::Profile(profile).filter()).await;
         self.bell.ring().await;
         Ok(done.context("remove the profile's backups from admin.pbmBackups")?.deleted_count)
     }

@@ -6,14 +6,15 @@
 //! nor from the oplog. The original only inserts into `pbmOpLog`; its indexes there are sparse, so they skip a document without
 //! its fields. The documents that the original inserts, one for each lock that it takes, ring the bell, too.
 
+use super::{
+    calls::Query,
+    table::{Home, Table},
+};
 use crate::model::names;
 use anyhow::Result;
-use bson::{Document, doc};
+use bson::doc;
 use futures::StreamExt;
-use mongodb::{
-    Database,
-    options::{CursorType, ReadConcern, WriteConcern},
-};
+use mongodb::options::{Acknowledgment, CollectionOptions, ReadConcern, WriteConcern};
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -26,21 +27,21 @@ const IN_BETWEEN: u64 = 1000;
 /// Rings for others, and hears when others ring.
 #[derive(Debug)]
 pub struct Bell {
-    db: Database,
+    rings: Table,
     heard: watch::Sender<u64>,
 }
 
 impl Bell {
-    pub(super) fn new(db: Database) -> Self {
-        Self { db, heard: watch::Sender::new(0) }
+    pub(super) fn new(home: &Home) -> Self {
+        let quick = WriteConcern::builder().w(Acknowledgment::Nodes(1)).journal(false).build();
+        let options = CollectionOptions::builder().read_concern(ReadConcern::local()).write_concern(quick).build();
+        Self { rings: home.table_with(names::OP_LOG, options), heard: watch::Sender::new(0) }
     }
 
     /// Wakes every waiter of the cluster. Never fails: whoever misses it looks again within [`super::POLL`].
     pub async fn ring(&self) {
         self.heard.send_modify(|n| *n += 1);
-        let bell = self.db.collection::<Document>(names::OP_LOG);
-        let quick = WriteConcern::builder().w(mongodb::options::Acknowledgment::Nodes(1)).journal(false).build();
-        if let Err(error) = bell.insert_one(doc! {}).write_concern(quick).await {
+        if let Err(error) = self.rings.insert_one(&doc! {}).await {
             tracing::debug!(%error, "ring the bell");
         }
     }
@@ -66,20 +67,14 @@ impl Bell {
     }
 
     async fn listen(&self) -> mongodb::error::Result<()> {
-        let bell = self.db.collection::<Document>(names::OP_LOG);
-        if !super::can_be_tailed(&bell).await? {
+        let id = doc! { "_id": 1 };
+        // A cursor on an empty collection would stay at its end for ever: see `can_be_tailed`.
+        if self.rings.find_one(Query::default().only(id.clone())).await?.is_none() {
             return Ok(());
         }
         // The server need not send up to 10 MiB of old rings.
-        let old = bell.count_documents(doc! {}).read_concern(ReadConcern::local()).await?;
-        let mut rings = bell
-            .find(doc! {})
-            .skip(old.saturating_sub(IN_BETWEEN))
-            .projection(doc! { "_id": 1 })
-            .cursor_type(CursorType::TailableAwait)
-            .read_concern(ReadConcern::local())
-            .max_await_time(super::AWAIT)
-            .await?;
+        let old = self.rings.count().await?;
+        let mut rings = self.rings.tail(Some(id), old.saturating_sub(IN_BETWEEN)).await?;
         while let Some(ring) = rings.next().await {
             ring?;
             self.heard.send_modify(|n| *n += 1);

@@ -1,16 +1,18 @@
 //! `pbmCmd`: the queue from command line to agents (docs/format.md C.1).
 
-use super::{Bell, Order, unix_now};
+use super::{
+    Bell, Order,
+    calls::Query,
+    table::{Home, Table},
+    unix_now,
+};
 use crate::log::operation;
 use crate::model::{command::Command, names};
-use crate::mongo::{self, admin::explain};
+use crate::mongo::{self, Server, admin::explain};
 use anyhow::{Context, Result, anyhow};
 use bson::{Document, Timestamp, doc, oid::ObjectId};
-use futures::{StreamExt, TryStreamExt};
-use mongodb::{
-    Collection, Cursor, Database,
-    options::{CursorType, ReadConcern, ReadPreference, SelectionCriteria},
-};
+use futures::{StreamExt, stream::BoxStream};
+use mongodb::options::{CollectionOptions, ReadConcern, ReadPreference, SelectionCriteria};
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
@@ -21,7 +23,10 @@ use tokio_util::sync::CancellationToken;
 /// Sends and follows commands.
 #[derive(Debug, Clone)]
 pub struct Commands {
-    coll: Collection<Document>,
+    coll: Table,
+    /// The same collection, read from the primary and without waiting for the majority.
+    newest: Table,
+    leader: Arc<dyn Server>,
     bell: Arc<Bell>,
 }
 
@@ -82,8 +87,16 @@ const LOOK_LIMIT: Duration = Duration::from_secs(4);
 const BEGINS_WITHIN: u32 = 90;
 
 impl Commands {
-    pub(super) fn new(db: &Database, bell: &Arc<Bell>) -> Self {
-        Self { coll: db.collection(names::CMD), bell: bell.clone() }
+    pub(super) fn new(home: &Home, leader: &Arc<dyn Server>, bell: &Arc<Bell>) -> Self {
+        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
+        let options =
+            CollectionOptions::builder().read_concern(ReadConcern::local()).selection_criteria(primary).build();
+        Self {
+            coll: home.table(names::CMD),
+            newest: home.table_with(names::CMD, options),
+            leader: leader.clone(),
+            bell: bell.clone(),
+        }
     }
 
     /// Sends an order to the agents; returns the OPID.
@@ -91,11 +104,11 @@ impl Commands {
         let what = order.event();
         let command = order.into_command(unix_now());
         let id = command.id;
-        let now = mongo::hello(self.coll.client()).await?.cluster_time();
+        let now = mongo::hello(self.leader.as_ref()).await?.cluster_time();
         let until = Timestamp { time: now.time.saturating_add(BEGINS_WITHIN), increment: 0 };
         let command = Command { until: Some(until), ..command };
         let document = bson::serialize_to_document(&command).context("encode the command")?;
-        self.coll.insert_one(document).await.with_context(|| format!("queue the command {what} in admin.pbmCmd"))?;
+        self.coll.insert_one(&document).await.with_context(|| format!("queue the command {what} in admin.pbmCmd"))?;
         self.bell.ring().await;
         Ok(id)
     }
@@ -109,7 +122,7 @@ impl Commands {
     /// The newest command that makes a backup or a restore of this name, as stored.
     pub async fn raw_by_name(&self, name: &str) -> Result<Option<Document>> {
         let filter = doc! { "$or": [{ "backup.name": name }, { "restore.name": name }, { "replay.name": name }] };
-        self.coll.find_one(filter).sort(doc! { "ts": -1 }).await.context("read admin.pbmCmd")
+        self.coll.find_one(Query::from(filter).sorted(doc! { "ts": -1 })).await.context("read admin.pbmCmd")
     }
 
     /// The end of the queue: what is in it now. Commands sent later can be followed from here.
@@ -117,9 +130,7 @@ impl Commands {
     /// A place in the queue and not a moment: `ts` and `_id` are by the sender's clock, which may be minutes away from
     /// ours, so that by them new commands would be missed and old ones run again.
     pub async fn end(&self) -> Result<Place> {
-        let queue = self.coll.find(doc! {}).projection(doc! { "_id": 1 }).read_concern(ReadConcern::local());
-        let failed = "read admin.pbmCmd";
-        let known: Vec<Document> = queue.await.context(failed)?.try_collect().await.context(failed)?;
+        let known = self.newest.find(Query::default().only(doc! { "_id": 1 })).await.context("read admin.pbmCmd")?;
         let known = known.iter().filter_map(|command| command.get_object_id("_id").ok());
         Ok(Place { known: known.collect(), newest: None })
     }
@@ -135,7 +146,7 @@ impl Commands {
     /// Read at local concern: a majority read would wake only with the cursor's time-out, because the wake-up of a capped
     /// collection comes with the insert, before the majority has it.
     pub async fn follow(&self, mut place: Place, out: mpsc::Sender<Queued>, stop: CancellationToken) {
-        let mut tail: Option<Cursor<Document>> = None;
+        let mut tail: Option<Tail> = None;
         let mut looks = tokio::time::interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failing = false;
@@ -184,26 +195,16 @@ impl Commands {
     }
 
     /// Returns the commands that are not known yet. If the newest command has not changed, this costs one small query.
-    async fn look(&self, place: &mut Place, tail: &mut Option<Cursor<Document>>) -> Result<Vec<Document>> {
+    async fn look(&self, place: &mut Place, tail: &mut Option<Tail>) -> Result<Vec<Document>> {
         const READ: &str = "read admin.pbmCmd";
-        let primary = SelectionCriteria::ReadPreference(ReadPreference::Primary);
-        let newest = self
-            .coll
-            .find_one(doc! {})
-            .sort(doc! { "$natural": -1 })
-            .projection(doc! { "_id": 1 })
-            .read_concern(ReadConcern::local())
-            .selection_criteria(primary.clone())
-            .await
-            .context(READ)?;
+        let ids = || Query::default().only(doc! { "_id": 1 });
+        let newest = self.newest.find_one(ids().sorted(doc! { "$natural": -1 })).await.context(READ)?;
         // A cursor on an empty collection stays at its end for ever.
         let Some(newest) = newest.and_then(|found| found.get_object_id("_id").ok()) else { return Ok(Vec::new()) };
         let missed = if place.newest == Some(newest) {
             Vec::new()
         } else {
-            let ids = self.coll.find(doc! {}).projection(doc! { "_id": 1 });
-            let ids = ids.read_concern(ReadConcern::local()).selection_criteria(primary.clone());
-            let ids: Vec<Document> = ids.await.context(READ)?.try_collect().await.context(READ)?;
+            let ids = self.newest.find(ids()).await.context(READ)?;
             let new: Vec<ObjectId> = ids
                 .iter()
                 .filter_map(|found| found.get_object_id("_id").ok())
@@ -217,16 +218,13 @@ impl Commands {
         let found = if missed.is_empty() {
             Vec::new()
         } else {
-            let new = self.coll.find(doc! { "_id": { "$in": missed } }).sort(doc! { "$natural": 1 });
-            let new = new.read_concern(ReadConcern::local()).selection_criteria(primary.clone());
-            new.await.context(READ)?.try_collect().await.context(READ)?
+            let new = Query::from(doc! { "_id": { "$in": missed } }).sorted(doc! { "$natural": 1 });
+            self.newest.find(new).await.context(READ)?
         };
         place.newest = Some(newest);
         if tail.is_none() {
-            let cursor = self.coll.find(doc! {}).cursor_type(CursorType::TailableAwait).max_await_time(super::AWAIT);
-            let cursor = cursor.read_concern(ReadConcern::local()).selection_criteria(primary);
             // The cursor only speeds commands up. A collection that is not capped can't have one.
-            match cursor.await {
+            match self.newest.tail(None, 0).await {
                 Ok(cursor) => *tail = Some(cursor),
                 Err(error) => tracing::debug!(%error, "open the cursor on admin.pbmCmd"),
             }
@@ -235,8 +233,11 @@ impl Commands {
     }
 }
 
+/// What is in the queue and then what comes.
+type Tail = BoxStream<'static, mongodb::error::Result<Document>>;
+
 /// Waits for the next document of the cursor. Without a cursor it waits for ever.
-async fn next_of(tail: &mut Option<Cursor<Document>>) -> Option<mongodb::error::Result<Document>> {
+async fn next_of(tail: &mut Option<Tail>) -> Option<mongodb::error::Result<Document>> {
     match tail {
         Some(cursor) => cursor.next().await,
         None => std::future::pending().await,

@@ -1,6 +1,10 @@
 //! `pbmConfig`: the main configuration, and storage profiles, which have documents of their own (docs/format.md C.3).
 
-use super::Bell;
+use super::{
+    Bell,
+    calls::Query,
+    table::{Home, Table},
+};
 use crate::config::{edit::Update, reading};
 use crate::model::{
     config::{Config, StorageConf},
@@ -9,14 +13,12 @@ use crate::model::{
 use crate::mongo::code::is_duplicate_key;
 use anyhow::{Context, Result};
 use bson::{Bson, Document, Timestamp, doc};
-use futures::TryStreamExt;
-use mongodb::{Collection, Database};
 use std::sync::Arc;
 
 /// Reads and writes the configuration.
 #[derive(Debug, Clone)]
 pub struct Configs {
-    coll: Collection<Document>,
+    coll: Table,
     bell: Arc<Bell>,
 }
 
@@ -36,8 +38,8 @@ fn named(profile: &str) -> Document {
 }
 
 impl Configs {
-    pub(super) fn new(db: &Database, bell: &Arc<Bell>) -> Self {
-        Self { coll: db.collection(names::CONFIG), bell: bell.clone() }
+    pub(super) fn new(home: &Home, bell: &Arc<Bell>) -> Self {
+        Self { coll: home.table(names::CONFIG), bell: bell.clone() }
     }
 
     /// The main configuration; `None` before the first `pbm config --file`. Values that can't be used are listed in its
@@ -67,7 +69,7 @@ impl Configs {
             return Ok(());
         }
         let update = doc! { "$addToSet": { "places": place }, "$setOnInsert": { "profile": MARKED } };
-        let done = self.coll.update_one(marked(), update).upsert(true).await;
+        let done = self.coll.upsert_one(marked(), update).await;
         match done {
             // Another agent created the document first: this agent now adds the storage to it.
             Err(error) if is_duplicate_key(&error) => {
@@ -87,25 +89,23 @@ impl Configs {
 
     /// The main configuration and all profiles as stored, the main one first: also those that can't be read otherwise.
     pub async fn documents(&self) -> Result<Vec<Document>> {
-        let found = self.coll.find(doc! { "_id": { "$ne": MARKED } }).sort(doc! { "profile": 1, "name": 1 });
-        let failed = "read admin.pbmConfig";
-        found.await.context(failed)?.try_collect().await.context(failed)
+        let all = Query::from(doc! { "_id": { "$ne": MARKED } });
+        self.coll.find(all.sorted(doc! { "profile": 1, "name": 1 })).await.context("read admin.pbmConfig")
     }
 
     /// Replaces the main configuration. Its epoch becomes `epoch`.
     pub async fn replace_main(&self, config: &Config, epoch: Timestamp) -> Result<()> {
         let mut document = bson::serialize_to_document(config).context("encode the configuration")?;
         document.insert("epoch", epoch);
-        self.coll.replace_one(main(), document).upsert(true).await.context("write admin.pbmConfig")?;
+        self.coll.replace_or_insert(main(), document).await.context("write admin.pbmConfig")?;
         self.bell.ring().await;
         Ok(())
     }
 
     /// All storage profiles, by name. In a profile that can't be read, the storage is unusable.
     pub async fn profiles(&self) -> Result<Vec<Config>> {
-        let found = self.coll.find(doc! { "profile": true }).sort(doc! { "name": 1 });
-        let failed = "read the profiles in admin.pbmConfig";
-        let found: Vec<Document> = found.await.context(failed)?.try_collect().await.context(failed)?;
+        let found = self.coll.find(Query::from(doc! { "profile": true }).sorted(doc! { "name": 1 })).await;
+        let found = found.context("read the profiles in admin.pbmConfig")?;
         Ok(found.iter().map(reading::read).collect())
     }
 
@@ -113,7 +113,7 @@ impl Configs {
     pub async fn put_profile(&self, name: &str, storage: &StorageConf, epoch: Timestamp) -> Result<()> {
         let storage = bson::serialize_to_document(storage).context("encode the profile")?;
         let document = doc! { "name": name, "profile": true, "storage": storage, "epoch": epoch };
-        self.coll.replace_one(named(name), document).upsert(true).await.context("write admin.pbmConfig")?;
+        self.coll.replace_or_insert(named(name), document).await.context("write admin.pbmConfig")?;
         self.bell.ring().await;
         Ok(())
     }
@@ -122,7 +122,7 @@ impl Configs {
     pub async fn remove_profile(&self, name: &str) -> Result<bool> {
         let done = self.coll.delete_many(named(name)).await.context("remove a profile from admin.pbmConfig")?;
         self.bell.ring().await;
-        Ok(done.deleted_count > 0)
+        Ok(done > 0)
     }
 
     /// Sets dotted keys of the main configuration. `false` when there is none.
@@ -137,7 +137,7 @@ impl Configs {
         let update: Document = parts.map(|(name, keys)| (name.to_owned(), Bson::from(keys))).collect();
         let done = self.coll.update_one(main(), update).await.context("write admin.pbmConfig")?;
         self.bell.ring().await;
-        Ok(done.matched_count > 0)
+        Ok(done.matched > 0)
     }
 
     /// Starts a new generation of the configuration.
@@ -155,7 +155,7 @@ impl Configs {
             .await
             .context("switch PITR off in admin.pbmConfig")?;
         self.bell.ring().await;
-        Ok(done.matched_count > 0)
+        Ok(done.matched > 0)
     }
 
     /// Switches point-in-time recovery on again.

@@ -1,6 +1,9 @@
 //! `pbmLock`, `pbmOpLog`: one operation at a time per replica set, each operation once (docs/format.md C.4, C.6).
 
-use super::Bell;
+use super::{
+    Bell,
+    table::{Home, Table},
+};
 use crate::model::{
     lock::{Lock, LockHeader, is_stale},
     names,
@@ -8,8 +11,6 @@ use crate::model::{
 use crate::mongo::code::is_duplicate_key;
 use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc};
-use futures::TryStreamExt;
-use mongodb::{Collection, Database};
 use std::{collections::HashSet, sync::Arc};
 
 /// Fields of a slicing lock, *added by us*: the time up to which somebody asked the slicer to store the oplog, and the time up
@@ -20,9 +21,9 @@ const FLUSHED: &str = "flushed";
 /// Locks with heartbeats.
 #[derive(Debug, Clone)]
 pub struct Locks {
-    coll: Collection<Lock>,
-    once: Collection<LockHeader>,
-    slicing: Collection<Lock>,
+    coll: Table<Lock>,
+    once: Table<LockHeader>,
+    slicing: Table<Lock>,
     bell: Arc<Bell>,
 }
 
@@ -58,11 +59,11 @@ pub enum Withdrawal {
 const WITHDRAWN: &str = "(withdrawn)";
 
 impl Locks {
-    pub(super) fn new(db: &Database, bell: &Arc<Bell>) -> Self {
+    pub(super) fn new(home: &Home, bell: &Arc<Bell>) -> Self {
         Self {
-            coll: db.collection(names::LOCK),
-            once: db.collection(names::OP_LOG),
-            slicing: db.collection(names::LOCK_OP),
+            coll: home.table(names::LOCK),
+            once: home.table(names::OP_LOG),
+            slicing: home.table(names::LOCK_OP),
             bell: bell.clone(),
         }
     }
@@ -110,7 +111,7 @@ impl Locks {
             .update_one(header_filter(mine)?, doc! { "$max": { "hb": now } })
             .await
             .with_context(|| format!("refresh the {} lock of {}", mine.kind, mine.replset))?;
-        Ok(done.matched_count > 0)
+        Ok(done.matched > 0)
     }
 
     /// Gives the lock back; fine when it is gone.
@@ -129,7 +130,7 @@ impl Locks {
         filter.insert("hb", lock.hb);
         let done = self.coll.delete_one(filter).await.context("remove a stale lock")?;
         self.bell.ring().await;
-        Ok(done.deleted_count > 0)
+        Ok(done > 0)
     }
 
     /// The lock of a replica set.
@@ -147,7 +148,7 @@ impl Locks {
             filter.insert("hb", by.hb);
             self.slicing.delete_one(filter).await.context("remove a stale slicing lock")?;
         }
-        let done = match self.slicing.insert_one(Lock { header: want.clone(), hb: now }).await {
+        let done = match self.slicing.insert_one(&Lock { header: want.clone(), hb: now }).await {
             Ok(_) => true,
             Err(error) if is_duplicate_key(&error) => false,
             Err(error) => return Err(error).with_context(|| format!("take the slicing lock of {}", want.replset)),
@@ -164,7 +165,7 @@ impl Locks {
             .update_one(header_filter(mine)?, doc! { "$max": { "hb": now } })
             .await
             .with_context(|| format!("refresh the slicing lock of {}", mine.replset))?;
-        Ok(done.matched_count > 0)
+        Ok(done.matched > 0)
     }
 
     /// Removes the lock of a slicer that shows no sign of life. Returns `false` if the slicer has shown one since `seen` was
@@ -174,7 +175,7 @@ impl Locks {
         filter.insert("hb", seen.hb);
         let removed = self.slicing.delete_one(filter).await;
         let removed = removed.with_context(|| format!("remove the stale slicing lock of {}", seen.header.replset))?;
-        Ok(removed.deleted_count > 0)
+        Ok(removed > 0)
     }
 
     /// Gives the slicing lock back; fine when it is gone.
@@ -191,7 +192,7 @@ impl Locks {
     pub async fn ask_to_flush(&self, at: Timestamp) -> Result<()> {
         let later = doc! { "type": "pitr", FLUSH: { "$not": { "$gte": at } } };
         let asked = self.slicing.update_many(later, doc! { "$set": { FLUSH: at } }).await;
-        if asked.context("ask the slicers to store what they have")?.modified_count > 0 {
+        if asked.context("ask the slicers to store what they have")?.modified > 0 {
             self.bell.ring().await;
         }
         Ok(())
@@ -199,7 +200,7 @@ impl Locks {
 
     /// The time up to which this slicer was asked to store the oplog.
     pub async fn asked_to_flush(&self, mine: &LockHeader) -> Result<Option<Timestamp>> {
-        let lock = self.slicing.clone_with_type::<Document>().find_one(header_filter(mine)?).await;
+        let lock = self.slicing.as_stored().find_one(header_filter(mine)?).await;
         let lock = lock.context("read admin.pbmLockOp")?;
         Ok(lock.and_then(|lock| lock.get_timestamp(FLUSH).ok()))
     }
@@ -217,7 +218,6 @@ impl Locks {
     /// The replica sets whose slicers have stored everything up to `at`.
     pub async fn flushed_since(&self, at: Timestamp) -> Result<HashSet<String>> {
         let found = self.slicing.find(doc! { FLUSHED: { "$gte": at } }).await.context("read admin.pbmLockOp")?;
-        let found: Vec<Lock> = found.try_collect().await.context("read admin.pbmLockOp")?;
         Ok(found.into_iter().map(|lock| lock.header.replset).collect())
     }
 
@@ -228,13 +228,7 @@ impl Locks {
 
     /// Locks of nodes that slice the oplog for point-in-time recovery, stale ones included.
     pub async fn slicers(&self) -> Result<Vec<Lock>> {
-        self.slicing
-            .find(doc! {})
-            .await
-            .context("read admin.pbmLockOp")?
-            .try_collect()
-            .await
-            .context("read admin.pbmLockOp")
+        self.slicing.find(doc! {}).await.context("read admin.pbmLockOp")
     }
 
     /// Withdraws an operation that no agent has begun.
@@ -251,7 +245,7 @@ impl Locks {
             opid: opid.to_owned(),
             epoch: None,
         };
-        match self.once.insert_one(entry(leader)).await {
+        match self.once.insert_one(&entry(leader)).await {
             Ok(_) => {}
             Err(error) if is_duplicate_key(&error) => {
                 let taken = self.begun_in(opid, leader).await?;
@@ -263,7 +257,7 @@ impl Locks {
             Err(error) => return Err(error).context("withdraw the operation in admin.pbmOpLog"),
         }
         for other in others {
-            if let Err(error) = self.once.insert_one(entry(other)).await
+            if let Err(error) = self.once.insert_one(&entry(other)).await
                 && !is_duplicate_key(&error)
             {
                 tracing::debug!("withdraw the operation for {other}: {error}");
@@ -300,7 +294,7 @@ impl Locks {
 
     /// All locks, stale ones included.
     pub async fn all(&self) -> Result<Vec<Lock>> {
-        self.coll.find(doc! {}).await.context("read admin.pbmLock")?.try_collect().await.context("read admin.pbmLock")
+        self.coll.find(doc! {}).await.context("read admin.pbmLock")
     }
 }
 

@@ -14,16 +14,20 @@ mod agents;
 mod backup_list;
 mod bell;
 mod board;
+mod calls;
 mod chunk_table;
 mod chunks;
 mod commands;
 mod configs;
+pub mod contract;
 mod locks;
 mod logs;
+pub mod memory;
 mod ops;
 mod order;
 mod pitr;
 mod setup;
+mod table;
 mod unreadable;
 
 pub use agents::Agents;
@@ -42,7 +46,7 @@ pub use pitr::Pitr;
 pub use unreadable::Unreadable;
 
 use crate::model::{backup::BackupMeta, names, restore::RestoreMeta};
-use crate::mongo;
+use crate::mongo::{self, Server};
 use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc};
 use mongodb::{
@@ -50,6 +54,7 @@ use mongodb::{
     options::{DatabaseOptions, ReadConcern},
 };
 use std::{sync::Arc, time::Duration};
+use table::{Home, Table};
 
 /// The longest that a change goes unseen when the bell is lost.
 pub const POLL: Duration = Duration::from_secs(1);
@@ -63,6 +68,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(5);
 pub struct Control {
     client: Client,
     db: Database,
+    leader: Arc<dyn Server>,
+    /// Read for the cluster time.
+    any: Table,
     pub commands: Commands,
     pub backups: OpDocs<BackupMeta>,
     pub restores: OpDocs<RestoreMeta>,
@@ -85,6 +93,13 @@ impl Control {
         Self::over(client, db)
     }
 
+    /// Over a cluster in memory. What is not in memory (PITR's collections and the log) is asked of `client`.
+    #[must_use]
+    pub fn in_memory(link: memory::Link, client: Client) -> Self {
+        let db = client.database(names::CONTROL_DB);
+        Self::at(&Home::Memory(link.clone()), Arc::new(link), client, db)
+    }
+
     /// As [`Self::new`], but reads what only the primary has, for use while no majority can confirm it.
     #[must_use]
     pub fn unconfirmed(client: Client) -> Self {
@@ -94,23 +109,35 @@ impl Control {
     }
 
     fn over(client: Client, db: Database) -> Self {
-        let bell = Arc::new(Bell::new(db.clone()));
+        Self::at(&Home::Server(db.clone()), Arc::new(client.clone()), client, db)
+    }
+
+    fn at(home: &Home, leader: Arc<dyn Server>, client: Client, db: Database) -> Self {
+        let bell = Arc::new(Bell::new(home));
         let unreadable = Unreadable::default();
         Self {
-            commands: Commands::new(&db, &bell),
-            backups: OpDocs::new(&db, names::BACKUPS, &bell, &unreadable),
-            restores: OpDocs::new(&db, names::RESTORES, &bell, &unreadable),
-            locks: Locks::new(&db, &bell),
-            agents: Agents::new(&db, &unreadable),
-            config: Configs::new(&db, &bell),
+            commands: Commands::new(home, &leader, &bell),
+            backups: OpDocs::new(home, &db, &bell, &unreadable),
+            restores: OpDocs::new(home, &db, &bell, &unreadable),
+            locks: Locks::new(home, &bell),
+            agents: Agents::new(home, &unreadable),
+            config: Configs::new(home, &bell),
             logs: Logs::new(&db),
             chunks: Chunks::new(&db, &unreadable),
             pitr: Pitr::new(&db, &unreadable),
             bell,
             unreadable,
+            any: home.table(names::LOCK),
+            leader,
             client,
             db,
         }
+    }
+
+    /// The primary of the leader replica set, for commands.
+    #[must_use]
+    pub fn leader(&self) -> &dyn Server {
+        self.leader.as_ref()
     }
 
     /// The client that leads to the primary of the leader replica set.
@@ -139,12 +166,8 @@ impl Control {
     /// Now, in cluster time: advances the primary's view with a read first, so that it is never older than what any
     /// member wrote before.
     pub async fn cluster_time(&self) -> Result<Timestamp> {
-        self.db
-            .collection::<Document>(names::LOCK)
-            .find_one(doc! {})
-            .await
-            .context("read pbmLock for the cluster time")?;
-        Ok(mongo::hello(&self.client).await?.cluster_time())
+        self.any.find_one(doc! {}).await.context("read pbmLock for the cluster time")?;
+        self.time_of_last_call().await
     }
 }
 
@@ -152,7 +175,7 @@ impl Control {
     /// Now, in cluster time, right after a read or write of the control collections: as [`Self::cluster_time`], with one
     /// question less.
     pub async fn time_of_last_call(&self) -> Result<Timestamp> {
-        Ok(mongo::hello(&self.client).await?.cluster_time())
+        Ok(mongo::hello(self.leader()).await?.cluster_time())
     }
 
     /// Now, in cluster time, at a moment when perhaps nobody else writes: advances it with a write of our own first,

@@ -3,7 +3,12 @@
 //! A status once final is never changed: the writes below carry that in their filters, so that a straggler can't
 //! revive a cancelled operation.
 
-use super::{Bell, Unreadable, unix_now};
+use super::{
+    Bell, Unreadable,
+    calls::Query,
+    table::{Home, Table},
+    unix_now,
+};
 use crate::model::{
     backup::{BackupMeta, BackupReplset, BackupType, Nomination, Progress},
     names,
@@ -13,7 +18,6 @@ use crate::model::{
 use crate::mongo::code::is_duplicate_key;
 use anyhow::{Context, Result};
 use bson::{Bson, Document, Timestamp, doc};
-use futures::TryStreamExt;
 use mongodb::{Collection, Database};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{marker::PhantomData, sync::Arc};
@@ -43,7 +47,9 @@ impl OpDocument for RestoreMeta {
 /// Reads and writes operations of one kind.
 #[derive(Debug)]
 pub struct OpDocs<T> {
-    pub(super) coll: Collection<Document>,
+    coll: Table,
+    /// The same collection, for what only a resync does.
+    pub(super) stored: Collection<Document>,
     pub(super) bell: Arc<Bell>,
     pub(super) unreadable: Unreadable,
     kind: PhantomData<fn() -> T>,
@@ -51,8 +57,8 @@ pub struct OpDocs<T> {
 
 impl<T> Clone for OpDocs<T> {
     fn clone(&self) -> Self {
-        let (coll, bell) = (self.coll.clone(), self.bell.clone());
-        Self { coll, bell, unreadable: self.unreadable.clone(), kind: PhantomData }
+        let (coll, stored, bell) = (self.coll.clone(), self.stored.clone(), self.bell.clone());
+        Self { coll, stored, bell, unreadable: self.unreadable.clone(), kind: PhantomData }
     }
 }
 
@@ -117,8 +123,9 @@ fn condition(status: Status, error: &str) -> Document {
 }
 
 impl<T: OpDocument> OpDocs<T> {
-    pub(super) fn new(db: &Database, name: &str, bell: &Arc<Bell>, unreadable: &Unreadable) -> Self {
-        Self { coll: db.collection(name), bell: bell.clone(), unreadable: unreadable.clone(), kind: PhantomData }
+    pub(super) fn new(home: &Home, db: &Database, bell: &Arc<Bell>, unreadable: &Unreadable) -> Self {
+        let (coll, stored) = (home.table(T::COLLECTION), db.collection(T::COLLECTION));
+        Self { coll, stored, bell: bell.clone(), unreadable: unreadable.clone(), kind: PhantomData }
     }
 
     pub(super) fn decode(document: Document) -> Result<T> {
@@ -136,9 +143,9 @@ impl<T: OpDocument> OpDocs<T> {
         let document = bson::serialize_to_document(new).context("encode the operation")?;
         let name = document.get_str("name").context("an operation needs a name")?.to_owned();
         // pbmRestores has no unique index: the upsert keeps the name single among our agents.
-        let done = self.coll.update_one(doc! { "name": &name }, doc! { "$setOnInsert": document }).upsert(true).await;
+        let done = self.coll.upsert_one(doc! { "name": &name }, doc! { "$setOnInsert": document }).await;
         let inserted = match done {
-            Ok(done) => done.upserted_id.is_some(),
+            Ok(done) => done.inserted,
             Err(error) if is_duplicate_key(&error) => false,
             Err(error) => return Err(error).with_context(|| format!("insert into admin.{}", T::COLLECTION)),
         };
@@ -168,9 +175,9 @@ impl<T: OpDocument> OpDocs<T> {
 
     /// Status, error and heartbeat only.
     pub async fn state(&self, name: &str) -> Result<Option<Document>> {
+        let state = doc! { "status": 1, "error": 1, "hb": 1 };
         self.coll
-            .find_one(doc! { "name": name })
-            .projection(doc! { "status": 1, "error": 1, "hb": 1 })
+            .find_one(Query::from(doc! { "name": name }).only(state))
             .await
             .with_context(|| format!("read admin.{}", T::COLLECTION))
     }
@@ -188,24 +195,14 @@ impl<T: OpDocument> OpDocs<T> {
     /// All documents as stored, oldest first.
     async fn documents(&self) -> Result<Vec<Document>> {
         self.coll
-            .find(doc! {})
-            .sort(doc! { "start_ts": 1, "name": 1 })
-            .await
-            .with_context(|| format!("read admin.{}", T::COLLECTION))?
-            .try_collect()
+            .find(Query::default().sorted(doc! { "start_ts": 1, "name": 1 }))
             .await
             .with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
     /// Operations that have not come to an end, as stored.
     pub async fn unfinished(&self) -> Result<Vec<Document>> {
-        self.coll
-            .find(doc! { "status": not_final() })
-            .await
-            .with_context(|| format!("read admin.{}", T::COLLECTION))?
-            .try_collect()
-            .await
-            .with_context(|| format!("read admin.{}", T::COLLECTION))
+        self.coll.find(doc! { "status": not_final() }).await.with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
     /// The name of the operation with this OPID.
@@ -219,7 +216,7 @@ impl<T: OpDocument> OpDocs<T> {
         let done =
             self.coll.update_one(filter, update).await.with_context(|| format!("{what} in admin.{}", T::COLLECTION))?;
         self.bell.ring().await;
-        Ok(done.matched_count > 0)
+        Ok(done.matched > 0)
     }
 
     /// Moves the whole operation to `status`. `false` when it has ended already or does not exist.
@@ -308,7 +305,7 @@ impl<T: OpDocument> OpDocs<T> {
         if T::LEAVES_REMAINS {
             open.push(doc! { CLEANUP_DUE: true });
         }
-        let found = self.coll.find_one(doc! { "$or": open }).projection(doc! { "_id": 1 }).await;
+        let found = self.coll.find_one(Query::from(doc! { "$or": open }).only(doc! { "_id": 1 })).await;
         Ok(found.with_context(|| format!("read admin.{}", T::COLLECTION))?.is_some())
     }
 
@@ -329,9 +326,8 @@ impl<T: OpDocument> OpDocs<T> {
     }
 
     async fn names(&self, filter: Document) -> Result<Vec<String>> {
-        let failed = || format!("read admin.{}", T::COLLECTION);
-        let found = self.coll.find(filter).projection(doc! { "name": 1 }).await.with_context(failed)?;
-        let found: Vec<Document> = found.try_collect().await.with_context(failed)?;
+        let found = self.coll.find(Query::from(filter).only(doc! { "name": 1 })).await;
+        let found = found.with_context(|| format!("read admin.{}", T::COLLECTION))?;
         Ok(found.iter().filter_map(|d| d.get_str("name").ok().map(str::to_owned)).collect())
     }
 
@@ -439,10 +435,10 @@ impl OpDocs<BackupMeta> {
             #[serde(default)]
             declined: Vec<Declined>,
         }
+        let round = doc! { "status": 1, "n": { "$elemMatch": { "rs": rs } }, DECLINED: 1 };
         let found = self
             .coll
-            .find_one(doc! { "name": name })
-            .projection(doc! { "status": 1, "n": { "$elemMatch": { "rs": rs } }, DECLINED: 1 })
+            .find_one(Query::from(doc! { "name": name }).only(round))
             .await
             .context("read the nomination in admin.pbmBackups")?;
         let Some(found) = found else { return Ok(None) };

@@ -10,9 +10,36 @@ use mongodb::{
     Database, IndexModel,
     options::{CommitQuorum, IndexOptions},
 };
-use std::collections::{HashMap, HashSet};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::LazyLock,
+};
 
 const MIB: i64 = 1024 * 1024;
+
+/// Every index: its collection, name and keys, and whether it is unique.
+type Index = (&'static str, &'static str, Document, bool);
+
+static INDEXES: LazyLock<[Index; 10]> = LazyLock::new(|| {
+    [
+        (names::LOG, "opid_ts", doc! { "opid": 1, "ts": -1 }, false),
+        (names::LOG, "epoch_rs_event_severity_ts", doc! { "ep": 1, "rs": 1, "e": 1, "s": 1, "ts": -1 }, false),
+        (names::LOG, "event_severity_rs_ts", doc! { "e": 1, "s": 1, "rs": 1, "ts": -1 }, false),
+        (names::LOCK, "replset_1", doc! { "replset": 1 }, true),
+        (names::LOCK_OP, "replset_1_type_1", doc! { "replset": 1, "type": 1 }, true),
+        (names::OP_LOG, "opid_1_replset_1", doc! { "opid": 1, "replset": 1 }, true),
+        (names::PITR_CHUNKS, "rs_1_start_ts_1_end_ts_1", doc! { "rs": 1, "start_ts": 1, "end_ts": 1 }, true),
+        (names::PITR_CHUNKS, "start_ts_1_end_ts_1", doc! { "start_ts": 1, "end_ts": 1 }, false),
+        (names::BACKUPS, "name_1", doc! { "name": 1 }, true),
+        (names::BACKUPS, "start_ts_1_status_1", doc! { "start_ts": 1, "status": 1 }, false),
+    ]
+});
+
+/// The keys of each unique index of a collection.
+pub(super) fn unique_keys(coll: &str) -> impl Iterator<Item = &'static Document> {
+    let unique = INDEXES.iter().filter(move |(of, _, _, unique)| *of == coll && *unique);
+    unique.map(|(_, _, keys, _)| keys)
+}
 
 /// Existing collections and indexes are not touched: even a creation that changes nothing waits for the majority, and an agent
 /// that starts while there is no majority must not wait.
@@ -47,18 +74,7 @@ pub(super) async fn create_all(db: &Database) -> Result<()> {
         }
     }
     let mut indexes: HashMap<&str, Vec<String>> = HashMap::new();
-    for (coll, name, keys, unique) in [
-        (names::LOG, "opid_ts", doc! { "opid": 1, "ts": -1 }, false),
-        (names::LOG, "epoch_rs_event_severity_ts", doc! { "ep": 1, "rs": 1, "e": 1, "s": 1, "ts": -1 }, false),
-        (names::LOG, "event_severity_rs_ts", doc! { "e": 1, "s": 1, "rs": 1, "ts": -1 }, false),
-        (names::LOCK, "replset_1", doc! { "replset": 1 }, true),
-        (names::LOCK_OP, "replset_1_type_1", doc! { "replset": 1, "type": 1 }, true),
-        (names::OP_LOG, "opid_1_replset_1", doc! { "opid": 1, "replset": 1 }, true),
-        (names::PITR_CHUNKS, "rs_1_start_ts_1_end_ts_1", doc! { "rs": 1, "start_ts": 1, "end_ts": 1 }, true),
-        (names::PITR_CHUNKS, "start_ts_1_end_ts_1", doc! { "start_ts": 1, "end_ts": 1 }, false),
-        (names::BACKUPS, "name_1", doc! { "name": 1 }, true),
-        (names::BACKUPS, "start_ts_1_status_1", doc! { "start_ts": 1, "status": 1 }, false),
-    ] {
+    for (coll, name, keys, unique) in INDEXES.clone() {
         if !indexes.contains_key(coll) {
             let names = db.collection::<Document>(coll).list_index_names().await;
             indexes.insert(coll, names.with_context(|| format!("list the indexes of admin.{coll}"))?);

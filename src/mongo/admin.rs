@@ -1,5 +1,6 @@
 //! Typed administration commands.
 
+use super::Server;
 use crate::model::member::MemberState;
 use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc, oid::ObjectId};
@@ -17,11 +18,10 @@ pub struct Version {
 }
 
 /// `buildInfo` and `featureCompatibilityVersion`.
-pub async fn version(client: &Client) -> Result<Version> {
-    let admin = client.database("admin");
-    let info = admin.run_command(doc! { "buildInfo": 1 }).await.context("run buildInfo")?;
-    let fcv = admin
-        .run_command(doc! { "getParameter": 1, "featureCompatibilityVersion": 1 })
+pub async fn version(server: &dyn Server) -> Result<Version> {
+    let info = server.run(doc! { "buildInfo": 1 }).await.context("run buildInfo")?;
+    let fcv = server
+        .run(doc! { "getParameter": 1, "featureCompatibilityVersion": 1 })
         .await
         .context("read featureCompatibilityVersion")?;
     Ok(Version {
@@ -115,26 +115,24 @@ pub async fn raw_repl_status(client: &Client) -> Result<Document> {
     Ok(answer)
 }
 
-/// Asks the node that `client` leads to.
-pub async fn repl_status(client: &Client) -> Result<ReplStatus> {
-    let answer =
-        client.database("admin").run_command(doc! { "replSetGetStatus": 1 }).await.context("run replSetGetStatus")?;
+/// Asks the node for the state of its replica set.
+pub async fn repl_status(node: &dyn Server) -> Result<ReplStatus> {
+    let answer = node.run(doc! { "replSetGetStatus": 1 }).await.context("run replSetGetStatus")?;
     bson::deserialize_from_document(answer).context("read the answer to replSetGetStatus")
 }
 
 /// The configuration of the replica set that the node belongs to.
-pub async fn set_config(client: &Client) -> Result<SetConfig> {
-    let admin = client.database("admin");
-    let answer = admin.run_command(doc! { "replSetGetConfig": 1 }).await.context("run replSetGetConfig")?;
+pub async fn set_config(node: &dyn Server) -> Result<SetConfig> {
+    let answer = node.run(doc! { "replSetGetConfig": 1 }).await.context("run replSetGetConfig")?;
     let config = answer.get_document("config").context("replSetGetConfig gave no configuration")?;
     bson::deserialize_from_document(config.clone()).context("read the answer to replSetGetConfig")
 }
 
 /// Is this node locked by `fsync`? If so, nothing is written there, not even replicated writes.
-pub async fn is_fsync_locked(client: &Client) -> Result<bool> {
+pub async fn is_fsync_locked(node: &dyn Server) -> Result<bool> {
     // Only the lock is of interest, so the filter matches no operations.
     let command = doc! { "currentOp": 1, "ns": "no such namespace" };
-    let answer = client.database("admin").run_command(command).await.context("run currentOp")?;
+    let answer = node.run(command).await.context("run currentOp")?;
     Ok(answer.get_bool("fsyncLock").unwrap_or(false))
 }
 

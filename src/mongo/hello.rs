@@ -1,8 +1,8 @@
 //! Who is this node, and how far is it? (`hello`)
 
+use super::Server;
 use anyhow::{Context, Result, bail};
-use bson::{Document, Timestamp, doc};
-use mongodb::Client;
+use bson::{Timestamp, doc};
 use serde::Deserialize;
 
 /// The answer to `hello` that we use.
@@ -127,9 +127,9 @@ impl Hello {
     }
 }
 
-/// Asks the server that `client` leads to.
-pub async fn hello(client: &Client) -> Result<Hello> {
-    let answer: Document = client.database("admin").run_command(doc! { "hello": 1 }).await.context("run hello")?;
+/// Asks the server.
+pub async fn hello(server: &dyn Server) -> Result<Hello> {
+    let answer = server.run(doc! { "hello": 1 }).await.context("run hello")?;
     bson::deserialize_from_document(answer).context("read the answer to hello")
 }
 

@@ -8,7 +8,11 @@ pub mod hello;
 pub mod listing;
 pub mod login;
 pub mod majority;
+#[cfg(test)]
+pub(crate) mod nowhere;
 mod seedlist;
+pub mod server;
 
 pub use connect::{Purpose, connect};
 pub use hello::{Hello, hello};
+pub use server::Server;

@@ -17,7 +17,7 @@ const ROUND: Duration = Duration::from_secs(30);
 
 /// Was the balancer on, or is it only off because an operation that died owes it?
 pub async fn was_on(control: &Control) -> Result<bool> {
-    Ok(balancer::state(control.client()).await?.on || debt::is_owed(control, Debt::Balancer).await?)
+    Ok(balancer::state(control.leader()).await?.on || debt::is_owed(control, Debt::Balancer).await?)
 }
 
 /// Stops the balancer for the backup `name`, if it was on. Whatever the balancer still moves after `round` is in the oplog
@@ -62,7 +62,7 @@ async fn hold<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str, ro
         return Ok(true);
     }
     debt::take(control, docs, name, Debt::Balancer).await?;
-    let still = balancer::stop(control.client(), round).await?;
+    let still = balancer::stop(control.leader(), round).await?;
     tracing::info!("the balancer is stopped until the operation ends");
     Ok(still)
 }
@@ -83,7 +83,7 @@ pub async fn give_back<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name:
 }
 
 async fn switch_on(control: &Control) -> Result<()> {
-    balancer::start(control.client()).await?;
+    balancer::start(control.leader()).await?;
     tracing::info!("the balancer is on again");
     Ok(())
 }

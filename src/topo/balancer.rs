@@ -1,8 +1,8 @@
 //! The balancer of a sharded cluster, by the commands of the config servers' primary.
 
+use crate::mongo::Server;
 use anyhow::{Context, Result};
 use bson::{Document, doc};
-use mongodb::Client;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -16,7 +16,7 @@ pub struct State {
 }
 
 /// Asks.
-pub async fn state(config: &Client) -> Result<State> {
+pub async fn state(config: &dyn Server) -> Result<State> {
     let answer = run(config, doc! { "_configsvrBalancerStatus": 1 }).await.context("ask for the balancer's state")?;
     Ok(State {
         on: answer.get_str("mode").is_ok_and(|mode| mode != "off"),
@@ -25,13 +25,13 @@ pub async fn state(config: &Client) -> Result<State> {
 }
 
 /// Allows it again.
-pub async fn start(config: &Client) -> Result<()> {
+pub async fn start(config: &dyn Server) -> Result<()> {
     run(config, doc! { "_configsvrBalancerStart": 1 }).await.context("start the balancer").map(drop)
 }
 
 /// Stops it and waits for the end of its round. `false` when the round has not ended within `limit`: the server goes on
 /// ending it.
-pub async fn stop(config: &Client, limit: Duration) -> Result<bool> {
+pub async fn stop(config: &dyn Server, limit: Duration) -> Result<bool> {
     let until = Instant::now() + limit;
     let millis = i64::try_from(limit.as_millis()).unwrap_or(i64::MAX);
     let stop = doc! { "_configsvrBalancerStop": 1, "maxTimeMS": millis };
@@ -54,6 +54,6 @@ pub async fn stop(config: &Client, limit: Duration) -> Result<bool> {
     }
 }
 
-async fn run(config: &Client, command: Document) -> Result<Document, mongodb::error::Error> {
-    config.database("admin").run_command(command).await
+async fn run(config: &dyn Server, command: Document) -> Result<Document, mongodb::error::Error> {
+    config.run(command).await
 }

@@ -1,6 +1,6 @@
 //! Finding the leader replica set and the members of the cluster (docs/format.md D.1).
 
-use crate::mongo::{self, Hello, Purpose, admin, connect};
+use crate::mongo::{self, Hello, Purpose, Server, admin, connect};
 use anyhow::{Context, Result, bail};
 use bson::{Document, doc};
 use mongodb::Client;
@@ -83,14 +83,14 @@ async fn router(mongos: &Client) -> String {
 }
 
 /// Asks the leader replica set who takes part in operations.
-pub async fn read(leader: &Client) -> Result<Cluster> {
+pub async fn read(leader: &dyn Server) -> Result<Cluster> {
     let hello = mongo::hello(leader).await?;
     if hello.configsvr != 2 {
         let hosts = [hello.hosts, hello.passives].concat();
         let only = Member { id: hello.set_name.clone(), hosts, config: false };
         return Ok(Cluster { sharded: false, members: [(hello.set_name, only)].into() });
     }
-    let answer = leader.database("admin").run_command(doc! { "getShardMap": 1 }).await.context("run getShardMap")?;
+    let answer = leader.run(doc! { "getShardMap": 1 }).await.context("run getShardMap")?;
     let map = answer.get_document("map").context("getShardMap gave no map")?;
     shard_map(map)
 }

@@ -7,13 +7,12 @@
 use super::suits;
 use crate::model::agent::AgentStat;
 use crate::mongo::{
-    self, Hello,
+    self, Hello, Server,
     admin::{self, ReplStatus},
     connect::connect_member,
     majority,
 };
 use anyhow::{Result, bail};
-use mongodb::Client;
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
@@ -30,20 +29,20 @@ pub struct Condition {
     clock: Option<i64>,
 }
 
-/// Asks the member that `client` is connected to.
+/// Asks the member.
 ///
 /// # Errors
 /// The member does not answer. A question that the user has no privilege for is no error.
-pub async fn of(client: &Client) -> Result<Condition> {
+pub async fn of(member: &dyn Server) -> Result<Condition> {
     let (sent, begun) = (jiff::Timestamp::now().as_millisecond(), Instant::now());
-    let hello = mongo::hello(client).await?;
+    let hello = mongo::hello(member).await?;
     let middle = sent + i64::try_from(begun.elapsed().as_millis() / 2).unwrap_or(0);
     let clock = hello.local_time.map(|there| middle - there.timestamp_millis());
-    let status = admin::repl_status(client).await?;
-    let config = admin::set_config(client).await.ok();
+    let status = admin::repl_status(member).await?;
+    let config = admin::set_config(member).await.ok();
     let no_majority = config.and_then(|config| majority::missing(&status, &config));
     // An arbiter holds no data that could be locked, and refuses this command.
-    let locked = !hello.arbiter_only && admin::is_fsync_locked(client).await.unwrap_or(false);
+    let locked = !hello.arbiter_only && admin::is_fsync_locked(member).await.unwrap_or(false);
     let unfit = suits::unreadable(hello.build_indexes == Some(false), locked);
     Ok(Condition { hello, status, unfit, no_majority, clock })
 }

@@ -1,0 +1,188 @@
+//! A control collection, by the few calls that the methods of this folder are made of.
+//!
+//! The collection is on the server or, in tests, in memory ([`super::memory`]). So tests run the same filters and updates as
+//! an agent, without a server and without real time.
+
+use super::{
+    AWAIT,
+    calls::{Query, Updated},
+    memory,
+};
+use bson::Document;
+use futures::{StreamExt, TryStreamExt, stream::BoxStream};
+use mongodb::{
+    Collection, Database,
+    error::Result,
+    options::{CollectionOptions, CursorType},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Where the control collections are.
+#[derive(Debug, Clone)]
+pub(super) enum Home {
+    Server(Database),
+    Memory(memory::Link),
+}
+
+impl Home {
+    pub fn table<T: Send + Sync>(&self, name: &str) -> Table<T> {
+        match self {
+            Self::Server(db) => Table::Server(db.collection(name)),
+            Self::Memory(link) => Table::Memory(link.collection(name)),
+        }
+    }
+
+    /// As [`Self::table`]; `options` say what calls wait for.
+    pub fn table_with<T: Send + Sync>(&self, name: &str, options: CollectionOptions) -> Table<T> {
+        match self {
+            Self::Server(db) => Table::Server(db.collection_with_options(name, options)),
+            Self::Memory(link) => Table::Memory(link.collection(name)),
+        }
+    }
+}
+
+/// A collection of documents that are read as `T`.
+#[derive(Debug)]
+pub(super) enum Table<T: Send + Sync = Document> {
+    Server(Collection<T>),
+    Memory(memory::Collection),
+}
+
+impl<T: Send + Sync> Clone for Table<T> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Server(coll) => Self::Server(coll.clone()),
+            Self::Memory(coll) => Self::Memory(coll.clone()),
+        }
+    }
+}
+
+impl<T: Send + Sync> Table<T> {
+    /// The same collection, read as it is stored.
+    pub fn as_stored(&self) -> Table {
+        match self {
+            Self::Server(coll) => Table::Server(coll.clone_with_type()),
+            Self::Memory(coll) => Table::Memory(coll.clone()),
+        }
+    }
+
+    pub async fn update_one(&self, filter: Document, update: Document) -> Result<Updated> {
+        match self {
+            Self::Server(coll) => coll.update_one(filter, update).await.map(Into::into),
+            Self::Memory(coll) => coll.update(filter, update, memory::Reach::First).await,
+        }
+    }
+
+    /// As [`Self::update_one`]; inserts a document if none matches.
+    pub async fn upsert_one(&self, filter: Document, update: Document) -> Result<Updated> {
+        match self {
+            Self::Server(coll) => coll.update_one(filter, update).upsert(true).await.map(Into::into),
+            Self::Memory(coll) => coll.update(filter, update, memory::Reach::FirstOrNew).await,
+        }
+    }
+
+    pub async fn update_many(&self, filter: Document, update: Document) -> Result<Updated> {
+        match self {
+            Self::Server(coll) => coll.update_many(filter, update).await.map(Into::into),
+            Self::Memory(coll) => coll.update(filter, update, memory::Reach::All).await,
+        }
+    }
+
+    /// Returns how many documents were deleted: one or none.
+    pub async fn delete_one(&self, filter: Document) -> Result<u64> {
+        match self {
+            Self::Server(coll) => coll.delete_one(filter).await.map(|done| done.deleted_count),
+            Self::Memory(coll) => coll.delete(filter, memory::Reach::First).await,
+        }
+    }
+
+    /// Returns how many documents were deleted.
+    pub async fn delete_many(&self, filter: Document) -> Result<u64> {
+        match self {
+            Self::Server(coll) => coll.delete_many(filter).await.map(|done| done.deleted_count),
+            Self::Memory(coll) => coll.delete(filter, memory::Reach::All).await,
+        }
+    }
+}
+
+impl<T: Serialize + Send + Sync> Table<T> {
+    pub async fn insert_one(&self, document: &T) -> Result<()> {
+        match self {
+            Self::Server(coll) => coll.insert_one(document).await.map(drop),
+            Self::Memory(coll) => coll.insert(bson::serialize_to_document(document)?).await,
+        }
+    }
+}
+
+impl<T: DeserializeOwned + Send + Sync + Unpin + 'static> Table<T> {
+    pub async fn find_one(&self, query: impl Into<Query>) -> Result<Option<T>> {
+        let query = query.into();
+        match self {
+            Self::Server(coll) => {
+                let found = coll.find_one(query.filter);
+                let found = if let Some(sort) = query.sort { found.sort(sort) } else { found };
+                if let Some(fields) = query.fields { found.projection(fields) } else { found }.await
+            }
+            Self::Memory(coll) => {
+                let found = coll.find(query).await?.into_iter().next();
+                Ok(found.map(bson::deserialize_from_document).transpose()?)
+            }
+        }
+    }
+
+    pub async fn find(&self, query: impl Into<Query>) -> Result<Vec<T>> {
+        let query = query.into();
+        match self {
+            Self::Server(coll) => {
+                let found = coll.find(query.filter);
+                let found = if let Some(sort) = query.sort { found.sort(sort) } else { found };
+                if let Some(fields) = query.fields { found.projection(fields) } else { found }
+                    .await?
+                    .try_collect()
+                    .await
+            }
+            Self::Memory(coll) => {
+                let found = coll.find(query).await?;
+                Ok(found.into_iter().map(bson::deserialize_from_document).collect::<bson::error::Result<_>>()?)
+            }
+        }
+    }
+}
+
+impl Table {
+    /// Inserts the document, or puts it in place of the one that matches.
+    pub async fn replace_or_insert(&self, filter: Document, document: Document) -> Result<()> {
+        match self {
+            Self::Server(coll) => coll.replace_one(filter, document).upsert(true).await.map(drop),
+            Self::Memory(coll) => coll.replace(filter, document).await.map(drop),
+        }
+    }
+
+    /// As [`Self::replace_or_insert`]; returns the document that was there before.
+    pub async fn swap(&self, filter: Document, document: Document) -> Result<Option<Document>> {
+        match self {
+            Self::Server(coll) => coll.find_one_and_replace(filter, document).upsert(true).await,
+            Self::Memory(coll) => coll.replace(filter, document).await,
+        }
+    }
+
+    /// How many documents there are.
+    pub async fn count(&self) -> Result<u64> {
+        match self {
+            Self::Server(coll) => coll.count_documents(Document::new()).await,
+            Self::Memory(coll) => Ok(coll.find(Query::default()).await?.len() as u64),
+        }
+    }
+
+    /// The documents after the first `skip`, and then every new one. Only for capped collections.
+    pub async fn tail(&self, fields: Option<Document>, skip: u64) -> Result<BoxStream<'static, Result<Document>>> {
+        match self {
+            Self::Server(coll) => {
+                let tail = coll.find(Document::new()).skip(skip).cursor_type(CursorType::TailableAwait);
+                let tail = tail.max_await_time(AWAIT);
+                Ok(if let Some(fields) = fields { tail.projection(fields) } else { tail }.await?.boxed())
+            }
+            Self::Memory(coll) => Ok(coll.tail(skip)),
+        }
+    }
+}
