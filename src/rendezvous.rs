@@ -34,9 +34,12 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::{
     any::Any,
+    future::poll_fn,
     ops::Deref,
     panic::AssertUnwindSafe,
-    sync::{Arc, OnceLock},
+    pin::pin,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    task::Poll,
     time::Duration,
 };
 use tokio::time::Instant;
@@ -307,10 +310,10 @@ pub async fn supervise(
     recipe: impl Future<Output = anyhow::Result<()>>,
     beats: impl Future<Output = ()>,
     watch: impl Future<Output = Why>,
-    cancel: &CancellationToken,
+    cancel: &Cancel,
 ) -> anyhow::Result<()> {
     tokio::select! {
-        result = AssertUnwindSafe(recipe).catch_unwind() => result.unwrap_or_else(|panic| Err(fault(panic.as_ref()))),
+        result = AssertUnwindSafe(cancel.while_held(recipe)).catch_unwind() => result.unwrap_or_else(|panic| Err(fault(panic.as_ref()))),
         () = cancel.cancelled() => Err(Why::Cancelled.into()),
         why = watch => Err(why.into()),
         () = beats, if role == Role::Leader => unreachable!("heartbeats have no end"),
@@ -365,7 +368,12 @@ impl Early {
 pub struct Cancel {
     token: CancellationToken,
     early: Arc<OnceLock<Early>>,
+    /// Until when the operation's lock is surely ours; `None` for work without a lock.
+    held_until: Arc<Mutex<Option<Instant>>>,
 }
+
+/// Time between two looks whether the lock is surely ours again.
+const HELD_AGAIN: Duration = Duration::from_millis(100);
 
 impl Cancel {
     /// Ends the operation.
@@ -373,6 +381,32 @@ impl Cancel {
         // A second reason changes nothing.
         let _ = self.early.set(early);
         self.token.cancel();
+    }
+
+    /// Records until when the operation's lock is surely ours.
+    pub fn held_until(&self, until: Instant) {
+        *self.held_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
+    }
+
+    fn is_held(&self) -> bool {
+        let until = *self.held_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_none_or(|until| Instant::now() < until)
+    }
+
+    /// Runs `work`, but only while the lock is surely ours. A process that was stopped for long would otherwise go on with its
+    /// work before it learns that its lock is lost, while another agent works already.
+    pub async fn while_held<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        loop {
+            let step = poll_fn(|cx| match self.is_held() {
+                true => work.as_mut().poll(cx).map(Some),
+                false => Poll::Ready(None),
+            });
+            match step.await {
+                Some(done) => return done,
+                None => tokio::time::sleep(HELD_AGAIN).await,
+            }
+        }
     }
 
     /// Why the operation is to end; `None` while it is not to end.
@@ -399,20 +433,47 @@ impl Deref for Cancel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{future::pending, sync::Mutex};
+    use std::{
+        future::pending,
+        sync::atomic::{AtomicU32, Ordering},
+    };
 
     #[tokio::test]
     async fn a_fault_or_a_cancellation_ends_a_recipe() {
-        let cancel = CancellationToken::new();
+        let cancel = Cancel::default();
         let run = async |recipe: BoxFuture<'static, anyhow::Result<()>>| {
             supervise(Role::Leader, recipe, pending(), pending(), &cancel).await.map_err(|e| e.to_string())
         };
         assert_eq!(run(async { Ok(()) }.boxed()).await, Ok(()));
         let fault = run(async { panic!("index {}", 7) }.boxed()).await.expect_err("a fault");
         assert!(fault.contains("index 7"), "{fault}");
-        cancel.cancel();
+        cancel.end(Early::Asked);
         let error = supervise(Role::Follower, pending(), async {}, pending(), &cancel).await.expect_err("cancelled");
         assert_eq!(Cancel::default().early_end(&error), Some(Early::Asked));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn work_stands_still_while_the_lock_may_be_somebody_elses() {
+        let (cancel, steps) = (Cancel::default(), AtomicU32::new(0));
+        let work = async {
+            loop {
+                steps.fetch_add(1, Ordering::Relaxed);
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        };
+        let mut work = pin!(cancel.while_held(work));
+        let mut runs_for = async |seconds: u64| {
+            let before = steps.load(Ordering::Relaxed);
+            let ended: Result<(), _> =
+                tokio::time::timeout(Duration::from_millis(seconds * 1000 + 500), &mut work).await;
+            assert!(ended.is_err(), "it has no end");
+            steps.load(Ordering::Relaxed) - before
+        };
+        assert_eq!(runs_for(5).await, 6, "without a lock");
+        cancel.held_until(Instant::now() + Duration::from_secs(10));
+        assert_eq!(runs_for(20).await, 10, "as long as it is ours");
+        cancel.held_until(Instant::now() + Duration::from_secs(60));
+        assert!(runs_for(20).await >= 20, "it is ours again");
     }
 
     #[test]
@@ -465,7 +526,7 @@ mod tests {
     async fn whoever_works_hears_that_it_is_in_vain() {
         let running = || Some(board(Status::Running, FRESH, vec![member("a", Some(Status::Running), Some(FRESH))]));
         let failed = Some(board(Status::Error, FRESH, vec![]));
-        let cancel = CancellationToken::new();
+        let cancel = Cancel::default();
         let told = Told(Mutex::new(vec![running(), running(), failed]));
         let work = supervise(Role::Follower, pending(), pending(), watch(&told, Role::Follower), &cancel);
         let error = work.await.expect_err("in vain");

@@ -8,7 +8,6 @@ use crate::model::{
 };
 use crate::mongo::{admin::explain, login};
 use crate::preflight::grants;
-use crate::topo::condition;
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -181,7 +180,7 @@ async fn describe(node: &Node, server: &mut String) -> AgentStat {
         nodes: SubsysStatus::usable(),
         ..AgentStat::unknown(&node.rs, &node.me())
     };
-    match condition::of(&node.client).await {
+    match node.condition().await {
         Ok(condition) => {
             // Only asked of a node that answers: a beat must not wait for the rest of them, one question after another.
             if let Ok(version) = node.version_now().await {

@@ -19,6 +19,8 @@ pub(super) struct Pulse {
     /// The same as the node's own `control`, but over connections that only heartbeats use.
     pub control: Control,
     _alive: DropGuard,
+    #[cfg(test)]
+    process: Option<super::sim::Process>,
 }
 
 impl Pulse {
@@ -29,12 +31,29 @@ impl Pulse {
         let stop = CancellationToken::new();
         let alive = stop.clone().drop_guard();
         let (runtime, control) = thread(connect, stop).await?;
-        Ok(Self { runtime, control, _alive: alive })
+        Ok(Self {
+            runtime,
+            control,
+            _alive: alive,
+            #[cfg(test)]
+            process: None,
+        })
     }
 
     /// Runs `work` on the thread, until it ends or the handle is dropped.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+        #[cfg(test)]
+        if let Some(process) = &self.process {
+            return AbortOnDropHandle::new(self.runtime.spawn(process.run(work)));
+        }
         AbortOnDropHandle::new(self.runtime.spawn(work))
+    }
+
+    /// Heartbeats on the runtime of the caller, in a simulated process.
+    #[cfg(test)]
+    pub fn simulated(control: Control, process: super::sim::Process) -> Self {
+        let alive = CancellationToken::new().drop_guard();
+        Self { runtime: Handle::current(), control, _alive: alive, process: Some(process) }
     }
 }
 

@@ -46,9 +46,11 @@ pub(super) async fn take(node: &Node, header: LockHeader, op: &Cancel) -> Result
         if let Some(early) = op.early() {
             return Ok(Taken::No(format!("{}, before it began", early.sentence(&header.kind))));
         }
-        let now = control.cluster_time().await?;
+        let began = Instant::now();
+        // Advanced: by the time of a silent cluster the new lock would begin seconds old, and a lost one seem to live.
+        let now = control.advanced_cluster_time().await?;
         match control.locks.try_take(&header, now).await? {
-            TakeLock::Taken => return Ok(Taken::Yes(Box::new(Lease::start(node, header, op.clone())))),
+            TakeLock::Taken => return Ok(Taken::Yes(Box::new(Lease::start(node, header, began, op.clone())))),
             TakeLock::AlreadyRun => return Ok(Taken::No("it was already run on this replica set".into())),
             TakeLock::Withdrawn => return Ok(Taken::Withdrawn),
             TakeLock::Busy { by } if by.header.opid == header.opid => {
@@ -68,10 +70,11 @@ pub(super) async fn take(node: &Node, header: LockHeader, op: &Cancel) -> Result
 }
 
 impl Lease {
-    fn start(node: &Node, header: LockHeader, op: Cancel) -> Self {
+    /// The lock was taken by an attempt that began at `began`.
+    fn start(node: &Node, header: LockHeader, began: Instant, op: Cancel) -> Self {
         let lost = CancellationToken::new();
         let leads = node.in_leader_rs;
-        let beats = keep_beating(&node.pulse, header.clone(), leads, op, lost.clone());
+        let beats = keep_beating(&node.pulse, header.clone(), leads, began, op, lost.clone());
         Self { control: node.control.clone(), header, beats, lost }
     }
 
@@ -104,6 +107,7 @@ fn keep_beating(
     pulse: &Pulse,
     header: LockHeader,
     leads: bool,
+    began: Instant,
     op: Cancel,
     lost: CancellationToken,
 ) -> AbortOnDropHandle<()> {
@@ -113,7 +117,7 @@ fn keep_beating(
             let mine = mine.clone();
             async move { attempt(&mine.0, &mine.1, leads).await }
         };
-        let why = beat(attempt).await;
+        let why = beat(attempt, began, |last| op.held_until(last + FENCE)).await;
         tracing::error!("{}: {why}; ending the operation", header.replset);
         lost.cancel();
         op.end(Early::LockLost { node: header.node, why });
@@ -122,10 +126,20 @@ fn keep_beating(
 
 /// Writes one heartbeat to the lock, and to the operation's document if this agent leads it. Returns `false` if the lock is not
 /// ours.
+///
+/// The cluster time of a silent cluster can be ten seconds old, and a heartbeat with it would count as stale before [`FENCE`]
+/// is over. The heartbeat itself advances the time; if it did so by a second or more, the heartbeat is repeated.
 async fn attempt(control: &Control, header: &LockHeader, leads: bool) -> Result<bool> {
-    let now = control.cluster_time().await?;
+    let mut now = control.cluster_time().await?;
     if !control.locks.beat(header, now).await? {
         return Ok(false);
+    }
+    let advanced = control.time_of_last_call().await?;
+    if advanced.time > now.time {
+        now = advanced;
+        if !control.locks.beat(header, now).await? {
+            return Ok(false);
+        }
     }
     match header.kind.as_str() {
         name::BACKUP if leads => control.backups.beat_of(&header.opid, now).await?,
@@ -135,15 +149,20 @@ async fn attempt(control: &Control, header: &LockHeader, leads: bool) -> Result<
     Ok(true)
 }
 
-/// Attempts a heartbeat every few seconds until the lock is lost, then returns the reason.
+/// Attempts a heartbeat every few seconds until the lock is lost, then returns the reason. `last` is when the attempt began
+/// that took the lock; `confirmed` gets this and when each successful heartbeat began.
 ///
 /// An attempt does not wait for the one before. Each attempt may take nearly as long as [`FENCE`], because the majority may
 /// confirm it late. And an attempt that hangs on a dead connection or on a frozen server must not keep the next attempt from
 /// the new primary.
-async fn beat<F: Future<Output = Result<bool>>>(attempt: impl Fn() -> F) -> String {
+async fn beat<F: Future<Output = Result<bool>>>(
+    attempt: impl Fn() -> F,
+    mut last: Instant,
+    confirmed: impl Fn(Instant),
+) -> String {
+    confirmed(last);
     let mut ticks = tokio::time::interval_at(Instant::now() + HEARTBEAT, HEARTBEAT);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut last = Instant::now();
     let mut failed = None;
     let mut attempts = FuturesUnordered::new();
     loop {
@@ -161,7 +180,10 @@ async fn beat<F: Future<Output = Result<bool>>>(attempt: impl Fn() -> F) -> Stri
                 });
             }
             Some((began, done)) = attempts.next() => match done {
-                Ok(true) => last = last.max(began),
+                Ok(true) => {
+                    last = last.max(began);
+                    confirmed(last);
+                }
                 Ok(false) => return "the lock was taken away".to_owned(),
                 Err(error) => {
                     let why = explain(&error);
@@ -176,16 +198,84 @@ async fn beat<F: Future<Output = Result<bool>>>(attempt: impl Fn() -> F) -> Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::agent::sim::{self, Host, Process, World};
+    use crate::model::{lock::is_stale, status::Status};
     use std::{cell::Cell, future::pending};
     use tokio::time::sleep;
+
+    const HOST: Host = Host { rs: "rs1", at: 0 };
+
+    async fn taken(node: &Node, opid: &str, op: &Cancel) -> Box<Lease> {
+        match take(node, node.lock_header(name::BACKUP, opid, None), op).await.expect("an answer") {
+            Taken::Yes(lease) => lease,
+            other => panic!("the lock is not taken: {other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_is_cut_off_gives_up_before_its_lock_is_stale() {
+        for idle in 0..10 {
+            let (world, op) = (World::new(1), Cancel::default());
+            let [mine, other] = [HOST, Host { at: 1, ..HOST }].map(|host| sim::node(&world, host, &Process::default()));
+            sleep(Duration::from_secs(idle)).await;
+            let lease = taken(&mine, "op", &op).await;
+            if idle > 5 {
+                sleep(Duration::from_secs(60)).await;
+            }
+            assert_eq!(op.early(), None, "it shows that it lives");
+            world.cut_off(HOST, Duration::from_secs(3600));
+            op.cancelled().await;
+            assert!(matches!(op.early(), Some(Early::LockLost { .. })) && lease.is_lost());
+            let lock = other.control.locks.of("rs1").await.expect("an answer").expect("the lock");
+            let now = other.control.advanced_cluster_time().await.expect("the time");
+            assert!(!is_stale(lock.hb, now), "given up at {now} with a lock of {}", lock.hb);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_that_somebody_removed_ends_the_operation() {
+        let (world, op) = (World::new(1), Cancel::default());
+        let node = sim::node(&world, HOST, &Process::default());
+        let lease = taken(&node, "op", &op).await;
+        let lock = node.control.locks.of("rs1").await.expect("an answer").expect("the lock");
+        assert!(node.control.locks.remove_stale(&lock).await.expect("an answer"));
+        timeout(HEARTBEAT * 2, op.cancelled()).await.expect("the next heartbeat shows it");
+        assert!(lease.is_lost());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_holder_ends_the_operation_of_a_lost_one() {
+        let world = World::new(1);
+        let dead = Process::default();
+        let mine = sim::node(&world, HOST, &dead);
+        let backup = bson::doc! { "name": "b", "opid": "op", "status": "running", "replsets": [{ "name": "rs1", "status": "running" }] };
+        mine.control.backups.insert(&bson::deserialize_from_document(backup).expect("a backup")).await.expect("insert");
+        let _lease = taken(&mine, "op", &Cancel::default()).await;
+        dead.kill();
+        let next = sim::node(&world, Host { at: 1, ..HOST }, &Process::default());
+        let attempt = async || take(&next, next.lock_header(name::BACKUP, "next", None), &Cancel::default()).await;
+        assert!(
+            matches!(attempt().await.expect("an answer"), Taken::No(why) if why.contains("another operation is running"))
+        );
+        sleep(Duration::from_secs(u64::from(STALE_SECS) + 1)).await;
+        assert!(matches!(attempt().await.expect("an answer"), Taken::Yes(_)));
+        let backup = next.control.backups.get("b").await.expect("an answer").expect("a backup");
+        assert!(backup.status == Status::Error && backup.replsets[0].status == Status::Error, "{backup:?}");
+        assert_eq!(next.control.backups.due_for_cleanup().await.expect("an answer"), ["b"]);
+        // Its process is dead, but even if it came back: each operation is run once.
+        next.control.locks.release(&next.lock_header(name::BACKUP, "next", None)).await.expect("release");
+        let again = take(&next, next.lock_header(name::BACKUP, "op", None), &Cancel::default()).await;
+        assert!(matches!(again.expect("an answer"), Taken::No(why) if why.contains("already run")));
+    }
 
     /// Runs `attempt`, which gets the number of attempts before it, for ten minutes or until the lock is lost.
     async fn held<F: Future<Output = Result<bool>>>(attempt: impl Fn(u32) -> F) -> Result<(), (String, u64)> {
         let (since, count) = (Instant::now(), Cell::new(0));
-        let beats = beat(|| {
+        let attempt = || {
             count.set(count.get() + 1);
             attempt(count.get())
-        });
+        };
+        let beats = beat(attempt, since, |_| {});
         timeout(Duration::from_secs(600), beats).await.map_or(Ok(()), |why| Err((why, since.elapsed().as_secs())))
     }
 

@@ -36,6 +36,8 @@ mod service;
 mod settings;
 mod sharing;
 pub mod sidecar;
+#[cfg(test)]
+mod sim;
 mod slice_begin;
 mod slicer;
 mod storage_watch;

@@ -10,7 +10,11 @@ use crate::model::{
     lock::LockHeader,
     rate::Rate,
 };
-use crate::mongo::{self, Hello, Purpose, admin, majority};
+use crate::mongo::{
+    self, Hello, Purpose, Server,
+    admin::{self, ReplStatus},
+    majority,
+};
 use crate::storage::{Storage, ranges::Downloads, rate::Pace};
 use crate::topo::{
     cluster::{self, Cluster},
@@ -39,6 +43,8 @@ use tokio::sync::watch;
 pub(super) struct Node {
     /// Direct connection to this agent's own mongod.
     pub client: Client,
+    /// The same mongod, for commands.
+    pub mongod: Arc<dyn Server>,
     /// Leads to the primary of this node's replica set.
     pub primary: Client,
     /// The control collections, through the leader replica set's primary.
@@ -94,6 +100,7 @@ impl Node {
             leader_rs,
             rs: hello.set_name,
             me: RwLock::new(hello.me),
+            mongod: Arc::new(client.clone()),
             client,
             primary,
             log,
@@ -114,12 +121,22 @@ impl Node {
     }
 
     pub async fn hello(&self) -> Result<Hello> {
-        mongo::hello(&self.client).await
+        mongo::hello(self.mongod.as_ref()).await
+    }
+
+    /// The state of the replica set, as this node sees it.
+    pub async fn repl_status(&self) -> Result<ReplStatus> {
+        admin::repl_status(self.mongod.as_ref()).await
+    }
+
+    /// The condition of this node.
+    pub async fn condition(&self) -> Result<Condition> {
+        condition::of(self.mongod.as_ref()).await
     }
 
     /// Server and feature compatibility version: both change under an agent that runs on.
     pub async fn version_now(&self) -> Result<admin::Version> {
-        admin::version(&self.client).await
+        admin::version(self.mongod.as_ref()).await
     }
 
     /// Explains to people what a missing majority of this node's replica set means.
@@ -156,7 +173,7 @@ impl Node {
 
     /// The replica sets of the cluster.
     pub async fn cluster(&self) -> Result<Cluster> {
-        cluster::read(self.control.client()).await
+        cluster::read(self.control.leader()).await
     }
 
     /// Opens a storage to write backups or oplog to it, at a limited rate. Marks a new storage; refuses a storage that was used
@@ -211,6 +228,32 @@ impl Node {
             node: self.me(),
             opid: opid.to_owned(),
             epoch: Some(epoch.unwrap_or(Timestamp { time: 0, increment: 0 })),
+        }
+    }
+}
+
+#[cfg(test)]
+impl Node {
+    /// A node whose servers are in memory.
+    pub fn in_memory(control: Control, pulse: Pulse, mongod: Arc<dyn Server>, [rs, me, leader_rs]: [&str; 3]) -> Self {
+        let nowhere = crate::mongo::nowhere::client();
+        let version = admin::Version { server: "7.0.0".into(), fcv: "7.0".into(), psmdb: None };
+        Self {
+            client: nowhere.clone(),
+            mongod,
+            primary: nowhere,
+            control,
+            pulse,
+            config: watch::Sender::new(None),
+            shared: watch::Sender::new(Vec::new()),
+            uri: Uri(String::new()),
+            rs: rs.to_owned(),
+            me: RwLock::new(me.to_owned()),
+            version,
+            leader_rs: leader_rs.to_owned(),
+            in_leader_rs: rs == leader_rs,
+            log: DbSink::new(),
+            parallel: 1,
         }
     }
 }

@@ -290,3 +290,98 @@ async fn candidates(node: &Node, rs: &str, preference: Preference<'_>) -> Result
         Waited::Cancelled => bail!("the backup was cancelled"),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::sim::{self, Host, Process, World};
+    use bson::doc;
+    use std::sync::Arc;
+
+    fn backup(name: &str) -> BackupCmd {
+        bson::deserialize_from_document(doc! { "name": name, "compression": "none" }).expect("a command")
+    }
+
+    /// The primaries' agents of a cluster whose members all have a line.
+    async fn leader(world: &Arc<World>) -> Arc<Node> {
+        let node = sim::node(world, Host { rs: "cfg", at: 0 }, &Process::default());
+        for host in Host::all() {
+            let hb = node.control.cluster_time().await.expect("the time");
+            let line =
+                AgentStat { hb, own: "1".into(), ..AgentStat::healthy(host.rs, &host.name(), 2 - host.at as i32) };
+            node.control.agents.put(&line).await.expect("a line");
+        }
+        sim::configure(&node.control).await;
+        node
+    }
+
+    async fn led(node: &Node, opid: &str, name: &str, cancel: &Cancel) -> (Result<()>, BackupMeta) {
+        let config = node.control.config.main().await.expect("a configuration");
+        let led = lead(node, opid, &backup(name), config.as_ref(), cancel).await;
+        (led, node.control.backups.get(name).await.expect("an answer").expect("a document"))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_backup_without_a_worker_ends_with_the_reason() {
+        let node = leader(&World::new(1)).await;
+        let (led, meta) = led(&node, "op", "b", &Cancel::default()).await;
+        assert!(led.is_err() && meta.status == Status::Error);
+        let error = meta.error.unwrap_or_default();
+        assert!(error.contains("took the backup, although candidates were named"), "{error}");
+        assert_eq!(meta.n.iter().map(|round| round.rs.as_str()).collect::<Vec<_>>(), ["cfg", "rs1"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_declines_is_replaced_and_named() {
+        let node = leader(&World::new(1)).await;
+        let answer = async {
+            let mut waiter = node.control.bell.waiter();
+            loop {
+                for rs in ["cfg", "rs1"] {
+                    let round = node.control.backups.round("b", rs).await.expect("an answer");
+                    let Some(named) = round.and_then(|round| round.nomination) else { continue };
+                    // The secondary, which is asked first, can't.
+                    match named.n.first() {
+                        Some(last) if *last == format!("{rs}-0:27017") => {
+                            node.control.backups.acknowledge("b", rs, last).await.expect("acknowledge");
+                        }
+                        Some(first) => node.control.backups.decline("b", rs, first, "locked").await.expect("decline"),
+                        None => {}
+                    }
+                }
+                waiter.next().await;
+            }
+        };
+        let cancel = Cancel::default();
+        let (led, meta) = tokio::select! {
+            led = led(&node, "op", "b", &cancel) => led,
+            () = answer => unreachable!("it has no end"),
+        };
+        led.expect("somebody took it");
+        assert_eq!(meta.status, Status::Starting);
+        assert_eq!(meta.n.iter().map(|round| round.ack.as_str()).collect::<Vec<_>>(), ["cfg-0:27017", "rs1-0:27017"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cancelled_or_refused_backup_never_begins() {
+        let node = leader(&World::new(1)).await;
+        let cancel = Cancel::default();
+        cancel.end(Early::Asked);
+        let (ended, meta) = led(&node, "op1", "cancelled", &cancel).await;
+        assert!(ended.is_ok() && meta.status == Status::Canceled && meta.error.as_deref() == Some(CANCELED));
+
+        let now = node.control.cluster_time().await.expect("the time");
+        let other = node.lock_header("restore", "other", None);
+        assert_eq!(node.control.locks.try_take(&other, now).await.expect("an answer"), crate::control::TakeLock::Taken);
+        let (ended, meta) = led(&node, "op2", "refused", &Cancel::default()).await;
+        assert!(ended.is_err() && meta.status == Status::Error && meta.n.is_empty());
+        assert!(
+            meta.error.is_some_and(|error| error.contains("another operation is running: restore with OPID other"))
+        );
+
+        node.control.locks.withdraw("backup", "op3", "cfg", &[]).await.map(drop).expect("withdraw");
+        let config = node.control.config.main().await.expect("a configuration");
+        lead(&node, "op3", &backup("withdrawn"), config.as_ref(), &Cancel::default()).await.expect("nothing to do");
+        assert_eq!(node.control.backups.get("withdrawn").await.expect("an answer"), None);
+    }
+}

@@ -10,7 +10,7 @@ use super::{
     node::Node,
 };
 use crate::model::agent::AgentStat;
-use crate::mongo::admin::{self, explain};
+use crate::mongo::admin::explain;
 use crate::rendezvous::{Cancel, Early};
 use crate::topo::suits::MAX_LAG_SECS;
 use anyhow::{Context, Result};
@@ -135,7 +135,7 @@ enum Fit {
 
 async fn is_fit(node: &Node) -> Result<Fit> {
     let hello = node.hello().await?;
-    let status = admin::repl_status(&node.client).await?;
+    let status = node.repl_status().await?;
     let me = status.me().context("replSetGetStatus names no member as itself")?;
     if hello.arbiter_only {
         return Ok(Fit::Never("this node is an arbiter".into()));
@@ -195,4 +195,81 @@ impl Op<Leased> {
 /// The living agents of a replica set, for messages: `a (PRIMARY), b (SECONDARY)`.
 pub(super) fn roll_call(agents: &[AgentStat]) -> String {
     agents.iter().map(|a| format!("{} ({})", a.n, a.state)).collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::sim::{self, Host, Process, World};
+    use crate::model::command::name;
+    use std::sync::Arc;
+
+    const SECONDARY: Host = Host { rs: "rs1", at: 1 };
+
+    fn received() -> Op<Received> {
+        let (name, opid) = ("r".to_owned(), "op".to_owned());
+        Op { name, opid, epoch: None, cancel: Cancel::default(), state: Received }
+    }
+
+    fn nodes(world: &Arc<World>) -> [Arc<Node>; 2] {
+        [Host { at: 0, ..SECONDARY }, SECONDARY].map(|host| sim::node(world, host, &Process::default()))
+    }
+
+    fn why<T: std::fmt::Debug>(gate: Gate<T>) -> String {
+        match gate {
+            Gate::StandDown(why) => why,
+            other => panic!("it goes on: {other:?}"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_in_the_middle_of_an_election_waits_for_the_primary() {
+        let world = World::new(1);
+        let [primary, secondary] = nodes(&world);
+        assert!(matches!(received().on_primary(&primary).await.expect("an answer"), Gate::Go(_)));
+        let (since, election) = (Instant::now(), Duration::from_secs(7));
+        let elected = async {
+            tokio::time::sleep(election).await;
+            world.elect(SECONDARY);
+        };
+        let (gate, ()) = tokio::join!(received().on_primary(&secondary), elected);
+        assert!(matches!(gate.expect("an answer"), Gate::Go(_)));
+        assert!(since.elapsed() >= election && since.elapsed() < election + Duration::from_secs(2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_secondary_leaves_the_work_to_the_primary() {
+        let world = World::new(1);
+        let [primary, secondary] = nodes(&world);
+        let since = Instant::now();
+        assert_eq!(why(received().on_primary(&secondary).await.expect("an answer")), "the primary does this");
+        assert!(since.elapsed() >= FOR_AN_ELECTION, "{:?}", since.elapsed());
+        let Gate::Go(op) = received().on_primary(&primary).await.expect("an answer") else { panic!("the primary") };
+        let op = op.lease(&primary, name::RESTORE).await.expect("an answer").go().expect("the lock");
+        let since = Instant::now();
+        let begun = why(received().on_primary(&secondary).await.expect("an answer"));
+        assert_eq!(begun, "the primary does this; rs1-0:27017 has begun it");
+        assert!(since.elapsed() < Duration::from_secs(1), "nobody waits for what has begun");
+        op.run(async |_| ()).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_lock_is_given_back_in_every_ending() {
+        let world = World::new(1);
+        let [_, node] = nodes(&world);
+        let held = async || node.control.locks.of("rs1").await.expect("an answer").is_some();
+        let lease = async |opid: &str| {
+            let op =
+                Op { opid: opid.to_owned(), ..received() }.check(&node).await.expect("an answer").go().expect("fit");
+            op.anybody().lease(&node, name::DELETE).await.expect("an answer").go().expect("the lock")
+        };
+        assert!(lease("one").await.run(async |_| held().await).await, "held meanwhile");
+        assert!(!held().await);
+        let fault = AssertUnwindSafe(lease("two").await.run(async |_| panic!("a fault"))).catch_unwind().await;
+        assert!(fault.is_err() && !held().await, "after a fault, too");
+        node.control.locks.withdraw(name::DELETE, "three", "rs1", &[]).await.map(drop).expect("withdraw");
+        let op =
+            Op { opid: "three".to_owned(), ..received() }.check(&node).await.expect("an answer").go().expect("fit");
+        assert!(matches!(op.anybody().lease(&node, name::DELETE).await.expect("an answer"), Gate::Withdrawn));
+    }
 }

@@ -124,3 +124,85 @@ pub(super) async fn sweep(node: &Node) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::sim::{self, Host, Process, World};
+    use crate::control::Debt;
+    use crate::model::{command::name, status::Status};
+    use bson::doc;
+
+    const HOST: Host = Host { rs: "cfg", at: 0 };
+
+    async fn running(node: &Node) {
+        let backup = doc! { "name": "b", "opid": "op", "status": "running", "replsets": [{ "name": "cfg", "status": "running" }] };
+        let backup = bson::deserialize_from_document(backup).expect("a backup");
+        node.control.backups.insert(&backup).await.expect("insert");
+        let now = node.control.cluster_time().await.expect("the time");
+        let taken = node.control.locks.try_take(&node.lock_header(name::BACKUP, "op", None), now).await;
+        assert_eq!(taken.expect("an answer"), crate::control::TakeLock::Taken);
+        node.control.backups.beat("b", now).await.expect("a heartbeat");
+    }
+
+    async fn status(node: &Node) -> Status {
+        node.control.backups.get("b").await.expect("an answer").expect("a backup").status
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_starts_again_ends_what_it_held() {
+        let world = World::new(1);
+        let node = sim::node(&world, HOST, &Process::default());
+        running(&node).await;
+        let since = Instant::now();
+        end_own(&node).await.expect("an answer");
+        assert!(since.elapsed() < Duration::from_secs(10), "sooner than its lock is stale");
+        assert!(status(&node).await == Status::Error && node.control.locks.all().await.expect("an answer").is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lock_of_this_node_that_is_refreshed_belongs_to_somebody() {
+        let world = World::new(1);
+        let node = sim::node(&world, HOST, &Process::default());
+        running(&node).await;
+        let beats = async {
+            loop {
+                tokio::time::sleep(HEARTBEAT).await;
+                let now = node.control.cluster_time().await.expect("the time");
+                let mine = node.lock_header(name::BACKUP, "op", None);
+                assert!(node.control.locks.beat(&mine, now).await.expect("an answer"));
+            }
+        };
+        tokio::select! {
+            ended = end_own(&node) => ended.expect("an answer"),
+            () = beats => unreachable!("it has no end"),
+        }
+        assert_eq!(status(&node).await, Status::Running);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_lost_agent_left_is_cleared_up() {
+        let world = World::new(1);
+        let lost = sim::node(&world, HOST, &Process::default());
+        sim::configure(&lost.control).await;
+        running(&lost).await;
+        lost.control.backups.owe("b", Debt::Balancer).await.expect("a debt");
+        crate::topo::balancer::stop(lost.control.leader(), Duration::from_secs(1)).await.expect("stop");
+        let node = sim::node(&world, Host { at: 1, ..HOST }, &Process::default());
+        let (stop, since) = (CancellationToken::new(), Instant::now());
+        let reaper = tokio::spawn(keep(node.clone(), stop.clone()));
+        while !world.unfinished().is_empty() {
+            assert!(since.elapsed() < Duration::from_secs(60), "left: {:?}", world.unfinished());
+            assert!(
+                since.elapsed() < Duration::from_secs(25)
+                    || !world.cluster.balancer_is_on()
+                    || status(&node).await.is_final()
+            );
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        assert!(since.elapsed() > Duration::from_secs(29), "not while the agent may live");
+        assert_eq!(status(&node).await, Status::Error);
+        stop.cancel();
+        reaper.await.expect("the end");
+    }
+}

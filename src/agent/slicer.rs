@@ -47,7 +47,6 @@ use crate::pitr::{
     slicing::{self, Progress, Settings, Slicing},
     timeline::Line,
 };
-use crate::topo::condition;
 use anyhow::{Context, Result, bail};
 use bson::Timestamp;
 use std::{sync::Arc, time::Duration};
@@ -170,7 +169,7 @@ impl Watch {
             }
         }
         // The agent's line in `pbmAgents` may be some seconds old.
-        if let Some(why) = condition::of(&node.client).await?.unfit() {
+        if let Some(why) = node.condition().await?.unfit() {
             tracing::debug!("this node can't slice: {why}");
             return Ok(None);
         }
@@ -473,5 +472,87 @@ impl Guard<'_> {
         self.settings.send_replace(settings_of(&config, storage));
         self.config = config;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::agent::sim::{self, Host, Process, World};
+    use crate::control::TakeLock;
+    use crate::topo::elect::Preference;
+
+    const PRIMARY: Host = Host { rs: "rs1", at: 0 };
+    const SECONDARY: Host = Host { rs: "rs1", at: 1 };
+
+    fn watch() -> Watch {
+        Watch { seen: None, stood_back: None, waits_to_be_named: false }
+    }
+
+    /// The agents of the secondary, which is to slice, and of the primary.
+    async fn nodes(world: &Arc<World>) -> [Arc<Node>; 2] {
+        let nodes = [SECONDARY, PRIMARY].map(|host| sim::node(world, host, &Process::default()));
+        lines(&nodes[0]).await;
+        nodes
+    }
+
+    async fn lines(node: &Node) {
+        for host in Host::all() {
+            let hb = node.control.cluster_time().await.expect("the time");
+            let line = AgentStat {
+                hb,
+                own: "1".into(),
+                rules: AgentStat::RULES,
+                ..AgentStat::healthy(host.rs, &host.name(), if host.at == 0 { 1 } else { 2 })
+            };
+            node.control.agents.put(&line).await.expect("a line");
+        }
+        let agents = node.control.agents.all().await.expect("the lines");
+        let tiers = crate::topo::elect::field(&agents, "rs1", Preference::default()).tiers;
+        assert_eq!(tiers, [[SECONDARY.name()], [PRIMARY.name()]], "the secondary is the better one");
+    }
+
+    async fn turn(watch: &mut Watch, node: &Node) -> Option<LockHeader> {
+        watch.my_turn(node, &Config::default()).await.expect("an answer").map(|(lock, _)| lock)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_best_node_slices_at_once_and_the_next_one_when_nobody_does() {
+        let world = World::new(1);
+        let [best, next] = nodes(&world).await;
+        let (mut of_best, mut of_next) = (watch(), watch());
+        assert_eq!(turn(&mut of_next, &next).await, None, "the better one has the first choice");
+        let lock = turn(&mut of_best, &best).await.expect("the lock");
+        assert_eq!(
+            (turn(&mut of_best, &best).await, turn(&mut of_next, &next).await),
+            (None, None),
+            "somebody does it"
+        );
+        best.control.locks.release_slicing(&lock).await.expect("release");
+        assert_eq!(turn(&mut of_next, &next).await, None);
+        tokio::time::sleep(election::PER_TIER + Duration::from_secs(1)).await;
+        assert_eq!(turn(&mut of_next, &next).await.expect("the lock").node, PRIMARY.name());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slicer_that_is_lost_is_replaced() {
+        let world = World::new(1);
+        let [best, next] = nodes(&world).await;
+        let mut of_next = watch();
+        turn(&mut watch(), &best).await.expect("the lock");
+        // The agent on the same node knows sooner that nobody holds its lock, and an operation pauses slicing.
+        let mut restarted = watch();
+        assert_eq!(turn(&mut restarted, &best).await, None);
+        tokio::time::sleep(HEARTBEAT * 2 + Duration::from_secs(1)).await;
+        let now = best.control.cluster_time().await.expect("the time");
+        let restore = best.lock_header(name::RESTORE, "op", None);
+        assert_eq!(best.control.locks.try_take(&restore, now).await.expect("an answer"), TakeLock::Taken);
+        assert_eq!(turn(&mut restarted, &best).await, None, "a restore runs");
+        best.control.locks.release(&restore).await.expect("release");
+        assert!(turn(&mut restarted, &best).await.is_some());
+        assert_eq!(turn(&mut of_next, &next).await, None);
+        tokio::time::sleep(Duration::from_secs(u64::from(STALE_SECS) + 1)).await;
+        lines(&best).await;
+        assert_eq!(turn(&mut of_next, &next).await.expect("a stale lock goes").node, PRIMARY.name());
     }
 }

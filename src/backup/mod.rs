@@ -30,13 +30,21 @@ pub struct Job {
 /// # Errors
 /// What ended the backup; the objects written so far remain for the clean-up that the document asks for.
 pub async fn run(cx: &Cx, job: &Job) -> Result<()> {
+    carry_out(cx, async |board| logical::run(cx, job, board).await).await
+}
+
+/// Runs a recipe as the backup of this replica set.
+///
+/// # Errors
+/// As [`run`].
+pub async fn carry_out(cx: &Cx, recipe: impl AsyncFnOnce(&ControlBoard<BackupMeta>) -> Result<()>) -> Result<()> {
     tracing::info!("backup started");
     let board: ControlBoard<BackupMeta> = cx.board(cx.cluster.names());
     let recipe = async {
         if cx.role == Role::Leader && cx.cluster.sharded {
             balancer::hold_for_backup(&cx.control, &cx.name, cx.settings.backup.balancer_round).await?;
         }
-        logical::run(cx, job, &board).await
+        recipe(&board).await
     };
     let pay_debts = async || balancer::give_back_of(cx, &cx.control.backups).await;
     operation::run(cx, &board, Kind::Backup, recipe, pay_debts).await

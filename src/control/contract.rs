@@ -375,10 +375,10 @@ async fn configuration(here: &Control, there: &Control) -> Result<()> {
 const SOON: Duration = Duration::from_secs(20);
 
 async fn commands_come_once_and_in_order(here: &Control, there: &Control) -> Result<()> {
-    here.commands.send_cancel_backup().await?;
+    here.commands.send(Order::CancelBackup).await?;
     let place = there.commands.end().await?;
     let mut sent = Vec::new();
-    sent.push(here.commands.send_cancel_backup().await?);
+    sent.push(here.commands.send(Order::CancelBackup).await?);
     let (out, mut seen) = mpsc::channel(16);
     let stop = CancellationToken::new();
     let commands: Commands = there.commands.clone();
@@ -386,7 +386,7 @@ async fn commands_come_once_and_in_order(here: &Control, there: &Control) -> Res
     let sending = async {
         for at in 0..5 {
             if at > 0 {
-                sent.push(here.commands.send_resync(None).await?);
+                sent.push(here.commands.send(Order::Resync(ResyncCmd::default())).await?);
             }
             let got = timeout(SOON, seen.recv()).await.expect("in time").expect("a command");
             assert_eq!(Some(&got.id), sent.last(), "each once, and in order");

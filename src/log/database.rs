@@ -23,7 +23,7 @@ pub struct DbSink {
 const WAITING: usize = 10_000;
 
 impl DbSink {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let (send, receive) = mpsc::channel(WAITING);
         Self {
             send,

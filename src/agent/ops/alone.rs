@@ -23,7 +23,7 @@ pub(super) async fn run(task: Task, kind: &str, work: impl AsyncFnOnce(&Task) ->
     op.run(async |op| {
         let ended = tokio::select! {
             () = op.cancel.cancelled() => Err(anyhow!("{}; the same command goes on with it", op.why_early(kind))),
-            done = work(&task) => done,
+            done = op.cancel.while_held(work(&task)) => done,
         };
         // Told before the lock is given back: who waits for the lock reads the log then.
         match ended {

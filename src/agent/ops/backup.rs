@@ -17,7 +17,6 @@ use crate::mongo::{admin::explain, majority};
 use crate::operation::Cx;
 use crate::storage::Storage;
 use crate::storages::place;
-use crate::topo::condition;
 use anyhow::{Context, Result};
 use std::{sync::Arc, time::Duration};
 
@@ -25,6 +24,15 @@ use std::{sync::Arc, time::Duration};
 const FOR_A_NOMINATION: Duration = Duration::from_secs(60);
 
 pub(in crate::agent) async fn handle(task: Task, backup: BackupCmd) -> Result<()> {
+    take_part(task, backup, backup::run).await
+}
+
+/// Leads the backup, works for it, or both. `run` is the work.
+pub(in crate::agent) async fn take_part(
+    task: Task,
+    backup: BackupCmd,
+    run: impl AsyncFn(&Cx, &Job) -> Result<()>,
+) -> Result<()> {
     let node = &task.node;
     let config = node.control.config.main().await?;
     let is_primary = node.hello().await?.is_primary();
@@ -35,7 +43,7 @@ pub(in crate::agent) async fn handle(task: Task, backup: BackupCmd) -> Result<()
         }
         nominate::lead(node, &task.opid, &backup, config.as_ref(), &task.cancel).await
     };
-    let (led, worked) = tokio::join!(leading, work(&task, &backup));
+    let (led, worked) = tokio::join!(leading, work(&task, &backup, run));
     led.and(worked)
 }
 
@@ -46,7 +54,7 @@ async fn appears(task: &Task, name: &str) -> Result<bool> {
     Ok(matches!(node.control.bell.until(TAKE_OVER, task.cancel.cancelled(), look).await?, Waited::Found(())))
 }
 
-async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
+async fn work(task: &Task, backup: &BackupCmd, run: impl AsyncFn(&Cx, &Job) -> Result<()>) -> Result<()> {
     let node = &task.node;
     let Some(op) = task.receive(&backup.name).check(node).await?.go() else { return Ok(()) };
     if let Some(why) = not_nominated(task, &backup.name).await? {
@@ -77,7 +85,7 @@ async fn work(task: &Task, backup: &BackupCmd) -> Result<()> {
             .unwrap_or(node.parallel);
         let job = Job { command: backup.clone(), storage, primary: node.primary.clone(), parallel };
         let cx = Cx { settings, ..context(node, op).await? };
-        let result = Box::pin(backup::run(&cx, &job)).await;
+        let result = Box::pin(run(&cx, &job)).await;
         if op.lost_its_lock() || result.is_err() {
             // The remains may have been removed before we heard of the end, and we have written since. Whatever failed
             // first, we may have been taken for lost: who slept for long often sees broken connections before its lock.
@@ -108,7 +116,7 @@ async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Resolved, Arc<dyn S
 /// Why this node may not be read now; `None` if it may. The node was named by its line in `pbmAgents`, which is some seconds
 /// old.
 async fn no_source(node: &Node) -> Result<Option<String>> {
-    let condition = condition::of(&node.client).await?;
+    let condition = node.condition().await?;
     if let Some(why) = condition.unfit() {
         return Ok(Some(why));
     }
