@@ -10,14 +10,20 @@ use super::{
     frame::{FORMAT, MAGIC, TERM, length},
     prelude::{Prelude, PreludeEntry},
 };
-use crate::storage::ByteStream;
+use crate::{raw, storage::ByteStream};
 use bson::{Document, RawDocument};
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures::TryStreamExt as _;
 use std::{collections::HashMap, io};
 
-/// No list of namespaces is longer: some hundred thousand of them.
+/// No list of namespaces takes more memory: some hundred thousand of them.
 const LONGEST_PRELUDE: u64 = 512 << 20;
+/// What an entry of the list takes beside its bytes: a compressed archive can announce millions of very short names.
+const ENTRY: u64 = 512;
+
+fn is_too_long(bytes: u64, entries: usize) -> bool {
+    bytes.saturating_add(ENTRY.saturating_mul(entries as u64)) > LONGEST_PRELUDE
+}
 
 /// Why an archive can't be read. Places are bytes of the uncompressed stream.
 #[derive(Debug, thiserror::Error)]
@@ -91,7 +97,7 @@ impl Archive {
         };
         while let Some(entry) = source.document(None).await? {
             prelude.entries.push(read_entry(&entry).map_err(|reason| source.damaged(None, reason))?);
-            if source.at > LONGEST_PRELUDE {
+            if is_too_long(source.at, prelude.entries.len()) {
                 return Err(source.damaged(None, "its list of namespaces has no end"));
             }
         }
@@ -274,6 +280,8 @@ impl Source {
             return Err(cut(self));
         }
         let document = RawDocument::from_bytes(&self.ahead[..length]).map_err(|e| e.to_string());
+        // The library has no limit for nested documents, and ends the program when it has no stack left.
+        let document = document.and_then(|raw| raw::check(raw).map(|()| raw).map_err(|e| e.to_string()));
         let document = document.and_then(|raw| Document::try_from(raw).map_err(|e| e.to_string()));
         let document = document.map_err(|e| self.damaged(ns.map(str::to_owned), e))?;
         self.consume(length);

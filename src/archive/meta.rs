@@ -1,9 +1,13 @@
 //! `metadata.json` (version 1) and `meta.pbm` (version 2) of one replica set (docs/format.md A.3.3, A.3.4).
 
 use super::{extjson, prelude::Prelude};
-use crate::layout::{self, BUCKETS, ReplsetLayout};
+use crate::{
+    layout::{self, BUCKETS, ReplsetLayout},
+    raw,
+};
 use anyhow::{Context as _, anyhow, bail};
-use bson::{Bson, Document, doc};
+use bson::{Bson, Document, RawDocument, doc};
+use std::collections::HashSet;
 
 /// Version of the archive format in `metadata.json`; there is no other.
 const FORMAT: &str = "0.1";
@@ -109,10 +113,10 @@ impl Written {
         let entry = value.as_document().context("an object is no document")?;
         only(entry, &["name", "stored", "size", "crc"])?;
         let content = match entry.contains_key("crc") {
-            true => Some((integer(entry, "size")?, integer(entry, "crc")?)),
+            true => Some((size(entry, "size")?, integer(entry, "crc")?)),
             false => None,
         };
-        Ok(Self { name: text(entry, "name")?, stored: integer(entry, "stored")?, content })
+        Ok(Self { name: text(entry, "name")?, stored: size(entry, "stored")?, content })
     }
 }
 
@@ -240,13 +244,15 @@ pub fn read_metadata_json(bytes: &[u8]) -> anyhow::Result<ArchiveMeta> {
     if !matches!(format.as_str(), FORMAT | "") {
         return Err(anyhow!("metadata.json has format version '{format}', only '{FORMAT}' is known"));
     }
-    let (mut namespaces, remains) =
+    let (mut namespaces, remains): (Vec<NamespaceMeta>, _) =
         (list(&file, "namespaces", read_namespace)?, list(&file, "remains", read_namespace)?);
     let escaped = list(&file, "escaped", read_namespace)?;
     if !escaped.is_empty() {
         namespaces.extend(escaped);
         namespaces.sort_by(|a: &NamespaceMeta, b| (&a.db, &a.coll).cmp(&(&b.db, &b.coll)));
     }
+    each_once(&namespaces)?;
+    each_once(&remains)?;
     let written = list(&file, "written", Written::read)?;
     let concurrent_collections =
         i32::try_from(integer(&file, "concurrent_collections")?).context("read concurrent_collections")?;
@@ -314,7 +320,10 @@ fn specification(ns: &NamespaceMeta) -> Bson {
 /// # Errors
 /// The bytes are not a `meta.pbm`.
 pub fn read_meta_pbm(bytes: &[u8]) -> anyhow::Result<(Vec<NamespaceMeta>, Option<Vec<NamespaceMeta>>)> {
-    let file = Document::from_reader(bytes).context("read it as BSON")?;
+    let raw = RawDocument::from_bytes(bytes).context("read it as BSON")?;
+    // The library has no limit for nested documents, and ends the program when it has no stack left.
+    raw::check(raw).context("read it as BSON")?;
+    let file = Document::try_from(raw).context("read it as BSON")?;
     let read = |spec: &Bson| {
         let spec = spec.as_document().context("a specification is no document")?;
         read_described(spec, spec, text(spec, "db")?, text(spec, "name")?)
@@ -323,7 +332,19 @@ pub fn read_meta_pbm(bytes: &[u8]) -> anyhow::Result<(Vec<NamespaceMeta>, Option
         return Err(anyhow!("it has no specifications"));
     }
     let remains = file.contains_key("remains").then(|| list(&file, "remains", read)).transpose()?;
-    Ok((list(&file, "specifications", read)?, remains))
+    let namespaces = list(&file, "specifications", read)?;
+    each_once(&namespaces)?;
+    each_once(remains.as_deref().unwrap_or_default())?;
+    Ok((namespaces, remains))
+}
+
+/// A collection that is listed twice would be loaded twice.
+fn each_once(namespaces: &[NamespaceMeta]) -> anyhow::Result<()> {
+    let mut seen = HashSet::new();
+    match namespaces.iter().find(|ns| !seen.insert((&ns.db, &ns.coll))) {
+        Some(twice) => Err(anyhow!("'{}.{}' is listed twice", twice.db, twice.coll)),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn is_listed(ns: &NamespaceMeta) -> bool {
@@ -408,7 +429,7 @@ fn read_described(entry: &Document, inner: &Document, db: String, coll: String) 
         indexes,
         uuid,
         crc: integer(entry, "crc")?,
-        size: integer(entry, "size")?,
+        size: size(entry, "size")?,
         object: match text(entry, "object")? {
             none if none.is_empty() => None,
             name if layout::is_escaped_name(&name) => Some(name),
@@ -433,6 +454,14 @@ fn integer(doc: &Document, key: &str) -> anyhow::Result<i64> {
         Some(Bson::Int32(value)) => Ok(i64::from(*value)),
         Some(Bson::Null) | None => Ok(0),
         Some(other) => Err(anyhow!("'{key}' is {:?}, not an integer", other.element_type())),
+    }
+}
+
+/// A number of bytes; 0 where it is missing or null.
+fn size(doc: &Document, key: &str) -> anyhow::Result<i64> {
+    match integer(doc, key)? {
+        negative @ ..0 => Err(anyhow!("'{key}' is {negative}, and nothing has a negative size")),
+        size => Ok(size),
     }
 }
 
@@ -575,6 +604,9 @@ mod tests {
             (r#"{"namespaces":[{"db":"a","collection":"b","type":"x"}]}"#, "'a.b': unknown type 'x'"),
             (r#"{"namespaces":[{"db":"a","collection":"b","metadata":"{"}]}"#, "'a.b': parse its options"),
             (r#"{"namespaces":[{"db":"a","collection":"b","size":"1"}]}"#, "'size' is String"),
+            (r#"{"namespaces":[{"db":"a","collection":"b","size":-1}]}"#, "'size' is -1"),
+            (r#"{"namespaces":[{"db":"a","collection":"b"},{"db":"a","collection":"b"}]}"#, "'a.b' is listed twice"),
+            (r#"{"written":[{"name":"x","stored":-1}]}"#, "'stored' is -1"),
             ("[]", "parse metadata.json"),
         ] {
             let error = format!("{:#}", read_metadata_json(file.as_bytes()).unwrap_err());

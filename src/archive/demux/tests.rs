@@ -1,6 +1,6 @@
 use super::*;
 use crate::archive::frame;
-use bson::doc;
+use bson::{RawDocumentBuf, doc};
 use futures::{StreamExt as _, stream};
 
 fn entry(db: &str, coll: &str, kind: &str) -> PreludeEntry {
@@ -119,6 +119,25 @@ async fn a_flipped_bit_anywhere_in_the_data_is_an_error() {
         let (_, error) = read(&bytes, 1 << 20).await;
         assert!(error.is_some_and(|e| e.contains("does not begin as a mongodump archive")), "byte {at}");
     }
+}
+
+#[tokio::test]
+async fn a_header_that_is_nested_too_deeply_is_an_error() {
+    let mut header = RawDocumentBuf::new();
+    for _ in 0..20_000 {
+        let mut outer = crate::raw::Writer::new();
+        outer.document(b"", &header);
+        header = outer.finish();
+    }
+    let (_, error) = read(&[&frame::MAGIC[..], header.as_bytes()].concat(), 1 << 20).await;
+    assert!(error.is_some_and(|e| e.contains("nested more deeply")));
+}
+
+#[test]
+fn short_names_count_more_than_their_bytes() {
+    assert!(!is_too_long(200 << 20, 500_000), "half a million with long descriptions");
+    assert!(is_too_long(32 << 20, 1_000_000), "a million without any");
+    assert!(is_too_long(513 << 20, 1));
 }
 
 /// Bytes of all blocks.
