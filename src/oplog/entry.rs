@@ -123,10 +123,18 @@ impl<'a> Entry<'a> {
 
     /// Reads an entry. `outer` is the time of the surrounding `applyOps`, if this is an operation of one.
     pub fn parse(raw: &'a RawDocument, outer: Option<Timestamp>) -> Result<Self> {
+        const READ: [&[u8]; 7] = [b"ts", b"op", b"ns", b"o", b"o2", b"ui", b"b"];
         let (mut ts, mut op, mut ns, mut ui, mut o, mut o2) = (outer, None, None, None, None, None);
         let mut upsert = false;
+        let mut seen = [false; READ.len()];
         for field in fields(raw) {
             let field = field.context("read oplog entry")?;
+            // Other code looks for the first of them, so a second one would be read as another operation.
+            if let Some(at) = READ.iter().position(|name| *name == field.name)
+                && std::mem::replace(&mut seen[at], true)
+            {
+                bail!("oplog entry with two fields `{}`: {}", String::from_utf8_lossy(field.name), excerpt(raw));
+            }
             match field.name {
                 b"ts" if outer.is_none() => ts = field.timestamp(),
                 b"op" => op = field.text(),
@@ -340,6 +348,18 @@ mod tests {
             Part::Abort => "abort",
         };
         Some((txn.id, part.to_owned(), txn.prev.time))
+    }
+
+    #[test]
+    fn an_entry_with_a_field_twice_is_refused() {
+        let mut entry = crate::raw::Writer::new();
+        for (time, ns) in [(1, b"shop.a"), (2, b"shop.b")] {
+            entry.value(0x11, b"ts", &[0, 0, 0, 0, time, 0, 0, 0]);
+            entry.text(b"op", b"d");
+            entry.text(b"ns", ns);
+        }
+        let error = Entry::parse(&entry.finish(), None).expect_err("two times").to_string();
+        assert!(error.contains("two fields `ts`"), "{error}");
     }
 
     #[test]

@@ -2,5 +2,5 @@
 
 pub mod entry;
 pub mod read;
-mod secrets;
+pub(crate) mod secrets;
 pub mod slice;

@@ -2,6 +2,7 @@
 
 use crate::compress;
 use crate::model::compression::Compression;
+use crate::raw;
 use crate::storage::{self, ByteStream, Storage};
 use bson::RawDocumentBuf;
 use bytes::{Buf, BytesMut};
@@ -19,10 +20,14 @@ pub async fn entries(
     object: &str,
     compression: Compression,
 ) -> storage::Result<impl Stream<Item = io::Result<RawDocumentBuf>> + Send + use<>> {
-    let from = compress::decode(storage.get(object, None).await?, compression);
+    Ok(whole_entries(compress::decode(storage.get(object, None).await?, compression)))
+}
+
+/// The entries of an uncompressed stream.
+pub(crate) fn whole_entries(from: ByteStream) -> impl Stream<Item = io::Result<RawDocumentBuf>> + Send + use<> {
     let reader = Reader { from, ahead: BytesMut::new(), at: 0 };
-    Ok(stream::try_unfold(reader, |mut reader| async move { Ok(reader.next().await?.map(|entry| (entry, reader))) })
-        .boxed())
+    stream::try_unfold(reader, |mut reader| async move { Ok(reader.next().await?.map(|entry| (entry, reader))) })
+        .boxed()
 }
 
 struct Reader {
@@ -44,6 +49,8 @@ impl Reader {
                 if self.ahead.len() >= length {
                     let entry = self.ahead.split_to(length).to_vec();
                     let entry = RawDocumentBuf::from_bytes(entry).map_err(|e| self.damaged(&e.to_string()))?;
+                    // Whoever handles an entry goes into its nested documents, and has a stack for as many as servers take.
+                    raw::check(&entry).map_err(|e| self.damaged(&e.to_string()))?;
                     self.at += length as u64;
                     return Ok(Some(entry));
                 }
@@ -71,6 +78,12 @@ mod tests {
     use bson::rawdoc;
     use futures::TryStreamExt;
 
+    fn entry_in_entries(levels: usize) -> Vec<u8> {
+        let innermost = rawdoc! { "op": "n" };
+        let wrapped = |inner: RawDocumentBuf, _| rawdoc! { "op": "c", "o": { "applyOps": [inner] } };
+        (0..levels).fold(innermost, wrapped).into_bytes()
+    }
+
     #[tokio::test]
     async fn whole_entries_come_back_and_damage_is_named() {
         let store = Memory::new();
@@ -84,6 +97,12 @@ mod tests {
         write_all(&store, "cut", two[..two.len() - 3].to_vec()).await.expect("write");
         let cut = entries(&store, "cut", Compression::None).await.expect("open").try_collect::<Vec<_>>().await;
         assert!(cut.expect_err("cut").to_string().contains("ends within an entry"));
+
+        write_all(&store, "deep", entry_in_entries(400)).await.expect("write");
+        let deep = entries(&store, "deep", Compression::None).await.expect("open").try_collect::<Vec<_>>().await;
+        assert!(
+            deep.expect_err("deep").to_string().contains("byte 0: the bytes are no document: it is nested more deeply")
+        );
 
         write_all(&store, "wild", b"\xff\xff\xff\xffx".to_vec()).await.expect("write");
         let wild = entries(&store, "wild", Compression::None).await.expect("open").try_collect::<Vec<_>>().await;

@@ -4,7 +4,7 @@
 //! does every document of `pbmBackups`.
 
 use crate::model::names::{self, TMP_ROLES, TMP_USERS};
-use crate::raw::{self, New, rewrite};
+use crate::raw::{self, New, fields, find, rewrite};
 use anyhow::{Context, Result};
 use bson::{RawDocument, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
 
@@ -22,17 +22,17 @@ pub enum Verdict {
 /// # Errors
 /// The entry is not well-formed.
 pub fn judge(entry: &RawDocument) -> Result<Verdict> {
-    let Ok(ns) = entry.get_str("ns") else { return Ok(Verdict::Keep) };
+    let Some(ns) = text(entry, "ns") else { return Ok(Verdict::Keep) };
     if is_control(ns) {
         return Ok(Verdict::Drop);
     }
     if ns != "admin.$cmd" {
         return Ok(Verdict::Keep);
     }
-    let o = entry.get_document("o").context("an oplog command without o")?;
-    if let Ok(ops) = o.get_array("applyOps") {
-        for op in ops {
-            let op = op.context("read an oplog entry")?.as_document().context("applyOps holds no documents")?;
+    let o = find(entry, "o").and_then(|o| o.document()).context("an oplog command without o")?;
+    if let Some(ops) = find(o, "applyOps").and_then(|ops| ops.nested()) {
+        for op in fields(ops) {
+            let op = op.context("read an oplog entry")?.document().context("applyOps holds no documents")?;
             if is_about_control(op) {
                 return without_control(entry).map(Verdict::Replace);
             }
@@ -56,16 +56,20 @@ pub fn no_op(entry: &RawDocument, ts: Timestamp) -> Result<RawDocumentBuf> {
     Ok(no_op)
 }
 
+fn text<'a>(document: &'a RawDocument, name: &str) -> Option<&'a str> {
+    find(document, name).and_then(|field| field.text())
+}
+
 fn is_control(ns: &str) -> bool {
     names::is_control_namespace(ns) || ns.strip_prefix("admin.").is_some_and(|c| [TMP_USERS, TMP_ROLES].contains(&c))
 }
 
 /// An operation on a control collection, or a command whose first field names one: create, drop, createIndexes, ...
 fn is_about_control(op: &RawDocument) -> bool {
-    let Ok(ns) = op.get_str("ns") else { return false };
+    let Some(ns) = text(op, "ns") else { return false };
     let named = || {
-        let first = op.get_document("o").ok()?.iter().next()?.ok()?;
-        first.1.as_str().map(|coll| is_control(&format!("admin.{coll}")))
+        let first = fields(find(op, "o")?.document()?).next()?.ok()?;
+        first.text().map(|coll| is_control(&format!("admin.{coll}")))
     };
     is_control(ns) || (ns == "admin.$cmd" && named().unwrap_or(false))
 }
@@ -79,7 +83,7 @@ fn without_control(entry: &RawDocument) -> Result<RawDocumentBuf> {
             None => anyhow::Ok(New::Same),
             Some(ops) => {
                 let mut kept = Vec::new();
-                for op in raw::fields(ops) {
+                for op in fields(ops) {
                     let op = op.context(unreadable)?.document().context("applyOps holds no documents")?;
                     if !is_about_control(op) {
                         kept.push(op);
@@ -133,6 +137,29 @@ mod tests {
         let verdict = judge(&entry(vec![secret.clone(), mine.clone(), create])).expect("judge");
         assert_eq!(verdict, Verdict::Replace(entry(vec![mine])));
         assert_eq!(judge(&entry(vec![secret])).expect("judge"), Verdict::Replace(entry(vec![])));
+    }
+
+    /// The library stops reading a document at a name that is not UTF-8.
+    #[test]
+    fn a_control_collection_is_found_behind_a_field_that_is_not_utf_8() {
+        let behind = |ns: &[u8]| {
+            let mut entry = raw::Writer::new();
+            entry.text(b"\xff", b"\xff");
+            entry.text(b"op", b"i");
+            entry.text(b"ns", ns);
+            entry.document(b"o", &rawdoc! { "_id": 1 });
+            entry.finish()
+        };
+        assert_eq!(judge(&behind(b"admin.pbmConfig")).expect("judge"), Verdict::Drop);
+        assert_eq!(judge(&behind(b"shop.orders")).expect("judge"), Verdict::Keep);
+        let (secret, mine) = (behind(b"admin.pbmConfig"), behind(b"shop.orders"));
+        let entry = |ops: &[&RawDocument]| {
+            let mut o = raw::Writer::new();
+            o.value(raw::kind::ARRAY, b"applyOps", raw::array(ops.iter().copied()).as_bytes());
+            rawdoc! { "op": "c", "ns": "admin.$cmd", "o": o.finish() }
+        };
+        let verdict = judge(&entry(&[&secret, &mine])).expect("judge");
+        assert_eq!(verdict, Verdict::Replace(entry(&[&mine])));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use bson::{RawDocument, RawDocumentBuf};
 
-use crate::raw::{Malformed, New, find, rewrite};
+use crate::raw::{Malformed, New, check, find, rewrite};
 
 /// Shard id where the oplog comes from → here, only where they differ.
 pub type Ids = BTreeMap<String, String>;
@@ -48,13 +48,19 @@ fn translate_operations(command: &RawDocument, ids: &Ids) -> Result<RawDocumentB
 /// # Errors
 /// It is no document.
 pub fn translate(document: &RawDocument, ids: &Ids) -> Result<RawDocumentBuf, Malformed> {
+    // It may be nested more deeply than there is stack for.
+    check(document)?;
+    translate_checked(document, ids)
+}
+
+fn translate_checked(document: &RawDocument, ids: &Ids) -> Result<RawDocumentBuf, Malformed> {
     rewrite(document, |field| {
         // The bounds of a chunk contain the fields of the shard key, and these can have any names.
         if matches!(field.name, b"min" | b"max" | b"_id") {
             return Ok(New::Same);
         }
         if let Some(nested) = field.nested() {
-            return translate(nested, ids).map(New::Nested);
+            return translate_checked(nested, ids).map(New::Nested);
         }
         let id = field.text().filter(|_| matches!(field.name, b"shard" | b"primary"));
         Ok(id.and_then(|id| ids.get(id)).map_or(New::Same, |to| New::Text(to.clone())))
