@@ -62,8 +62,7 @@ pub fn change<'a>(
     for change in changes.iter_mut().filter(hidden) {
         change.set = lookup(&real, &change.path).cloned();
     }
-    let within =
-        |path: &str, group: &str| path == group || path.strip_prefix(group).is_some_and(|it| it.starts_with('.'));
+    let within = |path: &str, group: &str| path == group || is_inside(path, group);
     changed.mistakes = config.mistakes.clone();
     changed.mistakes.retain(|mistake| !changes.iter().any(|change| within(&mistake.key, &change.path)));
     reading::settle(&mut changed);
@@ -72,7 +71,7 @@ pub fn change<'a>(
 }
 
 /// Converts the changes to an update of `stored`. A field that should be a group but is none in `stored` is replaced as a
-/// whole.
+/// whole. So is a group that is changed together with a key in it, because a server refuses to change both.
 #[must_use]
 pub fn update(stored: &Document, changes: &[Change]) -> Update {
     let mut after = stored.clone();
@@ -83,14 +82,19 @@ pub fn update(stored: &Document, changes: &[Change]) -> Update {
         }
     }
     let mut update = Update::default();
-    for change in changes {
-        let path = writable(stored, &change.path);
+    let paths: Vec<&str> = changes.iter().map(|change| writable(stored, &change.path)).collect();
+    let is_in_another = |path: &&str| paths.iter().any(|other| is_inside(path, other));
+    for path in paths.iter().copied().filter(|path| !is_in_another(path)) {
         match lookup(&after, path) {
             Some(value) => update.set.insert(path, value.clone()),
             None => update.unset.insert(path, ""),
         };
     }
     update
+}
+
+fn is_inside(path: &str, group: &str) -> bool {
+    path.strip_prefix(group).is_some_and(|rest| rest.starts_with('.'))
 }
 
 /// Returns the path, or the part of it that should be a group but is none in `stored` and has to be replaced.
@@ -278,6 +282,22 @@ mod tests {
         assert_eq!(get(&config, "storage.s3.credentials.secret-access-key").as_deref(), Ok("***"));
         assert!(!get(&config, "storage").expect("a group").contains("hunter2"));
         assert!(!mask::shown(&config).expect("shown").to_string().contains("hunter2"));
+    }
+
+    #[test]
+    fn a_group_and_a_key_in_it_are_changed_together() {
+        let stored = doc! { "backup": { "compression": "gzip", "newer": 1 } };
+        let key = Change {
+            key: "backup.compressionLevel".into(),
+            value: "3".into(),
+            path: "backup.compressionLevel".into(),
+            set: Some(Bson::Int32(3)),
+        };
+        let group = Change { key: "backup".into(), value: String::new(), path: "backup".into(), set: None };
+        let first = update(&stored, &[key.clone(), group.clone()]);
+        assert_eq!(first, Update { set: doc! {}, unset: doc! { "backup": "" } });
+        let last = update(&stored, &[group, key]);
+        assert_eq!(last, Update { set: doc! { "backup": { "compressionLevel": 3 } }, unset: doc! {} });
     }
 
     #[test]
