@@ -76,7 +76,8 @@ pub fn decode(source: ByteStream, codec: Compression) -> ByteStream {
             // One reader per frame: it stops at the end mark, and several frames in a row are one stream.
             loop {
                 let mut tail = Tail { from: &mut input, flags: None, read: 0, last: [0xff; 8] };
-                let checksum = copy_hashed(&mut lz4_flex::frame::FrameDecoder::new(&mut tail), output)?;
+                let decoded = copy_hashed(&mut lz4_flex::frame::FrameDecoder::new(&mut tail), output);
+                let checksum = decoded.map_err(with_words)?;
                 tail.check_end(checksum)?;
                 if input.fill_buf()?.is_empty() {
                     return Ok(());
@@ -235,6 +236,14 @@ fn copy_hashed(from: &mut impl Read, output: &mpsc::Sender<Item>) -> io::Result<
     let mut hashed = Hashed(from, twox_hash::XxHash32::with_seed(0));
     copy_all(&mut hashed, output)?;
     Ok(hashed.1.finish_32())
+}
+
+/// Errors of the LZ4 library are names of its own; errors of the source stay as they are.
+fn with_words(error: io::Error) -> io::Error {
+    if error.get_ref().is_some_and(|inner| inner.is::<lz4_flex::frame::Error>()) {
+        return io::Error::new(error.kind(), format!("corrupt LZ4 stream: {error}"));
+    }
+    error
 }
 
 /// Watches a frame being read: the LZ4 library takes the end of its input for the end of the frame, also in front of

@@ -78,6 +78,14 @@ async fn truncated_and_flipped_streams_are_errors() {
 }
 
 #[tokio::test]
+async fn a_damaged_lz4_stream_is_named() {
+    let mut encoded = collect(encode(body("x"), Compression::Lz4, None).expect("level")).await.expect("encode");
+    encoded[4] = 0x24;
+    let error = collect(decode(chunked(&encoded, 10_000), Compression::Lz4)).await.expect_err("another version");
+    assert_eq!(error.to_string(), "corrupt LZ4 stream: UnsupportedVersion(0)");
+}
+
+#[tokio::test]
 async fn heads_are_what_the_original_reads() {
     let head = async |codec| {
         let all =
