@@ -325,16 +325,19 @@ pub fn format_ts(ts: Timestamp) -> String {
     format!("{}-{}", civil_utc(ts).strftime("%Y%m%d%H%M%S"), ts.increment)
 }
 
-/// The inverse of [`format_ts`]; a missing increment is 0.
+/// The inverse of [`format_ts`]; a missing increment is 0. No other text is accepted for the same time.
 #[must_use]
 pub fn parse_ts(text: &str) -> Option<Timestamp> {
     let (time, increment) = text.split_once('-').unwrap_or((text, "0"));
-    if time.len() != 14 || !time.bytes().all(|b| b.is_ascii_digit()) {
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    if time.len() != 14 || !is_number(time) || !is_number(increment) {
         return None;
     }
     let at = civil::DateTime::strptime("%Y%m%d%H%M%S", time).ok()?;
     let seconds = at.to_zoned(TimeZone::UTC).ok()?.timestamp().as_second();
-    Some(Timestamp { time: u32::try_from(seconds).ok()?, increment: increment.parse().ok()? })
+    let ts = Timestamp { time: u32::try_from(seconds).ok()?, increment: increment.parse().ok()? };
+    // The library takes second 60 for 59, and numbers may begin with zeros.
+    (format_ts(ts) == format!("{time}-{increment}")).then_some(ts)
 }
 
 fn civil_utc(ts: Timestamp) -> civil::DateTime {
@@ -355,7 +358,10 @@ mod tests {
         assert_eq!(format_ts(ts(1_795_222_008, 19)), "20261121004648-19");
         assert_eq!(parse_ts("20261121004648-19"), Some(ts(1_795_222_008, 19)));
         assert_eq!(parse_ts("20261121004648"), Some(ts(1_795_222_008, 0)));
-        for bad in ["", "2026112100464-1", "20261321004648-1", "20261121004648-x", "20261121004648-"] {
+        for bad in ["", "2026112100464-1", "20261321004648-1", "20261121004648-x", "20261121004648-"]
+            .into_iter()
+            .chain(["20261121004660-1", "20261121004648-+5", "20261121004648-007", "20261121004648-4294967296"])
+        {
             assert_eq!(parse_ts(bad), None, "{bad}");
         }
     }
