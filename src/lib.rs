@@ -7,6 +7,7 @@
 //!
 //! | layer | module | what is in it |
 //! |---|---|---|
+//! | L6 properties | [`fuzz`] | what must hold for bytes from outside; only in tests and in programs of cargo-fuzz |
 //! | L5 programs | [`cmd`] | `pbm`: asks, shows and follows; agents do the work |
 //! | L5 programs | [`tools`] → cmd | programs beside `pbm`: `pbm-speed-test`, `pbmctl`, the sandbox |
 //! | L5 programs | [`agent`] | `pbm-agent`: takes commands, is elected, holds the lock, works |
@@ -60,6 +61,8 @@ pub mod compress;
 pub mod config;
 pub mod control;
 pub mod export;
+#[cfg(any(test, fuzzing, doc))]
+pub mod fuzz;
 pub mod layout;
 pub mod log;
 pub mod model;

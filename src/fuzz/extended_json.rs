@@ -1,0 +1,24 @@
+//! Extended JSON: options and indexes of collections are kept in it.
+
+use super::words;
+use crate::archive::extjson::{compact, indented, parse};
+
+pub fn check(input: &[u8]) {
+    let document = match parse(input) {
+        Ok(document) => document,
+        Err(error) => {
+            words(error);
+            return;
+        }
+    };
+    let text = compact(&document);
+    let again = parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {text}"));
+    // Written again, because numbers that are no numbers differ from themselves.
+    assert_eq!(compact(&again), text);
+    let lines = indented(&document);
+    let again = parse(lines.as_bytes()).unwrap_or_else(|error| panic!("{error}: {lines}"));
+    assert_eq!(compact(&again), text);
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let indented: serde_json::Value = serde_json::from_str(&lines).expect("JSON");
+    assert_eq!(json, indented);
+}
