@@ -119,7 +119,7 @@ mod tests {
         // No server is contacted.
         let client = mongodb::Client::with_uri_str("mongodb://127.0.0.1:1/").await.expect("a client");
         let (runtime, control) = thread(async { Ok(Control::new(client)) }, stop).await.expect("start");
-        let pulse = Pulse { runtime, control, _alive: alive };
+        let pulse = Pulse { runtime, control, _alive: alive, process: None };
         let (name, told) = oneshot::channel();
         let work = pulse.spawn(async move {
             name.send(std::thread::current().name().map(str::to_owned)).expect("somebody waits");
