@@ -113,12 +113,7 @@ impl Dispatcher {
 }
 
 /// The reason why a command must not begin any more; `None` if it may begin.
-pub(super) async fn too_late(
-    node: &Node,
-    event: &str,
-    opid: &str,
-    until: Option<Timestamp>,
-) -> Result<Option<String>> {
+pub(super) async fn too_late(node: &Node, event: &str, opid: &str, until: Option<Timestamp>) -> Result<Option<String>> {
     if node.control.locks.is_withdrawn(opid).await? {
         return Ok(Some(format!("the {event} was withdrawn by its sender before it began")));
     }

@@ -3,11 +3,11 @@
 //! It proves that [`super::memory`] can stand for the server in tests: conditional updates, unique keys, staleness by cluster
 //! time, the order of commands and rings, and that everybody sees a write once it is confirmed.
 
-use super::{Commands, Control, Debt, OpDocs, OpDocument, TakeLock, Withdrawal};
+use super::{Commands, Control, Debt, OpDocs, OpDocument, Order, TakeLock, Withdrawal};
 use crate::model::{
     agent::AgentStat,
     backup::{BackupMeta, Nomination},
-    command::name,
+    command::{ResyncCmd, name},
     config::{Config, PitrConf, StorageConf},
     lock::{Lock, LockHeader, STALE_SECS},
     restore::RestoreMeta,

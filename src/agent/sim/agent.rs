@@ -13,11 +13,8 @@ use crate::agent::{
     reap,
 };
 use crate::backup::{self as recipe, Job};
-use crate::control::{Control, ControlBoard, Place, memory::Link};
-use crate::model::{
-    backup::BackupMeta,
-    status::Status,
-};
+use crate::control::{Control, ControlBoard, Order, Place, Queued, memory::Link};
+use crate::model::{backup::BackupMeta, status::Status};
 use crate::mongo::nowhere;
 use crate::operation::{Cx, balancer};
 use crate::rendezvous::{Cancel, Early, Role, arrive, reach};

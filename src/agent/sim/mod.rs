@@ -28,7 +28,7 @@ pub(in crate::agent) use {
     world::{Host, World},
 };
 
-use crate::control::Control;
+use crate::control::{Control, Order};
 use crate::model::{
     command::BackupCmd,
     config::{Config, StorageConf},
