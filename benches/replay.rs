@@ -28,7 +28,7 @@ use pbmbox::archive::meta::{NamespaceKind, NamespaceMeta};
 use pbmbox::model::compression::Compression;
 use pbmbox::oplog::read;
 use pbmbox::replay::apply::{ReplayOptions, Replayed, Replayer};
-use pbmbox::replay::owed::Catalog;
+use pbmbox::replay::catalog::Catalog;
 use pbmbox::storage::fs::{Buffers, FsStorage};
 use pbmbox::storage::{SizeHint, Storage};
 use rand::rngs::StdRng;

@@ -16,7 +16,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc};
 use pbmbox::replay::apply::{ReplayOptions, Replayer};
 use pbmbox::replay::build::CommitQuorum;
-use pbmbox::replay::owed::Catalog;
+use pbmbox::replay::catalog::Catalog;
 
 use self::server::{Server, Version};
 use self::workload::{Pace, Workload};

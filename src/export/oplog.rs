@@ -12,7 +12,7 @@ use super::select::Selection;
 use crate::{
     oplog::entry::{Command, Entry, Kind, Part, operations},
     raw::{self, Malformed, New, find, rewrite},
-    replay::filter::by_name,
+    replay::key::lasting_uuid,
 };
 use anyhow::{Result, bail};
 use bson::{RawArray, RawDocument, RawDocumentBuf, Timestamp, Uuid};
@@ -33,7 +33,7 @@ pub struct Collections {
 impl Collections {
     pub fn add(&mut self, db: &str, coll: &str, uuid: Option<Uuid>) {
         let ns = format!("{db}.{coll}");
-        match uuid.filter(|_| !by_name(db, coll)) {
+        match lasting_uuid(db, coll, uuid) {
             Some(uuid) => drop(self.by_uuid.insert(uuid.bytes(), ns)),
             None => drop(self.by_name.insert(ns)),
         }
@@ -41,7 +41,7 @@ impl Collections {
 
     /// The present name of the collection, if it exists.
     fn find(&self, db: &str, coll: &str, uuid: Option<Uuid>) -> Option<String> {
-        let known = uuid.filter(|_| !by_name(db, coll)).and_then(|uuid| self.by_uuid.get(&uuid.bytes()));
+        let known = lasting_uuid(db, coll, uuid).and_then(|uuid| self.by_uuid.get(&uuid.bytes()));
         known.cloned().or_else(|| Some(format!("{db}.{coll}")).filter(|ns| self.by_name.contains(ns)))
     }
 
@@ -176,7 +176,7 @@ fn on_catalogue(
         Command::Rename { from, to, .. } => renamed(entry, (from, to), selection, collections)?.into(),
         Command::CollMod { coll }
         | Command::IndexesBuilt { coll, .. }
-        | Command::IndexesGone { coll, .. }
+        | Command::IndexesDropped { coll, .. }
         | Command::EmptyCapped { coll } => on(coll, collections.find(db, coll, entry.ui)),
     })
 }

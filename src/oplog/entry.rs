@@ -1,6 +1,6 @@
 //! One oplog entry, read in place: which operation, on which object, part of which transaction.
 //!
-//! Source: docs/format.md E.6.2. Only what a replay needs is looked at; nothing is copied.
+//! Source: docs/format.md E.6.2. Only the fields that a replay needs are read; nothing is copied.
 
 use anyhow::{Context, Result, anyhow, bail};
 use base64::Engine;
@@ -32,7 +32,7 @@ pub struct Entry<'a> {
     pub raw: &'a RawDocument,
 }
 
-/// What an entry means to the transaction that it belongs to.
+/// The part of a transaction that an entry contains.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Part<'a> {
     /// Operations; more of the same transaction follow.
@@ -43,7 +43,7 @@ pub enum Part<'a> {
     Last(&'a RawArray),
     /// A prepared transaction is committed.
     Commit { at: Timestamp },
-    /// A prepared transaction is given up.
+    /// A prepared transaction is aborted.
     Abort,
 }
 
@@ -57,7 +57,7 @@ pub struct TxnEntry<'a> {
     pub prev: Timestamp,
 }
 
-/// A command (`op: "c"`) by what it does to the catalogue. Collection names are without their database.
+/// A command (`op: "c"`) and the collections that it changes. Collection names are without their database.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Command<'a> {
     Create {
@@ -80,8 +80,8 @@ pub enum Command<'a> {
         coll: &'a str,
         specs: Vec<Document>,
     },
-    /// `dropIndexes` (`*` or a name) and `abortIndexBuild`: they exist no longer.
-    IndexesGone {
+    /// `dropIndexes` (`*` or a name) and `abortIndexBuild`: the indexes exist no longer.
+    IndexesDropped {
         coll: &'a str,
         names: Vec<String>,
     },
@@ -90,21 +90,21 @@ pub enum Command<'a> {
     },
     /// Operations without a transaction (also vectored retryable inserts, `multiOpType: 1`).
     ApplyOps(&'a RawArray),
-    /// Leaves no trace in the data: an index build that only began, a consistency check.
+    /// Changes no data: the start of an index build, a consistency check.
     Harmless,
-    /// We do not know what it does.
+    /// This program does not know the command.
     Unknown(&'a str),
 }
 
 impl<'a> Command<'a> {
-    /// The one collection of the entry's database that it is about.
+    /// The collection of the entry's database that the command changes, if it changes exactly one.
     pub fn collection(&self) -> Option<&'a str> {
         match self {
             Self::Create { coll }
             | Self::Drop { coll }
             | Self::CollMod { coll }
             | Self::IndexesBuilt { coll, .. }
-            | Self::IndexesGone { coll, .. }
+            | Self::IndexesDropped { coll, .. }
             | Self::EmptyCapped { coll } => Some(coll),
             Self::DropDatabase | Self::Rename { .. } | Self::ApplyOps(_) | Self::Harmless | Self::Unknown(_) => None,
         }
@@ -161,8 +161,8 @@ impl<'a> Entry<'a> {
             None if kind == Kind::Noop => raw,
             None => return Err(missing("o")),
         };
-        // An `applyOps` command is in the oplog as it was sent. The config servers split chunks with one that replaces a
-        // document or inserts it, which is what an insert does here.
+        // The oplog contains an `applyOps` command as it was sent. The config servers split chunks with one that replaces a
+        // document or inserts it, and an insert does the same in a replay.
         let whole = || find(o, "_id").is_some() && find(o, "$v").is_none();
         let kind = if kind == Kind::Update && upsert && whole() { Kind::Insert } else { kind };
         if kind == Kind::Update && o2.is_none() {
@@ -233,19 +233,19 @@ impl<'a> Entry<'a> {
             "abortIndexBuild" => {
                 let indexes = self.indexes()?;
                 let names = indexes.iter().filter_map(|spec| spec.get_str("name").ok().map(str::to_owned));
-                Command::IndexesGone { coll: coll()?, names: names.collect() }
+                Command::IndexesDropped { coll: coll()?, names: names.collect() }
             }
             "dropIndexes" | "dropIndex" | "deleteIndexes" | "deleteIndex" => {
                 let index = self.o.get("index").ok().flatten().and_then(RawBsonRef::as_str);
                 let index = index.ok_or_else(|| self.malformed(&format!("`{name}` names no index")))?;
-                Command::IndexesGone { coll: coll()?, names: vec![index.to_owned()] }
+                Command::IndexesDropped { coll: coll()?, names: vec![index.to_owned()] }
             }
             "emptycapped" => Command::EmptyCapped { coll: coll()? },
             "applyOps" => match value {
                 RawBsonRef::Array(ops) => Command::ApplyOps(ops),
                 _ => return Err(self.malformed("`applyOps` is no array")),
             },
-            // They have an effect only together with a later entry, or on what the dump does not contain.
+            // They have an effect only together with a later entry, or on data that the dump does not contain.
             "startIndexBuild" | "dbCheck" | "modifyCollectionShardingIndexCatalog" => Command::Harmless,
             _ => Command::Unknown(name),
         })
@@ -301,7 +301,7 @@ pub fn excerpt(raw: &RawDocument) -> String {
     }
 }
 
-/// At most `most` bytes of a text, with an ellipsis if something was cut.
+/// The first bytes of a text, at most `most`, with an ellipsis if something was cut.
 pub fn crop(text: &str, most: usize) -> String {
     match text.char_indices().find(|(at, c)| at + c.len_utf8() > most) {
         Some((at, _)) => format!("{}…", &text[..at]),
@@ -363,12 +363,12 @@ mod tests {
     }
 
     #[test]
-    fn commands_are_told_apart() {
+    fn commands_are_distinguished() {
         let uuid = Uuid::from_bytes([5; 16]);
         let binary = bson::Binary { subtype: BinarySubtype::Uuid, bytes: vec![5; 16] };
         let spec = bson::doc! {"v": 2, "key": {"a": 1}, "name": "a_1"};
         let raw_spec = rawdoc! {"v": 2, "key": {"a": 1}, "name": "a_1"};
-        let gone = |names: &[&str]| Command::IndexesGone {
+        let gone = |names: &[&str]| Command::IndexesDropped {
             coll: "a",
             names: names.iter().map(|&name| name.to_owned()).collect(),
         };

@@ -1,24 +1,24 @@
-//! The replay: oplog entries in, their effect on a primary out.
+//! The replay: reads oplog entries in their order and applies them to a primary.
 //!
 //! # Consistency
 //!
 //! A dump reads its collections one after the other while writes and DDL go on, so the loaded data is of many moments.
-//! All of them lie in the window of the oplog that begins with the dump, and applying that window in order, with operations
-//! that can be repeated, ends in the exact state of its last entry. While the window lasts an operation may meet what the
-//! dump saw later: a document or a collection that is already gone, or a newer one. That is tolerated and counted up to
+//! All of them lie in the window of the oplog that begins with the dump. Applying that window in order, with operations
+//! that can be repeated, ends in the exact state of its last entry. Within the window an operation may meet data that the dump
+//! read later: a document or a collection that is already gone, or a newer one. That is tolerated and counted up to
 //! [`ReplayOptions::consistent_from`]; after it, it is an error that names the operation, because data is missing.
 //!
-//! Collections are found by UUID, so what the dump saw under a later name is still the right one. Creating a collection that
-//! the dump already has changes nothing: everything that happened to it since is applied again.
+//! Collections are found by UUID, so a collection that the dump saw under a later name is still the right one. Creating a
+//! collection that the dump already has changes nothing, because every later operation on it is applied again.
 //!
 //! # Order
 //!
 //! Ranges are given in the order of their start and may overlap; an entry not newer than the last one is a duplicate and is
 //! left out. Operations are sent in batches; a command ends a batch, and so does an operation on `system.views`. The
-//! operations of a batch are spread over [`ReplayOptions::lanes`] lanes, one `applyOps` each, at the same time: the order is
-//! kept for each document, and for all documents of a collection where more depends on it (`lanes.rs`, the table). Each
-//! batch is written by the majority before the next is sent, so that a change of the primary loses nothing: what is sent
-//! again then, a lane, has nothing after it yet.
+//! operations of a batch are spread over [`ReplayOptions::lanes`] lanes, one `applyOps` each, at the same time. The order is
+//! kept for each document, and for all documents of a collection if its data depends on it (`lanes.rs`, the table). The
+//! majority has each batch before the next is sent, so that a change of the primary loses nothing. Only the current lanes can
+//! be resent, and nothing has been sent after them.
 //!
 //! # Memory
 //!
@@ -28,38 +28,44 @@
 //!
 //! # Retries, cancellation, crash
 //!
-//! A lane whose fate is unknown (network, change of the primary) is sent again, which is harmless. An error is told when all
-//! lanes of its batch have ended, and is that of the first operation that has one; what was collected after it is not sent.
-//! Dropping a future of [`Replayer::apply`] leaves the target between two operations of each lane; the restore has to be
-//! started again from its beginning. Dropping the [`Replayer`] ends the lanes; what the server has of them it still applies.
+//! If the result of a lane is unknown (network, change of the primary), the lane is sent again, which is harmless. An error is
+//! returned when all lanes of its batch have ended, and is that of the first operation that failed; operations collected after
+//! it are not sent. Dropping a future of [`Replayer::apply`] leaves the target between two operations of each lane; the restore
+//! has to be started again from its beginning. Dropping the [`Replayer`] ends the lanes; the server still applies the commands
+//! that it has received.
 
 use std::collections::HashSet;
 
 use anyhow::{Context, Result, bail};
-use bson::{RawArray, RawDocument, RawDocumentBuf, Timestamp, Uuid, cstr};
+use bson::{RawArray, RawDocumentBuf, Timestamp};
 use futures::{Stream, StreamExt};
 use mongodb::Client;
 
-use crate::oplog::entry::{Command, Entry, Kind, Part, TxnEntry, operations, show};
+use crate::oplog::entry::{Command, Entry, Kind, Part, TxnEntry, excerpt, operations, show};
 use crate::replay::batch::Batch;
-use crate::replay::filter::{Scope, by_name};
-use crate::replay::owed::{Catalog, Key};
+use crate::replay::catalog::Catalog;
+use crate::replay::ddl::Ddl;
+use crate::replay::filter::Scope;
+use crate::replay::key::{Key, lasting_uuid};
+use crate::replay::own_routing;
+use crate::replay::state::State;
+use crate::replay::stats::{Stats, Tolerance};
 use crate::replay::target::Target;
 use crate::replay::txn::{Committed, Open, Transactions};
 
-/// The server applies a command on one thread. On two processors, which it shares with all others, a second lane is
-/// worth a fifth and more than two cost more than they give (benches/replay.rs).
+/// The server applies a command on one thread. On two processors that all programs share, a second lane makes the replay a
+/// fifth faster, and more than two lanes make it slower (benches/replay.rs).
 const LANES: usize = 2;
 
-/// What to replay, and how.
+/// The window of the oplog to replay, and how.
 #[derive(Debug, Clone)]
 pub struct ReplayOptions {
-    /// Entries before it are left out.
+    /// Earlier entries are left out.
     pub start: Timestamp,
     /// The last entry to apply, itself included.
     pub end: Timestamp,
-    /// Up to this time (included) the data may be newer than the entry that is applied: the last write of the dump. The
-    /// greatest time if it is not known.
+    /// The last write of the dump. Up to this time (included) the data may be newer than the entry that is applied. The greatest
+    /// time if it is not known.
     pub consistent_from: Timestamp,
     pub scope: Scope,
     /// Bytes of operations of undecided transactions held in memory; more go to a temporary file.
@@ -78,7 +84,7 @@ impl ReplayOptions {
     }
 }
 
-/// Whether more ranges are of use.
+/// Whether later ranges have entries to apply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Flow {
@@ -87,33 +93,10 @@ pub enum Flow {
     PastEnd,
 }
 
-/// What was met, in numbers.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Stats {
-    /// Entries read in the window.
-    pub entries: u64,
-    /// Entries seen before (ranges overlap at least by one).
-    pub duplicates: u64,
-    /// Operations left out: no-ops, and what a restore does not apply.
-    pub skipped: u64,
-    /// Operations applied, those inside of transactions included.
-    pub applied: u64,
-    pub transactions: u64,
-    pub aborted: u64,
-    /// Transactions that began before the replay: what they did before it is missing unless the dump has it.
-    pub torn_transactions: u64,
-    /// Tolerated: updates of documents that the dump no longer had.
-    pub missing_documents: u64,
-    /// Tolerated: operations on collections that the dump no longer had.
-    pub missing_collections: u64,
-    /// Tolerated: operations that did not fit the newer data of the dump.
-    pub superseded: u64,
-}
-
 /// The result of a replay.
 #[derive(Debug)]
 pub struct Replayed {
-    /// To be built ([`Catalog::build`]) when nothing is to be replayed any more.
+    /// The caller builds it ([`Catalog::build`]) after the last replay.
     pub catalog: Catalog,
     pub stats: Stats,
     /// Time of the last entry that was read.
@@ -122,31 +105,29 @@ pub struct Replayed {
     pub open: Vec<(String, Open)>,
 }
 
-/// What became of the transactions without a decision.
+/// Counts of the transactions that had no decision at the end of the oplog.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settled {
     /// All of them.
     pub undecided: usize,
-    /// Committed according to another shard, and applied.
+    /// Another shard saw their commit, so they were applied.
     pub applied: usize,
-    /// Committed by nobody, so not applied.
+    /// No shard saw their commit, so they were not applied.
     pub dropped: usize,
-    /// Committed, but a part of them is missing: data is lost.
+    /// Another shard saw their commit, but a part of them is missing: data is lost.
     pub partial: Vec<String>,
 }
 
-/// A replay that is under way.
+/// A replay that is running.
 #[derive(Debug)]
 pub struct Replayer {
-    pub(super) target: Target,
-    pub(super) catalog: Catalog,
-    pub(super) options: ReplayOptions,
-    pub(super) stats: Stats,
-    pub(super) batch: Batch,
-    /// Collections that have a name of ours until the oplog gives them their own.
-    pub(super) aside: HashSet<Uuid>,
-    /// Databases that have a `system.views`.
-    pub(super) views: HashSet<String>,
+    target: Target,
+    scope: Scope,
+    /// Times of the first and of the last entry to apply.
+    window: (Timestamp, Timestamp),
+    state: State,
+    batch: Batch,
+    ddl: Ddl,
     txns: Transactions,
     last: Option<Timestamp>,
     range_start: Option<Timestamp>,
@@ -155,15 +136,16 @@ pub struct Replayer {
 impl Replayer {
     /// `client` is connected to the primary, `catalog` has all collections of the dump.
     pub fn new(client: Client, catalog: Catalog, options: ReplayOptions) -> Self {
+        let ReplayOptions { start, end, consistent_from, scope, transaction_bytes, batch_bytes, lanes } = options;
+        let target = Target::new(client);
         Self {
-            target: Target::new(client),
-            catalog,
-            stats: Stats::default(),
-            batch: Batch::default(),
-            aside: HashSet::new(),
-            views: HashSet::new(),
-            txns: Transactions::new(options.transaction_bytes),
-            options,
+            batch: Batch::new(target.clone(), lanes, batch_bytes),
+            ddl: Ddl::new(target.clone(), scope.selection.clone()),
+            state: State { catalog, stats: Stats::default(), tolerance: Tolerance::new(consistent_from) },
+            txns: Transactions::new(transaction_bytes),
+            window: (start, end),
+            target,
+            scope,
             last: None,
             range_start: None,
         }
@@ -179,23 +161,24 @@ impl Replayer {
             let ts = Entry::time(&raw)?;
             self.check_order(in_range, ts)?;
             in_range = Some(ts);
-            if ts < self.options.start {
+            let (start, end) = self.window;
+            if ts < start {
                 continue;
             }
-            if ts > self.options.end {
+            if ts > end {
                 self.flush().await?;
                 return Ok(Flow::PastEnd);
             }
             let entry = Entry::parse(&raw, None)?;
-            self.stats.entries += 1;
+            self.state.stats.entries += 1;
             if self.last.is_some_and(|last| entry.ts <= last) {
-                self.stats.duplicates += 1;
+                self.state.stats.duplicates += 1;
                 continue;
             }
             self.last = Some(entry.ts);
             match entry.transaction()? {
-                Some(part) => self.transaction(&entry, part).await?,
-                None => self.operation(&entry).await?,
+                Some(part) => self.take_transaction_part(&entry, part).await?,
+                None => self.apply_operation(&entry).await?,
             }
         }
         self.flush().await?;
@@ -207,7 +190,7 @@ impl Replayer {
         self.last
     }
 
-    /// Unsorted ranges would look like duplicates, and their entries would be lost without a word.
+    /// Fails if entries or ranges are not sorted. They would look like duplicates, and would be left out without a message.
     fn check_order(&mut self, before: Option<Timestamp>, ts: Timestamp) -> Result<()> {
         match (before, self.range_start) {
             (Some(before), _) if ts < before => {
@@ -226,15 +209,15 @@ impl Replayer {
         Ok(())
     }
 
-    async fn transaction(&mut self, entry: &Entry<'_>, txn: TxnEntry<'_>) -> Result<()> {
+    async fn take_transaction_part(&mut self, entry: &Entry<'_>, txn: TxnEntry<'_>) -> Result<()> {
         let TxnEntry { id, part, prev } = txn;
         match part {
             Part::Partial(ops) => self.txns.append(&id, ops, entry.ts, prev, true).await,
             Part::Prepare(ops) => self.txns.append(&id, ops, entry.ts, prev, false).await,
             Part::Last(ops) if prev.time == 0 => {
                 self.txns.take(&id);
-                self.stats.transactions += 1;
-                self.inner(ops, entry.ts).await
+                self.state.stats.transactions += 1;
+                self.apply_operations(ops, entry.ts).await
             }
             Part::Last(ops) => {
                 self.txns.append(&id, ops, entry.ts, prev, false).await?;
@@ -247,17 +230,17 @@ impl Replayer {
                 self.commit(&id, open, entry.ts).await
             }
             Part::Abort => {
-                self.stats.aborted += u64::from(self.txns.take(&id).is_some());
+                self.state.stats.aborted += u64::from(self.txns.take(&id).is_some());
                 Ok(())
             }
         }
     }
 
-    /// Applies a transaction whose operations were kept until `at`.
+    /// Applies a kept transaction, which was committed at `at`.
     async fn commit(&mut self, id: &str, open: Option<Open>, at: Timestamp) -> Result<()> {
-        self.stats.transactions += 1;
+        self.state.stats.transactions += 1;
         if open.as_ref().is_none_or(|open| open.torn) {
-            self.stats.torn_transactions += 1;
+            self.state.stats.torn_transactions += 1;
             tracing::warn!(
                 transaction = id,
                 at = show(at),
@@ -267,74 +250,87 @@ impl Replayer {
         let Some(open) = open else { return Ok(()) };
         let mut ops = open.read().await?;
         while let Some(op) = ops.next().await? {
-            self.operation(&Entry::parse(&op, Some(at))?).await?;
+            self.apply_operation(&Entry::parse(&op, Some(at))?).await?;
         }
         Ok(())
     }
 
-    async fn inner(&mut self, ops: &RawArray, ts: Timestamp) -> Result<()> {
+    async fn apply_operations(&mut self, ops: &RawArray, ts: Timestamp) -> Result<()> {
         for op in operations(ops, ts) {
             // The operations of an applyOps can hold another one.
-            Box::pin(self.operation(&Entry::parse(op?, Some(ts))?)).await?;
+            Box::pin(self.apply_operation(&Entry::parse(op?, Some(ts))?)).await?;
         }
         Ok(())
     }
 
-    async fn operation(&mut self, entry: &Entry<'_>) -> Result<()> {
+    async fn apply_operation(&mut self, entry: &Entry<'_>) -> Result<()> {
         let command = if entry.kind == Kind::Command { Some(entry.command()?) } else { None };
-        if !self.options.scope.wants(entry, command.as_ref(), self.is_mine(entry)) {
-            self.stats.skipped += 1;
-            return Ok(());
-        }
-        if command.is_none() && self.options.scope.is_routing(entry) && !self.owns_routing(entry).await? {
-            self.stats.skipped += 1;
+        if !self.scope.wants(entry, command.as_ref(), self.is_restored(entry)) || !self.wants_routing(entry).await? {
+            self.state.stats.skipped += 1;
             return Ok(());
         }
         match command {
-            Some(Command::ApplyOps(ops)) => return self.inner(ops, entry.ts).await,
-            Some(command) => self.command(entry, &command).await.with_context(|| {
-                format!(
-                    "apply the oplog entry at {}: {} {}",
-                    show(entry.ts),
-                    entry.ns,
-                    crate::oplog::entry::excerpt(entry.o)
-                )
+            Some(Command::ApplyOps(ops)) => return self.apply_operations(ops, entry.ts).await,
+            Some(command) => self.apply_command(entry, &command).await.with_context(|| {
+                format!("apply the oplog entry at {}: {} {}", show(entry.ts), entry.ns, excerpt(entry.o))
             })?,
-            None => self.document(entry).await?,
+            None => self.apply_document(entry).await?,
         }
-        self.stats.applied += 1;
+        self.state.stats.applied += 1;
         Ok(())
     }
 
-    /// A selection is followed by what its collections are, not by their names.
-    fn is_mine(&self, entry: &Entry<'_>) -> bool {
+    async fn apply_command(&mut self, entry: &Entry<'_>, command: &Command<'_>) -> Result<()> {
+        self.flush().await?;
+        self.ddl.apply(entry, command, &mut self.state).await
+    }
+
+    /// Applies an insert, update or delete.
+    async fn apply_document(&mut self, entry: &Entry<'_>) -> Result<()> {
         let (db, coll) = entry.split_ns();
-        entry.ui.filter(|_| !by_name(db, coll)).is_some_and(|uuid| {
-            self.options.scope.followed.contains(&uuid.bytes()) || self.catalog.knows(&Key::uuid(uuid))
+        if coll != "system.views" {
+            return self.batch.add(entry, &mut self.state).await;
+        }
+        // It changes what names mean to the operations before and after it, so it is sent alone.
+        self.flush().await?;
+        if entry.kind == Kind::Insert {
+            self.ddl.make_room_for_view(db, entry, &self.state).await?;
+        }
+        self.batch.add(entry, &mut self.state).await?;
+        self.flush().await
+    }
+
+    async fn flush(&mut self) -> Result<()> {
+        self.batch.flush(&mut self.state).await
+    }
+
+    /// Whether an operation changes a collection of the restore. The collection is found by its UUID, because it may not have
+    /// its selected name yet.
+    fn is_restored(&self, entry: &Entry<'_>) -> bool {
+        let (db, coll) = entry.split_ns();
+        lasting_uuid(db, coll, entry.ui).is_some_and(|uuid| {
+            self.scope.followed.contains(&uuid.bytes()) || self.state.catalog.knows(&Key::uuid(uuid))
         })
     }
 
-    /// How the collection of an operation is found on the target.
-    pub(super) fn key(&self, db: &str, coll: &str, ui: Option<Uuid>) -> Key {
-        let name = Key::name(db, coll);
-        let Some(ui) = ui.filter(|_| !by_name(db, coll)) else { return name };
-        let key = Key::uuid(ui);
-        // Restored from a dump without UUIDs.
-        if !self.catalog.knows(&key) && self.catalog.knows(&name) { name } else { key }
+    /// Whether an operation may change its routing table.
+    async fn wants_routing(&mut self, entry: &Entry<'_>) -> Result<bool> {
+        if let Some(wanted) = self.scope.wants_routing(entry) {
+            return Ok(wanted);
+        }
+        // An operation that was collected and not sent may have inserted the document.
+        self.flush().await?;
+        let stored = own_routing::stored_document(&self.target, entry).await?;
+        Ok(stored.is_some_and(|stored| self.scope.wants_stored_routing(&stored)))
     }
 
-    /// Up to `consistent_from` the data may be newer than the operation.
-    pub(super) fn tolerant(&self, ts: Timestamp) -> bool {
-        ts <= self.options.consistent_from
-    }
-
-    /// The prepared transactions that were committed in what was applied (the last of them), for the other shards.
+    /// The last prepared transactions that were committed in the replayed oplog, for the other shards.
     pub fn committed(&self) -> Vec<Committed> {
         self.txns.committed()
     }
 
-    /// Applies the open transactions that another shard saw committed, in the order of their beginnings, as the last thing
-    /// of the replay. The others did not happen.
+    /// Applies the open transactions that another shard saw committed, in the order of their beginnings. The other open
+    /// transactions are dropped. To be called after the last range.
     pub async fn settle(&mut self, committed: &HashSet<String>) -> Result<Settled> {
         let mut settled = Settled::default();
         for (id, open) in self.txns.take_all() {
@@ -343,7 +339,7 @@ impl Replayer {
                 settled.dropped += 1;
             } else if open.complete && !open.torn {
                 tracing::info!(transaction = id, "another shard saw it committed");
-                self.commit(&id, Some(open), self.options.end).await?;
+                self.commit(&id, Some(open), self.window.1).await?;
                 settled.applied += 1;
             } else {
                 settled.partial.push(id);
@@ -353,51 +349,14 @@ impl Replayer {
         Ok(settled)
     }
 
-    /// Ends the replay. Everything was written by the majority.
+    /// Ends the replay. The majority has everything when this returns.
     pub async fn finish(mut self) -> Result<Replayed> {
         self.flush().await?;
-        self.nothing_left_aside().await?;
-        self.drop_unselected().await?;
-        self.forget_lost_chunks().await?;
+        self.ddl.finish(&mut self.state).await?;
+        if self.scope.config_server && !self.scope.selection.is_everything() {
+            own_routing::remove_orphaned_chunks(&self.target, &self.scope.routing.uuids).await?;
+        }
         let open = self.txns.take_all();
-        Ok(Replayed { catalog: self.catalog, stats: self.stats, last: self.last, open })
+        Ok(Replayed { catalog: self.state.catalog, stats: self.state.stats, last: self.last, open })
     }
-}
-
-/// The document of an operation as `applyOps` takes it.
-///
-/// `ns` is the present name of the collection: the server locks it, whatever the UUID says.
-pub(super) fn operation_document(entry: &Entry<'_>, key: &Key, ns: &str) -> RawDocumentBuf {
-    let mut op = RawDocumentBuf::new();
-    let kind = match entry.kind {
-        Kind::Insert => "i",
-        Kind::Update => "u",
-        Kind::Delete => "d",
-        Kind::Command => "c",
-        Kind::Noop => "n",
-    };
-    op.append(cstr!("op"), kind);
-    op.append(cstr!("ns"), ns);
-    append_uuid(&mut op, key);
-    op.append(cstr!("o"), entry.o.to_owned());
-    if let (Kind::Update, Some(o2)) = (entry.kind, entry.o2) {
-        op.append(cstr!("o2"), o2.to_owned());
-    }
-    op
-}
-
-pub(super) fn append_uuid(op: &mut RawDocumentBuf, key: &Key) {
-    if let Key::Uuid(uuid) = key {
-        op.append(cstr!("ui"), bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: uuid.to_vec() });
-    }
-}
-
-/// A raw document for a command of our own.
-pub(super) fn command_document(db: &str, key: &Key, o: &RawDocument) -> RawDocumentBuf {
-    let mut op = RawDocumentBuf::new();
-    op.append(cstr!("op"), "c");
-    op.append(cstr!("ns"), format!("{db}.$cmd"));
-    append_uuid(&mut op, key);
-    op.append(cstr!("o"), o.to_owned());
-    op
 }

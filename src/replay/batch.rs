@@ -1,135 +1,125 @@
-//! Document operations on their way to the server: many in one command, several commands at the same time.
+//! Collects document operations and sends them: many in one command, several commands at the same time.
 //!
-//! A batch is spread over lanes ([`super::lanes`]), one `applyOps` each. While it is applied the next one is read; it is
-//! sent when all lanes of the one before have been written by the majority.
+//! A batch is spread over lanes ([`super::lanes`]), one `applyOps` each. While the lanes of one batch are applied, the next
+//! batch is collected; it is sent when the majority has every lane of the batch before it.
 
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
+use crate::layout::BUCKETS;
 use crate::oplog::entry::{Entry, Kind};
-use crate::raw::find;
-use crate::replay::apply::{Replayer, operation_document};
+use crate::replay::key::Key;
+use crate::replay::lane_report::LaneReport;
 use crate::replay::lanes::lane;
-use crate::replay::owed::Key;
-use crate::replay::own_routing::id;
-use crate::replay::send::{Account, Op, send};
+use crate::replay::op::{Op, document_id};
+use crate::replay::send::send;
+use crate::replay::state::State;
+use crate::replay::target::Target;
 
 /// Operations of a lane that are sent in one command at most (on the average); keeps the time of a command short.
 const MOST_OPERATIONS: usize = 4000;
 
-/// Operations that were not applied yet: those that are collected, in order, and those that are sent now.
-#[derive(Debug, Default)]
+/// Operations that were not applied yet: the collected ones, in order, and those that are being sent.
+#[derive(Debug)]
 pub(super) struct Batch {
+    target: Target,
+    lane_count: usize,
+    most_bytes: usize,
+    /// The collected operations of each lane.
     lanes: Vec<Vec<Op>>,
     count: usize,
     bytes: usize,
-    /// One task for each lane. They end with the replayer.
-    sent: JoinSet<Account>,
+    /// One task for each lane that is being sent. Dropping the batch ends them.
+    sending: JoinSet<LaneReport>,
 }
 
-impl Replayer {
-    /// Takes an insert, update or delete.
-    pub(super) async fn document(&mut self, entry: &Entry<'_>) -> Result<()> {
+impl Batch {
+    /// A batch of at most `most_bytes` (or one larger operation), sent in `lane_count` lanes.
+    pub(super) fn new(target: Target, lane_count: usize, most_bytes: usize) -> Self {
+        let lane_count = lane_count.max(1);
+        Self { target, lane_count, most_bytes, lanes: Vec::new(), count: 0, bytes: 0, sending: JoinSet::new() }
+    }
+
+    /// Adds an insert, update or delete.
+    pub(super) async fn add(&mut self, entry: &Entry<'_>, state: &mut State) -> Result<()> {
         let (db, coll) = entry.split_ns();
-        // It changes what names mean to the operations before and after it.
-        let alone = coll == "system.views";
-        if alone {
-            self.flush().await?;
-            if entry.kind == Kind::Insert {
-                self.make_room_for_view(db, entry).await?;
-            }
-        }
-        let key = self.key(db, coll, entry.ui);
-        if coll.starts_with("system.buckets.") && !self.catalog.knows(&key) && !self.tolerant(entry.ts) {
-            // Neither the dump nor the oplog had buckets of that name: the server writes so into what a failed creation or
-            // a half dropped series left, and a backup that the original made has no part of that.
-            if self.stats.missing_collections == 0 {
+        let key = state.key(db, coll, entry.ui);
+        let tolerated = state.tolerance.includes(entry.ts);
+        let collection = state.catalog.get(&key);
+        if coll.starts_with(BUCKETS) && collection.is_none() && !tolerated {
+            // Neither the dump nor the oplog had buckets of that name. The server writes into such buckets if a failed
+            // creation or a half dropped series left them, and a backup that the original made does not contain them.
+            if state.stats.missing_collections == 0 {
                 tracing::warn!("{}.{coll} belongs to no time series of the backup: writes to it are left out", db);
             }
-            self.stats.missing_collections += 1;
+            state.stats.missing_collections += 1;
             return Ok(());
         }
-        let ns = match (&key, self.catalog.get(&key)) {
-            (Key::Name(_), _) => Some(entry.ns),
-            (Key::Uuid(_), collection) => collection.map(|collection| collection.ns.as_str()),
+        let ns = match &key {
+            Key::Name(_) => Some(entry.ns),
+            Key::Uuid(_) => collection.map(|collection| collection.ns.as_str()),
         };
-        let body = operation_document(entry, &key, ns.unwrap_or(entry.ns));
-        let there = ns.is_some();
-        let op = Op { body, kind: entry.kind, ts: entry.ts, key, at: 0 };
-        if !there {
-            let mut account = Account::new(self.options.consistent_from);
-            account.missing_collection(&op)?;
-            self.count(&account);
+        let Some(ns) = ns else {
+            let mut report = LaneReport::new(state.tolerance);
+            report.judge_missing_collection(&Op::new(entry, key, entry.ns))?;
+            state.stats.add_tolerated(&report.stats);
             return Ok(());
+        };
+        // The documents of a capped collection are in the order of their last insertion. An insert over the document that the
+        // dump already has would leave it at its place there.
+        let is_capped = collection.is_some_and(|collection| collection.deferred.cap.is_some());
+        let delete =
+            (entry.kind == Kind::Insert && tolerated && is_capped).then(|| Op::delete_before(entry, key.clone(), ns));
+        let op = Op::new(entry, key, ns);
+        if let Some(delete) = delete {
+            self.push(entry, delete, state).await?;
         }
-        if entry.kind == Kind::Insert && self.tolerant(entry.ts) && self.keeps_order(&op.key) {
-            // Inserting over the document that the dump already has would leave it at its place there.
-            let id = find(entry.o, "_id").map(|id| id.alone("_id"));
-            let delete = Entry { kind: Kind::Delete, o: id.as_deref().unwrap_or(entry.o), ..*entry };
-            let body = operation_document(&delete, &op.key, op.body.get_str("ns").unwrap_or(entry.ns));
-            self.push(entry, Op { body, kind: Kind::Delete, key: op.key.clone(), ..op }).await?;
-        }
-        self.push(entry, op).await?;
-        if alone { self.flush().await } else { Ok(()) }
+        self.push(entry, op, state).await
     }
 
-    /// A capped collection: the order of its documents is that of their last insertion.
-    fn keeps_order(&self, key: &Key) -> bool {
-        self.catalog.get(key).is_some_and(|collection| collection.waiting.cap.is_some())
-    }
-
-    async fn push(&mut self, entry: &Entry<'_>, op: Op) -> Result<()> {
+    async fn push(&mut self, entry: &Entry<'_>, op: Op, state: &mut State) -> Result<()> {
         let size = op.body.as_bytes().len();
-        let lanes = self.options.lanes.max(1);
-        if self.batch.count >= MOST_OPERATIONS * lanes || self.batch.bytes + size > self.options.batch_bytes {
-            self.hand_over().await?;
+        if self.count >= MOST_OPERATIONS * self.lane_count || self.bytes + size > self.most_bytes {
+            self.send_collected(state).await?;
         }
         let (db, coll) = entry.split_ns();
-        let lane = lane(db, coll, &op.key, self.catalog.get(&op.key), id(entry), lanes);
-        let batch = &mut self.batch;
-        if batch.lanes.len() <= lane {
-            batch.lanes.resize_with(lanes, Vec::new);
+        let lane = lane(db, coll, &op.key, state.catalog.get(&op.key), document_id(entry), self.lane_count);
+        if self.lanes.len() <= lane {
+            self.lanes.resize_with(self.lane_count, Vec::new);
         }
-        batch.lanes[lane].push(Op { at: batch.count, ..op });
-        batch.bytes += size;
-        batch.count += 1;
+        self.lanes[lane].push(Op { at: self.count, ..op });
+        self.bytes += size;
+        self.count += 1;
         Ok(())
     }
 
-    /// Begins to send what was collected, when what was sent before is applied.
-    async fn hand_over(&mut self) -> Result<()> {
-        self.applied().await?;
-        let batch = &mut self.batch;
-        for ops in std::mem::take(&mut batch.lanes).into_iter().filter(|ops| !ops.is_empty()) {
-            let account = Account::new(self.options.consistent_from);
-            batch.sent.spawn(send(self.target.clone(), ops, account).in_current_span());
+    /// Waits until the operations that are being sent are applied, and begins to send the collected ones.
+    async fn send_collected(&mut self, state: &mut State) -> Result<()> {
+        self.wait_for_lanes(state).await?;
+        for ops in std::mem::take(&mut self.lanes).into_iter().filter(|ops| !ops.is_empty()) {
+            let report = LaneReport::new(state.tolerance);
+            self.sending.spawn(send(self.target.clone(), ops, report).in_current_span());
         }
-        (batch.count, batch.bytes) = (0, 0);
+        (self.count, self.bytes) = (0, 0);
         Ok(())
     }
 
-    /// Sends what was collected and waits until everything is applied.
-    pub(super) async fn flush(&mut self) -> Result<()> {
-        self.hand_over().await?;
-        self.applied().await
+    /// Sends the collected operations and waits until everything is applied.
+    pub(super) async fn flush(&mut self, state: &mut State) -> Result<()> {
+        self.send_collected(state).await?;
+        self.wait_for_lanes(state).await
     }
 
-    /// Waits for all lanes, also if one has failed. The error is that of the first operation that has one.
-    async fn applied(&mut self) -> Result<()> {
-        let mut failed: Option<(usize, anyhow::Error)> = None;
-        while let Some(account) = self.batch.sent.join_next().await {
-            let account = account.context("apply operations")?;
-            account.gone.iter().for_each(|key| self.catalog.forget(key));
-            self.count(&account);
-            failed = [failed, account.failed].into_iter().flatten().min_by_key(|(at, _)| *at);
+    /// Waits for all lanes, also if one has failed. The error is that of the first operation that failed.
+    async fn wait_for_lanes(&mut self, state: &mut State) -> Result<()> {
+        let mut failure: Option<(usize, anyhow::Error)> = None;
+        while let Some(report) = self.sending.join_next().await {
+            let report = report.context("apply operations")?;
+            report.missing_collections.iter().for_each(|key| state.catalog.forget(key));
+            state.stats.add_tolerated(&report.stats);
+            failure = [failure, report.failure].into_iter().flatten().min_by_key(|(at, _)| *at);
         }
-        failed.map_or(Ok(()), |(_, error)| Err(error))
-    }
-
-    fn count(&mut self, account: &Account) {
-        self.stats.missing_documents += account.stats.missing_documents;
-        self.stats.missing_collections += account.stats.missing_collections;
-        self.stats.superseded += account.stats.superseded;
+        failure.map_or(Ok(()), |(_, error)| Err(error))
     }
 }

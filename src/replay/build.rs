@@ -1,21 +1,23 @@
-//! The end of a restore: caps, indexes and waiting options of the catalogue become real (docs/format.md E.8).
+//! Gives the collections of the catalogue their caps, indexes and deferred options at the end (docs/format.md E.8).
 //!
 //! Differences to the original, on purpose: `v`, `hidden` and `prepareUnique` of an index are kept; an index follows its
-//! collection through renames; a collection that does not exist any more is never made again by building its indexes.
+//! collection through renames; building indexes never creates a collection that does not exist any more.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::str::FromStr;
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use bson::{Bson, Document, Uuid, doc, rawdoc};
+use bson::{Bson, Document, doc, rawdoc};
 use mongodb::Client;
 
+use crate::layout::BUCKETS;
 use crate::mongo::{code, majority};
-use crate::replay::apply::command_document;
 use crate::replay::capped;
-use crate::replay::owed::{Catalog, Collection, Index, Key, Level};
+use crate::replay::catalog::{Catalog, Collection, Index, Level};
+use crate::replay::key::Key;
+use crate::replay::op::command_document;
 use crate::replay::target::{Mode, Occupant, Target};
+use crate::replay::temporary_names;
 
 /// How many members must be ready before an index build is committed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -52,7 +54,7 @@ impl CommitQuorum {
 
     /// Replaces an unchosen quorum by the majority if a voting member is down or builds no indexes: the server would wait for
     /// that member forever.
-    async fn settled(&self, client: &Client) -> Self {
+    async fn resolve(&self, client: &Client) -> Self {
         match (self, majority::who_builds_no_indexes(client).await) {
             (Self::Unchosen, Some(who)) => {
                 tracing::warn!("indexes are committed when the majority has them: {who}");
@@ -63,7 +65,7 @@ impl CommitQuorum {
     }
 }
 
-/// What was done.
+/// Counts of the built indexes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Built {
     /// Collections that got indexes.
@@ -72,43 +74,44 @@ pub struct Built {
 }
 
 impl Catalog {
-    /// Carries the catalogue out on the primary behind `client`: collection after collection its cap, all its indexes in
-    /// one command, its waiting options. Can be repeated after an error. Dropping the future stops between two
-    /// commands (an index build that was begun goes on in the server).
+    /// Carries the catalogue out on the primary behind `client`. Each collection gets its cap, then all its indexes in one
+    /// command, then its deferred options. Can be repeated after an error. Dropping the future stops between two commands (the
+    /// server finishes an index build that has begun).
     pub async fn build(&self, client: &Client, quorum: &CommitQuorum) -> Result<Built> {
         let target = Target::new(client.clone());
-        let quorum = &quorum.settled(client).await;
-        let there = Names::read(&target, self.iter().map(|(_, collection)| collection)).await?;
+        let quorum = &quorum.resolve(client).await;
+        let existing = ExistingNames::read(&target, self.iter().map(|(_, collection)| collection)).await?;
         let mut built = Built::default();
         let how = (quorum, self.can_move_caps());
         let mut dropped = HashSet::new();
         for (key, collection) in self.iter() {
-            let Some((db, coll)) = there.find(key).filter(|found| !dropped.contains(found)) else {
+            let Some((db, coll)) = existing.find(key).filter(|found| !dropped.contains(found)) else {
                 tracing::debug!(ns = collection.ns, "not there any more, no indexes to build");
                 continue;
             };
-            let waiting = &collection.waiting;
-            let changes = waiting.cap.is_some() || !waiting.options.is_empty() || collection.missing().next().is_some();
-            let buckets = format!("system.buckets.{coll}");
-            let remains = there.find(&Key::name(db, &buckets)).filter(|found| changes && !dropped.contains(found));
-            let beside = match remains {
-                Some(found) if drop_remains(&target, db, &buckets).await? => {
+            let deferred = &collection.deferred;
+            let changes =
+                deferred.cap.is_some() || !deferred.options.is_empty() || collection.missing_indexes().next().is_some();
+            let buckets = format!("{BUCKETS}{coll}");
+            let stray = existing.find(&Key::name(db, &buckets)).filter(|found| changes && !dropped.contains(found));
+            let has_stray_buckets = match stray {
+                Some(found) if drop_empty_buckets(&target, db, &buckets).await? => {
                     dropped.insert(found);
                     false
                 }
                 found => found.is_some(),
             };
-            let count = if beside {
-                let aside = format!("tmp{}.pbm", &Uuid::new().to_string()[..8]);
-                rename(&target, db, key, coll, &aside).await?;
-                let done = finish(&target, db, &aside, (key, collection), how).await;
-                // Back whatever happened; why it failed says more than why it could not be named back.
-                let back = rename(&target, db, key, &aside, coll).await;
-                let count = done?;
-                back?;
+            let count = if has_stray_buckets {
+                let temporary = temporary_names::generate();
+                rename(&target, db, key, coll, &temporary).await?;
+                let completed = complete(&target, db, &temporary, (key, collection), how).await;
+                // The collection gets its name back in any case. Of two errors the first one says more.
+                let renamed = rename(&target, db, key, &temporary, coll).await;
+                let count = completed?;
+                renamed?;
                 count
             } else {
-                finish(&target, db, coll, (key, collection), how).await?
+                complete(&target, db, coll, (key, collection), how).await?
             };
             built.indexes += count;
             built.collections += usize::from(count > 0);
@@ -117,58 +120,62 @@ impl Catalog {
     }
 }
 
-/// Carries out what waits for one collection, which is named `coll` at this moment. Returns how many indexes it got.
-async fn finish(
+/// Gives one collection, which is named `coll` at this moment, its cap, indexes and deferred options. Returns how many indexes
+/// it got.
+async fn complete(
     target: &Target,
     db: &str,
     coll: &str,
     (key, collection): (&Key, &Collection),
     (quorum, movable_caps): (&CommitQuorum, bool),
 ) -> Result<usize> {
-    let (waiting, ns) = (&collection.waiting, &collection.ns);
-    if let Some(cap) = waiting.cap {
-        capped::settle(target, db, coll, key, cap, movable_caps).await.with_context(|| format!("cap {ns}"))?;
+    let (deferred, ns) = (&collection.deferred, &collection.ns);
+    if let Some(cap) = deferred.cap {
+        capped::set_cap(target, db, coll, key, cap, movable_caps).await.with_context(|| format!("cap {ns}"))?;
     }
     let count = build_indexes(target, db, coll, collection, quorum).await?;
-    if !waiting.options.is_empty() {
+    if !deferred.options.is_empty() {
         let mut command = doc! {"collMod": coll};
-        command.extend(waiting.options.clone());
-        run(target, db, command).await.with_context(|| format!("set the options of {ns}"))?;
+        command.extend(deferred.options.clone());
+        target.run_with_retries(db, command).await.with_context(|| format!("set the options of {ns}"))?;
     }
     Ok(count)
 }
 
-/// Renames a collection as an entry of the oplog does: of this UUID, whatever buckets lie beside its names.
+/// Renames a collection as an entry of the oplog does: by its UUID, even if there are buckets with one of its names.
 async fn rename(target: &Target, db: &str, key: &Key, from: &str, to: &str) -> Result<()> {
     let command = rawdoc! {"renameCollection": format!("{db}.{from}"), "to": format!("{db}.{to}"), "stayTemp": false};
-    let (applied, _) = target.apply_ops(Mode::InitialSync, &[&command_document(db, key, &command)]).await?;
-    match applied.stopped {
-        Some(stop) => bail!("rename {db}.{from} to {to} for a while: error {}: {}", stop.code, stop.message),
+    let reply = target.apply_ops(Mode::InitialSync, &[&command_document(db, key, &command)]).await?;
+    match reply.refusal {
+        Some(refusal) => {
+            bail!("rename {db}.{from} to {to} for a while: error {}: {}", refusal.code, refusal.message)
+        }
         None => Ok(()),
     }
 }
 
-/// A server keeps the buckets of a series whose creation failed because a collection had its name. They belong to nothing, but
-/// the server takes that collection for a series then: it refuses its indexes and options or gives them to the buckets, and
-/// 6.0 answers `ok` to a new cap and does nothing. Empty ones are dropped; beside others the collection gets what
-/// waits for it under another name. Returns whether they are gone.
-async fn drop_remains(target: &Target, db: &str, buckets: &str) -> Result<bool> {
+/// Drops stray buckets of a collection if they are empty, and returns whether it did.
+///
+/// If a time series can't be created because a collection has its name, the server keeps the buckets of the series. They belong
+/// to nothing, but the server then takes the collection for a time series: it refuses indexes and options of the collection or
+/// gives them to the buckets, and 6.0 answers `ok` to a new cap and does nothing. If the buckets are not empty, the collection
+/// gets its indexes and options under another name.
+async fn drop_empty_buckets(target: &Target, db: &str, buckets: &str) -> Result<bool> {
     let found = target.run(db, doc! {"find": buckets, "limit": 1, "singleBatch": true}).await;
     let found = found.with_context(|| format!("look into {db}.{buckets}"))?;
     let empty = found.get_document("cursor").and_then(|c| c.get_array("firstBatch")).is_ok_and(Vec::is_empty);
     if empty {
         tracing::warn!("{db}.{buckets} is empty and beside a collection, the remains of a failed creation: dropped");
-        // As an entry of the oplog: the command would drop the collection that has the series' name.
+        // An entry of the oplog drops the buckets. The command would drop the collection that has the series' name.
         let drop = command_document(db, &Key::name(db, buckets), &rawdoc! {"drop": buckets});
-        let (applied, _) = target.apply_ops(Mode::InitialSync, &[&drop]).await?;
-        if let Some(stop) = applied.stopped {
-            bail!("drop {db}.{buckets}: error {}: {}", stop.code, stop.message);
+        if let Some(refusal) = target.apply_ops(Mode::InitialSync, &[&drop]).await?.refusal {
+            bail!("drop {db}.{buckets}: error {}: {}", refusal.code, refusal.message);
         }
     }
     Ok(empty)
 }
 
-/// Builds a collection's indexes, returns how many.
+/// Builds a collection's indexes and returns how many.
 async fn build_indexes(
     target: &Target,
     db: &str,
@@ -177,15 +184,15 @@ async fn build_indexes(
     quorum: &CommitQuorum,
 ) -> Result<usize> {
     let mut by_collection: BTreeMap<&str, Vec<Document>> = BTreeMap::new();
-    let measurements = coll.strip_prefix("system.buckets.");
-    let outdated = collection.outdated();
+    let measurements = coll.strip_prefix(BUCKETS);
+    let outdated = collection.outdated_indexes();
     if !outdated.is_empty() {
-        drop_indexes(target, db, coll, &outdated).await?;
+        target.drop_indexes(db, coll, &outdated).await?;
     }
     let mut count = 0;
-    for index in collection.missing() {
+    for index in collection.missing_indexes() {
         count += 1;
-        let (level, spec) = specification(index, collection.collation);
+        let (level, spec) = specification(index, collection.has_collation);
         let on = match (level, measurements) {
             (Level::Documents, Some(name)) => name,
             _ => coll,
@@ -203,38 +210,26 @@ async fn build_indexes(
             "commitQuorum": quorum.to_bson(),
             "writeConcern": {"w": "majority"},
         };
-        let mut result = run(target, db, command.clone()).await;
+        let mut result = target.run_with_retries(db, command.clone()).await;
         if result.as_ref().is_err_and(|error| code::code(error) == Some(code::UNSATISFIABLE_COMMIT_QUORUM)) {
             tracing::warn!(
                 ?quorum,
                 "the replica set has not enough members that build indexes for this commit quorum: the majority is enough"
             );
             command.insert("commitQuorum", "majority");
-            result = run(target, db, command).await;
+            result = target.run_with_retries(db, command).await;
         }
         result.with_context(|| failed)?;
     }
     Ok(count)
 }
 
-/// Drops indexes by name; what is not there is fine.
-pub(super) async fn drop_indexes<T: AsRef<str>>(target: &Target, db: &str, coll: &str, names: &[T]) -> Result<()> {
-    for name in names.iter().map(AsRef::as_ref) {
-        let command = doc! {"dropIndexes": coll, "index": name, "writeConcern": {"w": "majority"}};
-        match run(target, db, command).await {
-            Err(error) if matches!(code::code(&error), Some(code::INDEX_NOT_FOUND | code::NAMESPACE_NOT_FOUND)) => {}
-            result => result.map(drop).with_context(|| format!("drop the index '{name}' of {db}.{coll}"))?,
-        }
-    }
-    Ok(())
-}
-
-/// What to send for an index, and for which of a time series' two collections.
+/// The specification to send for an index, and for which of a time series' two collections.
 fn specification(index: &Index, default_collation: bool) -> (Level, Document) {
     let mut spec = index.spec.clone();
     let mut level = index.level;
     if let Some(Bson::Document(original)) = spec.remove("originalSpec") {
-        // The server wants the user's form where the buckets' form does not say all (partial, 2dsphere).
+        // The server wants the user's form, because the buckets' form is incomplete (partial, 2dsphere).
         let changed: Vec<_> = ["hidden", "expireAfterSeconds", "prepareUnique"]
             .into_iter()
             .map(|name| (name, spec.remove(name)))
@@ -243,7 +238,7 @@ fn specification(index: &Index, default_collation: bool) -> (Level, Document) {
         for (name, value) in changed {
             match value {
                 Some(value) => drop(spec.insert(name, value)),
-                // Written out by whoever made the index, and true.
+                // The creator of the index wrote it out, and it is still true.
                 None if spec.get(name) == Some(&Bson::Boolean(false)) => {}
                 None => drop(spec.remove(name)),
             }
@@ -256,27 +251,13 @@ fn specification(index: &Index, default_collation: bool) -> (Level, Document) {
     (level, spec)
 }
 
-/// Runs a command that can be repeated, with some attempts.
-pub(super) async fn run(target: &Target, db: &str, command: Document) -> Result<Document, mongodb::error::Error> {
-    let mut delay = Duration::from_millis(200);
-    for _ in 0..5 {
-        match target.run(db, command.clone()).await {
-            Err(error) if code::is_transient(&error) => tracing::warn!("interrupted, trying again: {error}"),
-            result => return result,
-        }
-        tokio::time::sleep(delay).await;
-        delay *= 2;
-    }
-    target.run(db, command).await
-}
-
 /// The collections that exist now.
-struct Names {
+struct ExistingNames {
     by_uuid: HashMap<Key, (String, String)>,
     by_name: HashMap<Key, (String, String)>,
 }
 
-impl Names {
+impl ExistingNames {
     async fn read(target: &Target, collections: impl Iterator<Item = &Collection>) -> Result<Self> {
         let dbs: BTreeSet<String> =
             collections.map(|collection| collection.ns.split_once('.').map_or("", |(db, _)| db).to_owned()).collect();
@@ -298,13 +279,5 @@ impl Names {
             Key::Name(_) => self.by_name.get(key),
         };
         found.map(|(db, coll)| (db.as_str(), coll.as_str()))
-    }
-}
-
-/// The UUID of a collection by name; an error if it is not there.
-pub(super) async fn uuid_of(target: &Target, db: &str, coll: &str) -> Result<Uuid> {
-    match target.lookup(db, coll).await? {
-        Some(Occupant::Collection(uuid)) => Ok(uuid),
-        other => bail!("{db}.{coll} should be a collection but is {other:?}"),
     }
 }

@@ -1,22 +1,25 @@
 //! Gives a collection its cap when its data is complete.
 //!
 //! On servers from 6.0 on, a `collMod` sets the cap. Older servers have no such `collMod`, so there the collection is uncapped
-//! until its data is complete. Then its documents are copied aside in their order, and from there into a new capped collection
-//! with the old name and UUID.
+//! until its data is complete. Then its documents are copied in their order into a temporary collection, and from there into a
+//! new capped collection with the old name and UUID.
 
 use anyhow::{Context, Result, bail};
-use bson::{Document, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc};
+use bson::{Document, RawDocument, RawDocumentBuf, doc, rawdoc};
 
 use crate::mongo::listing;
 use crate::raw::text;
-use crate::replay::build::{run, uuid_of};
-use crate::replay::owed::{Cap, Key, WIDEST, integer};
+use crate::replay::catalog::{Cap, WIDEST, integer};
+use crate::replay::key::Key;
+use crate::replay::op::{append_uuid, uuid_binary};
 use crate::replay::target::{Mode, Target};
+use crate::replay::temporary_names;
 
 const COPY_BYTES: usize = 4 << 20;
 
-/// `movable`: see [`Catalog::can_move_caps`](super::owed::Catalog::can_move_caps).
-pub(super) async fn settle(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap, movable: bool) -> Result<()> {
+/// Gives the collection `db.coll` its cap. `movable`: see
+/// [`Catalog::can_move_caps`](super::catalog::Catalog::can_move_caps).
+pub(super) async fn set_cap(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap, movable: bool) -> Result<()> {
     if !movable {
         return recreate(target, db, coll, key, cap).await;
     }
@@ -24,27 +27,28 @@ pub(super) async fn settle(target: &Target, db: &str, coll: &str, key: &Key, cap
     if let Some(max) = cap.max {
         command.insert("cappedMax", max);
     }
-    run(target, db, command).await.context("set the size of the capped collection")?;
-    // `ok` is no proof: beside buckets with the collection's name 6.0 means those, and does nothing.
-    if is_set(target, db, coll, cap).await? {
+    target.run_with_retries(db, command).await.context("set the size of the capped collection")?;
+    // `ok` is no proof: if there are buckets with the collection's name, 6.0 takes them for the collection and does nothing.
+    if has_cap(target, db, coll, cap).await? {
         return Ok(());
     }
     bail!("the server does not take its size of {} bytes", cap.size)
 }
 
-async fn is_set(target: &Target, db: &str, coll: &str, cap: Cap) -> Result<bool> {
+async fn has_cap(target: &Target, db: &str, coll: &str, cap: Cap) -> Result<bool> {
     let options = options_of(target, db, coll).await?;
     let number = |name: &str| options.get(name).and_then(integer).filter(|number| *number > 0);
     // The server rounds sizes up.
     Ok(number("size").is_some_and(|size| size >= cap.size && size < WIDEST) && number("max") == cap.max)
 }
 
-/// Two copies, because the UUID is only free when the first collection is gone.
+/// Copies twice, because the UUID is free only when the first collection is dropped.
 async fn recreate(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap) -> Result<()> {
-    let aside = format!("tmp{}.pbm", &Uuid::new().to_string()[..8]);
-    run(target, db, doc! {"create": &aside, "writeConcern": {"w": "majority"}}).await.context("create a copy")?;
+    let copy_name = temporary_names::generate();
+    let create = doc! {"create": &copy_name, "writeConcern": {"w": "majority"}};
+    target.run_with_retries(db, create).await.context("create a copy")?;
     let options = options_of(target, db, coll).await?;
-    copy(target, db, coll, &aside).await?;
+    copy(target, db, coll, &copy_name).await?;
     let mut command = doc! {"create": coll};
     command.extend(options);
     command.extend(doc! {"capped": true, "size": cap.size});
@@ -52,13 +56,11 @@ async fn recreate(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap) ->
         command.insert("max", max);
     }
     let mut op = rawdoc! {"op": "c", "ns": format!("{db}.$cmd"), "o": text::encode(&command)?};
-    if let Key::Uuid(uuid) = key {
-        op.append(cstr!("ui"), bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: uuid.to_vec() });
-    }
+    append_uuid(&mut op, key);
     target.drop(db, coll).await?;
-    checked(target, Mode::InitialSync, &[&op]).await.context("create the capped collection")?;
-    copy(target, db, &aside, coll).await?;
-    target.drop(db, &aside).await
+    target.apply_all(Mode::InitialSync, &[&op]).await.context("create the capped collection")?;
+    copy(target, db, &copy_name, coll).await?;
+    target.drop(db, &copy_name).await
 }
 
 async fn options_of(target: &Target, db: &str, coll: &str) -> Result<Document> {
@@ -74,7 +76,7 @@ async fn options_of(target: &Target, db: &str, coll: &str) -> Result<Document> {
 
 /// Copies all documents in natural order, byte for byte.
 async fn copy(target: &Target, db: &str, from: &str, to: &str) -> Result<()> {
-    let to_uuid = uuid_of(target, db, to).await?;
+    let to_uuid = uuid_binary(target.collection_uuid(db, to).await?.bytes());
     let failed = || format!("copy {db}.{from} to {to}");
     let find = doc! {"find": from, "sort": {"$natural": 1}};
     let mut cursor = target.client().database(db).run_cursor_command(find).await.with_context(failed)?;
@@ -84,7 +86,7 @@ async fn copy(target: &Target, db: &str, from: &str, to: &str) -> Result<()> {
         let next = if more { cursor.current().as_bytes().len() } else { 0 };
         if !ops.is_empty() && (!more || bytes + next > COPY_BYTES) {
             let batch: Vec<&RawDocument> = ops.iter().map(AsRef::as_ref).collect();
-            checked(target, Mode::InitialSync, &batch).await.with_context(failed)?;
+            target.apply_all(Mode::InitialSync, &batch).await.with_context(failed)?;
             ops.clear();
             bytes = 0;
         }
@@ -92,15 +94,8 @@ async fn copy(target: &Target, db: &str, from: &str, to: &str) -> Result<()> {
             return Ok(());
         }
         bytes += next;
-        let ui = bson::Binary { subtype: bson::spec::BinarySubtype::Uuid, bytes: to_uuid.bytes().to_vec() };
-        ops.push(rawdoc! {"op": "i", "ns": format!("{db}.{to}"), "ui": ui, "o": cursor.current().to_owned()});
-    }
-}
-
-async fn checked(target: &Target, mode: Mode, ops: &[&RawDocument]) -> Result<()> {
-    let (applied, _) = target.apply_ops(mode, ops).await?;
-    match applied.stopped {
-        None if applied.missed.is_empty() => Ok(()),
-        _ => bail!("the server refused: {applied:?}"),
+        ops.push(
+            rawdoc! {"op": "i", "ns": format!("{db}.{to}"), "ui": to_uuid.clone(), "o": cursor.current().to_owned()},
+        );
     }
 }

@@ -1,50 +1,54 @@
-//! Which operations a restore applies, and how the object of an operation is found on the target.
+//! Which operations a restore applies: a pure rule from an operation to yes or no.
 //!
-//! Source: docs/format.md E.6.3; pure functions. Differences to the original, all on purpose: `admin.system.keys`
-//! (the signing keys of another cluster) is skipped; every collection of `config` and `*.system.js` is addressed by name,
-//! because a restore does not always give them their old UUID.
+//! Source: docs/format.md E.6.3. The original applies the signing keys of the other cluster (`admin.system.keys`); we skip
+//! them on purpose.
 
 use std::collections::HashSet;
+
+use bson::RawDocument;
 
 use crate::model::{names, selection::Selection};
 use crate::oplog::entry::{Command, Entry, Kind};
 use crate::raw::find;
+use crate::replay::op::document_id;
 use crate::replay::own_routing::OwnRouting;
 
-/// What is replayed.
+/// The operations that a replay applies.
 #[derive(Debug, Clone, Default)]
 pub struct Scope {
     /// The target is a config server: the routing documents of the cluster are applied.
     pub config_server: bool,
-    /// The UUID that `config.system.sessions` had where the oplog comes from: its chunks are not applied.
+    /// The UUID of the source's `config.system.sessions`, whose chunks are not applied.
     pub sessions: Option<bson::Uuid>,
     pub selection: Selection,
-    /// Of a selection: users and roles of the databases that are selected as a whole are replayed, too.
+    /// For a selection: users and roles of the databases that are selected as a whole are replayed, too.
     pub users: bool,
-    /// Collections (by UUID) that got a selected name only later: they are followed from their beginning.
+    /// Collections (by UUID) that get a selected name later: all their operations are replayed.
     pub followed: HashSet<[u8; 16]>,
-    /// Of a selection and a config server.
+    /// For a selection on a config server.
     pub routing: OwnRouting,
 }
 
 impl Scope {
-    /// True if the operation has to be applied. An `applyOps` always: its operations are judged one by one. `mine`: it is
-    /// about a collection of the restore, whatever name that has.
-    pub fn wants(&self, entry: &Entry<'_>, command: Option<&Command<'_>>, mine: bool) -> bool {
+    /// Whether an operation is applied. An `applyOps` always is, because its operations are judged one by one. `is_restored`
+    /// means that the operation changes a collection of the restore, whatever name that has.
+    ///
+    /// Operations on routing tables need [`Scope::wants_routing`], too.
+    pub fn wants(&self, entry: &Entry<'_>, command: Option<&Command<'_>>, is_restored: bool) -> bool {
         let (db, coll) = entry.split_ns();
         match command {
             None if entry.kind == Kind::Noop => false,
             None if coll == "system.views" => {
-                let named = id(entry).and_then(|id| id.split_once('.'));
+                let view = text_id(entry).and_then(|id| id.split_once('.'));
                 self.is_restorable(db, coll)
-                    && (self.selection.is_everything()
-                        || named.is_some_and(|(db, view)| self.selection.wants(db, view)))
+                    && (self.selection.is_everything() || view.is_some_and(|(db, view)| self.selection.wants(db, view)))
             }
             None if db == "admin" && matches!(coll, "system.users" | "system.roles") => self.wants_user(entry),
-            // Of a selection the replay looks whose they are.
             None if self.is_routing(entry) => !self.is_foreign_routing(entry),
             None => {
-                self.wants_collection(db, coll, mine) && !self.is_foreign_routing(entry) && !is_balancer_switch(entry)
+                self.wants_collection(db, coll, is_restored)
+                    && !self.is_foreign_routing(entry)
+                    && !is_balancer_switch(entry)
             }
             Some(Command::ApplyOps(_) | Command::Unknown(_)) => true,
             Some(Command::Harmless) => false,
@@ -53,30 +57,43 @@ impl Scope {
             }
             Some(Command::Rename { from, to, .. }) => {
                 let ((from_db, from_coll), (db, coll)) = (split(from), split(to));
-                self.is_restorable(from_db, from_coll) && self.wants_collection(db, coll, mine)
+                self.is_restorable(from_db, from_coll) && self.wants_collection(db, coll, is_restored)
             }
             Some(command) => command.collection().is_some_and(|coll| match coll {
                 "system.views" => self.is_restorable(db, coll) && self.selection.touches(db),
-                _ => self.wants_collection(db, coll, mine),
+                _ => self.wants_collection(db, coll, is_restored),
             }),
         }
     }
 
-    /// A document of the tables that say where everything is.
-    pub fn is_routing(&self, entry: &Entry<'_>) -> bool {
+    /// Whether an operation that the scope wants may change its routing table; `None` if only the stored document shows it.
+    pub(super) fn wants_routing(&self, entry: &Entry<'_>) -> Option<bool> {
+        if self.selection.is_everything() || entry.kind == Kind::Command || !self.is_routing(entry) {
+            return Some(true);
+        }
+        self.routing.includes_operation(entry, &self.selection)
+    }
+
+    /// As [`Scope::wants_routing`], from the stored document.
+    pub(super) fn wants_stored_routing(&self, document: &RawDocument) -> bool {
+        self.routing.includes_document(document, &self.selection) == Some(true)
+    }
+
+    /// The operation changes a document of the cluster's routing tables.
+    fn is_routing(&self, entry: &Entry<'_>) -> bool {
         let tables = ["config.databases", "config.collections", "config.chunks", "config.tags"];
         self.config_server && tables.contains(&entry.ns)
     }
 
     fn wants_user(&self, entry: &Entry<'_>) -> bool {
-        let of = id(entry).and_then(|id| id.split_once('.')).map_or("", |(db, _)| db);
-        self.selection.is_everything() || self.users && self.selection.wants_database(of)
+        let db = text_id(entry).and_then(|id| id.split_once('.')).map_or("", |(db, _)| db);
+        self.selection.is_everything() || self.users && self.selection.wants_database(db)
     }
 
-    /// The routing of `config.system.sessions`, which every cluster makes for itself.
+    /// The operation changes the routing of `config.system.sessions`, a collection that every cluster creates for itself.
     fn is_foreign_routing(&self, entry: &Entry<'_>) -> bool {
         match entry.ns {
-            "config.collections" => id(entry) == Some("config.system.sessions"),
+            "config.collections" => text_id(entry) == Some("config.system.sessions"),
             "config.chunks" => {
                 let uuid = find(entry.o, "uuid").and_then(|field| field.uuid());
                 uuid.is_some() && uuid == self.sessions
@@ -85,8 +102,8 @@ impl Scope {
         }
     }
 
-    fn wants_collection(&self, db: &str, coll: &str, mine: bool) -> bool {
-        self.is_restorable(db, coll) && (mine || self.selection.wants(db, coll))
+    fn wants_collection(&self, db: &str, coll: &str, is_restored: bool) -> bool {
+        self.is_restorable(db, coll) && (is_restored || self.selection.wants(db, coll))
     }
 
     fn is_restorable(&self, db: &str, coll: &str) -> bool {
@@ -106,31 +123,19 @@ impl Scope {
     }
 }
 
-/// Settings, by `_id`, that describe what the cluster is doing now, not what was stored.
+/// Settings, by `_id`, that control the running cluster, so a restore leaves them as they are.
 pub const SWITCHES: [&str; 2] = ["balancer", "automerge"];
 
 fn is_balancer_switch(entry: &Entry<'_>) -> bool {
-    entry.ns == "config.settings" && id(entry).is_some_and(|id| SWITCHES.contains(&id))
+    entry.ns == "config.settings" && text_id(entry).is_some_and(|id| SWITCHES.contains(&id))
 }
 
 fn split(ns: &str) -> (&str, &str) {
     ns.split_once('.').unwrap_or((ns, ""))
 }
 
-fn id<'a>(entry: &Entry<'a>) -> Option<&'a str> {
-    let holder = if entry.kind == Kind::Update { entry.o2? } else { entry.o };
-    find(holder, "_id").and_then(|id| id.text())
-}
-
-/// True if operations on this collection find it by its name, false if by its UUID.
-///
-/// The UUIDs of these collections differ from cluster to cluster, and none of them can be renamed.
-pub fn by_name(db: &str, coll: &str) -> bool {
-    match db {
-        "config" => true,
-        "admin" if coll.starts_with("system.") => true,
-        _ => coll.starts_with("system.buckets.") || matches!(coll, "system.views" | "system.js"),
-    }
+fn text_id<'a>(entry: &Entry<'a>) -> Option<&'a str> {
+    document_id(entry).and_then(|id| id.text())
 }
 
 #[cfg(test)]
@@ -153,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn collections() {
+    fn collections_are_applied_by_kind_of_target() {
         let (plain, config) = (Scope::default(), Scope { config_server: true, ..Scope::default() });
         // namespace, applied on a replica set, applied on a config server
         for (ns, data, routing) in [
@@ -194,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn what_depends_on_the_operation() {
+    fn operations_are_applied_by_kind_and_document() {
         let scope = Scope { config_server: true, ..Scope::default() };
         let rename = |from: &str, to: &str| on("admin", rawdoc! {"renameCollection": from, "to": to});
         for (raw, expected) in [
@@ -214,23 +219,6 @@ mod tests {
             (on("shop", rawdoc! {"somethingNew": "a"}), true),
         ] {
             assert_eq!(wants(&scope, &raw), expected, "{raw:?}");
-        }
-    }
-
-    #[test]
-    fn what_has_no_lasting_uuid_is_found_by_name() {
-        for (ns, expected) in [
-            ("shop.a", false),
-            ("shop.system.buckets.ts", true),
-            ("shop.system.views", true),
-            ("shop.system.js", true),
-            ("shop.system.resharding.1", false),
-            ("admin.mine", false),
-            ("admin.system.users", true),
-            ("config.settings", true),
-        ] {
-            let (db, coll) = ns.split_once('.').unwrap();
-            assert_eq!(by_name(db, coll), expected, "{ns}");
         }
     }
 }

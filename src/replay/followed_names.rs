@@ -1,10 +1,9 @@
-//! Finds out which names an oplog creates, renames or drops, before the oplog is replayed:
+//! Finds out which names an oplog creates, renames or drops, before the oplog is replayed. A restore needs them twice:
 //!
-//! - What on the target conflicts with the replay: collections, views and time series whose names the oplog creates, renames
-//!   or drops, and collections with the UUIDs of such collections. They are newer than the restored moment, so a restore drops
-//!   them.
-//! - Which collections a selective replay has to follow although their names are not selected: those that get a selected name
-//!   later, for example by `$out`, `convertToCapped` or a rename.
+//! - Some collections, views and time series of the target conflict with the replay: the oplog creates, renames or drops their
+//!   names or their UUIDs. They are newer than the restored moment, so a restore drops them.
+//! - A selective replay follows some collections whose names are not selected: they get a selected name later, for example by
+//!   `$out`, `convertToCapped` or a rename.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -14,8 +13,9 @@ use bson::Uuid;
 use crate::layout::BUCKETS;
 use crate::model::selection::Selection;
 use crate::oplog::entry::{Command, Entry, Kind, operations, show};
-use crate::replay::filter::by_name;
-use crate::replay::own_routing;
+use crate::replay::key::lasting_uuid;
+use crate::replay::op::document_id;
+use crate::replay::own_routing::collection_uuid;
 
 /// The namespaces of the target before the restore, by name and by UUID. Only these are looked up while the oplog is read, so
 /// reading a long oplog needs no more memory than the target's own namespaces do.
@@ -100,16 +100,16 @@ impl Followed {
     /// The entry can't be read, or is a command that can't be replayed.
     pub fn see(&mut self, entry: &Entry<'_>, asked: Asked<'_>) -> Result<()> {
         match entry.kind {
-            Kind::Command => return self.command(entry, asked),
+            Kind::Command => return self.see_command(entry, asked),
             Kind::Noop => return Ok(()),
             Kind::Insert | Kind::Update | Kind::Delete => {}
         }
-        let id = || own_routing::id(entry).and_then(|id| id.text());
+        let id = || document_id(entry).and_then(|id| id.text());
         if entry.ns.ends_with(".system.views") {
             if let Some(view) = id().filter(|view| asked.selection.wants_namespace(view)) {
-                self.name(view, asked);
+                self.add_name(view, asked);
                 if entry.kind == Kind::Insert {
-                    self.create(view, asked);
+                    self.add_creation(view, asked);
                 }
             }
         } else if entry.ns == "config.databases" {
@@ -122,39 +122,39 @@ impl Followed {
             && !asked.selection.is_everything()
             && id().is_some_and(|ns| asked.selection.wants_namespace(ns))
         {
-            self.sharded.extend(own_routing::uuid(entry.o));
+            self.sharded.extend(collection_uuid(entry.o));
         }
         Ok(())
     }
 
-    fn command(&mut self, entry: &Entry<'_>, asked: Asked<'_>) -> Result<()> {
+    fn see_command(&mut self, entry: &Entry<'_>, asked: Asked<'_>) -> Result<()> {
         let db = entry.split_ns().0;
         let selection = asked.selection;
         match entry.command()? {
             Command::Create { coll } => {
-                self.database(db);
+                self.add_database(db);
                 // Buckets go with their series.
                 let plain = coll.strip_prefix(BUCKETS).unwrap_or(coll);
                 if selection.wants(db, plain) {
                     let ns = format!("{db}.{plain}");
-                    self.name(&ns, asked);
-                    self.create(&ns, asked);
-                    self.uuid(entry.ui.filter(|_| !by_name(db, coll)), &ns, asked);
+                    self.add_name(&ns, asked);
+                    self.add_creation(&ns, asked);
+                    self.add_uuid(lasting_uuid(db, coll, entry.ui), &ns, asked);
                 }
             }
             Command::Drop { coll: "system.views" } => {
                 // Without this collection the database has no views and no time series.
                 for coll in asked.present.of_database(db, true).filter(|coll| selection.wants(db, coll)) {
-                    self.name(&format!("{db}.{coll}"), asked);
+                    self.add_name(&format!("{db}.{coll}"), asked);
                 }
             }
             Command::Drop { coll } if selection.wants(db, coll) => {
                 let ns = format!("{db}.{coll}");
-                self.name(&ns, asked);
-                self.uuid(entry.ui.filter(|_| !by_name(db, coll)), &ns, asked);
+                self.add_name(&ns, asked);
+                self.add_uuid(lasting_uuid(db, coll, entry.ui), &ns, asked);
             }
             Command::DropDatabase => {
-                self.database(db);
+                self.add_database(db);
                 if selection.wants_database(db) {
                     let all = asked.present.of_database(db, false).map(|coll| (db.to_owned(), coll.to_owned()));
                     self.named.extend(all);
@@ -162,18 +162,18 @@ impl Followed {
             }
             Command::Rename { from, to, drop_target } => {
                 self.databases.extend(to.split_once('.').map(|(db, _)| db.to_owned()));
-                let (leaves, comes) = (selection.wants_namespace(from), selection.wants_namespace(to));
-                if leaves {
-                    self.name(from, asked);
+                let (from_selected, to_selected) = (selection.wants_namespace(from), selection.wants_namespace(to));
+                if from_selected {
+                    self.add_name(from, asked);
                 }
-                if comes {
-                    self.name(to, asked);
-                    self.create(to, asked);
-                    self.uuid(drop_target, to, asked);
-                    self.uuids.extend(entry.ui.filter(|_| !leaves).map(|uuid| uuid.bytes()));
+                if to_selected {
+                    self.add_name(to, asked);
+                    self.add_creation(to, asked);
+                    self.add_uuid(drop_target, to, asked);
+                    self.uuids.extend(entry.ui.filter(|_| !from_selected).map(|uuid| uuid.bytes()));
                 }
-                if leaves || comes {
-                    self.uuid(entry.ui, if comes { to } else { from }, asked);
+                if from_selected || to_selected {
+                    self.add_uuid(entry.ui, if to_selected { to } else { from }, asked);
                 }
             }
             // A transaction can create collections.
@@ -192,7 +192,7 @@ impl Followed {
         Ok(())
     }
 
-    fn database(&mut self, db: &str) {
+    fn add_database(&mut self, db: &str) {
         if !self.databases.contains(db) {
             self.databases.insert(db.to_owned());
         }
@@ -200,14 +200,14 @@ impl Followed {
 
     /// Records that a collection gets this selected name. Without a selection no names are recorded, because there may be very
     /// many.
-    fn create(&mut self, ns: &str, asked: Asked<'_>) {
+    fn add_creation(&mut self, ns: &str, asked: Asked<'_>) {
         if !asked.selection.is_everything() {
             self.creates.insert(ns.to_owned());
         }
     }
 
     /// Records the target's namespaces with this name: a collection or a view, or a time series and its buckets.
-    fn name(&mut self, ns: &str, asked: Asked<'_>) {
+    fn add_name(&mut self, ns: &str, asked: Asked<'_>) {
         let Some((db, coll)) = ns.split_once('.') else { return };
         let plain = coll.strip_prefix(BUCKETS).unwrap_or(coll);
         for coll in [plain.to_owned(), format!("{BUCKETS}{plain}")] {
@@ -218,10 +218,10 @@ impl Followed {
     }
 
     /// Records the target's collection with this UUID if its name there is not `ns`.
-    fn uuid(&mut self, uuid: Option<Uuid>, ns: &str, asked: Asked<'_>) {
-        let there = uuid.and_then(|uuid| asked.present.uuids.get(&uuid.bytes()));
-        if let Some(there) = there.filter(|(db, coll)| ns.split_once('.') != Some((db, coll))) {
-            self.renamed.insert(there.clone(), ns.to_owned());
+    fn add_uuid(&mut self, uuid: Option<Uuid>, ns: &str, asked: Asked<'_>) {
+        let present = uuid.and_then(|uuid| asked.present.uuids.get(&uuid.bytes()));
+        if let Some(present) = present.filter(|(db, coll)| ns.split_once('.') != Some((db, coll))) {
+            self.renamed.insert(present.clone(), ns.to_owned());
         }
     }
 }
@@ -232,7 +232,7 @@ mod tests {
     use bson::{Binary, RawDocumentBuf, Timestamp, rawdoc};
 
     #[test]
-    fn databases_that_an_oplog_makes_or_drops() {
+    fn databases_that_an_oplog_creates_or_drops_are_found() {
         let uuid = Binary::from(Uuid::new());
         let create = rawdoc! {"op": "c", "ns": "a.$cmd", "ui": uuid.clone(), "o": {"create": "x"}};
         let insert =
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn collections_that_are_renamed_into_the_selection() {
+    fn collections_that_are_renamed_into_the_selection_are_followed() {
         let selection = Selection::parse(&["shop.orders"]).expect("a selection");
         let [new, old, other] = [(); 3].map(|()| Uuid::new());
         let rename = |time: u32, uuid: Uuid, from: &str, to: &str| {
@@ -296,7 +296,7 @@ mod tests {
 
     /// Which of the target's namespaces conflict with an oplog: by name, by UUID, as views and as a whole database.
     #[test]
-    fn what_the_target_has_under_names_of_the_oplog() {
+    fn namespaces_of_the_target_with_names_or_uuids_of_the_oplog_are_found() {
         let [a, b, c, d] = [(); 4].map(|()| Uuid::new());
         let ui = |uuid: Uuid| Binary::from(uuid);
         let present = Present::new([
@@ -354,13 +354,13 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_replayed_is_known_before() {
+    fn a_command_that_cannot_be_replayed_is_an_error() {
         let at = Timestamp { time: 1, increment: 1 };
         let (selection, present) = (Selection::default(), Present::default());
         let asked = Asked { selection: &selection, present: &present };
         let import = rawdoc! {"ts": at, "op": "c", "ns": "shop.$cmd", "o": {"importCollection": "shop.x"}};
-        let said = Followed::default().see(&Entry::parse(&import, None).expect("an entry"), asked);
-        assert!(said.expect_err("refused").to_string().contains("importCollection"));
+        let seen = Followed::default().see(&Entry::parse(&import, None).expect("an entry"), asked);
+        assert!(seen.expect_err("refused").to_string().contains("importCollection"));
         let lsid = rawdoc! {"id": Binary::from(Uuid::new())};
         let commit = rawdoc! {"ts": at, "op": "c", "ns": "admin.$cmd", "lsid": lsid, "txnNumber": 1_i64, "o": {"commitTransaction": 1}};
         Followed::default().see(&Entry::parse(&commit, None).expect("an entry"), asked).expect("no command of its own");

@@ -1,23 +1,24 @@
 //! Which operations may be applied at the same time: a pure rule from an operation to its lane.
 //!
-//! A lane keeps the order of the oplog, two lanes have none between them. The operations on one document are in one lane,
-//! so each document goes through its states in their order. More than that is kept in order where more depends on it:
+//! Within a lane the operations are applied in the order of the oplog; between two lanes there is no order. All operations on
+//! one document are in one lane, so each document goes through its states in their order. Some collections need more order:
 //!
 //! | collection | lane | why |
 //! |---|---|---|
-//! | an ordinary one, a clustered one, buckets of a time series | by `_id` | documents do not know of each other |
+//! | ordinary, clustered, buckets of a time series | by `_id` | documents do not depend on each other |
 //! | capped (or to be capped) | one | the order of insertion is part of the data |
-//! | with a default collation | one | two `_id` that differ can be the same to its index |
-//! | with a unique index on the target ([`Collection::in_order`]) | one | a value must be given up before another document takes it |
+//! | with a default collation | one | two different `_id` can be equal to its index |
+//! | with a unique index on the target ([`Collection::in_order`]) | one | a document has to lose a value before another document gets it |
 //! | not in the catalogue, or a document without `_id` | one | nothing is known |
-//! | all of `admin` and `config`, every `system.js` | one for all | users, routing: documents refer to each other |
+//! | all of `admin` and `config`, every `system.js` | one for all of them | users, routing: documents refer to each other |
 //!
-//! `system.views` is not spread at all: an operation on it is sent alone, because it changes what a name means.
+//! An operation on `system.views` is sent alone, because it changes what a name means.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use crate::raw::{Field, fields, kind};
-use crate::replay::owed::{Collection, Key};
+use crate::replay::catalog::Collection;
+use crate::replay::key::Key;
 
 /// The lane, below `lanes`, of an operation on the document `id` of `db.coll`.
 pub(super) fn lane(
@@ -34,36 +35,36 @@ pub(super) fn lane(
     {
         return 0;
     }
-    // Its keys are fixed, so that equal operations take equal lanes in every run.
+    // The keys of this hasher are fixed, so that equal operations take equal lanes in every run.
     let mut hasher = DefaultHasher::new();
     key.hash(&mut hasher);
     if let (Some(collection), Some(id)) = (collection, id)
         && !collection.in_order
-        && !collection.collation
-        && collection.waiting.cap.is_none()
+        && !collection.has_collation
+        && collection.deferred.cap.is_none()
     {
-        identity(&id, &mut hasher);
+        hash_id(&id, &mut hasher);
     }
     usize::try_from(hasher.finish() % lanes as u64).unwrap_or_default()
 }
 
-/// Equal for values that are equal to the index of `_id` (without a collation): numbers of all types are compared by
-/// value, strings and symbols by their bytes, documents and arrays element by element.
-fn identity(value: &Field<'_>, into: &mut impl Hasher) {
+/// Hashes an `_id`. Values that are equal to the index of `_id` (without a collation) have equal hashes: numbers of all types
+/// are compared by value, strings and symbols by their bytes, documents and arrays element by element.
+fn hash_id(value: &Field<'_>, into: &mut impl Hasher) {
     match value.kind {
-        kind::INT32 | kind::INT64 | kind::DOUBLE | kind::DECIMAL => number(as_double(value), into),
+        kind::INT32 | kind::INT64 | kind::DOUBLE | kind::DECIMAL => hash_number(as_double(value), into),
         kind::STRING | kind::SYMBOL => (2_u8, value.text_bytes()).hash(into),
         kind::DOCUMENT | kind::ARRAY => {
             value.kind.hash(into);
             for field in value.nested().into_iter().flat_map(fields).flatten() {
                 field.name.hash(into);
-                identity(&field, into);
+                hash_id(&field, into);
             }
         }
         kind::OBJECT_ID | kind::BINARY | kind::DATE | kind::TIMESTAMP | kind::BOOLEAN => {
             (value.kind, value.value).hash(into)
         }
-        // Rare as an `_id`: all of them together.
+        // Other types are rare as an `_id`: all have the same hash.
         _ => 0_u8.hash(into),
     }
 }
@@ -81,8 +82,8 @@ fn as_double(value: &Field<'_>) -> f64 {
     }
 }
 
-fn number(value: f64, into: &mut impl Hasher) {
-    // 0.0 and -0.0 are equal, and so are all that are no number.
+fn hash_number(value: f64, into: &mut impl Hasher) {
+    // 0.0 and -0.0 are equal, and so are all values that are no number.
     let value = if value.is_nan() { f64::NAN } else { value + 0.0 };
     (1_u8, value.to_bits()).hash(into);
 }
@@ -91,7 +92,7 @@ fn number(value: f64, into: &mut impl Hasher) {
 mod tests {
     use super::*;
     use crate::raw::find;
-    use crate::replay::owed::{Cap, Waiting};
+    use crate::replay::catalog::{Cap, DeferredOptions};
     use bson::{Binary, Bson, DateTime, RawDocumentBuf, doc, oid::ObjectId, spec::BinarySubtype};
     use std::collections::HashSet;
 
@@ -112,12 +113,12 @@ mod tests {
         let plain = Collection::default();
         assert_eq!(lanes_used("shop", "orders", Some(&plain)), LANES);
         assert_eq!(lanes_used("shop", "system.buckets.visits", Some(&plain)), LANES);
-        let capped = Waiting { cap: Some(Cap { size: 4096, max: None }), ..Waiting::default() };
+        let capped = DeferredOptions { cap: Some(Cap { size: 4096, max: None }), ..DeferredOptions::default() };
         let cases = [
             ("shop", "orders", None),
             ("shop", "orders", Some(Collection { in_order: true, ..Collection::default() })),
-            ("shop", "orders", Some(Collection { collation: true, ..Collection::default() })),
-            ("shop", "orders", Some(Collection { waiting: capped, ..Collection::default() })),
+            ("shop", "orders", Some(Collection { has_collation: true, ..Collection::default() })),
+            ("shop", "orders", Some(Collection { deferred: capped, ..Collection::default() })),
             ("shop", "system.js", Some(plain.clone())),
             ("shop", "system.views", Some(plain.clone())),
             ("admin", "mine", Some(plain.clone())),
@@ -147,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_index_takes_for_equal_is_in_one_lane() {
+    fn ids_that_are_equal_to_the_index_are_in_one_lane() {
         let plain = Collection::default();
         let decimal = |text: &str| Bson::Decimal128(text.parse().expect("a decimal"));
         let equal = [

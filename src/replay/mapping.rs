@@ -1,18 +1,17 @@
-//! Collections under other names: what a clone makes of the namespaces and UUIDs of a backup and its oplog.
+//! Gives the collections of a clone other names and UUIDs, in the namespaces of a backup and in its oplog.
 //!
-//! Everything behind it knows the new names only, so a clone is a restore of the selection that consists of the new names.
+//! All later steps see the new names only, so a clone is a restore whose selection is the new names.
 //!
 //! # Names
 //!
-//! The mapping is one to one, so that nothing else can be mistaken for a clone: a name that a clone takes goes to where the
-//! source's name came from, for databases and, within each source database, for collections. All of a source database goes
-//! to one other, because a collection that gets a cloned name only later, by a rename, has to be in the database in which it
-//! gets it.
+//! The mapping is one to one, so that no other collection can be mistaken for a clone: if the backup already has the name that
+//! a clone gets, the collection of that name gets the name that became free. This holds for databases and, within each source
+//! database, for collections. All collections of a source database go to one other database, because a collection can get a
+//! cloned name later, by a rename, and then has to be in that database.
 //!
 //! # UUIDs
 //!
-//! Each becomes another one, because the source may still be there. Which one is a matter of chance, and the same within
-//! one mapping.
+//! Each UUID becomes another one, because the source may still exist. The new UUIDs are random, and the same within one mapping.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -23,10 +22,10 @@ use bson::{RawDocument, RawDocumentBuf, Uuid};
 use crate::layout::BUCKETS;
 use crate::raw::{Field, Malformed, New, find, rewrite};
 
-/// What is cloned, or what it becomes: a collection, or with `None` all of a database.
+/// A collection that is cloned, or its clone; with `None` a whole database.
 pub type Place = (String, Option<String>);
 
-/// From names to others.
+/// Old names and UUIDs, and the new ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     databases: Names,
@@ -35,14 +34,14 @@ pub struct Mapping {
     salt: [u8; 16],
 }
 
-/// Old name → new name; what is not in it keeps its name.
+/// Old name → new name. Other names stay as they are.
 type Names = BTreeMap<String, String>;
 
 impl Mapping {
-    /// Each first place becomes the second one.
+    /// In each pair the first namespace is renamed to the second.
     ///
     /// # Errors
-    /// Two of the pairs can't both be carried out.
+    /// Two of the pairs contradict each other.
     pub fn new(pairs: &[(Place, Place)]) -> Result<Self, String> {
         let (mut databases, mut collections) = (Names::new(), BTreeMap::<String, Names>::new());
         let mut whole = BTreeSet::new();
@@ -71,8 +70,8 @@ impl Mapping {
         if let Some(db) = whole.into_iter().find(|db| collections.get(*db).is_some_and(|names| !names.is_empty())) {
             return Err(format!("'{db}.*' has the other collections of '{db}' in it"));
         }
-        close(&mut databases)?;
-        collections.values_mut().try_for_each(close)?;
+        close_chains(&mut databases)?;
+        collections.values_mut().try_for_each(close_chains)?;
         Ok(Self { databases, collections, salt: Uuid::new().bytes() })
     }
 
@@ -112,16 +111,16 @@ impl Mapping {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&half(0));
         bytes[8..].copy_from_slice(&half(1));
-        // RFC 4122, version 4: the server takes no other.
+        // RFC 4122, version 4: the server accepts no other.
         bytes[6] = bytes[6] & 0x0f | 0x40;
         bytes[8] = bytes[8] & 0x3f | 0x80;
         Uuid::from_bytes(bytes)
     }
 
-    /// An entry of the oplog as the clone's own oplog would have it.
+    /// Renames the collections in an oplog entry.
     ///
     /// # Errors
-    /// It can't be read.
+    /// The entry can't be read.
     pub fn entry(&self, raw: RawDocumentBuf) -> Result<RawDocumentBuf> {
         let ns = find(&raw, "ns").and_then(|ns| ns.text());
         let db = ns.and_then(|ns| ns.split_once('.')).map_or("", |(db, _)| db);
@@ -139,7 +138,7 @@ impl Mapping {
         rewrite(entry, |field| {
             Ok(match (field.name, field.document()) {
                 (b"ns", _) => New::Text(self.namespace(ns)),
-                (b"ui", _) if self.touches(db) => self.another_uuid(field),
+                (b"ui", _) if self.touches(db) => self.new_uuid(field),
                 (b"o", Some(command)) if kind == "c" => New::Nested(self.command(db, command)?),
                 (b"o" | b"o2", Some(view)) if coll == "system.views" => New::Nested(self.view(db, view)?),
                 _ => New::Same,
@@ -158,7 +157,7 @@ impl Mapping {
                     None => Ok(New::Same),
                 })?),
                 (b"renameCollection" | b"to", _, Some(ns)) if rename => New::Text(self.namespace(ns)),
-                (b"dropTarget", ..) if rename => self.another_uuid(field),
+                (b"dropTarget", ..) if rename => self.new_uuid(field),
                 // The first field is the name of the command. Its value is the collection's name, or is not a string.
                 (_, _, Some(coll)) if first => New::Text(self.collection(db, coll)),
                 _ => New::Same,
@@ -177,13 +176,13 @@ impl Mapping {
         })
     }
 
-    fn another_uuid(&self, field: &Field<'_>) -> New {
+    fn new_uuid(&self, field: &Field<'_>) -> New {
         field.uuid().map_or(New::Same, |uuid| New::Uuid(self.uuid(uuid)))
     }
 }
 
-/// Makes the mapping one to one: a new name that is no old one goes to where its chain of names began.
-fn close(names: &mut Names) -> Result<(), String> {
+/// Makes the mapping one to one: a new name that is not an old one is renamed to the first name of its chain of names.
+fn close_chains(names: &mut Names) -> Result<(), String> {
     let mut origin: BTreeMap<String, String> = BTreeMap::new();
     for (from, to) in &*names {
         if let Some(other) = origin.insert(to.clone(), from.clone()) {

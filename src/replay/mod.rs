@@ -1,18 +1,54 @@
-//! The replay of oplog entries onto a target: what each one changes, in which order, and what is done when all have been applied.
+//! The replay: applies oplog entries to a target.
+//!
+//! # The map, in reading order
+//!
+//! The replay itself:
+//!
+//! - [`apply`] is the way in. A `Replayer` reads entries in their order, keeps transactions until their commit, and hands each
+//!   operation to the files below. Its head says what the replay promises: consistency, order, memory, retries.
+//! - [`filter`] decides which operations are applied, and [`own_routing`] which changes of a cluster's routing tables.
+//! - [`txn`] keeps the operations of transactions until their commit is known.
+//! - `batch` collects inserts, updates and deletes, and sends them in several lanes at the same time: `lanes` chooses the lane of
+//!   an operation, `send` sends one lane, and `lane_report` judges the server's answers.
+//! - `ddl` applies commands such as `create`, `drop` and `collMod`. `names` frees names on the target for it, with
+//!   [`temporary_names`] for collections that have to wait for their own.
+//!
+//! The end of a replay:
+//!
+//! - [`catalog`] knows the collections of the restore, with the indexes and options that they get when their data is complete.
+//!   [`existing_catalog`] reads it from a server whose collections are in use.
+//! - [`build`] gives the collections these indexes and options, and `capped` their caps.
+//!
+//! Before a replay:
+//!
+//! - [`followed_names`] finds the names that an oplog creates, renames or drops.
+//! - [`mapping`] gives the collections of a clone other names and UUIDs, also in oplog entries.
+//!
+//! Shared by these files:
+//!
+//! - [`key`] says how a collection is found (by UUID or by name), `op` builds operations for `applyOps`, [`stats`] counts,
+//!   `state` holds the catalogue and the counts of a running replay, and [`target`] is the primary, with the peculiarities of
+//!   `applyOps`.
 
 pub mod apply;
 mod batch;
 pub mod build;
 mod capped;
+pub mod catalog;
 mod ddl;
 pub mod existing_catalog;
 pub mod filter;
 pub mod followed_names;
+pub mod key;
+mod lane_report;
 mod lanes;
 pub mod mapping;
-pub mod owed;
+mod names;
+mod op;
 pub mod own_routing;
 mod send;
+mod state;
+pub mod stats;
 pub mod target;
 pub mod temporary_names;
 pub mod txn;

@@ -4,26 +4,39 @@
 use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context, Result};
-use bson::{Document, RawDocument, RawDocumentBuf, doc};
+use bson::{Document, RawDocument, RawDocumentBuf, Uuid, doc};
 
 use crate::model::selection::Selection;
-use crate::oplog::entry::{Entry, Kind};
-use crate::raw::{Field, find, text};
-use crate::replay::apply::Replayer;
+use crate::oplog::entry::Entry;
+use crate::raw::{find, text};
+use crate::replay::op::document_id;
+use crate::replay::target::Target;
 
-/// What of the routing a selective replay may change.
+/// The part of the routing that a selective replay may change.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OwnRouting {
     /// Sharded collections that have a selected name, now or later.
     pub uuids: HashSet<[u8; 16]>,
-    /// Databases of which the target has more than what is selected: their primary shard stays.
+    /// Databases that also have unselected collections on the target: their primary shard stays.
     pub kept: BTreeSet<String>,
 }
 
 impl OwnRouting {
-    /// Whether a chunk or a zone is of the selection; `None` if the document does not tell whose it is.
-    fn has(&self, document: &RawDocument, selection: &Selection) -> Option<bool> {
-        if let Some(uuid) = uuid(document) {
+    /// Whether an operation on a routing table changes a selected database, collection, chunk or zone; `None` if only the
+    /// stored document shows it.
+    pub(super) fn includes_operation(&self, entry: &Entry<'_>, selection: &Selection) -> Option<bool> {
+        let id = document_id(entry);
+        let name = id.and_then(|id| id.text());
+        match entry.split_ns().1 {
+            "databases" => Some(name.is_some_and(|db| selection.touches(db) && !self.kept.contains(db))),
+            "collections" => Some(name.is_some_and(|ns| selection.wants_namespace(ns))),
+            _ => self.includes_document(entry.o, selection).or_else(|| id.is_none().then_some(false)),
+        }
+    }
+
+    /// Whether a chunk or a zone belongs to the selection; `None` if the document has neither a UUID nor a namespace.
+    pub(super) fn includes_document(&self, document: &RawDocument, selection: &Selection) -> Option<bool> {
+        if let Some(uuid) = collection_uuid(document) {
             return Some(self.uuids.contains(&uuid));
         }
         find(document, "ns").and_then(|ns| ns.text()).map(|ns| selection.wants_namespace(ns))
@@ -31,62 +44,71 @@ impl OwnRouting {
 }
 
 /// The UUID in a document of `config.collections` or `config.chunks`, or in a change of one.
-pub(super) fn uuid(document: &RawDocument) -> Option<[u8; 16]> {
+pub(super) fn collection_uuid(document: &RawDocument) -> Option<[u8; 16]> {
     let of = |document: &RawDocument| find(document, "uuid").and_then(|uuid| uuid.uuid()).map(|uuid| uuid.bytes());
-    let changed = || inner(document, "diff").and_then(|diff| inner(diff, "u")).and_then(of);
-    of(document).or_else(changed).or_else(|| inner(document, "$set").and_then(of))
+    let changed = || subdocument(document, "diff").and_then(|diff| subdocument(diff, "u")).and_then(of);
+    of(document).or_else(changed).or_else(|| subdocument(document, "$set").and_then(of))
 }
 
-fn inner<'a>(document: &'a RawDocument, name: &str) -> Option<&'a RawDocument> {
+fn subdocument<'a>(document: &'a RawDocument, name: &str) -> Option<&'a RawDocument> {
     find(document, name)?.document()
 }
 
-/// The `_id` of the document that an operation is about.
-pub(super) fn id<'a>(entry: &Entry<'a>) -> Option<Field<'a>> {
-    let holder = if entry.kind == Kind::Update { entry.o2? } else { entry.o };
-    find(holder, "_id")
+/// Reads the document of a routing table that an operation changes.
+pub(super) async fn stored_document(target: &Target, entry: &Entry<'_>) -> Result<Option<RawDocumentBuf>> {
+    let Some(id) = document_id(entry) else { return Ok(None) };
+    let filter = text::decode(&id.alone("_id")).context("read the id of a routing document")?;
+    let coll = entry.split_ns().1;
+    let table = target.client().database("config").collection::<RawDocumentBuf>(coll);
+    table.find_one(filter).await.with_context(|| format!("look up a document of config.{coll}"))
 }
 
-impl Replayer {
-    /// Does the operation on a routing table belong to what is restored?
-    pub(super) async fn owns_routing(&mut self, entry: &Entry<'_>) -> Result<bool> {
-        let (scope, id) = (&self.options.scope, id(entry));
-        let name = id.and_then(|id| id.text());
-        let coll = match entry.split_ns() {
-            _ if scope.selection.is_everything() || !scope.config_server => return Ok(true),
-            (_, "databases") => {
-                return Ok(name.is_some_and(|db| scope.selection.touches(db) && !scope.routing.kept.contains(db)));
-            }
-            (_, "collections") => return Ok(name.is_some_and(|ns| scope.selection.wants_namespace(ns))),
-            (_, coll) => coll,
-        };
-        if let Some(own) = scope.routing.has(entry.o, &scope.selection) {
-            return Ok(own);
+/// Removes the chunks of those collections that `config.collections` does not contain: they were renamed out of the selection.
+pub(super) async fn remove_orphaned_chunks(target: &Target, uuids: &HashSet<[u8; 16]>) -> Result<()> {
+    let config = target.client().database("config");
+    for uuid in uuids.iter().map(|uuid| Uuid::from_bytes(*uuid)) {
+        let collection = config.collection::<Document>("collections").find_one(doc! { "uuid": uuid }).await;
+        if collection.context("read config.collections")?.is_none() {
+            let chunks = config.collection::<Document>("chunks");
+            chunks.delete_many(doc! { "uuid": uuid }).await.context("remove chunks of no collection")?;
         }
-        let Some(id) = id else { return Ok(false) };
-        let filter = text::decode(&id.alone("_id")).context("read the id of a routing document")?;
-        // It may have been inserted by what is still being collected.
-        self.flush().await?;
-        let table = self.target.client().database("config").collection::<RawDocumentBuf>(coll);
-        let found = table.find_one(filter).await.with_context(|| format!("look up a document of config.{coll}"))?;
-        let scope = &self.options.scope;
-        Ok(found.is_some_and(|found| scope.routing.has(&found, &scope.selection) == Some(true)))
     }
+    Ok(())
+}
 
-    /// Removes chunks of collections that were renamed out of the selection: their own names are none of the restore.
-    pub(super) async fn forget_lost_chunks(&self) -> Result<()> {
-        let scope = &self.options.scope;
-        if scope.selection.is_everything() || !scope.config_server {
-            return Ok(());
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::replay::op::uuid_binary;
+    use bson::{Timestamp, rawdoc};
+
+    #[test]
+    fn operations_on_routing_tables_are_judged_by_what_they_show() {
+        let selection = Selection::parse(&["shop.orders", "crm.*"]).expect("a selection");
+        let (own, other) = ([1; 16], [2; 16]);
+        let routing = OwnRouting { uuids: HashSet::from([own]), kept: BTreeSet::from(["shop".to_owned()]) };
+        let on = |op: &str, table: &str, o: RawDocumentBuf| rawdoc! {"op": op, "ns": format!("config.{table}"), "o": o};
+        let update = |table: &str, o: RawDocumentBuf| {
+            rawdoc! {"op": "u", "ns": format!("config.{table}"), "o": o, "o2": {"_id": "x"}}
+        };
+        for (raw, expected) in [
+            (on("i", "databases", rawdoc! {"_id": "crm"}), Some(true)),
+            (on("i", "databases", rawdoc! {"_id": "shop"}), Some(false)),
+            (on("i", "databases", rawdoc! {"_id": "else"}), Some(false)),
+            (on("d", "collections", rawdoc! {"_id": "shop.orders"}), Some(true)),
+            (on("d", "collections", rawdoc! {"_id": "shop.other"}), Some(false)),
+            (on("i", "chunks", rawdoc! {"_id": 1, "uuid": uuid_binary(own)}), Some(true)),
+            (on("i", "chunks", rawdoc! {"_id": 1, "uuid": uuid_binary(other)}), Some(false)),
+            (update("chunks", rawdoc! {"$v": 2, "diff": {"u": {"uuid": uuid_binary(own)}}}), Some(true)),
+            (on("i", "tags", rawdoc! {"_id": 1, "ns": "crm.a"}), Some(true)),
+            (on("i", "tags", rawdoc! {"_id": 1, "ns": "else.a"}), Some(false)),
+            // Only the stored document shows it, if there is an `_id` to find it by.
+            (on("d", "chunks", rawdoc! {"_id": 1}), None),
+            (update("chunks", rawdoc! {"$v": 2, "diff": {"u": {"shard": "b"}}}), None),
+            (on("d", "chunks", rawdoc! {}), Some(false)),
+        ] {
+            let entry = Entry::parse(&raw, Some(Timestamp { time: 1, increment: 1 })).expect("an entry");
+            assert_eq!(routing.includes_operation(&entry, &selection), expected, "{raw:?}");
         }
-        let config = self.target.client().database("config");
-        for uuid in scope.routing.uuids.iter().map(|uuid| bson::Uuid::from_bytes(*uuid)) {
-            let named = config.collection::<Document>("collections").find_one(doc! { "uuid": uuid }).await;
-            if named.context("read config.collections")?.is_none() {
-                let chunks = config.collection::<Document>("chunks");
-                chunks.delete_many(doc! { "uuid": uuid }).await.context("remove chunks of no collection")?;
-            }
-        }
-        Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The primary that a replay writes to: `applyOps` with its peculiarities, and a look at the catalogue.
+//! The primary that a replay writes to: `applyOps` with its peculiarities, other commands, and the names that exist there.
 //!
 //! # What the server does (measured on 6.0.5 and 5.0.4)
 //!
@@ -12,7 +12,7 @@
 //! | delete of a missing document | true |
 //! | insert over an existing `_id` | true, replaces the document in place (its natural position stays) |
 //! | insert or replacement hitting an `_id` equal only by collation | error 13596, stops |
-//! | a diff onto fields of another shape, or onto a newer document | true, what does not fit is left out |
+//! | a diff onto fields of another shape, or onto a newer document | true, the parts that do not fit are left out |
 //! | an update that would make a document too large | error 17419 or 10334, stops |
 //! | `create` with the UUID of an existing collection | true; under another name: it is renamed to this one |
 //! | `create`, the name belongs to another UUID | InitialSync: the other becomes `tmp`, five random letters and `.create`; ApplyOps: error |
@@ -31,7 +31,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use bson::{Document, RawArrayBuf, RawBsonRef, RawDocument, RawDocumentBuf, Uuid, cstr, doc, rawdoc};
 use mongodb::Client;
 use mongodb::error::ErrorKind;
@@ -47,25 +47,38 @@ pub enum Mode {
     ApplyOps,
 }
 
-/// What became of a batch.
+/// The server's answer to an `applyOps`.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Applied {
+pub struct Reply {
     /// Operations that found no document to update (by position).
-    pub missed: Vec<usize>,
-    /// Where the server stopped and why; what follows this position was not applied.
-    pub stopped: Option<Stop>,
+    pub without_document: Vec<usize>,
+    /// The operation at which the server stopped. The operations after it were not applied.
+    pub refusal: Option<Refusal>,
+    /// The operations were sent more than once.
+    pub resent: bool,
+}
+
+impl Reply {
+    /// Fails unless every operation was applied.
+    pub(super) fn expect_all(&self) -> Result<()> {
+        match &self.refusal {
+            Some(refusal) => bail!("error {}: {}", refusal.code, refusal.message),
+            None if self.without_document.is_empty() => Ok(()),
+            None => bail!("the server did not apply it"),
+        }
+    }
 }
 
 /// An operation that the server refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stop {
+pub struct Refusal {
     /// Position in the batch; `None` if the whole command was refused.
     pub at: Option<usize>,
     pub code: i32,
     pub message: String,
 }
 
-/// What has a name.
+/// The collection or view that has a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Occupant {
     Collection(Uuid),
@@ -90,26 +103,29 @@ impl Target {
 
     /// Applies `ops` in their order and waits until the majority has them.
     ///
-    /// What the server says about single operations is in the result; an error means that the state is unknown even
-    /// after some attempts. The second value tells whether the batch was sent more than once.
-    pub async fn apply_ops(&self, mode: Mode, ops: &[&RawDocument]) -> Result<(Applied, bool)> {
+    /// The reply says which operations the server refused.
+    ///
+    /// # Errors
+    /// The state of the operations is unknown, even after some attempts.
+    pub async fn apply_ops(&self, mode: Mode, ops: &[&RawDocument]) -> Result<Reply> {
         let mut delay = Duration::from_millis(100);
         for attempt in 1.. {
-            let reply = self.client.database("admin").run_raw_command(command(mode, ops)).await;
-            let error = match reply {
-                Ok(reply) => match write_concern_error(&reply) {
-                    None => return Ok((Applied::default(), attempt > 1)),
+            let resent = attempt > 1;
+            let answer = self.client.database("admin").run_raw_command(command(mode, ops)).await;
+            let error = match answer {
+                Ok(answer) => match write_concern_error(&answer) {
+                    None => return Ok(Reply { resent, ..Reply::default() }),
                     Some(message) => anyhow::anyhow!("the writes did not reach the majority: {message}"),
                 },
                 Err(error) => {
-                    if let Some(applied) = refusal(&error)
-                        && !applied.stopped.as_ref().is_some_and(|stop| code::is_transient_code(stop.code))
+                    if let Some(reply) = read_refusal(&error)
+                        && !reply.refusal.as_ref().is_some_and(|refusal| code::is_transient_code(refusal.code))
                     {
-                        return Ok((applied, attempt > 1));
+                        return Ok(Reply { resent, ..reply });
                     }
-                    let again = code::is_transient(&error);
+                    let transient = code::is_transient(&error);
                     let error = anyhow::Error::new(error);
-                    if !again {
+                    if !transient {
                         return Err(error.context("apply operations on the primary"));
                     }
                     error
@@ -125,13 +141,36 @@ impl Target {
         unreachable!("the loop returns at the last attempt")
     }
 
+    /// Applies operations, and fails if the server refuses one or finds no document for it.
+    pub(super) async fn apply_all(&self, mode: Mode, ops: &[&RawDocument]) -> Result<()> {
+        self.apply_ops(mode, ops).await?.expect_all()
+    }
+
     /// Runs a command and returns its reply.
     pub async fn run(&self, db: &str, command: Document) -> Result<Document, mongodb::error::Error> {
         let command = text::encode(&command).map_err(mongodb::error::Error::custom)?;
         self.client.database(db).run_raw_command(command).await
     }
 
-    /// Who has the name `db.coll`; a view hides a collection.
+    /// Runs a command that can be repeated, with some attempts.
+    pub(super) async fn run_with_retries(
+        &self,
+        db: &str,
+        command: Document,
+    ) -> Result<Document, mongodb::error::Error> {
+        let mut delay = Duration::from_millis(200);
+        for _ in 0..5 {
+            match self.run(db, command.clone()).await {
+                Err(error) if code::is_transient(&error) => tracing::warn!("interrupted, trying again: {error}"),
+                result => return result,
+            }
+            tokio::time::sleep(delay).await;
+            delay *= 2;
+        }
+        self.run(db, command).await
+    }
+
+    /// The collection or view that has the name `db.coll`; a view hides a collection.
     pub async fn lookup(&self, db: &str, coll: &str) -> Result<Option<Occupant>> {
         let found = self.list(db, doc! {"name": coll}).await?;
         Ok(found.into_iter().next().map(|(_, occupant)| occupant))
@@ -142,15 +181,15 @@ impl Target {
         let database = self.client.database(db);
         let listed = listing::documents(&database, doc! {"listCollections": 1, "filter": filter}).await;
         let mut found = Vec::new();
-        for each in listed.with_context(|| format!("list the collections of {db}"))? {
-            let name = each.get_str("name").context("read a collection's name")?.to_owned();
-            let uuid = each.get_document("info").ok().and_then(|info| info.get("uuid")).cloned();
-            let series = each.get_str("type").is_ok_and(|kind| kind == "timeseries");
+        for namespace in listed.with_context(|| format!("list the collections of {db}"))? {
+            let name = namespace.get_str("name").context("read a collection's name")?.to_owned();
+            let uuid = namespace.get_document("info").ok().and_then(|info| info.get("uuid")).cloned();
+            let is_series = namespace.get_str("type").is_ok_and(|kind| kind == "timeseries");
             found.push((
                 name,
                 match uuid.map(bson::deserialize_from_bson::<Uuid>) {
                     Some(uuid) => Occupant::Collection(uuid.context("read a collection's UUID")?),
-                    None if series => Occupant::Timeseries,
+                    None if is_series => Occupant::Timeseries,
                     None => Occupant::View,
                 },
             ));
@@ -165,6 +204,30 @@ impl Target {
             Err(error) if code::code(&error) == Some(code::NAMESPACE_NOT_FOUND) => Ok(()),
             result => result.map(drop).with_context(|| format!("drop {db}.{coll}")),
         }
+    }
+
+    /// The UUID of the collection `db.coll`.
+    ///
+    /// # Errors
+    /// No collection has this name, or a view hides it.
+    pub(super) async fn collection_uuid(&self, db: &str, coll: &str) -> Result<Uuid> {
+        match self.lookup(db, coll).await? {
+            Some(Occupant::Collection(uuid)) => Ok(uuid),
+            other => bail!("{db}.{coll} should be a collection but is {other:?}"),
+        }
+    }
+
+    /// Drops indexes by name; missing ones are fine.
+    pub(super) async fn drop_indexes<T: AsRef<str>>(&self, db: &str, coll: &str, names: &[T]) -> Result<()> {
+        for name in names.iter().map(AsRef::as_ref) {
+            let command = doc! {"dropIndexes": coll, "index": name, "writeConcern": {"w": "majority"}};
+            match self.run_with_retries(db, command).await {
+                Err(error) if matches!(code::code(&error), Some(code::INDEX_NOT_FOUND | code::NAMESPACE_NOT_FOUND)) => {
+                }
+                result => result.map(drop).with_context(|| format!("drop the index '{name}' of {db}.{coll}"))?,
+            }
+        }
+        Ok(())
     }
 
     pub fn client(&self) -> &Client {
@@ -188,28 +251,30 @@ fn command(mode: Mode, ops: &[&RawDocument]) -> RawDocumentBuf {
     command
 }
 
-/// The server's account of an applyOps that did not succeed.
-fn refusal(error: &mongodb::error::Error) -> Option<Applied> {
-    let reply = error.server_response()?;
+/// Reads which operations an `applyOps` that failed could not apply; `None` if the error is not the server's answer.
+fn read_refusal(error: &mongodb::error::Error) -> Option<Reply> {
+    let answer = error.server_response()?;
     let ErrorKind::Command(command) = &*error.kind else { return None };
-    let stop = |at| Stop { at, code: command.code, message: crate::oplog::entry::crop(&command.message, 400) };
-    let Ok(Some(RawBsonRef::Array(results))) = reply.get("results") else {
-        return Some(Applied { missed: Vec::new(), stopped: Some(stop(None)) });
+    let refusal_at =
+        |at| Some(Refusal { at, code: command.code, message: crate::oplog::entry::crop(&command.message, 400) });
+    let Ok(Some(RawBsonRef::Array(results))) = answer.get("results") else {
+        return Some(Reply { refusal: refusal_at(None), ..Reply::default() });
     };
-    let mut missed = Vec::new();
+    let mut without_document = Vec::new();
     let mut count = 0;
     for (at, result) in results.into_iter().enumerate() {
         count = at + 1;
         if result.ok()? == RawBsonRef::Boolean(false) {
-            missed.push(at);
+            without_document.push(at);
         }
     }
-    // "One or more errors": all were tried, and each false one has failed for itself. Any other code belongs to the last.
+    // "One or more errors": the server tried all operations, and each false result is one that failed. Any other code is that
+    // of the last operation.
     if command.code == code::UNKNOWN_ERROR && count > 0 {
-        return Some(Applied { missed, stopped: None });
+        return Some(Reply { without_document, ..Reply::default() });
     }
-    missed.retain(|at| at + 1 != count);
-    Some(Applied { missed, stopped: Some(stop(count.checked_sub(1))) })
+    without_document.retain(|at| at + 1 != count);
+    Some(Reply { without_document, refusal: refusal_at(count.checked_sub(1)), resent: false })
 }
 
 fn write_concern_error(reply: &Document) -> Option<String> {

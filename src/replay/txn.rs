@@ -1,8 +1,8 @@
-//! Transactions while their commit is not yet known.
+//! Keeps the operations of transactions until their commit is known.
 //!
-//! A transaction comes as one entry, as a chain of `applyOps` entries, or as a chain followed by a commit or an abort
+//! A transaction is one entry of the oplog, a chain of `applyOps` entries, or a chain followed by a commit or an abort
 //! (docs/format.md E.6.5). Its operations have to be applied at the time of the commit, so they are kept until then: in
-//! memory up to a limit for all open transactions together, beyond it in temporary files without a name.
+//! memory up to a limit for all open transactions together, beyond the limit in temporary files without a name.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::SeekFrom;
@@ -15,26 +15,26 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt, BufReader, BufWriter}
 
 use crate::oplog::entry::operations;
 
-/// How many prepared commits are remembered for the other shards. A commit reaches all shards within moments, so those
-/// that matter are among the last; the original publishes 100, which a busy cluster commits within that time.
+/// How many prepared commits are remembered for the other shards. A commit reaches all shards within moments, so the other
+/// shards need the last ones only. The original publishes 100; a busy cluster commits more than that within moments.
 const REMEMBERED: usize = 5000;
 
 /// The operations of one transaction, in order.
 #[derive(Debug)]
 pub struct Open {
-    /// Time of the first part that we have.
+    /// Time of the first part that the oplog contains.
     pub first: Timestamp,
     /// Time of the newest part.
     pub last: Timestamp,
-    /// All parts are here; only the decision is missing.
+    /// The oplog contains the last part; only the decision is missing.
     pub complete: bool,
-    /// The chain began before the replay did: its first operations are not known.
+    /// The chain began before the replay, so its first operations are not known.
     pub torn: bool,
     memory: Vec<u8>,
     file: Option<BufWriter<File>>,
 }
 
-/// A prepared transaction that was committed here, for the shards that did not see its commit.
+/// A prepared transaction that this shard committed, for the shards that did not see its commit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
     pub id: String,
@@ -60,7 +60,7 @@ impl Transactions {
         let begins = prev.time == 0;
         let held = self.open.values().map(|open| open.memory.len()).sum::<usize>();
         if begins {
-            // The same session may begin again only when the older transaction is gone: an abort that left no entry.
+            // A session begins a new transaction only after the older one has ended: by an abort that left no entry.
             self.open.remove(id);
         }
         let open = self.open.entry(id.to_owned()).or_insert_with(|| Open::new(ts));
@@ -76,7 +76,7 @@ impl Transactions {
         Ok(())
     }
 
-    /// Takes out a transaction whose fate is decided.
+    /// Removes and returns a transaction that was committed or aborted.
     pub fn take(&mut self, id: &str) -> Option<Open> {
         self.open.remove(id)
     }
@@ -94,7 +94,7 @@ impl Transactions {
         self.committed.iter().cloned().collect()
     }
 
-    /// Takes out everything without a decision, oldest first.
+    /// Removes and returns the undecided transactions, oldest first.
     pub fn take_all(&mut self) -> Vec<(String, Open)> {
         let mut open: Vec<_> = self.open.drain().collect();
         open.sort_by_key(|(_, open)| open.first);
@@ -104,7 +104,7 @@ impl Transactions {
 
 impl Open {
     fn new(first: Timestamp) -> Self {
-        // `last` is what a first part's `prev` is compared with, so a chain without a beginning is seen as torn.
+        // The `prev` of the first part is compared with `last`, so a chain without its beginning counts as torn.
         let last = Timestamp { time: 0, increment: 0 };
         Self { first, last, complete: false, torn: false, memory: Vec::new(), file: None }
     }
@@ -112,7 +112,7 @@ impl Open {
     async fn spill(&mut self) -> Result<()> {
         let file = match &mut self.file {
             Some(file) => file,
-            None => self.file.insert(BufWriter::new(unnamed(&std::env::temp_dir()).await?)),
+            None => self.file.insert(BufWriter::new(create_unnamed(&std::env::temp_dir()).await?)),
         };
         file.write_all(&self.memory).await?;
         self.memory = Vec::new();
@@ -163,8 +163,8 @@ async fn next_document(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result
     Ok(Some(RawDocumentBuf::from_bytes(bytes).context("read the operations of a transaction back")?))
 }
 
-/// A file that vanishes with its handle.
-async fn unnamed(dir: &Path) -> Result<File> {
+/// Creates a temporary file without a name. It disappears when it is closed.
+async fn create_unnamed(dir: &Path) -> Result<File> {
     let path = dir.join(format!("pbm-txn-{}", uuid::Uuid::new_v4().simple()));
     let mut options = tokio::fs::OpenOptions::new();
     let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path).await;

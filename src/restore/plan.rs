@@ -490,7 +490,7 @@ impl<'a> Draft<'a> {
                 continue;
             };
             let now = there.to_string();
-            if temporary_names::is(&there.coll) {
+            if temporary_names::is_temporary(&there.coll) {
                 self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
             } else if !self.facts.wish.selection.wants(&there.db, &there.coll) {
                 self.reasons.push(format!(

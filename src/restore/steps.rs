@@ -40,9 +40,9 @@ use crate::{
     replay::{
         apply::{Flow, ReplayOptions, Replayed, Replayer, Settled},
         build::{Built, CommitQuorum},
+        catalog::Catalog,
         followed_names::{Asked, Followed, Present},
         mapping::Mapping,
-        owed::Catalog,
         own_routing::OwnRouting,
         txn::Committed,
     },

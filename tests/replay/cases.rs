@@ -5,7 +5,7 @@ use mongodb::bson::{Binary, DateTime, Document, RawDocumentBuf, Timestamp, Uuid,
 use pbmbox::archive::meta::{NamespaceKind, NamespaceMeta};
 use pbmbox::replay::apply::{ReplayOptions, Replayed, Replayer};
 use pbmbox::replay::build::CommitQuorum;
-use pbmbox::replay::owed::Catalog;
+use pbmbox::replay::catalog::Catalog;
 
 use super::dump::{Dumped, load};
 use super::server::{Server, Version};

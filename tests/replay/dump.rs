@@ -3,7 +3,7 @@
 use mongodb::Client;
 use mongodb::bson::{Bson, Document, RawDocumentBuf, doc, rawdoc};
 use pbmbox::archive::meta::{NamespaceKind, NamespaceMeta};
-use pbmbox::replay::owed::Catalog;
+use pbmbox::replay::catalog::Catalog;
 use pbmbox::replay::target::{Mode, Target};
 
 use super::workload::Pace;
@@ -79,7 +79,7 @@ pub async fn dump(client: &Client, pace: &mut Pace) -> Vec<Dumped> {
         let named = |each: &Document| each.get_str("name").unwrap().to_owned();
         for each in &listed {
             let (name, kind) = (named(each), each.get_str("type").unwrap());
-            // One name can be listed twice while one kind gives way to another (`snapshot/catalog.rs`).
+            // One name can be listed twice while one kind gives way to another (`snapshot/namespaces.rs`).
             let rank = |kind: &str| ["collection", "view", "timeseries"].iter().position(|other| *other == kind);
             let is_twin = |other: &Document| named(other) == name && rank(other.get_str("type").unwrap()) < rank(kind);
             if name == "system.views" || listed.iter().any(is_twin) {
@@ -160,8 +160,8 @@ async fn create(client: &Client, target: &Target, dump: &[&Dumped], remains: boo
                     create.insert("idIndex", id.clone());
                 }
                 let op = rawdoc! {"op": "c", "ns": format!("{db}.$cmd"), "ui": mongodb::bson::Binary::from(uuid), "o": RawDocumentBuf::try_from(&create).unwrap()};
-                let applied = target.apply_ops(Mode::InitialSync, &[&op]).await.unwrap().0;
-                assert_eq!(applied, Default::default(), "{create}");
+                let reply = target.apply_ops(Mode::InitialSync, &[&op]).await.unwrap();
+                assert_eq!((reply.without_document, reply.refusal), (vec![], None), "{create}");
             }
             None => drop(client.database(db).run_command(create).await.unwrap()),
         }
@@ -177,8 +177,8 @@ async fn insert(target: &Target, dump: &[&Dumped]) {
             .collect();
         for chunk in ops.chunks(200) {
             let refs: Vec<_> = chunk.iter().map(AsRef::as_ref).collect();
-            let applied = target.apply_ops(Mode::InitialSync, &refs).await.unwrap().0;
-            assert_eq!(applied, Default::default(), "{}.{}", each.meta.db, each.from);
+            let reply = target.apply_ops(Mode::InitialSync, &refs).await.unwrap();
+            assert_eq!((reply.without_document, reply.refusal), (vec![], None), "{}.{}", each.meta.db, each.from);
         }
     }
 }

@@ -30,7 +30,7 @@ impl Draft<'_> {
     /// What the target has and the backup lacks.
     pub(super) fn look_at_extra(&mut self, there: &TargetNamespace) {
         let wish = self.facts.wish;
-        if temporary_names::is(&there.coll) {
+        if temporary_names::is_temporary(&there.coll) {
             self.warnings.push(format!(
                 "'{}.{}' is left from a restore that was interrupted; drop it when this one is done",
                 there.db, there.coll
@@ -70,5 +70,8 @@ impl Draft<'_> {
 
 /// A collection under a name of ours: under its own the target may have one that is to stay.
 pub(super) fn parked(meta: &NamespaceMeta) -> NamespaceMeta {
-    NamespaceMeta { coll: temporary_names::of(&meta.uuid.map(bson::Uuid::bytes).unwrap_or_default()), ..meta.clone() }
+    NamespaceMeta {
+        coll: temporary_names::for_uuid(&meta.uuid.map(bson::Uuid::bytes).unwrap_or_default()),
+        ..meta.clone()
+    }
 }

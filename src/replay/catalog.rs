@@ -1,19 +1,17 @@
-//! What must be true of the collections of a restore when their data is complete: indexes, and the options that would
-//! disturb the loading of data.
+//! The collections of a restore, with the indexes and options that they get when their data is complete.
 //!
 //! # Overview
 //!
-//! The catalogue begins with the dump's metadata ([`Catalog::add`]), or with what is on the server for a replay onto
-//! collections in use (`Catalog::adopt`), follows the DDL of the oplog, and is carried out at
-//! the end ([`super::build`]). Collections are kept by UUID, so a rename changes nothing and a collection that was dropped
-//! and made again under the same name is another one. What has no lasting UUID (bucket collections, `system.*`, dumps
-//! without UUIDs) is kept by name.
+//! The catalogue begins with the dump's metadata ([`Catalog::add`]), or with the server's own collections if the replay
+//! changes collections in use (`Catalog::adopt`). It follows the DDL of the oplog, and at the end [`super::build`] carries it
+//! out. Collections are kept by UUID, so a rename changes nothing, and a collection that is created again under an old name is
+//! another one. Collections without a lasting UUID (bucket collections, `system.*`, dumps without UUIDs) are kept by name.
 //!
-//! # Options that wait
+//! # Deferred options
 //!
-//! | option | why it would disturb |
+//! | option | why it is not set before the data is complete |
 //! |---|---|
-//! | `capped`, `size`, `max` | the replay inserts again what the source had already removed; at the cap each such insert would push out a document that has to stay. 6.0 and newer: capped with the largest size, the real one by `collMod` at the end. 5.0 cannot change a cap, and refuses deletes and growing updates in a capped collection: not capped, copied into a capped one at the end |
+//! | `capped`, `size`, `max` | the replay inserts documents again that the source had already removed, and at the cap each such insert would remove a document that has to stay. 6.0 and newer: capped with the largest size, and `collMod` sets the real one at the end. 5.0 cannot change a cap, and refuses deletes and growing updates in a capped collection: not capped, copied into a capped one at the end |
 //! | `expireAfterSeconds` (clustered, time series) | the TTL monitor would delete while documents are still being updated |
 //! | `changeStreamPreAndPostImages`, `recordPreImages` | every replayed operation would be recorded |
 
@@ -22,34 +20,18 @@ use std::collections::BTreeMap;
 use bson::{Bson, Document, Uuid};
 
 use crate::archive::meta::{NamespaceKind, NamespaceMeta};
+use crate::layout::BUCKETS;
+use crate::replay::key::{Key, is_found_by_name};
 
 /// The largest size of a capped collection that the server accepts.
 pub const WIDEST: i64 = 1 << 50;
 
-/// How a collection of the catalogue is found on the target.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Key {
-    Uuid([u8; 16]),
-    /// `db.coll`, the bucket collection for a time series.
-    Name(String),
-}
-
-impl Key {
-    pub fn uuid(uuid: Uuid) -> Self {
-        Self::Uuid(uuid.bytes())
-    }
-
-    pub fn name(db: &str, coll: &str) -> Self {
-        Self::Name(format!("{db}.{coll}"))
-    }
-}
-
-/// Which fields of a time series an index specification speaks of.
+/// Which fields of a time series an index specification names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
-    /// Of the collection, or of the measurements of a time series.
+    /// Fields of the collection's documents, or of the measurements of a time series.
     Documents,
-    /// Of a time series' buckets (as the oplog has them).
+    /// Fields of a time series' buckets (the oplog contains these).
     Buckets,
 }
 
@@ -69,7 +51,7 @@ pub struct Cap {
 
 /// Options that are set when the data is complete.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Waiting {
+pub struct DeferredOptions {
     pub cap: Option<Cap>,
     /// `expireAfterSeconds`, `changeStreamPreAndPostImages`, `recordPreImages` in the form that `collMod` takes.
     pub options: Document,
@@ -78,19 +60,19 @@ pub struct Waiting {
 /// One collection of the restore.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Collection {
-    /// `db.coll` on the target now (what is kept by UUID may be renamed).
+    /// `db.coll` on the target now. The oplog can rename a collection that is kept by UUID.
     pub ns: String,
-    /// It has a default collation, so an index without one must say so.
-    pub collation: bool,
+    /// It has a default collation, so the specification of an index without a collation must say so.
+    pub has_collation: bool,
     /// By index name.
     pub indexes: BTreeMap<String, Index>,
-    pub waiting: Waiting,
-    /// Its operations are applied one after the other, also those on different documents: it has a unique index on the
-    /// target already ([`Catalog::keep_order`]).
+    pub deferred: DeferredOptions,
+    /// All its operations are applied in the order of the oplog, also those on different documents, because it already has a
+    /// unique index on the target ([`Catalog::keep_order`]).
     pub in_order: bool,
-    /// It was in use before the replay, with these indexes: options are changed and indexes dropped when the oplog does it,
-    /// and only what is new is built at the end.
-    pub live: Option<BTreeMap<String, Index>>,
+    /// If it was in use before the replay: its indexes then. Such a collection changes its options and loses indexes when the
+    /// oplog says so, and only new indexes are built at the end.
+    pub existing_indexes: Option<BTreeMap<String, Index>>,
 }
 
 /// All collections of a restore.
@@ -123,65 +105,65 @@ impl Catalog {
         self.movable_caps
     }
 
-    /// Takes up a namespace of the dump and returns the options to create it with before its data is loaded.
+    /// Adds a namespace of the dump and returns the options to create it with before its data is loaded.
     ///
-    /// A collection without UUID in `meta` is expected to be created without one. Documents of what is (or will be)
-    /// capped must be inserted in their order.
+    /// The caller creates a collection without UUID in `meta` without one, and inserts the documents of a collection that is
+    /// (or will be) capped in their order.
     pub fn add(&mut self, meta: &NamespaceMeta) -> Document {
         let mut options = meta.options.clone();
         if meta.kind == NamespaceKind::View {
             return options;
         }
         let key = key_of(meta);
-        let level = if meta.coll.starts_with("system.buckets.") { Level::Buckets } else { Level::Documents };
-        let waiting = self.postpone(&mut options);
+        let level = if meta.coll.starts_with(BUCKETS) { Level::Buckets } else { Level::Documents };
+        let deferred = self.defer_options(&mut options);
         let ns = format!("{}.{}", meta.db, meta.coll);
         let entry = self.collections.entry(key).or_default();
-        entry.collation = has_collation(&options);
+        entry.has_collation = has_collation(&options);
         if entry.ns.is_empty() || level == Level::Documents {
-            *entry = Collection { ns, waiting, ..std::mem::take(entry) };
+            *entry = Collection { ns, deferred, ..std::mem::take(entry) };
         }
         for spec in meta.indexes.iter().flatten() {
-            entry.put(spec.clone(), level);
+            entry.put_index(spec.clone(), level);
         }
         options
     }
 
-    /// To be called after [`Catalog::add`] for a collection whose indexes are on the target while the oplog is replayed
-    /// (a replay onto live data; a restore builds them afterwards). If one of them is unique, the operations on the
-    /// collection are applied strictly in order: a value has to be given up before another document takes it.
+    /// Marks a collection whose indexes exist on the target while the oplog is replayed; to be called after [`Catalog::add`].
+    /// (A restore builds the indexes after the replay.) If one of them is unique, the operations on the collection are applied
+    /// strictly in order, because a document has to lose a value before another document gets it.
     pub fn keep_order(&mut self, meta: &NamespaceMeta) {
         if let Some(collection) = self.collections.get_mut(&key_of(meta))
-            && indexes_are_unique(meta.indexes.iter().flatten())
+            && has_unique_index(meta.indexes.iter().flatten())
         {
             collection.in_order = true;
         }
     }
 
-    /// Takes up a collection that is in use on the target, with its indexes.
+    /// Adds a collection that is in use on the target, with its indexes.
     pub(super) fn adopt(&mut self, db: &str, coll: &str, uuid: Uuid, options: &Document, indexes: Vec<Document>) {
-        let key = if super::filter::by_name(db, coll) { Key::name(db, coll) } else { Key::uuid(uuid) };
-        let level = if coll.starts_with("system.buckets.") { Level::Buckets } else { Level::Documents };
+        let key = Key::of(db, coll, Some(uuid));
+        let level = if coll.starts_with(BUCKETS) { Level::Buckets } else { Level::Documents };
         let mut collection =
-            Collection { ns: format!("{db}.{coll}"), collation: has_collation(options), ..Collection::default() };
+            Collection { ns: format!("{db}.{coll}"), has_collation: has_collation(options), ..Collection::default() };
         for spec in indexes {
-            collection.put(spec, level);
+            collection.put_index(spec, level);
         }
-        let unique = indexes_are_unique(collection.indexes.values().map(|index| &index.spec));
-        collection.in_order = unique || options.get("capped").is_some_and(truth);
-        collection.live = Some(collection.indexes.clone());
+        let unique = has_unique_index(collection.indexes.values().map(|index| &index.spec));
+        collection.in_order = unique || options.get("capped").is_some_and(is_true);
+        collection.existing_indexes = Some(collection.indexes.clone());
         self.collections.insert(key, collection);
     }
 
-    /// Takes the options that have to wait out of `options` (a `create` command or the options of `listCollections`),
-    /// leaving what the collection is to be created with.
-    fn postpone(&self, options: &mut Document) -> Waiting {
-        let mut waiting = Waiting::default();
+    /// Removes the deferred options from `options` (a `create` command or the options of `listCollections`). The collection is
+    /// created with the remaining ones.
+    fn defer_options(&self, options: &mut Document) -> DeferredOptions {
+        let mut deferred = DeferredOptions::default();
         let take = |options: &mut Document, name: &str| options.remove(name).filter(|value| value != &Bson::Null);
-        if options.get("capped").is_some_and(truth) {
+        if options.get("capped").is_some_and(is_true) {
             let max = take(options, "max").as_ref().and_then(integer).filter(|max| *max > 0);
             let size = take(options, "size").as_ref().and_then(integer).unwrap_or(4096);
-            waiting.cap = Some(Cap { size, max });
+            deferred.cap = Some(Cap { size, max });
             if self.movable_caps {
                 options.insert("size", WIDEST);
             } else {
@@ -190,26 +172,25 @@ impl Catalog {
         }
         for name in ["expireAfterSeconds", "changeStreamPreAndPostImages", "recordPreImages"] {
             if let Some(value) = take(options, name) {
-                waiting.options.insert(name, value);
+                deferred.options.insert(name, value);
             }
         }
-        waiting
+        deferred
     }
 
-    /// True if the collection is part of the restore now.
+    /// Whether the collection is part of the restore now.
     pub fn knows(&self, key: &Key) -> bool {
         self.collections.contains_key(key)
     }
 
-    /// A collection is created; returns the command to create it with. All that was known about an older one with this
-    /// key is forgotten.
+    /// Adds a collection that the oplog creates, in place of an older one with this key. Returns the command to create it with.
     pub(super) fn create(&mut self, key: Key, ns: String, command: &Document) -> Document {
         let mut command = command.clone();
-        let waiting = self.postpone(&mut command);
-        let collation = has_collation(&command);
-        // If it is on the target already, nothing happens to it there, and it keeps its indexes.
+        let deferred = self.defer_options(&mut command);
+        let has_collation = has_collation(&command);
+        // If the target already has the collection, the command does nothing, and the collection keeps its indexes.
         let in_order = self.collections.get(&key).is_some_and(|collection| collection.in_order);
-        self.collections.insert(key, Collection { ns, collation, waiting, in_order, ..Collection::default() });
+        self.collections.insert(key, Collection { ns, has_collation, deferred, in_order, ..Collection::default() });
         command
     }
 
@@ -222,14 +203,14 @@ impl Catalog {
         self.collections.retain(|_, collection| !collection.ns.starts_with(&prefix));
     }
 
-    pub(super) fn renamed(&mut self, key: &Key, ns: &str) {
+    pub(super) fn rename(&mut self, key: &Key, ns: &str) {
         if let Some(collection) = self.collections.get_mut(key) {
             ns.clone_into(&mut collection.ns);
         }
     }
 
     pub(super) fn rename_by_name(&mut self, from: &Key, to: &Key, ns: &str) {
-        self.renamed(from, ns);
+        self.rename(from, ns);
         if let Some(collection) = self.collections.remove(from) {
             self.collections.insert(to.clone(), collection);
         }
@@ -239,29 +220,29 @@ impl Catalog {
         self.collections.get(key)
     }
 
-    pub(super) fn index_built(&mut self, key: &Key, spec: Document) {
+    pub(super) fn add_index(&mut self, key: &Key, spec: Document) {
         let level = match key {
             Key::Name(name) if name.contains(".system.buckets.") => Level::Buckets,
             _ => Level::Documents,
         };
         if let Some(collection) = self.collections.get_mut(key) {
-            collection.put(spec, level);
+            collection.put_index(spec, level);
         }
     }
 
-    /// An index is gone; `*` means all. Returns those that a collection in use has, to be dropped now.
-    pub(super) fn index_gone(&mut self, key: &Key, name: &str) -> Vec<String> {
+    /// Removes an index; `*` means all. Returns the indexes that a collection in use has, to be dropped now.
+    pub(super) fn remove_index(&mut self, key: &Key, name: &str) -> Vec<String> {
         let Some(collection) = self.collections.get_mut(key) else { return Vec::new() };
         let is_meant = |other: &String| name == "*" || name == other;
         collection.indexes.retain(|other, _| !is_meant(other));
-        let Some(live) = &mut collection.live else { return Vec::new() };
-        let gone = live.keys().filter(|other| is_meant(other)).cloned().collect();
-        live.retain(|other, _| !is_meant(other));
-        gone
+        let Some(existing) = &mut collection.existing_indexes else { return Vec::new() };
+        let removed = existing.keys().filter(|other| is_meant(other)).cloned().collect();
+        existing.retain(|other, _| !is_meant(other));
+        removed
     }
 
-    /// Follows a `collMod` and returns what of it is to be applied now, if anything.
-    pub(super) fn modified(&mut self, key: &Key, command: &Document) -> Option<Document> {
+    /// Follows a `collMod`, and returns the part of it that has to be applied now.
+    pub(super) fn modify(&mut self, key: &Key, command: &Document) -> Option<Document> {
         let mut command = command.clone();
         let index = command.remove("index");
         command.remove("noPadding");
@@ -270,21 +251,21 @@ impl Catalog {
             if let Some(Bson::Document(change)) = &index {
                 collection.change_index(change);
             }
-            if collection.live.is_some() {
+            if collection.existing_indexes.is_some() {
                 return (command.len() > 1).then_some(command);
             }
             let size = command.remove("cappedSize").as_ref().and_then(integer);
             let max = command.remove("cappedMax").as_ref().and_then(integer);
-            if let Some(cap) = &mut collection.waiting.cap {
+            if let Some(cap) = &mut collection.deferred.cap {
                 cap.size = size.unwrap_or(cap.size);
                 cap.max = max.map_or(cap.max, |max| Some(max).filter(|max| *max > 0));
             }
             for name in ["expireAfterSeconds", "changeStreamPreAndPostImages", "recordPreImages"] {
                 match command.remove(name) {
-                    Some(Bson::String(off)) if off == "off" => drop(collection.waiting.options.remove(name)),
-                    Some(value) => drop(collection.waiting.options.insert(name, value)),
+                    Some(Bson::String(off)) if off == "off" => drop(collection.deferred.options.remove(name)),
+                    Some(value) => drop(collection.deferred.options.insert(name, value)),
                     None if name == "recordPreImages" && self.pre_images_by_request => {
-                        collection.waiting.options.remove(name);
+                        collection.deferred.options.remove(name);
                     }
                     None => {}
                 }
@@ -299,7 +280,7 @@ impl Catalog {
 }
 
 impl Collection {
-    fn put(&mut self, mut spec: Document, level: Level) {
+    fn put_index(&mut self, mut spec: Document, level: Level) {
         spec.remove("ns");
         let clustered = spec.remove("clustered").is_some();
         if clustered || is_id_index(&spec) {
@@ -310,20 +291,24 @@ impl Collection {
         }
     }
 
-    /// Indexes that a collection in use has in another form than it is to have.
-    pub(super) fn outdated(&self) -> Vec<&str> {
-        let live = self.live.iter().flatten();
-        live.filter(|(name, old)| self.indexes.get(*name).is_some_and(|new| !is_same(old, new)))
+    /// Indexes that a collection in use has in an outdated form.
+    pub(super) fn outdated_indexes(&self) -> Vec<&str> {
+        let existing = self.existing_indexes.iter().flatten();
+        existing
+            .filter(|(name, old)| self.indexes.get(*name).is_some_and(|new| !is_same(old, new)))
             .map(|(name, _)| name.as_str())
             .collect()
     }
 
-    /// Indexes that are to be built.
-    pub(super) fn missing(&self) -> impl Iterator<Item = &Index> {
-        let there = |name: &str, index: &Index| {
-            self.live.as_ref().and_then(|live| live.get(name)).is_some_and(|old| is_same(old, index))
+    /// Indexes that have to be built.
+    pub(super) fn missing_indexes(&self) -> impl Iterator<Item = &Index> {
+        let exists = |name: &str, index: &Index| {
+            self.existing_indexes
+                .as_ref()
+                .and_then(|existing| existing.get(name))
+                .is_some_and(|old| is_same(old, index))
         };
-        self.indexes.iter().filter(move |(name, index)| !there(name, index)).map(|(_, index)| index)
+        self.indexes.iter().filter(move |(name, index)| !exists(name, index)).map(|(_, index)| index)
     }
 
     fn change_index(&mut self, change: &Document) {
@@ -337,7 +322,7 @@ impl Collection {
         for (name, value) in change {
             match name.as_str() {
                 "name" | "keyPattern" => {}
-                "hidden" | "prepareUnique" | "unique" if !truth(value) => drop(index.spec.remove(name)),
+                "hidden" | "prepareUnique" | "unique" if !is_true(value) => drop(index.spec.remove(name)),
                 "unique" => {
                     index.spec.remove("prepareUnique");
                     index.spec.insert("unique", true);
@@ -351,12 +336,12 @@ impl Collection {
 fn key_of(meta: &NamespaceMeta) -> Key {
     match (meta.kind, meta.uuid) {
         (NamespaceKind::Timeseries, _) => Key::name(&meta.db, &format!("system.buckets.{}", meta.coll)),
-        (_, Some(uuid)) if !super::filter::by_name(&meta.db, &meta.coll) => Key::uuid(uuid),
+        (_, Some(uuid)) if !is_found_by_name(&meta.db, &meta.coll) => Key::uuid(uuid),
         _ => Key::name(&meta.db, &meta.coll),
     }
 }
 
-/// Documents are equal in any order of their fields, but the order of an index's key counts.
+/// Whether two indexes are the same. Documents are equal in any order of their fields, but the order of an index's key matters.
 fn is_same(a: &Index, b: &Index) -> bool {
     let fields = |index: &Index| -> Vec<String> {
         index.spec.get_document("key").map(|key| key.keys().cloned().collect()).unwrap_or_default()
@@ -364,9 +349,9 @@ fn is_same(a: &Index, b: &Index) -> bool {
     a == b && fields(a) == fields(b)
 }
 
-/// An index besides that of `_id` lets no two documents have the same value.
-fn indexes_are_unique<'a>(mut specs: impl Iterator<Item = &'a Document>) -> bool {
-    let set = |spec: &Document, name| spec.get(name).is_some_and(truth);
+/// Whether an index, other than that of `_id`, lets no two documents have the same value.
+fn has_unique_index<'a>(mut specs: impl Iterator<Item = &'a Document>) -> bool {
+    let set = |spec: &Document, name| spec.get(name).is_some_and(is_true);
     specs.any(|spec| !is_id_index(spec) && (set(spec, "unique") || set(spec, "prepareUnique")))
 }
 
@@ -381,7 +366,7 @@ fn is_id_index(spec: &Document) -> bool {
     key.len() == 1 && key.get("_id").and_then(integer).is_some_and(|direction| direction.abs() == 1)
 }
 
-fn truth(value: &Bson) -> bool {
+fn is_true(value: &Bson) -> bool {
     match value {
         Bson::Boolean(value) => *value,
         other => integer(other).is_some_and(|number| number != 0),
@@ -426,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_would_disturb_wait() {
+    fn options_that_would_disturb_the_replay_are_deferred() {
         let all = doc! {
             "capped": true, "size": 4096, "max": 7_i64, "expireAfterSeconds": 9_i64,
             "changeStreamPreAndPostImages": {"enabled": true}, "validator": {"a": 1},
@@ -436,10 +421,10 @@ mod tests {
         {
             let mut catalog = Catalog::new(major);
             assert_eq!(catalog.add(&meta("c", NamespaceKind::Collection, all.clone(), vec![])), now);
-            let waiting = &catalog.get(&Key::uuid(UUID)).unwrap().waiting;
-            assert_eq!(waiting.cap, Some(Cap { size: 4096, max: Some(7) }));
+            let deferred = &catalog.get(&Key::uuid(UUID)).unwrap().deferred;
+            assert_eq!(deferred.cap, Some(Cap { size: 4096, max: Some(7) }));
             assert_eq!(
-                waiting.options,
+                deferred.options,
                 doc! {"expireAfterSeconds": 9_i64, "changeStreamPreAndPostImages": {"enabled": true}}
             );
         }
@@ -460,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn only_unique_indexes_on_the_target_ask_for_an_order() {
+    fn only_unique_indexes_on_the_target_keep_the_order() {
         let id = doc! {"v": 2, "key": {"_id": 1}, "name": "_id_", "unique": true};
         for (spec, in_order) in [
             (doc! {"v": 2, "key": {"u": 1}, "name": "u"}, false),
@@ -475,7 +460,7 @@ mod tests {
             assert!(!catalog.get(&Key::uuid(UUID)).unwrap().in_order, "a restore builds them afterwards");
             catalog.keep_order(&meta);
             assert_eq!(catalog.get(&Key::uuid(UUID)).unwrap().in_order, in_order, "{spec}");
-            // Its creation finds it there and changes nothing; dropped and made again it has no indexes.
+            // Creating it again changes nothing while it exists. Dropped and created, it has no indexes.
             let creation = doc! {"create": "c"};
             let _ = catalog.create(Key::uuid(UUID), "shop.c".into(), &creation);
             assert_eq!(catalog.get(&Key::uuid(UUID)).unwrap().in_order, in_order, "{spec}");
@@ -490,7 +475,7 @@ mod tests {
         let mut catalog = Catalog::new(6);
         let _ = catalog.add(&meta("ts", NamespaceKind::Timeseries, doc! {}, vec![doc! {"key": {"m": 1}, "name": "m"}]));
         let key = Key::name("shop", "system.buckets.ts");
-        catalog.index_built(&key, doc! {"key": {"meta": 1}, "name": "b"});
+        catalog.add_index(&key, doc! {"key": {"meta": 1}, "name": "b"});
         let indexes = &catalog.get(&key).unwrap().indexes;
         assert_eq!((indexes["m"].level, indexes["b"].level), (Level::Documents, Level::Buckets));
     }
@@ -502,8 +487,8 @@ mod tests {
         let spec = |name: &str| doc! {"v": 2, "key": {name: 1}, "name": name};
         let indexes = ["a", "b", "c"].map(spec).to_vec();
         let _ = catalog.add(&meta("c", NamespaceKind::Collection, doc! {"capped": true, "size": 4096}, indexes));
-        catalog.index_gone(&key, "b");
-        catalog.index_built(&key, spec("d"));
+        catalog.remove_index(&key, "b");
+        catalog.add_index(&key, spec("d"));
         assert_eq!(names(&catalog, &key), ["a", "c", "d"]);
 
         // Index changes only go into the catalogue; nothing is left to apply.
@@ -514,7 +499,7 @@ mod tests {
             doc! {"name": "c", "unique": true},
             doc! {"name": "a", "hidden": false},
         ] {
-            assert_eq!(catalog.modified(&key, &change(index)), None);
+            assert_eq!(catalog.modify(&key, &change(index)), None);
         }
         let specs = &catalog.get(&key).unwrap().indexes;
         assert_eq!(specs["a"].spec, doc! {"v": 2, "key": {"a": 1}, "name": "a", "expireAfterSeconds": 60});
@@ -522,15 +507,15 @@ mod tests {
 
         let command =
             doc! {"collMod": "c", "cappedSize": 8192, "expireAfterSeconds": 5, "validator": {}, "noPadding": true};
-        assert_eq!(catalog.modified(&key, &command), Some(doc! {"collMod": "c", "validator": {}}));
-        assert_eq!(catalog.get(&key).unwrap().waiting.cap, Some(Cap { size: 8192, max: None }));
-        assert_eq!(catalog.modified(&key, &doc! {"collMod": "c", "expireAfterSeconds": "off"}), None);
-        assert!(catalog.get(&key).unwrap().waiting.options.is_empty());
+        assert_eq!(catalog.modify(&key, &command), Some(doc! {"collMod": "c", "validator": {}}));
+        assert_eq!(catalog.get(&key).unwrap().deferred.cap, Some(Cap { size: 8192, max: None }));
+        assert_eq!(catalog.modify(&key, &doc! {"collMod": "c", "expireAfterSeconds": "off"}), None);
+        assert!(catalog.get(&key).unwrap().deferred.options.is_empty());
 
-        catalog.renamed(&key, "crm.z");
+        catalog.rename(&key, "crm.z");
         catalog.forget_database("shop");
         assert!(catalog.knows(&key));
-        catalog.index_gone(&key, "*");
+        catalog.remove_index(&key, "*");
         assert!(names(&catalog, &key).is_empty());
         catalog.forget_database("crm");
         assert!(!catalog.knows(&key));
@@ -546,13 +531,13 @@ mod tests {
             let _ = catalog.add(&meta("c", NamespaceKind::Collection, record.clone(), vec![]));
             let mut command = doc! {"collMod": "c"};
             command.extend(change);
-            let _ = catalog.modified(&key, &command);
-            assert_eq!(!catalog.get(&key).unwrap().waiting.options.is_empty(), stays, "{major} {command}");
+            let _ = catalog.modify(&key, &command);
+            assert_eq!(!catalog.get(&key).unwrap().deferred.options.is_empty(), stays, "{major} {command}");
         }
     }
 
     #[test]
-    fn a_collection_that_is_made_again_has_nothing_of_the_old_one() {
+    fn a_collection_that_is_created_again_has_nothing_of_the_old_one() {
         let mut catalog = Catalog::new(6);
         let key = Key::uuid(UUID);
         let indexes = vec![doc! {"key": {"a": 1}, "name": "a"}];
@@ -560,29 +545,29 @@ mod tests {
         let create = doc! {"create": "c", "collation": {"locale": "de"}, "idIndex": {"name": "_id_"}};
         assert_eq!(catalog.create(key.clone(), "shop.c".into(), &create), create);
         let collection = catalog.get(&key).unwrap();
-        assert!(collection.indexes.is_empty() && collection.waiting.cap.is_none() && collection.collation);
+        assert!(collection.indexes.is_empty() && collection.deferred.cap.is_none() && collection.has_collation);
     }
 
     #[test]
-    fn of_a_collection_in_use_only_the_difference_is_made() {
+    fn a_collection_in_use_gets_only_the_indexes_that_differ() {
         let mut catalog = Catalog::new(6);
         let index = |name: &str| doc! {"v": 2, "key": {"a": 1, "b": 1}, "name": name};
         let specs = ["same", "ttl", "gone", "order"].map(index).to_vec();
         catalog.adopt("shop", "c", UUID, &doc! {"capped": true, "size": 4096, "expireAfterSeconds": 5}, specs);
         let key = Key::uuid(UUID);
-        // Options are no matter of the end.
-        assert_eq!(catalog.get(&key).unwrap().waiting, Waiting::default());
+        // Its options are changed at once, not at the end.
+        assert_eq!(catalog.get(&key).unwrap().deferred, DeferredOptions::default());
         let change = doc! {"collMod": "c", "expireAfterSeconds": "off", "index": {"name": "ttl", "hidden": true}};
-        assert_eq!(catalog.modified(&key, &change), Some(doc! {"collMod": "c", "expireAfterSeconds": "off"}));
-        assert_eq!(catalog.index_gone(&key, "gone"), ["gone"]);
-        assert!(catalog.index_gone(&key, "gone").is_empty(), "once");
-        catalog.index_built(&key, index("same"));
-        catalog.index_built(&key, doc! {"v": 2, "key": {"b": 1, "a": 1}, "name": "order"});
-        catalog.index_built(&key, index("new"));
+        assert_eq!(catalog.modify(&key, &change), Some(doc! {"collMod": "c", "expireAfterSeconds": "off"}));
+        assert_eq!(catalog.remove_index(&key, "gone"), ["gone"]);
+        assert!(catalog.remove_index(&key, "gone").is_empty(), "once");
+        catalog.add_index(&key, index("same"));
+        catalog.add_index(&key, doc! {"v": 2, "key": {"b": 1, "a": 1}, "name": "order"});
+        catalog.add_index(&key, index("new"));
         let collection = catalog.get(&key).unwrap();
-        assert_eq!(collection.outdated(), ["order", "ttl"]);
-        let missing: Vec<_> = collection.missing().map(|index| index.spec.get_str("name").unwrap()).collect();
+        assert_eq!(collection.outdated_indexes(), ["order", "ttl"]);
+        let missing: Vec<_> = collection.missing_indexes().map(|index| index.spec.get_str("name").unwrap()).collect();
         assert_eq!(missing, ["new", "order", "ttl"]);
-        assert_eq!(catalog.index_gone(&key, "*"), ["order", "same", "ttl"]);
+        assert_eq!(catalog.remove_index(&key, "*"), ["order", "same", "ttl"]);
     }
 }
