@@ -14,8 +14,8 @@ use pbmbox::model::config::{FilesystemConf, StorageConf};
 use pbmbox::model::selection::Selection;
 use pbmbox::oplog::slice;
 use pbmbox::snapshot::budget::Budget;
-use pbmbox::snapshot::catalog::{self, Namespace};
 use pbmbox::snapshot::dump::{self, DumpPlan, Dumped};
+use pbmbox::snapshot::namespaces::{self, Namespace};
 use pbmbox::snapshot::source::{self, DumpProgress};
 use pbmbox::storage::{Storage, memory::Memory};
 use std::sync::{Arc, atomic::Ordering::Relaxed};
@@ -85,7 +85,7 @@ fn find<'a>(dumped: &'a Dumped, db: &str, coll: &str) -> Option<&'a NamespaceMet
 }
 
 async fn namespace(client: &Client, coll: &str) -> Namespace {
-    let all = catalog::list(client, &Selection::default()).await.expect("list");
+    let all = namespaces::list(client, &Selection::default()).await.expect("list");
     all.namespaces.into_iter().find(|n| n.db == "shop" && n.coll == coll).expect("it is listed")
 }
 
@@ -281,7 +281,7 @@ async fn a_name_that_goes_to_a_series_does_not_end_a_listing() {
     fail(doc! { "times": 3 }).await;
     assert!(namespace(&client, "x").await.indexes.is_some(), "it was asked for again by its UUID");
     fail(doc! { "times": 100_000 }).await;
-    catalog::list(&client, &Selection::default()).await.expect_err("a collection that can't be described");
+    namespaces::list(&client, &Selection::default()).await.expect_err("a collection that can't be described");
     run(&client, "admin", doc! { "configureFailPoint": "failCommand", "mode": "off" }).await;
 }
 
@@ -378,9 +378,9 @@ async fn a_range_that_the_oplog_lacks_is_refused() {
     assert!(format!("{error:#}").contains("in place of"), "{error:#}");
     assert!(storage.list("b").try_collect::<Vec<_>>().await.unwrap().is_empty(), "nothing is stored");
 
-    let error = slice::due(&client, before, Duration::from_secs(60)).await.expect_err("it is lost");
+    let error = slice::wait_until_due(&client, before, Duration::from_secs(60)).await.expect_err("it is lost");
     assert!(error.to_string().contains("insufficient range"));
-    slice::due(&client, last, Duration::from_millis(50)).await.expect("after its span");
+    slice::wait_until_due(&client, last, Duration::from_millis(50)).await.expect("after its span");
 }
 
 #[tokio::test]

@@ -77,7 +77,7 @@ pub async fn note(config: &Client, primary: &Client, node: &Client, text: &str) 
         // It may not have heard of the note's time yet, and would refuse to wait for it.
         reading.advance_cluster_time(time);
     }
-    slice::reaches(node, time, &mut reading).await
+    slice::wait_for(node, time, &mut reading).await
 }
 
 /// The server does not wait for its lock here as other commands do: while somebody has it, it says so.

@@ -161,7 +161,7 @@ impl Oplog<'_> {
     /// Keeps a slice whenever its time is over. Returns only to fail.
     async fn follow(&mut self) -> Result<()> {
         loop {
-            slice::due(&self.cx.client, self.next, self.cx.settings.backup.oplog_span).await?;
+            slice::wait_until_due(&self.cx.client, self.next, self.cx.settings.backup.oplog_span).await?;
             let to = slice::last_write(&self.cx.client).await?;
             self.keep_until(to).await?;
         }

@@ -1,15 +1,15 @@
-//! A line now and then about a dump or a load that takes long. It is asked at every sample that is published anyway, so it
-//! wakes nobody, and what is done soon leaves no line.
+//! Log lines about the progress of a long dump or load. The caller asks for a line whenever it publishes its progress anyway, and
+//! a short dump or load logs none.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// Time before the first line.
 const FIRST: Duration = Duration::from_secs(10);
-/// Time between two.
+/// Time between two lines.
 const EVERY: Duration = Duration::from_secs(30);
 
-/// How far it is.
+/// The progress of a dump or load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Far {
     /// Uncompressed.
@@ -21,7 +21,7 @@ pub struct Far {
     pub collections_total: u64,
 }
 
-/// When the last line was, and how far it was then.
+/// The time of the last line, and the progress then.
 #[derive(Debug)]
 pub struct Telling {
     last: Instant,
@@ -30,14 +30,14 @@ pub struct Telling {
 }
 
 impl Telling {
-    /// Nothing is done yet.
+    /// Begins, with no progress.
     #[must_use]
     pub fn begin() -> Self {
         let now = Instant::now();
         Self { last: now, bytes: 0, next: now + FIRST }
     }
 
-    /// The line, if it is time for one.
+    /// The next line, if it is time for one.
     #[must_use]
     pub fn line(&mut self, far: Far) -> Option<String> {
         let now = Instant::now();

@@ -1,4 +1,4 @@
-//! A stored range of the oplog as a stream of entries.
+//! Reads a stored range of the oplog as a stream of entries.
 
 use crate::compress;
 use crate::model::compression::Compression;
@@ -13,8 +13,8 @@ use std::io;
 const LARGEST: usize = 16 * 1024 * 1024 + 16 * 1024;
 const SMALLEST: usize = 5;
 
-/// Reads the entries of one object, in its order. The stream ends with an error where the object does not hold whole
-/// entries; its checksum is the codec's.
+/// Reads the entries of one object in their order. The stream ends with an error at the first incomplete entry. The codec
+/// checks the object's checksum.
 pub async fn entries(
     storage: &dyn Storage,
     object: &str,
@@ -33,7 +33,7 @@ pub(crate) fn whole_entries(from: ByteStream) -> impl Stream<Item = io::Result<R
 struct Reader {
     from: ByteStream,
     ahead: BytesMut,
-    /// Where `ahead` begins in the uncompressed object.
+    /// Position of `ahead` in the uncompressed object.
     at: u64,
 }
 

@@ -1,23 +1,23 @@
-//! Keeps entries of control collections out of what is stored.
+//! Keeps the entries of control collections out of the stored oplog.
 //!
-//! Replay ignores them, and they would put storage credentials in clear on the storage: `pbmConfig` holds them, and so
-//! does every document of `pbmBackups`.
+//! A replay ignores these entries, and they would put storage credentials in clear on the storage: `pbmConfig` contains them,
+//! and so does every document of `pbmBackups`.
 
 use crate::model::names::{self, TMP_ROLES, TMP_USERS};
 use crate::raw::{self, New, fields, find, rewrite};
 use anyhow::{Context, Result};
 use bson::{RawDocument, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
 
-/// What is to be stored of an entry.
+/// How an entry is stored.
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
     Keep,
-    /// This in its place: a transaction or vectored insert without its operations on control collections.
+    /// This entry is stored instead: a transaction or vectored insert without its operations on control collections.
     Replace(RawDocumentBuf),
     Drop,
 }
 
-/// Looks at the namespaces of an oplog entry.
+/// Decides by its namespaces how an oplog entry is stored.
 ///
 /// # Errors
 /// The entry is not well-formed.
@@ -34,7 +34,7 @@ pub fn judge(entry: &RawDocument) -> Result<Verdict> {
         for op in fields(ops) {
             let op = op.context("read an oplog entry")?.document().context("applyOps holds no documents")?;
             if is_about_control(op) {
-                return without_control(entry).map(Verdict::Replace);
+                return remove_control(entry).map(Verdict::Replace);
             }
         }
         return Ok(Verdict::Keep);
@@ -64,7 +64,8 @@ fn is_control(ns: &str) -> bool {
     names::is_control_namespace(ns) || ns.strip_prefix("admin.").is_some_and(|c| [TMP_USERS, TMP_ROLES].contains(&c))
 }
 
-/// An operation on a control collection, or a command whose first field names one: create, drop, createIndexes, ...
+/// Whether an operation changes a control collection, or a command names one in its first field: create, drop,
+/// createIndexes, ...
 fn is_about_control(op: &RawDocument) -> bool {
     let Some(ns) = text(op, "ns") else { return false };
     let named = || {
@@ -74,8 +75,9 @@ fn is_about_control(op: &RawDocument) -> bool {
     is_control(ns) || (ns == "admin.$cmd" && named().unwrap_or(false))
 }
 
-/// The entry stays, even without operations: it can be a link in the chain of a transaction.
-fn without_control(entry: &RawDocument) -> Result<RawDocumentBuf> {
+/// Removes the operations on control collections from an entry. The entry stays even if it has no operations left, because it
+/// can be a link in the chain of a transaction.
+fn remove_control(entry: &RawDocument) -> Result<RawDocumentBuf> {
     let unreadable = "read an oplog entry";
     rewrite(entry, |field| match field.document().filter(|_| field.name == b"o") {
         None => Ok(New::Same),

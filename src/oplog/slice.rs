@@ -1,16 +1,16 @@
-//! A range of the oplog into one object (docs/format.md A.4).
+//! Stores a range of the oplog as one object (docs/format.md A.4).
 //!
 //! # Overview
 //! A slice holds every entry from `from` to `to`, both inclusive, and the next slice begins with the entry at which
 //! this one ends. Both are timestamps of entries that the majority has, so the range is complete when it is read, and
-//! reading ends at once: nothing waits for the next write.
+//! reading does not wait for the next write.
 //!
 //! # Consistency
-//! The first entry read must be the one at `from` and the last the one at `to`; anything else means that the oplog no
-//! longer holds the range, and is an error. A slice is never shorter than its name says.
+//! The first entry read must be the one at `from` and the last the one at `to`; otherwise the oplog no longer contains the
+//! range, which is an error. A slice is never shorter than its name says.
 //!
-//! What would carry credentials is left out; see `oplog::secrets`. At the border a no-op takes its place, so that the first
-//! and last timestamps stay.
+//! Entries with credentials are left out; see `oplog::secrets`. The first and the last entry are replaced by a no-op in that
+//! case, so that their timestamps stay.
 
 use super::secrets::{self, Verdict};
 use crate::archive::crc::Crc64;
@@ -41,11 +41,12 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Where a backup's oplog begins on this node: the newest entry, once the majority has it, or the first entry of the
-/// oldest transaction that is still open then, whose beginning is needed to apply it.
+/// Returns the time at which a backup's oplog begins on this node: that of the newest entry, once the majority has it, or that
+/// of the first entry of the oldest transaction that is still open then, because a transaction can't be applied without its
+/// beginning.
 ///
-/// When this returns, the majority has everything that was written before, so that whoever reads the node at majority
-/// concern from now on sees at least the state of that time.
+/// When this returns, the majority has everything that was written before, so every later read of the node at majority concern
+/// sees at least the state of that time.
 pub async fn first_write(client: &Client) -> Result<Timestamp> {
     let newest = last_write(client).await?;
     let open = client
@@ -56,8 +57,8 @@ pub async fn first_write(client: &Client) -> Result<Timestamp> {
         .read_concern(ReadConcern::local())
         .await
         .context("look for open transactions in config.transactions")?;
-    // A transaction that was open at `newest` and is not any more was committed in between. Its commit, whose
-    // beginning the oplog of the backup lacks, must be visible to every reader.
+    // A transaction that was open at `newest` may have been committed in between. The oplog of the backup lacks its
+    // beginning, so its commit must be visible to every reader.
     last_write(client).await?;
     let begun = open.and_then(|t| t.get_document("startOpTime").ok().and_then(|o| o.get_timestamp("ts").ok()));
     Ok(begun.map_or(newest, |begun| begun.min(newest)))
@@ -66,8 +67,8 @@ pub async fn first_write(client: &Client) -> Result<Timestamp> {
 /// Returns the newest entry of this node's oplog after the majority has it, or without waiting for the majority if the
 /// connection string asks for fewer members to confirm writes ([`majority`]).
 ///
-/// Documents are read at majority concern, but collections are listed, and found to be dropped, as they are on this
-/// node. So the end of a backup is what the node had when the last of that was seen, and waits for the majority.
+/// Documents are read at majority concern, but the list of collections and their drops are those of this node. So the end of a
+/// backup is the state of the node after the last of these reads, once the majority has it.
 ///
 /// # Errors
 /// The majority does not follow within a minute; the node can't be read.
@@ -75,13 +76,13 @@ pub async fn last_write(client: &Client) -> Result<Timestamp> {
     let own =
         crate::mongo::hello(client).await?.own_write().context("hello tells no last write: is replication running?")?;
     if majority::must_confirm(client).await? {
-        let wait = client.database("admin").run_command(until(own, "majority")).await;
+        let wait = client.database("admin").run_command(wait_query(own, "majority")).await;
         if let Err(error) = wait {
             let what = format!("wait until the majority of the replica set has the write at {own}");
-            return Err(anyhow::Error::new(error).context(missed(client, &what).await));
+            return Err(anyhow::Error::new(error).context(explain_delay(client, &what).await));
         }
     }
-    // The time of an entry, not merely a time: slices begin and end with entries.
+    // Slices begin and end with entries, so this must be the time of an entry.
     newest_until(client, own).await?.with_context(|| format!("the oplog has no entry until {own}"))
 }
 
@@ -91,17 +92,17 @@ pub async fn last_write(client: &Client) -> Result<Timestamp> {
 ///
 /// # Errors
 /// The node or the majority does not catch up within a minute, or the node can't be read.
-pub async fn reaches(node: &Client, time: Timestamp, session: &mut ClientSession) -> Result<()> {
+pub async fn wait_for(node: &Client, time: Timestamp, session: &mut ClientSession) -> Result<()> {
     let level = if majority::must_confirm(node).await? { "majority" } else { "local" };
-    let wait = node.database("admin").run_command(until(time, level)).session(session).await;
+    let wait = node.database("admin").run_command(wait_query(time, level)).session(session).await;
     let Err(error) = wait else { return Ok(()) };
     let what = format!("wait until this node has what was written up to {time}");
-    Err(anyhow::Error::new(error).context(missed(node, &what).await))
+    Err(anyhow::Error::new(error).context(explain_delay(node, &what).await))
 }
 
 /// Builds a query that the server answers when the node has every write up to `time`, and at level `majority` the majority
 /// too.
-fn until(time: Timestamp, level: &str) -> bson::Document {
+fn wait_query(time: Timestamp, level: &str) -> bson::Document {
     doc! {
         "find": "system.version",
         "limit": 1,
@@ -111,7 +112,7 @@ fn until(time: Timestamp, level: &str) -> bson::Document {
 }
 
 /// Describes what did not arrive in time, with the reason if the replica set's state shows one.
-async fn missed(node: &Client, what: &str) -> String {
+async fn explain_delay(node: &Client, what: &str) -> String {
     match majority::lack(node).await {
         Some(why) => format!("{what} ({why})"),
         None => what.to_owned(),
@@ -123,12 +124,12 @@ const FOLLOW_MS: i32 = 60_000;
 
 /// The oldest and the newest entry of this node's oplog.
 pub async fn window(client: &Client) -> Result<(Timestamp, Timestamp)> {
-    let oldest = edge(client, doc! {}, 1).await?.context("the oplog is empty")?;
-    let newest = edge(client, doc! {}, -1).await?.context("the oplog is empty")?;
+    let oldest = find_edge(client, doc! {}, 1).await?.context("the oplog is empty")?;
+    let newest = find_edge(client, doc! {}, -1).await?.context("the oplog is empty")?;
     Ok((oldest, newest))
 }
 
-/// The oldest entry of the oplog of the member that `criteria` choose.
+/// The oldest entry in the oplog of the member that `criteria` select.
 pub async fn oldest_of(set: &Client, criteria: SelectionCriteria) -> Result<Timestamp> {
     let oplog = set.database("local").collection::<bson::Document>("oplog.rs");
     let find = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).projection(doc! { "ts": 1 });
@@ -139,16 +140,16 @@ pub async fn oldest_of(set: &Client, criteria: SelectionCriteria) -> Result<Time
 
 /// The oldest entry that is newer than `time`.
 pub async fn first_after(client: &Client, time: Timestamp) -> Result<Option<Timestamp>> {
-    edge(client, doc! { "ts": { "$gt": time } }, 1).await
+    find_edge(client, doc! { "ts": { "$gt": time } }, 1).await
 }
 
 /// Bytes of all entries that this node's oplog holds.
 pub async fn size(client: &Client) -> Result<u64> {
-    room(client).await.map(|(size, _)| size)
+    size_and_limit(client).await.map(|(size, _)| size)
 }
 
-/// Bytes of all entries that this node's oplog holds, and how many it may hold.
-pub async fn room(client: &Client) -> Result<(u64, u64)> {
+/// Bytes of all entries that this node's oplog holds, and the limit of the oplog.
+pub async fn size_and_limit(client: &Client) -> Result<(u64, u64)> {
     let stats =
         client.database("local").run_command(doc! { "collStats": "oplog.rs" }).await.context("size of the oplog")?;
     let number = |name: &str| match stats.get(name)? {
@@ -163,11 +164,11 @@ pub async fn room(client: &Client) -> Result<(u64, u64)> {
 
 /// The newest entry that is not newer than `until`.
 pub async fn newest_until(client: &Client, until: Timestamp) -> Result<Option<Timestamp>> {
-    edge(client, doc! { "ts": { "$lte": until } }, -1).await
+    find_edge(client, doc! { "ts": { "$lte": until } }, -1).await
 }
 
 /// The time of the first entry that matches, forwards or backwards.
-async fn edge(client: &Client, filter: bson::Document, direction: i32) -> Result<Option<Timestamp>> {
+async fn find_edge(client: &Client, filter: bson::Document, direction: i32) -> Result<Option<Timestamp>> {
     let found = client
         .database("local")
         .run_command(doc! {
@@ -186,21 +187,21 @@ async fn edge(client: &Client, filter: bson::Document, direction: i32) -> Result
     entry.get_timestamp("ts").map(Some).context("an oplog entry without ts")
 }
 
-/// Waits until the slice that begins at `next` should be stored: after `span`, or earlier when the oplog, which is
-/// being truncated at its other end, holds more entries behind `next` than in front of it.
+/// Waits until the slice that begins at `next` should be stored: after `span`, or earlier if the oplog is truncated at its old
+/// end and has more entries after `next` than before it.
 ///
 /// # Errors
 /// The oplog has lost the entry at `next` already; the node can't be read.
-pub async fn due(client: &Client, next: Timestamp, span: Duration) -> Result<()> {
+pub async fn wait_until_due(client: &Client, next: Timestamp, span: Duration) -> Result<()> {
     let deadline = Instant::now() + span;
-    let begin = edge(client, doc! {}, 1).await?;
+    let begin = find_edge(client, doc! {}, 1).await?;
     while Instant::now() < deadline {
         tokio::time::sleep_until((Instant::now() + LOOK).min(deadline)).await;
-        let oldest = edge(client, doc! {}, 1).await?.context("the oplog is empty")?;
+        let oldest = find_edge(client, doc! {}, 1).await?.context("the oplog is empty")?;
         if oldest > next {
             bail!(too_small(next, oldest));
         }
-        let newest = edge(client, doc! {}, -1).await?.context("the oplog is empty")?;
+        let newest = find_edge(client, doc! {}, -1).await?.context("the oplog is empty")?;
         if begin != Some(oldest) && next.time - oldest.time <= newest.time.saturating_sub(next.time) {
             return Ok(());
         }
@@ -208,7 +209,7 @@ pub async fn due(client: &Client, next: Timestamp, span: Duration) -> Result<()>
     Ok(())
 }
 
-/// Time between two looks at what is left of the oplog.
+/// Time between two checks of the oplog's oldest entry.
 const LOOK: Duration = Duration::from_secs(5);
 
 fn too_small(from: Timestamp, oldest: Timestamp) -> String {
@@ -218,7 +219,7 @@ fn too_small(from: Timestamp, oldest: Timestamp) -> String {
     )
 }
 
-/// What a slice holds.
+/// A stored slice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slice {
     pub object: String,
@@ -232,7 +233,7 @@ pub struct Slice {
     pub crc: i64,
 }
 
-/// What to store, and as what.
+/// A range to store, and its object.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// The object's name.
@@ -297,7 +298,7 @@ struct Reader {
     from: Timestamp,
     to: Timestamp,
     last: Option<Timestamp>,
-    /// The batch whose entries are being handed on.
+    /// The batch whose entries are being read.
     reply: Option<Reply>,
     counts: Arc<Counts>,
     crc: Crc64,
@@ -323,7 +324,7 @@ impl Reader {
         .boxed()
     }
 
-    /// Entries of the present batch; empty when it has no more.
+    /// Entries of the current batch; empty if it has no more.
     fn piece(&mut self) -> Result<Vec<u8>> {
         let mut piece = Vec::new();
         // Taken out so that entries can be borrowed from it.
@@ -331,7 +332,7 @@ impl Reader {
         while piece.len() < PIECE
             && let Some(entry) = reply.next_document()?
         {
-            self.take(RawDocument::from_bytes(entry)?, &mut piece)?;
+            self.add(RawDocument::from_bytes(entry)?, &mut piece)?;
         }
         self.reply = Some(reply).filter(|reply| !reply.is_empty());
         Ok(piece)
@@ -353,7 +354,7 @@ impl Reader {
         }
     }
 
-    fn take(&mut self, entry: &RawDocument, piece: &mut Vec<u8>) -> Result<()> {
+    fn add(&mut self, entry: &RawDocument, piece: &mut Vec<u8>) -> Result<()> {
         let ts = entry.get_timestamp("ts").context("an oplog entry without ts")?;
         if self.last.is_none() && ts != self.from {
             bail!(too_small(self.from, ts));

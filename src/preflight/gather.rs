@@ -227,7 +227,7 @@ fn keep<T>(failed: &mut Vec<String>, result: Result<T>) -> Option<T> {
 
 async fn oplog(client: &Client) -> Result<Oplog> {
     let (oldest, newest) = slice::window(client).await?;
-    let (size, max) = slice::room(client).await?;
+    let (size, max) = slice::size_and_limit(client).await?;
     Ok(Oplog { oldest, newest, size, max })
 }
 

@@ -3,25 +3,25 @@
 use crate::raw::{self, Writer};
 use bson::{RawDocument, RawDocumentBuf, doc, raw::RawBsonRef, rawdoc};
 
-/// Largest document that a server stores or hands out: 16 MiB and the room that its own commands get.
+/// The largest document that a server stores or returns: 16 MiB and the room that its own commands need.
 pub const MAX_DOCUMENT: usize = 16 * 1024 * 1024 + 16 * 1024;
 /// Smallest BSON document: its length and a closing zero.
 pub const MIN_DOCUMENT: usize = 5;
 /// Most documents that a server takes in one command.
 pub const MAX_DOCUMENTS: usize = 100_000;
 
-/// What a batch says besides its documents.
+/// The collection of a batch, and how documents are inserted there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InsertInto {
     pub db: String,
     pub coll: String,
     /// Keeps the order of the documents, for capped collections: one insert at a time.
     pub ordered: bool,
-    /// Off for buckets of time series, whose validator the server insists on.
+    /// False for buckets of time series: the server insists on their validator.
     pub bypass_validation: bool,
 }
 
-/// Fields of a document that the server would fill in on its own.
+/// Fields of a document that the server fills in with its own time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ZeroTimestamps {
     /// The document's `_id` and nothing else.
@@ -34,9 +34,9 @@ pub struct ZeroTimestamps {
 #[derive(Debug)]
 pub struct Batch {
     bytes: Vec<u8>,
-    /// Where the length of the `documents` array stands.
+    /// Position of the length of the `documents` array.
     array_at: usize,
-    /// Where the document being written begins.
+    /// Position of the document that is being written.
     document_at: usize,
     documents: usize,
     document_bytes: usize,
@@ -53,7 +53,7 @@ pub struct Insert {
     /// Bytes of the documents alone.
     pub bytes: usize,
     pub first: u64,
-    /// Top-level `Timestamp(0, 0)`: the server replaces these by its own time when it inserts, so they are put back
+    /// Top-level `Timestamp(0, 0)`: the server replaces these by its own time when it inserts, so they are restored
     /// afterwards.
     pub zeros: Vec<ZeroTimestamps>,
 }
@@ -154,7 +154,7 @@ impl Insert {
     }
 }
 
-/// The oplog entry that puts zero timestamps back; an update of this form takes field names literally and keeps zeros.
+/// The oplog entry that restores zero timestamps. An update of this form takes field names literally and keeps zeros.
 #[must_use]
 pub fn put_back(ns: &str, zero: &ZeroTimestamps) -> RawDocumentBuf {
     let mut fields = Writer::new();
@@ -165,7 +165,7 @@ pub fn put_back(ns: &str, zero: &ZeroTimestamps) -> RawDocumentBuf {
     rawdoc! { "op": "u", "ns": ns, "o2": zero.id.clone(), "o": change }
 }
 
-/// `Timestamp(0, 0)` as it stands in a document.
+/// The bytes of `Timestamp(0, 0)` in a document.
 const ZERO: [u8; 8] = [0; 8];
 
 /// Top-level fields with `Timestamp(0, 0)`, without `_id`, which the server leaves alone.

@@ -14,6 +14,13 @@ pub struct Budget {
     units: usize,
 }
 
+/// A part of the budget, which is free again when this is dropped.
+#[derive(Debug)]
+pub struct Reservation {
+    // The semaphore is never closed; without a permit the bytes would merely not be counted.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
 impl Budget {
     #[must_use]
     pub fn new(bytes: usize) -> Self {
@@ -21,18 +28,23 @@ impl Budget {
         Self { free: Arc::new(Semaphore::new(units)), units }
     }
 
-    /// Waits until there is room and wraps the bytes. Something larger than the whole budget is let through alone.
-    pub async fn admit(&self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
-        let units = bytes.as_ref().len().div_ceil(UNIT).clamp(1, self.units);
+    /// Waits until there is room for `bytes`. More than the whole budget gets all of it.
+    pub async fn reserve(&self, bytes: usize) -> Reservation {
+        let units = bytes.div_ceil(UNIT).clamp(1, self.units);
         let permit = self.free.clone().acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).await;
-        // The semaphore is never closed; without a permit the bytes would merely not be counted.
-        Bytes::from_owner(Admitted { bytes, _permit: permit.ok() })
+        Reservation { _permit: permit.ok() }
+    }
+
+    /// Waits until there is room for the bytes and wraps them. More than the whole budget gets all of it.
+    pub async fn admit(&self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
+        let reservation = self.reserve(bytes.as_ref().len()).await;
+        Bytes::from_owner(Admitted { bytes, _reservation: reservation })
     }
 }
 
 struct Admitted<T> {
     bytes: T,
-    _permit: Option<OwnedSemaphorePermit>,
+    _reservation: Reservation,
 }
 
 impl<T: AsRef<[u8]>> AsRef<[u8]> for Admitted<T> {
@@ -70,6 +82,17 @@ mod tests {
         assert_eq!(budget.admit(vec![0; 100 * UNIT]).await.len(), 100 * UNIT);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_reservation_counts_until_it_is_dropped() {
+        let budget = Budget::new(10 * UNIT);
+        let whole = budget.reserve(100 * UNIT).await;
+        assert_eq!(budget.free.available_permits(), 0, "more than the budget gets all of it");
+        assert!(tokio::time::timeout(Duration::from_secs(1), budget.reserve(1)).await.is_err(), "there is no room");
+        drop(whole);
+        let (_small, _rounded) = (budget.reserve(1).await, budget.reserve(UNIT + 1).await);
+        assert_eq!(budget.free.available_permits(), 7, "bytes are rounded up to units");
+    }
+
     /// Replies of a size, handed on in slices.
     fn collection(budget: &Budget, replies: usize, reply: usize, slice: usize) -> ByteStream {
         let budget = budget.clone();
@@ -87,7 +110,7 @@ mod tests {
             .boxed()
     }
 
-    /// A storage keeps the beginning of an object until its end, for a repetition, and gathers the rest: if that counted,
+    /// A storage keeps the beginning of an object until its end, for a repetition, and gathers the rest. If these bytes counted,
     /// the next reply would wait for ever.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_was_sent_does_not_count() {

@@ -1,16 +1,16 @@
-//! Collections of one node into compressed objects, several at once.
+//! Dumps the collections of one node into compressed objects, several at once.
 //!
 //! # Memory
-//! The bytes on their way, of all collections together, stay below [`DumpPlan::in_flight`], and every pipeline has an
-//! encoder's buffers besides.
+//! The documents of all collections that are in memory stay below [`DumpPlan::in_flight`] bytes. In addition, each collection
+//! has the buffers of an encoder.
 //!
 //! # Cancellation
-//! Dropping the future of [`dump`] stops everything; an object that is being written is not left behind.
+//! Dropping the future of [`dump`] stops everything; the storage keeps no unfinished object.
 
 use super::routing_tables;
 use super::{
     budget::Budget,
-    catalog::{self, Listing, Namespace},
+    namespaces::{self, Listing, Namespace},
     source::{self, DumpProgress, lock},
 };
 use crate::archive::meta::{NamespaceKind, NamespaceMeta};
@@ -34,23 +34,23 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct DumpPlan {
     pub layout: ReplsetLayout,
-    /// Compression level, as the codec knows them.
+    /// Compression level of the codec.
     pub level: Option<i32>,
-    /// Collections at once.
+    /// Collections that are dumped at the same time.
     pub parallel: usize,
-    /// Bytes of documents on their way, of all collections together.
+    /// Bytes of documents in memory, of all collections together.
     pub in_flight: usize,
     pub selection: Selection,
-    /// Of a selective backup: the users and roles of the databases that are selected as a whole, too.
+    /// For a selection: the users and roles of the databases that are selected as a whole are dumped, too.
     pub users: bool,
-    /// The node is one of a config server: of a selection its routing is dumped.
+    /// The node belongs to a config server: the routing of a selection is dumped.
     pub routing: bool,
 }
 
-/// What was dumped.
+/// The dumped namespaces and their objects.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Dumped {
-    /// Every namespace with what was stored of it, bucket collections included, sorted by database and name.
+    /// Every namespace with the size and checksum of its object, bucket collections included, sorted by database and name.
     pub namespaces: Vec<NamespaceMeta>,
     /// See [`Listing::remains`].
     pub remains: Vec<NamespaceMeta>,
@@ -62,11 +62,11 @@ pub struct Dumped {
     pub docs: u64,
 }
 
-/// How often a collection is read from its start again because the server ended the scan.
+/// How often a collection is read from its start if the server ends the scan.
 const REPEATS: usize = 20;
 
-/// Dumps every namespace that the backup is to hold. Users and roles are stored (once more) under the names from which a
-/// restore reads them.
+/// Dumps every namespace of the backup. Users and roles are stored a second time, under the names from which a restore reads
+/// them.
 ///
 /// # Errors
 /// The node can't be read or the storage can't be written; objects that were finished before stay.
@@ -76,7 +76,7 @@ pub async fn dump(
     plan: &DumpPlan,
     progress: &Arc<DumpProgress>,
 ) -> Result<Dumped> {
-    let Listing { mut namespaces, remains } = catalog::list(client, &plan.selection).await?;
+    let Listing { mut namespaces, remains } = namespaces::list(client, &plan.selection).await?;
     if plan.routing && !plan.selection.is_everything() {
         namespaces
             .extend(routing_tables::list(client, &plan.selection).await.context("list the routing of the selection")?);
@@ -84,7 +84,7 @@ pub async fn dump(
     progress.bytes_total.store(namespaces.iter().map(|n| n.bytes).sum(), Relaxed);
     progress.docs_total.store(namespaces.iter().map(|n| n.count).sum(), Relaxed);
     progress.collections_total.store((namespaces.len() + remains.len()) as u64, Relaxed);
-    // The largest first: the last collection to end should not be one that began last and takes longest.
+    // The largest first, so that the dump does not end with one large collection alone.
     namespaces.sort_by_key(|n| std::cmp::Reverse(n.bytes));
 
     let budget = Budget::new(plan.in_flight);
@@ -110,7 +110,7 @@ pub async fn dump(
         .map(|(target, namespace, remains)| {
             let budget = budget.clone();
             async move {
-                let dumped = collection(client, storage, plan, progress, &budget, &namespace, target).await;
+                let dumped = dump_collection(client, storage, plan, progress, &budget, &namespace, target).await;
                 progress.collections.fetch_add(1, Relaxed);
                 dumped.map(|dumped| (dumped, remains)).with_context(|| format!("dump {}", namespace.ns()))
             }
@@ -122,11 +122,11 @@ pub async fn dump(
     let mut done: Vec<_> = usual.into_iter().map(|(dumped, _)| dumped).collect();
     for (from, to) in [("system.users", TMP_USERS), ("system.roles", TMP_ROLES)] {
         if plan.selection.is_everything() {
-            done.push(again(storage.as_ref(), plan, &done, from, to).await?);
+            done.push(copy_users(storage.as_ref(), plan, &done, from, to).await?);
         } else if plan.users {
-            let some = of_databases(from, &plan.selection.databases());
+            let some = users_of_databases(from, &plan.selection.databases());
             let object = Target::plain(layout.collection("admin", to));
-            let (meta, stored, docs) = collection(client, storage, plan, progress, &budget, &some, object)
+            let (meta, stored, docs) = dump_collection(client, storage, plan, progress, &budget, &some, object)
                 .await
                 .with_context(|| format!("dump {}", some.ns()))?;
             done.push((NamespaceMeta { coll: to.to_owned(), ..meta }, stored, docs));
@@ -218,8 +218,8 @@ async fn ignores_case(storage: &dyn Storage) -> Result<bool> {
     }
 }
 
-/// The users or roles that were made in some databases.
-fn of_databases(coll: &str, databases: &[&str]) -> Namespace {
+/// The users or roles that were created in some databases.
+fn users_of_databases(coll: &str, databases: &[&str]) -> Namespace {
     Namespace {
         db: "admin".to_owned(),
         coll: coll.to_owned(),
@@ -238,7 +238,7 @@ fn id_index() -> bson::Document {
 }
 
 /// The metadata of a namespace without documents.
-fn empty(namespace: &Namespace) -> NamespaceMeta {
+fn describe_empty(namespace: &Namespace) -> NamespaceMeta {
     NamespaceMeta {
         db: namespace.db.clone(),
         coll: namespace.coll.clone(),
@@ -256,7 +256,7 @@ fn empty(namespace: &Namespace) -> NamespaceMeta {
 type Part = (NamespaceMeta, u64, u64);
 
 /// Dumps the documents of one namespace.
-async fn collection(
+async fn dump_collection(
     client: &Client,
     storage: &Arc<dyn Storage>,
     plan: &DumpPlan,
@@ -265,7 +265,7 @@ async fn collection(
     namespace: &Namespace,
     mut target: Target,
 ) -> Result<Part> {
-    let mut meta = empty(namespace);
+    let mut meta = describe_empty(namespace);
     if !namespace.has_data() {
         return Ok((meta, 0, 0));
     }
@@ -315,9 +315,9 @@ async fn collection(
     )
 }
 
-/// Stores users or roles under the second name: a restore takes them from there, because the first is never touched
-/// directly. The original copies the collection in the database for this; the same bytes do.
-async fn again(storage: &dyn Storage, plan: &DumpPlan, done: &[Part], from: &str, to: &str) -> Result<Part> {
+/// Stores users or roles under the second name, from which a restore reads them because it never loads the first one directly.
+/// The original copies the collection in the database for this; a copy of the stored bytes is the same.
+async fn copy_users(storage: &dyn Storage, plan: &DumpPlan, done: &[Part], from: &str, to: &str) -> Result<Part> {
     let source = done.iter().find(|(meta, ..)| meta.db == "admin" && meta.coll == from);
     let (crc, size, stored) = source.map_or((0, 0, 0), |(meta, stored, _)| (meta.crc, meta.size, *stored));
     if size > 0 {
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_not_be_an_object_gets_another_name_and_nothing_else() {
+    fn only_names_that_can_not_be_objects_are_replaced() {
         let long = "x".repeat(252);
         let never = ["a/../b", "a//b", "./a/./b", "a\nb"];
         for compression in [Compression::None, Compression::S2] {

@@ -36,7 +36,7 @@ struct WriteError {
 }
 
 impl WriteError {
-    /// Another document of this `_id` is there.
+    /// The collection already has a document with this `_id`.
     fn is_same_id(&self) -> bool {
         self.code == DUPLICATE_KEY && self.key.as_ref().is_some_and(|key| key.len() == 1 && key.contains_key("_id"))
     }
@@ -62,12 +62,12 @@ pub async fn send(client: &Client, into: &InsertInto, insert: Insert, series: Op
         check(&ns, &answer, expected, first)?;
     } else {
         allow_mixed_schema(client, into, series).await?;
-        let again = copy.only(into, &mixed).map_err(|reason| Error::Answer { ns: ns.clone(), reason })?;
+        let retry = copy.only(into, &mixed).map_err(|reason| Error::Answer { ns: ns.clone(), reason })?;
         let others = write_errors(&ns, &answer)?.into_iter().find(|e| e.code != MIXED_SCHEMA);
         if let Some(other) = others {
             return Err(refused(&ns, &other, first));
         }
-        let answer = run(client, into, again).await?;
+        let answer = run(client, into, retry).await?;
         check(&ns, &answer, mixed.len(), first)?;
     }
     restore_zeros(client, &ns, &zeros).await
@@ -75,7 +75,7 @@ pub async fn send(client: &Client, into: &InsertInto, insert: Insert, series: Op
 
 /// Returns when a majority of the members has everything that was written so far.
 pub async fn confirm(client: &Client) -> Result<(), Error> {
-    // A write that changes nothing still waits for the last operation that the server knows of.
+    // A write that changes nothing waits until the majority has the last operation of the server.
     let nothing = doc! {
         "delete": crate::model::names::TMP_USERS,
         "deletes": [{ "q": { "_id": { "$exists": false } }, "limit": 1 }],
@@ -143,9 +143,9 @@ fn apply_ops(entries: &[RawDocumentBuf]) -> RawDocumentBuf {
     rawdoc! { "applyOps": list }
 }
 
-/// A document that is there already is no error: a scan meets a document twice when it is deleted and inserted again
-/// under it. Which of the two versions stays does not matter, because the oplog of the scan's time has both operations
-/// and is replayed afterwards. No other unique index exists yet.
+/// Checks the answer to an insert. A document that already exists is no error: a scan reads a document twice if it is deleted
+/// and inserted again meanwhile. It does not matter which of the two versions stays, because the oplog of the scan contains both
+/// operations and is replayed afterwards. No other unique index exists yet.
 fn check(ns: &str, answer: &Document, expected: usize, first: u64) -> Result<(), Error> {
     let (twice, refusals): (Vec<_>, Vec<_>) = write_errors(ns, answer)?.into_iter().partition(WriteError::is_same_id);
     if let Some(error) = refusals.first() {

@@ -1,10 +1,12 @@
-//! The bytes of one collection into inserts: whole documents, batches, workers. What [`super::load`] promises of memory and
-//! durability is kept here.
+//! Cuts the bytes of one collection into documents and batches, and inserts them with several workers. The promises of
+//! [`super::load`] about memory and durability are kept here.
 
 use super::{
-    batch::{Batch, InsertInto, MAX_DOCUMENT, MAX_DOCUMENTS, MIN_DOCUMENT},
+    batch::{Batch, MAX_DOCUMENT, MAX_DOCUMENTS, MIN_DOCUMENT},
+    budget::{Budget, Reservation},
     insert,
-    load::{Error, LoadOptions, LoadProgress, Loaded},
+    load_options::{Goal, LoadOptions},
+    load_result::{Error, LoadProgress, Loaded},
     stored,
 };
 use bytes::{Buf as _, Bytes};
@@ -13,74 +15,50 @@ use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering::Relaxed},
 };
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
-};
+use tokio::task::JoinSet;
 
 /// One batch out of this many bytes waits for a majority.
 pub const MAJORITY_EVERY: u64 = 64 << 20;
-/// The unit of the memory budget.
-const ADMISSION_UNIT: usize = 1024;
 
 /// What all collections of one load share.
 pub(super) struct Shared {
     client: Client,
     pub(super) options: LoadOptions,
     progress: Arc<LoadProgress>,
-    admission: Arc<Semaphore>,
-    admission_units: usize,
+    budget: Budget,
     since_majority: AtomicU64,
 }
 
 impl Shared {
     pub(super) fn new(client: &Client, options: LoadOptions, progress: Arc<LoadProgress>) -> Arc<Self> {
-        let admission_units = (options.in_flight / ADMISSION_UNIT).max(1);
         Arc::new(Self {
             client: client.clone(),
+            budget: Budget::new(options.in_flight),
             options,
             progress,
-            admission: Arc::new(Semaphore::new(admission_units)),
-            admission_units,
             since_majority: AtomicU64::new(0),
         })
     }
 }
 
-/// Where documents go.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Goal {
-    pub into: InsertInto,
-    /// For buckets: the name of their time series.
-    pub series: Option<String>,
-}
-
-impl Goal {
-    /// `db.coll` of the collection that gets the documents.
-    #[must_use]
-    pub fn ns(&self) -> String {
-        format!("{}.{}", self.into.db, self.into.coll)
-    }
-}
-
 /// Turns a collection's bytes into inserts.
-pub(super) struct Filling {
+pub(super) struct Inserter {
     shared: Arc<Shared>,
     goal: Arc<Goal>,
-    /// Where the bytes come from.
+    /// The object that the bytes come from.
     object: String,
     workers: usize,
     inserts: JoinSet<Result<(), Error>>,
-    /// The length of the next document, as far as its four bytes have come.
+    /// The first bytes of the next document, which are its length, until all four have come.
     header: Vec<u8>,
-    /// Bytes of the current document still to come.
+    /// Bytes of the current document that have not come yet.
     rest: usize,
-    batch: Option<(Batch, OwnedSemaphorePermit)>,
+    batch: Option<(Batch, Reservation)>,
     documents: u64,
     bytes: u64,
 }
 
-impl Filling {
+impl Inserter {
     pub(super) fn new(shared: Arc<Shared>, goal: Goal, object: &str) -> Self {
         // One insert after the other keeps the natural order.
         let workers = if goal.into.ordered { 1 } else { shared.options.workers.max(1) };
@@ -110,15 +88,15 @@ impl Filling {
         }
     }
 
-    /// Takes the next bytes of the collection; sends what is full.
-    pub(super) async fn take(&mut self, mut chunk: Bytes) -> Result<(), Error> {
+    /// Adds the next bytes of the collection, and sends each full batch.
+    pub(super) async fn add(&mut self, mut chunk: Bytes) -> Result<(), Error> {
         self.bytes += chunk.len() as u64;
         while !chunk.is_empty() {
             if self.rest == 0 {
                 let part = chunk.split_to(chunk.len().min(4 - self.header.len()));
                 self.header.extend_from_slice(&part);
                 if self.header.len() == 4 {
-                    self.begin().await?;
+                    self.begin_document().await?;
                 }
                 continue;
             }
@@ -138,7 +116,7 @@ impl Filling {
     }
 
     /// Begins a document whose length has arrived, in a new batch if it does not fit into the current one.
-    async fn begin(&mut self) -> Result<(), Error> {
+    async fn begin_document(&mut self) -> Result<(), Error> {
         let length = self.header.as_slice().get_i32_le();
         let Some(length) = usize::try_from(length).ok().filter(|l| (MIN_DOCUMENT..=MAX_DOCUMENT).contains(l)) else {
             return Err(self.damaged(&format!("a length of {length} bytes is impossible")));
@@ -153,8 +131,9 @@ impl Filling {
         }
         if self.batch.is_none() {
             let capacity = length.max(options.batch_bytes);
-            let permit = self.admit(capacity).await?;
-            self.batch = Some((Batch::new(&self.goal.into, self.wants_majority(), self.documents, capacity), permit));
+            let reservation = self.shared.budget.reserve(capacity).await;
+            let batch = Batch::new(&self.goal.into, self.wants_majority(), self.documents, capacity);
+            self.batch = Some((batch, reservation));
         }
         if let Some((batch, _)) = &mut self.batch {
             batch.begin();
@@ -165,12 +144,7 @@ impl Filling {
         Ok(())
     }
 
-    async fn admit(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Error> {
-        let units = bytes.div_ceil(ADMISSION_UNIT).min(self.shared.admission_units);
-        let units = u32::try_from(units).unwrap_or(u32::MAX);
-        self.shared.admission.clone().acquire_many_owned(units).await.map_err(|_| Error::Cancelled)
-    }
-
+    /// Whether the next batch is the one of its [`MAJORITY_EVERY`] bytes that waits for a majority.
     fn wants_majority(&self) -> bool {
         let step = self.shared.options.batch_bytes as u64;
         let before = self.shared.since_majority.fetch_add(step, Relaxed);
@@ -179,7 +153,7 @@ impl Filling {
 
     /// Hands the current batch to a worker, waiting for a free one.
     pub(super) async fn send(&mut self) -> Result<(), Error> {
-        let Some((batch, permit)) = self.batch.take() else { return Ok(()) };
+        let Some((batch, reservation)) = self.batch.take() else { return Ok(()) };
         while self.inserts.len() >= self.workers
             && let Some(done) = self.inserts.join_next().await
         {
@@ -192,14 +166,14 @@ impl Filling {
             insert::send(&shared.client, &goal.into, insert, goal.series.as_deref()).await?;
             shared.progress.documents.fetch_add(documents, Relaxed);
             shared.progress.bytes.fetch_add(bytes, Relaxed);
-            drop(permit);
+            drop(reservation);
             Ok(())
         });
         Ok(())
     }
 
-    /// Notices inserts that have ended, without waiting.
-    pub(super) fn reap(&mut self) -> Result<(), Error> {
+    /// Returns the error of an insert that has failed, without waiting for the others.
+    pub(super) fn check_inserts(&mut self) -> Result<(), Error> {
         while let Some(done) = self.inserts.try_join_next() {
             done??;
         }

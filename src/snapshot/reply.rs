@@ -1,7 +1,7 @@
-//! The documents of a server's batch, without decoding and with at most one copy.
+//! Takes the documents out of a server's batch, without decoding and with at most one copy.
 //!
-//! A batch is a BSON array inside the reply, so its documents have array keys between them and can't be handed on as
-//! they lie. Small ones are copied next to each other; large ones are slices of the reply itself.
+//! A batch is a BSON array inside the reply, so there are array keys between its documents. Small documents are copied next to
+//! each other; large ones are slices of the reply itself.
 
 use bytes::Bytes;
 use mongodb::raw_batch_cursor::RawBatch;
@@ -21,7 +21,7 @@ impl AsRef<[u8]> for Owner {
     }
 }
 
-/// Documents of one reply that were not taken yet.
+/// The documents of one reply that were not taken yet.
 #[derive(Debug, Default)]
 pub struct Reply {
     /// The elements of the array, and how many of their bytes were taken.
@@ -31,7 +31,7 @@ pub struct Reply {
     large: Bytes,
 }
 
-/// Some bytes of documents, in order; `docs` documents begin in them.
+/// Bytes of documents, in order; `docs` documents begin in them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Piece {
     pub bytes: Bytes,
@@ -55,7 +55,7 @@ impl Reply {
         Ok(Self { elements: array.slice(4..array.len() - 1), taken: 0, large: Bytes::new() })
     }
 
-    /// Every document was taken.
+    /// Whether every document was taken.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.taken == self.elements.len() && self.large.is_empty()
@@ -103,7 +103,7 @@ impl Reply {
         Ok((docs > 0).then(|| Piece { bytes: gathered.into(), docs }))
     }
 
-    /// Where the next document lies. An element is a type, a key that ends with a zero, and the document.
+    /// The position of the next document. An element is a type, a key that ends with a zero, and the document.
     fn peek(&self) -> io::Result<Option<Range<usize>>> {
         let broken = || io::Error::new(io::ErrorKind::InvalidData, "the server's batch holds no well-formed documents");
         let rest = &self.elements[self.taken..];
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_batch_is_refused() {
+    fn answers_without_a_batch_are_refused() {
         let answer =
             |cursor: Document| Bytes::from(bson::serialize_to_vec(&doc! { "cursor": cursor }).expect("encode"));
         assert!(Reply::new(&answer(doc! { "id": 1 })).is_err());

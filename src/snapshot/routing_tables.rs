@@ -1,9 +1,9 @@
-//! What a selective backup holds of a config server: the routing of its namespaces (docs/format.md A.3.7).
+//! Lists the routing tables that a selective backup takes from a config server (docs/format.md A.3.7).
 //!
-//! The collections are looked up before their chunks are read. One that is sharded in between is in the oplog of the backup,
-//! with all its chunks.
+//! The collections are looked up before their chunks are read. If a collection is sharded in between, the oplog of the backup
+//! contains it with all its chunks.
 
-use super::catalog::{Namespace, describe, is_dumped};
+use super::namespaces::{Namespace, describe, is_dumped};
 use crate::model::selection::Selection;
 use crate::mongo::listing;
 use crate::mongo::majority;
@@ -19,8 +19,8 @@ use mongodb::{Client, Database};
 /// The config server can't be read.
 pub async fn list(client: &Client, selection: &Selection) -> Result<Vec<Namespace>> {
     let db = client.database("config");
-    let databases = found(&db, "databases", |db| selection.touches(db)).await?;
-    let collections = found(&db, "collections", |ns| selection.wants_namespace(ns)).await?;
+    let databases = find_wanted(&db, "databases", |db| selection.touches(db)).await?;
+    let collections = find_wanted(&db, "collections", |ns| selection.wants_namespace(ns)).await?;
     let ids = |of: &[Document]| -> Vec<Bson> { of.iter().filter_map(|it| it.get("_id").cloned()).collect() };
     let (databases, names) = (ids(&databases), ids(&collections));
     let uuids: Vec<Bson> = collections.iter().filter_map(|it| it.get("uuid").cloned()).collect();
@@ -37,14 +37,14 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Vec<Namespac
             "tags" => doc! { "ns": { "$in": &names } },
             _ => doc! { "_id": { "$in": [] } },
         };
-        // How much of it there is nobody knows.
+        // The number of matching documents is not known.
         namespaces.push(Namespace { filter: Some(filter), count: 0, bytes: 0, ..described });
     }
     Ok(namespaces)
 }
 
 /// Ids and UUIDs of those documents of a table whose id is wanted.
-async fn found(db: &Database, coll: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Document>> {
+async fn find_wanted(db: &Database, coll: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Document>> {
     let failed = || format!("read config.{coll}");
     let level = majority::read_level(db.read_concern());
     let find = doc! { "find": coll, "projection": { "uuid": 1 }, "readConcern": { "level": level } };

@@ -1,25 +1,25 @@
-//! One collection as a stream of pieces of whole documents, with its checksum.
+//! Reads one collection as a stream of pieces of whole documents, with its checksum.
 //!
 //! # Consistency
 //!
-//! The scan follows natural order and is no snapshot. It reads at majority concern (unless the connection string asks for
-//! less: what a node then has and loses again by a rollback ends the backup, because that closes all connections), and before it begins everything
-//! up to the beginning of the backup's oplog is committed (`oplog::slice::first_write`), so no version that it sees is
-//! older than that beginning. None is newer than the end, which is taken after the last cursor was closed, when the
-//! majority has all that this node had (`oplog::slice::last_write`). Replaying the oplog over the documents therefore
-//! gives the state at the oplog's end.
+//! The scan follows natural order and is no snapshot. It reads at majority concern, unless the connection string asks for less;
+//! then a rollback on the node ends the backup, because it closes all connections. Everything up to the beginning of the
+//! backup's oplog is committed before the scan begins (`oplog::slice::first_write`), so the scan reads no version that is older
+//! than that beginning. It reads none that is newer than the end, which is determined after the last cursor was closed, when the
+//! majority has all that this node had (`oplog::slice::last_write`). Replaying the oplog over the documents therefore gives the
+//! state at the oplog's end.
 //!
-//! # What ends a scan early
+//! # Scans that end early
 //!
-//! A collection is opened by its UUID where the server allows it, so that a rename does not make the cursor read
-//! another collection. When the server ends the scan, the UUID tells why: if the collection is gone, its drop is in
-//! the oplog, and what was read may stay; if it is still there, it was renamed, or the oldest documents of a capped
-//! collection went too soon, or the cursor was killed (also with its session, after half an hour in which the storage
-//! took nothing): then documents that were not read would be missing, and the scan begins again.
+//! A collection is opened by its UUID if the server allows it, so that a rename does not make the cursor read another
+//! collection. When the server ends the scan, the UUID shows why. If the collection does not exist any more, its drop is in the
+//! oplog, and the documents that were read may stay. If it exists, documents that were not read would be missing, so the scan
+//! begins again: the collection was renamed, or the oldest documents of a capped collection were removed too soon, or the cursor
+//! was killed (also with its session, after half an hour in which the storage accepted nothing).
 
 use super::{
     budget::Budget,
-    catalog::Namespace,
+    namespaces::Namespace,
     reply::{Owner, Reply},
 };
 use crate::mongo::{admin, code, majority};
@@ -40,7 +40,7 @@ use std::{
 
 /// Bytes of one server batch that we aim for.
 const BATCH_BYTES: u64 = 1024 * 1024;
-/// The size of a document where the server does not tell, as for buckets of time series.
+/// The assumed size of a document if the server returns none, as for buckets of time series.
 const UNKNOWN_BYTES: u64 = 16 * 1024;
 
 /// Counters of a whole dump that anybody may read while it runs.
@@ -49,15 +49,15 @@ pub struct DumpProgress {
     /// Uncompressed bytes and documents read.
     pub bytes: AtomicU64,
     pub docs: AtomicU64,
-    /// Estimates of what there is to read.
+    /// Estimates of all bytes and documents.
     pub bytes_total: AtomicU64,
     pub docs_total: AtomicU64,
-    /// Namespaces that are done, and all that there are.
+    /// Finished namespaces, and all namespaces.
     pub collections: AtomicU64,
     pub collections_total: AtomicU64,
 }
 
-/// What a scan has read.
+/// Counts and checksum of a scan.
 #[derive(Clone, Default)]
 pub struct Scanned {
     pub bytes: u64,
@@ -87,7 +87,7 @@ pub struct Scan {
     budget: Budget,
 }
 
-/// Opens a collection and reads its first documents. `None`: it holds none, or does not exist any more.
+/// Opens a collection and reads its first documents. `None` if it has no documents or does not exist any more.
 pub async fn open(
     client: &Client,
     namespace: &Namespace,
@@ -155,7 +155,7 @@ fn uuid(namespace: &Namespace) -> Option<Bson> {
 }
 
 impl Scan {
-    /// What has been read; final once the stream has ended.
+    /// Counts and checksum so far; final once the stream has ended.
     #[must_use]
     pub fn state(&self) -> Arc<Mutex<Scanned>> {
         self.state.clone()
@@ -175,7 +175,7 @@ impl Scan {
                     scan.progress.docs.fetch_add(piece.docs, Relaxed);
                     return Ok(Some((piece.bytes, scan)));
                 }
-                // What the old reply takes of the budget must be free before the new one asks for it.
+                // The old reply must return its part of the budget before the new one reserves its own.
                 scan.reply = Reply::default();
                 let Some(batch) = scan.next_batch().await? else { return Ok(None) };
                 scan.reply = Reply::new(&scan.budget.admit(Owner(batch)).await)?;
@@ -208,7 +208,7 @@ fn is_interruption(error: &MongoError) -> bool {
 
 async fn still_exists(client: &Client, namespace: &Namespace) -> Result<bool, MongoError> {
     let Some(uuid) = uuid(namespace) else { return Ok(true) };
-    // A rename into another database makes a new collection there, so that this one is gone.
+    // A rename into another database creates a new collection there and drops this one.
     let found = client
         .database(&namespace.db)
         .run_command(doc! { "listCollections": 1, "filter": { "info.uuid": uuid } })
@@ -216,7 +216,7 @@ async fn still_exists(client: &Client, namespace: &Namespace) -> Result<bool, Mo
     Ok(found.get_document("cursor").and_then(|c| c.get_array("firstBatch")).is_ok_and(|all| !all.is_empty()))
 }
 
-/// Poison carries no meaning: the counters are valid between any two writes.
+/// Ignores poison, because the counters are valid between any two writes.
 pub(super) fn lock(state: &Mutex<Scanned>) -> std::sync::MutexGuard<'_, Scanned> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! The documents of one collection as a backup keeps them, read back and checked.
+//! Reads the stored documents of one collection back, and checks them.
 
 use super::batch::{MAX_DOCUMENT, MIN_DOCUMENT};
 use crate::{
@@ -9,7 +9,7 @@ use bson::RawDocumentBuf;
 use bytes::{Buf as _, Bytes, BytesMut};
 use futures::TryStreamExt as _;
 
-/// An object of concatenated documents, with what its backup says of it.
+/// An object of concatenated documents, with the size and checksum that its backup recorded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StoredDocuments {
     pub object: String,
@@ -27,7 +27,7 @@ pub enum Error {
     Open { object: String, source: storage::Error },
     #[error("read '{object}'")]
     Read { object: String, source: std::io::Error },
-    /// The object can be read, but is not what the backup put there.
+    /// The object can be read, but its content is not the content that the backup stored.
     #[error("'{object}' is damaged: {reason}")]
     Damaged { object: String, reason: String },
 }
@@ -38,7 +38,7 @@ pub struct Reading<'a> {
     stream: ByteStream,
     digest: crc64fast::Digest,
     bytes: u64,
-    /// What [`Reading::next_document`] has read too far.
+    /// Bytes that [`Reading::next_document`] has read ahead.
     ahead: BytesMut,
 }
 
@@ -68,7 +68,7 @@ impl StoredDocuments {
 }
 
 impl Reading<'_> {
-    /// The next uncompressed bytes; `None` only after everything was there and right.
+    /// The next uncompressed bytes; `None` at the end, if the size and checksum are right.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let chunk =
             self.stream.try_next().await.map_err(|source| Error::Read { object: self.of.object.clone(), source })?;
@@ -85,7 +85,7 @@ impl Reading<'_> {
         Ok(chunk)
     }
 
-    /// The next document; `None` only after everything was there and right. Not to be mixed with [`Reading::next`].
+    /// The next document; `None` at the end, if the size and checksum are right. Not to be mixed with [`Reading::next`].
     pub async fn next_document(&mut self) -> Result<Option<RawDocumentBuf>, Error> {
         loop {
             if self.ahead.len() >= MIN_DOCUMENT {

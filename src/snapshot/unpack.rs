@@ -1,14 +1,15 @@
-//! One mongodump archive into many collections, in one pass.
+//! Loads one mongodump archive into many collections, in one pass.
 //!
 //! The namespaces are interleaved and the object is one compressed stream, so it is read once from its beginning to its end
-//! and every piece goes to its collection. Memory, durability and retries are those of [`super::load`]: at the end of a block
-//! its last batch is sent, so that only the collection at hand has a batch under construction. Otherwise idle collections
-//! could hold the whole budget while the one at hand waits for a part of it.
+//! and every piece goes to its collection. Memory, durability and retries are those of [`super::load`]. At the end of a block
+//! its last batch is sent, so that only the current collection has a batch that is being filled. Otherwise idle collections
+//! could hold the whole budget while the current one waits for a part of it.
 
 use super::{
     insert,
-    insert_workers::{Filling, Goal, Shared},
-    load::{Error, LoadItem, LoadOptions, LoadProgress, Loaded},
+    insert_workers::{Inserter, Shared},
+    load_options::{Goal, LoadItem, LoadOptions},
+    load_result::{Error, LoadProgress, Loaded},
 };
 use crate::{
     archive::demux::{self, Archive, Frame},
@@ -52,13 +53,13 @@ impl Packed {
     }
 }
 
-/// What is loaded from an archive.
+/// The collections to load from an archive.
 #[derive(Debug)]
 pub struct Job {
     packed: Packed,
-    /// By the name that the blocks have.
+    /// By the namespace in the blocks.
     goals: HashMap<(String, String), Goal>,
-    /// Uncompressed, of all goals.
+    /// Uncompressed bytes of all goals.
     bytes: u64,
 }
 
@@ -77,8 +78,8 @@ fn as_io(error: storage::Error) -> io::Error {
     io::Error::new(kind, error)
 }
 
-/// Loads every namespace that has a goal, by the name that its blocks have; the others are read and left out. Returns when a
-/// majority has everything and the whole archive was there and right.
+/// Loads every namespace that has a goal, and reads past the others. Returns when a majority has everything and the whole archive
+/// was complete and undamaged.
 ///
 /// # Errors
 /// The archive is damaged or can't be read, or the server refuses something. The collections are then incomplete.
@@ -112,29 +113,29 @@ async fn distribute(
     finishing: &mut JoinSet<Result<Loaded, Error>>,
 ) -> Result<Loaded, Error> {
     let mut archive = packed.open(storage).await?;
-    let mut filling: Vec<Option<Filling>> = archive
+    let mut inserters: Vec<Option<Inserter>> = archive
         .names()
         .iter()
-        .map(|name| goals.remove(name).map(|goal| Filling::new(shared.clone(), goal, &packed.object)))
+        .map(|name| goals.remove(name).map(|goal| Inserter::new(shared.clone(), goal, &packed.object)))
         .collect();
     let mut sum = Loaded::default();
     while let Some(frame) = archive.next().await.map_err(|source| packed.failed(source))? {
         match frame {
             Frame::Part { ns, bytes } => {
-                if let Some(filling) = &mut filling[ns] {
-                    filling.take(bytes).await?;
+                if let Some(inserter) = &mut inserters[ns] {
+                    inserter.add(bytes).await?;
                 }
             }
             Frame::BlockEnd { ns } => {
-                if let Some(filling) = &mut filling[ns] {
-                    filling.reap()?;
-                    filling.send().await?;
+                if let Some(inserter) = &mut inserters[ns] {
+                    inserter.check_inserts()?;
+                    inserter.send().await?;
                 }
             }
-            // Its last inserts end while the next blocks are read.
+            // The last inserts of this collection end while the next blocks are read.
             Frame::End { ns, .. } => {
-                if let Some(filling) = filling[ns].take() {
-                    finishing.spawn(filling.finish());
+                if let Some(inserter) = inserters[ns].take() {
+                    finishing.spawn(inserter.finish());
                 }
             }
         }

@@ -1,7 +1,7 @@
-//! What is there to dump: every namespace of a node with its options and indexes (docs/format.md A.3.5).
+//! Lists the namespaces that a dump contains, with their options and indexes (docs/format.md A.3.5).
 //!
-//! Our backups hold no control collections, unlike the original's: they describe the cluster that made the backup,
-//! nobody restores them, and `pbmConfig` would carry storage credentials in clear into every backup.
+//! Unlike the original's backups, ours contain no control collections: these describe the cluster that made the backup, nobody
+//! restores them, and `pbmConfig` would put the storage credentials in clear into every backup.
 
 use crate::archive::meta::NamespaceKind;
 use crate::layout::BUCKETS;
@@ -38,21 +38,22 @@ impl Namespace {
         format!("{}.{}", self.db, self.coll)
     }
 
-    /// It holds documents of its own: no view, and no time series, whose documents are in its bucket collection.
+    /// Whether it contains documents itself. A view does not, and the documents of a time series are in its bucket collection.
     #[must_use]
     pub fn has_data(&self) -> bool {
         self.kind == NamespaceKind::Collection
     }
 }
 
-/// Collections of the `config` database that describe the cluster; the rest is caches and state.
+/// Collections of the `config` database that describe the cluster; the others are caches and state.
 const CONFIG: [&str; 7] = ["chunks", "collections", "databases", "settings", "shards", "tags", "version"];
-/// How often indexes are asked for by UUID, while the name goes from one collection to the next.
+/// How often indexes are listed by UUID while the name changes from one collection to another.
 const LOOKUPS: usize = 50;
-/// Two short commands per collection: with thousands of collections the round trips would add up.
+/// Collections that are described at the same time. Each needs two short commands, and with thousands of collections the round
+/// trips add up.
 const DESCRIBED_AT_ONCE: usize = 8;
 
-/// Pure: is this collection part of a full backup?
+/// Whether a collection is part of a full backup.
 #[must_use]
 pub fn is_dumped(db: &str, coll: &str) -> bool {
     match db {
@@ -67,21 +68,21 @@ pub fn is_dumped(db: &str, coll: &str) -> bool {
     }
 }
 
-/// What is there to dump.
+/// The namespaces to dump.
 #[derive(Debug, Default)]
 pub struct Listing {
     /// Sorted by database and collection.
     pub namespaces: Vec<Namespace>,
-    /// Buckets beside a collection or view that has the name of their series: what the failed creation of a series leaves.
-    /// 5.0 stores there what is inserted as measurements under that name, and a series that is created later takes them as
-    /// they are, without a word in the oplog.
+    /// Buckets while a collection or view has the name of their series: the failed creation of a series leaves them. 5.0 stores
+    /// measurements there that are inserted under that name, and a series that is created later takes the buckets as they are,
+    /// without an entry in the oplog.
     pub remains: Vec<Namespace>,
 }
 
-/// Lists everything that a backup of these namespaces holds, of a selective one without users and roles.
+/// Lists the namespaces of a backup; for a selection, without users and roles.
 ///
-/// The list of one database is one moment of it, so a collection that is renamed meanwhile is listed exactly once. A
-/// collection that vanishes while it is being described is left out: its drop is in the oplog of the backup.
+/// The collections of one database are listed in one moment, so a collection that is renamed meanwhile is listed exactly once.
+/// A collection that is dropped while it is being described is left out: its drop is in the oplog of the backup.
 pub async fn list(client: &Client, selection: &Selection) -> Result<Listing> {
     let mut found = Vec::new();
     let databases = listing::databases(client).await?;
@@ -98,7 +99,7 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Listing> {
             found.extend(namespace?);
         }
     }
-    forget_twins(&mut found);
+    keep_names_once(&mut found);
     let replaced = replaced_buckets(&found);
     let (mut remains, mut namespaces): (Vec<_>, Vec<_>) =
         found.into_iter().partition(|it| replaced.contains(&(it.db.clone(), it.coll.clone())));
@@ -111,10 +112,10 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Listing> {
     Ok(Listing { namespaces, remains })
 }
 
-/// The server reads the collections of a database in one moment and its views, time series among them, in another, and it
-/// shows a series whose creation is about to fail (5.0.4): one name can be listed twice. Each name is kept once. If both were
-/// there, the oplog has what happened between; a series that never was has lost against the other.
-fn forget_twins(found: &mut Vec<Namespace>) {
+/// Keeps each name once. The server can list one name twice, because it reads the collections of a database in one moment and
+/// its views and time series in another, and because it lists a series whose creation is about to fail (5.0.4). If both
+/// namespaces existed, the oplog contains the change between them; if one of them failed to be created, the other one wins.
+fn keep_names_once(found: &mut Vec<Namespace>) {
     found.sort_by_key(|namespace| match namespace.kind {
         NamespaceKind::Collection => 0,
         NamespaceKind::View => 1,
@@ -124,15 +125,16 @@ fn forget_twins(found: &mut Vec<Namespace>) {
     found.retain(|namespace| seen.insert((namespace.db.clone(), namespace.coll.clone())));
 }
 
-/// Buckets whose name is that of a collection or view: remains, or on their way out, which is in the oplog.
+/// Bucket collections whose series has the name of a collection or view. They are left over, or about to be dropped, and then
+/// their drop is in the oplog.
 fn replaced_buckets(found: &[Namespace]) -> Vec<(String, String)> {
     let others = found.iter().filter(|namespace| namespace.kind != NamespaceKind::Timeseries);
     others.map(|other| (other.db.clone(), format!("{BUCKETS}{}", other.coll))).collect()
 }
 
-/// Time series whose buckets were listed without them: the buckets are created before the series and dropped after it,
-/// and the listing may come in between. A backup describes buckets only by their series, so they need one; if it was
-/// on its way out, the drop is in the oplog.
+/// Time series whose buckets were listed without them. The buckets are created before the series and dropped after it, and the
+/// list may be made in between. A backup describes buckets only by their series, so they need one; if the series was being
+/// dropped, the drop is in the oplog.
 fn unlisted_series(found: &[Namespace]) -> Vec<Namespace> {
     let of_series = |buckets: &&Namespace| {
         let name = buckets.coll.strip_prefix(BUCKETS)?;
@@ -180,12 +182,12 @@ pub async fn describe(db: &Database, described: &Document, selection: &Selection
     let indexes = match kind {
         NamespaceKind::View => Some(Vec::new()),
         _ if coll.starts_with(BUCKETS) => None,
-        // Not by name: another collection may have it by now. Time series have no UUID of their own.
+        // By UUID, because another collection may have the name by now. Time series have no UUID.
         _ => match list_indexes(db, coll, uuid.cloned().unwrap_or_else(|| coll.into())).await? {
             Some(indexes) if indexes.is_empty() => None,
             Some(mut indexes) => {
                 if kind == NamespaceKind::Timeseries {
-                    add_what_the_series_hides(db, coll, &mut indexes).await?;
+                    add_hidden_prepare_unique(db, coll, &mut indexes).await?;
                 }
                 Some(indexes)
             }
@@ -206,9 +208,9 @@ pub async fn describe(db: &Database, described: &Document, selection: &Selection
     }))
 }
 
-/// `None` when the collection is gone.
+/// Lists the indexes of a collection; `None` if it has been dropped.
 ///
-/// Indexes that are still being built are left out: if they are finished before the backup's oplog ends, the oplog has
+/// Indexes that are still being built are left out. If they are finished before the backup's oplog ends, the oplog contains
 /// them; if not, they are not part of the state that the backup restores.
 async fn list_indexes(db: &Database, coll: &str, by: Bson) -> Result<Option<Vec<Document>>> {
     let what = || format!("list the indexes of {}.{coll}", db.name());
@@ -222,8 +224,8 @@ async fn list_indexes(db: &Database, coll: &str, by: Bson) -> Result<Option<Vec<
         };
         match code::code(&error) {
             Some(code::NAMESPACE_NOT_FOUND) => return Ok(None),
-            // The server turns a UUID into a name first and then looks at what has the name. If that is a view or a series
-            // by now, the collection was dropped or has another name.
+            // The server turns a UUID into a name first and then looks the name up. If a view or a series has the name by
+            // now, the collection was dropped or has another name.
             Some(code::COMMAND_NOT_SUPPORTED_ON_VIEW) if by.as_str().is_some() => return Ok(None),
             Some(code::COMMAND_NOT_SUPPORTED_ON_VIEW) if lookups < LOOKUPS => {}
             _ => return Err(error).with_context(what),
@@ -233,8 +235,9 @@ async fn list_indexes(db: &Database, coll: &str, by: Bson) -> Result<Option<Vec<
     Ok(Some(indexes))
 }
 
-/// A `prepareUnique` that was set by `collMod` on an index over measurements is listed for the buckets only (6.0.5).
-async fn add_what_the_series_hides(db: &Database, series: &str, indexes: &mut [Document]) -> Result<()> {
+/// Adds `prepareUnique` to the indexes of a series. If `collMod` set it on an index over measurements, the server lists it for
+/// the buckets only (6.0.5).
+async fn add_hidden_prepare_unique(db: &Database, series: &str, indexes: &mut [Document]) -> Result<()> {
     let buckets = format!("{BUCKETS}{series}");
     for hidden in list_indexes(db, &buckets, buckets.as_str().into()).await?.unwrap_or_default() {
         let (Some(value), Ok(name)) = (hidden.get("prepareUnique"), hidden.get_str("name")) else { continue };
@@ -245,7 +248,8 @@ async fn add_what_the_series_hides(db: &Database, series: &str, indexes: &mut [D
     Ok(())
 }
 
-/// Zeroes when the server does not tell: these numbers steer nothing that matters.
+/// Estimates the number of documents and their bytes. Zeroes if the server returns no numbers: they are for ordering and progress
+/// only.
 async fn estimate(db: &Database, coll: &str) -> (u64, u64) {
     let Ok(stats) = db.run_command(doc! { "collStats": coll }).await else { return (0, 0) };
     let number = |key: &str| -> u64 {
@@ -289,7 +293,7 @@ mod tests {
         let view = |coll: &str| namespace(coll, NamespaceKind::View, doc! {});
         let series = |coll: &str| namespace(coll, NamespaceKind::Timeseries, doc! {});
         let mut found = vec![series("x"), view("x"), plain("x"), series("y"), view("y"), series("z"), view("w")];
-        forget_twins(&mut found);
+        keep_names_once(&mut found);
         assert_eq!(found, [plain("x"), view("y"), view("w"), series("z")]);
     }
 
