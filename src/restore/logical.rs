@@ -11,7 +11,8 @@ use super::{
     record::first_part,
     router, shard_transactions, slicing_end,
     sources::Source,
-    steps::{Order, Steps, until},
+    steps::{Order, Steps},
+    stream::until,
 };
 use crate::config::resolved::RestoreSettings;
 use crate::control::ControlBoard;

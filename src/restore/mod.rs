@@ -1,4 +1,16 @@
-//! Putting a backup back: a pure plan first, then straight lines that carry it out.
+//! Restores: a pure plan first, then straight lines that carry it out.
+//!
+//! | in this order | files |
+//! |---|---|
+//! | how a restore begins: refused, or with its document | `start`, `record` |
+//! | the recipe, and the one of `pbm oplog-replay` | `logical`, [`replay`] |
+//! | pure: what will be done, or every reason why not | [`plan`] |
+//! | what the plan is made from | [`target_state`], [`legacy_archive`], [`oplog_check`], `sources` |
+//! | the steps, each of which consumes the state before it | [`steps`], with [`create`], [`users`], `settings`, `stream` |
+//! | a sharded cluster's routing, of everything or of a selection | [`router`], [`part`] |
+//! | what the replica sets of a cluster exchange | `shard_transactions`, `slicing_end` |
+//!
+//! A physical recipe belongs beside `logical`, with steps of its own; `plan`, `record` and `start` serve both.
 
 pub mod create;
 pub mod legacy_archive;
@@ -15,6 +27,7 @@ mod slicing_end;
 mod sources;
 mod start;
 pub mod steps;
+mod stream;
 pub mod target_state;
 pub mod users;
 

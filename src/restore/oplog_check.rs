@@ -15,7 +15,7 @@
 
 use super::{
     plan::slices::{Ends, OplogObject, moment},
-    steps::Rewrite,
+    stream::Rewrite,
 };
 use crate::{
     archive::crc::Crc64,
@@ -262,7 +262,7 @@ mod tests {
             (Some(entries(&[10, 16, 15, 20])), "(15,1) comes after the one at"),
             (Some(entries(&[9, 10, 20])), "it holds an entry at 1970-01-01T00:00:09Z (9,1), and its name promises"),
             (Some(entries(&[10, 20, 21])), "it holds an entry at 1970-01-01T00:00:21Z (21,1), and its name promises"),
-            (Some(structure), "read the entry at"),
+            (Some(structure), "read its first entry: the object is damaged at its uncompressed byte 0"),
         ] {
             let said = verdict(content, Compression::None).await;
             assert!(said.contains(expected), "{expected}: {said}");

@@ -17,7 +17,7 @@ use super::{
     record::{begin, empty_document, first_part, insert_refused},
     router, shard_transactions,
     sources::Source,
-    steps::{Rewrite, replay_all, until},
+    stream::{Rewrite, replay_all, until},
     target_state,
 };
 use crate::control::{Control, ControlBoard};

@@ -23,11 +23,13 @@ use super::{
         Drop, Facts, Planned, PointInTime, Refusal, RestorePlan, Target, TargetNamespace,
         namespaces::Wish,
         plan as decide, restorable,
-        slices::{Ends, OplogObject, at, moment},
+        slices::{at, moment},
         version::Version,
     },
     router::{self, Ids},
-    settings, target_state, users,
+    settings,
+    stream::{Rewrite, replay_all, until},
+    target_state, users,
 };
 use crate::{
     archive::{
@@ -36,17 +38,14 @@ use crate::{
     },
     layout::{BUCKETS, Generation, PITR, ReplsetLayout},
     model::{backup::BackupMeta, selection::Selection},
-    oplog::read,
     replay::{
-        apply::{Flow, ReplayOptions, Replayed, Replayer, Settled},
+        apply::{ReplayOptions, Replayed, Replayer, Settled},
         build::{Built, CommitQuorum},
         catalog::Catalog,
         followed_names::{Asked, Followed, Present},
-        mapping::Mapping,
         own_routing::OwnRouting,
         txn::Committed,
     },
-    routing::shard_ids::translated,
     snapshot::{
         batch::InsertInto,
         load::{Goal, LoadItem, LoadOptions, LoadProgress, Loaded, load},
@@ -54,14 +53,10 @@ use crate::{
     },
     storage::{self, ObjectInfo, Storage},
 };
-use anyhow::{Context as _, Result, bail};
-use bson::{RawDocument, RawDocumentBuf};
-use futures::{Stream, StreamExt as _, stream::BoxStream};
+use anyhow::{Context as _, Result};
 use mongodb::Client;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    io,
-    pin::pin,
     sync::Arc,
 };
 use tokio_util::sync::CancellationToken;
@@ -522,60 +517,6 @@ async fn read_oplog(
     )
 }
 
-/// How entries are changed on their way.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Rewrite<'a> {
-    /// As a clone has them.
-    pub clone: Option<&'a Mapping>,
-    /// With the target's shard ids.
-    pub ids: Option<&'a Ids>,
-}
-
-impl<'a> Rewrite<'a> {
-    /// Rewrites an entry for a restore under another name (clone). Returns `None` if the entry needs no change.
-    pub(super) fn entry(&self, raw: &RawDocument) -> Result<Option<RawDocumentBuf>> {
-        self.clone.map(|mapping| mapping.entry(raw.to_owned())).transpose()
-    }
-
-    fn entries(
-        self,
-        entries: impl Stream<Item = io::Result<RawDocumentBuf>> + Send + 'a,
-    ) -> BoxStream<'a, io::Result<RawDocumentBuf>> {
-        match (self.clone, self.ids.filter(|ids| !ids.is_empty())) {
-            (None, None) => entries.boxed(),
-            (Some(mapping), _) => entries.map(|entry| mapping.entry(entry?).map_err(io::Error::other)).boxed(),
-            (None, Some(ids)) => entries.map(|entry| translated(entry?, ids).map_err(io::Error::other)).boxed(),
-        }
-    }
-}
-
-/// Replays objects in their order, until one goes past the end that the replay has.
-pub(super) async fn replay_all(
-    storage: &dyn Storage,
-    replayer: &mut Replayer,
-    objects: &[OplogObject],
-    rewrite: Rewrite<'_>,
-    cancel: &CancellationToken,
-) -> Result<()> {
-    for slice in objects {
-        let entries = rewrite.entries(read::entries(storage, &slice.name, slice.compression).await?);
-        let applied = until(cancel, replayer.apply(entries)).await;
-        match applied.with_context(|| format!("replay '{}'", slice.name))? {
-            // The slice was complete when it was checked. Only this comparison shows that it has lost its end since then.
-            Flow::Continue if slice.ends == Ends::Entries && replayer.last().is_none_or(|last| last < slice.to) => {
-                bail!(
-                    "'{}' is damaged: its entries end before {}, the end that its name tells; nothing more was replayed",
-                    slice.name,
-                    at(slice.to)
-                )
-            }
-            Flow::Continue => {}
-            Flow::PastEnd => break,
-        }
-    }
-    Ok(())
-}
-
 /// What is to be created of these namespaces; the catalogue keeps the rest.
 fn take_up(catalog: &mut Catalog, planned: &[Planned]) -> Vec<NamespaceMeta> {
     let first = |it: &Planned| NamespaceMeta { options: catalog.add(&it.meta), ..it.meta.clone() };
@@ -598,12 +539,4 @@ fn load_item(planned: &Planned) -> Option<LoadItem> {
             series,
         },
     })
-}
-
-pub(super) async fn until<T>(cancel: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
-    let mut work = pin!(work);
-    tokio::select! {
-        () = cancel.cancelled() => bail!("the restore was cancelled"),
-        result = &mut work => result,
-    }
 }
