@@ -177,7 +177,7 @@ impl Node {
     }
 
     /// Opens a storage to write backups or oplog to it, at a limited rate. Marks a new storage; refuses a storage that was used
-    /// before and is not the same any more ([`marked`]).
+    /// before and is not the same any more ([`crate::storages::used_before`]).
     pub async fn open_to_write(&self, settings: &StorageConf, limit: Rate) -> Result<Arc<dyn Storage>> {
         let me = self.me();
         let way = Way::new(settings, &me).paced(limit.per_second().map(Pace::new));

@@ -2,7 +2,7 @@
 //! a reason to stop.
 //!
 //! # Overview
-//! Every agent looks every few seconds whether anybody slices its replica set; [`stand`] says whether it is the one to
+//! Every agent looks every few seconds whether anybody slices its replica set; [`crate::pitr::election`] says whether it is the one to
 //! begin. The one that holds the lock slices ([`slicing`]) and goes on looking: at the configuration, at its own fitness
 //! and at better candidates, and publishes how far it is.
 //!

@@ -1,6 +1,6 @@
 //! Does a connection wait for the majority, and does the replica set have one?
 //!
-//! Reads and writes wait for the majority unless the connection string says otherwise (see [`super::connect`]). With
+//! Reads and writes wait for the majority unless the connection string says otherwise (see [`mod@super::connect`]). With
 //! `w=1&readConcernLevel=local`, reads and writes for backups don't wait for other members: in a replica set of a primary, a
 //! secondary and an arbiter they go on while the secondary is down. Data that only one member has confirmed can be lost with
 //! that member; whoever sets these options accepts that.

@@ -1,7 +1,7 @@
 //! The oplog of a replica set, as a backup stores it and a replay reads it.
 //!
 //! - [`entry`] reads one entry.
-//! - [`slice`] stores a range of the oplog as an object, and `secrets` keeps storage credentials out of it.
+//! - [`mod@slice`] stores a range of the oplog as an object, and `secrets` keeps storage credentials out of it.
 //! - [`read`] reads the entries of such an object back.
 
 pub mod entry;

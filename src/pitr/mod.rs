@@ -1,7 +1,7 @@
 //! Point-in-time recovery: the oplog kept in chunks, continuously, and what can be restored from them.
 //!
 //! # Overview
-//! On every replica set one agent reads the oplog of its node and stores it chunk by chunk ([`slicing`]). [`stand`] says
+//! On every replica set one agent reads the oplog of its node and stores it chunk by chunk ([`slicing`]). [`election`] says
 //! which agent, [`begin`] where it begins, [`timeline`] what all of it amounts to. Beside agents of the original the rules
 //! are other ones ([`beside`]).
 //!
