@@ -32,7 +32,7 @@ const NAMES: &[&str] = &[
 /// Folders of settings in which everything is secret that the configuration does not know as open.
 const FOLDER: &str = "credentials";
 
-/// What is known to be secret.
+/// Settings that are known to be secret.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets {
     values: Vec<String>,

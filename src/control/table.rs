@@ -1,4 +1,4 @@
-//! A control collection, by the few calls that the methods of this folder are made of.
+//! One control collection. The methods of this folder are made of these few calls.
 //!
 //! The collection is on the server or, in tests, in memory ([`super::memory`]). So tests run the same filters and updates as
 //! an agent, without a server and without real time.

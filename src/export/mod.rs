@@ -2,7 +2,7 @@
 //!
 //! # Overview
 //!
-//! Everything comes from the storage; no server is asked. [`prepare`] reads what the backup says of itself and checks that
+//! Everything comes from the storage; no server is asked. [`prepare`] reads the metadata of the backup and checks that
 //! all objects are there. [`Export::write`] sends the stream: the list of namespaces, then one namespace after the other in
 //! blocks, then the oplog of the time of the backup under mongodump's name for it. A backup made before 2.0 is such an
 //! archive already; its blocks are passed on.

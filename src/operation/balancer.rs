@@ -15,7 +15,7 @@ use tokio::time::Instant;
 /// How long a restore waits for the end of a round before it warns and waits again.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// Was the balancer on, or is it only off because an operation that died owes it?
+/// Was the balancer on before, or has an operation that died left it off?
 pub async fn was_on(control: &Control) -> Result<bool> {
     Ok(balancer::state(control.leader()).await?.on || debt::is_owed(control, Debt::Balancer).await?)
 }

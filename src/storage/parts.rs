@@ -61,7 +61,7 @@ impl Parts {
 
     /// The next part, `None` at the end. All parts but the last have the size that [`Cut`] says; an empty body has none.
     ///
-    /// Can be dropped and called again: nothing is lost.
+    /// The future can be dropped and the call repeated: nothing is lost.
     ///
     /// # Errors
     /// Those of the body.

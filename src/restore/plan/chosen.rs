@@ -1,4 +1,4 @@
-//! What a selection, the oplog, or the wish to have nothing but the backup adds to a plan.
+//! Additions to a plan: by a selection, by the oplog, and by the wish to have nothing but the backup.
 
 use super::{Draft, Drop, TargetNamespace};
 use crate::{

@@ -295,7 +295,7 @@ mod tests {
         type Chosen = Result<Vec<Range>, ((u32, u32), Option<(u32, u32)>)>;
         let cases: Vec<(Vec<Range>, Chosen)> = vec![
             (vec![whole(20), whole(10)], Ok(vec![whole(10), whole(20)])),
-            // Twice the same, one inside of another, one that overlaps.
+            // One range is there twice, one lies inside another, one overlaps.
             (
                 vec![whole(10), whole(10), ((12, 1), (14, 1)), ((18, 1), (30, 1))],
                 Ok(vec![whole(10), ((18, 1), (30, 1))]),
