@@ -121,8 +121,8 @@ impl Selection {
         Self::new(namespaces, &[])
     }
 
-    /// `wanted` without `excluded`. Nothing wanted means everything, and if then something is excluded: all databases but
-    /// the server's own.
+    /// `wanted` without `excluded`. An empty `wanted` means everything. With an exclusion it means all databases except the
+    /// server's own.
     ///
     /// # Errors
     /// As [`Self::parse`].
