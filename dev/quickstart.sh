@@ -5,7 +5,7 @@
 #   dev/quickstart.sh --keep    keeps the sandbox running to play with, until Ctrl-C
 #
 # The first time it takes 2 min 39 s on two quiet cores (260 seconds of processor time), and 7 s afterwards.
-# Later it builds nothing, and the sandbox takes about 5 seconds.
+# Later it builds nothing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
