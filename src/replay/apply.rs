@@ -3,36 +3,39 @@
 //! # Consistency
 //!
 //! A dump reads its collections one after the other while writes and DDL go on, so the loaded data is of many moments.
-//! All of them lie in the window of the oplog that begins with the dump. Applying that window in order, with operations
-//! that can be repeated, ends in the exact state of its last entry. Within the window an operation may meet data that the dump
-//! read later: a document or a collection that is already gone, or a newer one. That is tolerated and counted up to
-//! [`ReplayOptions::consistent_from`]; after it, it is an error that names the operation, because data is missing.
+//! All of these moments lie in the window of the oplog that begins with the dump. The replay applies that window in
+//! order, with operations that can be repeated, so the result is the exact state at the last entry. Within the window
+//! an operation may meet data that the dump read later: a document or a collection may already be removed, or may be
+//! newer. The replay tolerates and counts such operations up to [`ReplayOptions::consistent_from`]. A later one is an
+//! error that names the operation, because data is missing.
 //!
 //! Collections are found by UUID, so a collection that the dump saw under a later name is still the right one. Creating a
 //! collection that the dump already has changes nothing, because every later operation on it is applied again.
 //!
 //! # Order
 //!
-//! Ranges are given in the order of their start and may overlap; an entry not newer than the last one is a duplicate and is
-//! left out. Operations are sent in batches; a command ends a batch, and so does an operation on `system.views`. The
-//! operations of a batch are spread over [`ReplayOptions::lanes`] lanes, one `applyOps` each, at the same time. The order is
-//! kept for each document, and for all documents of a collection if its data depends on it (`lanes.rs`, the table). The
-//! majority has each batch before the next is sent, so that a change of the primary loses nothing. Only the current lanes can
-//! be resent, and nothing has been sent after them.
+//! Ranges are given in the order of their start and may overlap. An entry that is not newer than the last one is a
+//! duplicate and is left out. Operations are sent in batches; a command ends a batch, and so does an operation on
+//! `system.views`. The operations of a batch are spread over [`ReplayOptions::lanes`] lanes. Each lane sends its own
+//! `applyOps`, at the same time as the others. The order is kept for each document, and for all documents of a
+//! collection if its data depends on the order (see the table in `lanes.rs`). A batch is sent only after the majority
+//! has the previous one, so a change of the primary loses nothing. Only the lanes of the current batch can be resent,
+//! and no later operations have been sent by then.
 //!
 //! # Memory
 //!
-//! Two batches of [`ReplayOptions::batch_bytes`] (or of one larger operation): one is sent, a few times in memory on its way,
-//! while the next is collected; one entry; and [`ReplayOptions::transaction_bytes`] of operations of undecided
-//! transactions. Lanes share the batch, so their number changes nothing.
+//! The replay holds two batches of [`ReplayOptions::batch_bytes`] (or of one larger operation): one is being sent, and
+//! for that is copied a few times, while the next is collected. It also holds one entry, and at most
+//! [`ReplayOptions::transaction_bytes`] of operations of undecided transactions. Lanes share the batch, so their number
+//! does not change the memory.
 //!
 //! # Retries, cancellation, crash
 //!
-//! If the result of a lane is unknown (network, change of the primary), the lane is sent again, which is harmless. An error is
-//! returned when all lanes of its batch have ended, and is that of the first operation that failed; operations collected after
-//! it are not sent. Dropping a future of [`Replayer::apply`] leaves the target between two operations of each lane; the restore
-//! has to be started again from its beginning. Dropping the [`Replayer`] ends the lanes; the server still applies the commands
-//! that it has received.
+//! If the result of a lane is unknown (network, change of the primary), the lane is sent again, which is harmless. If
+//! operations fail, the error of the first of them is returned after all lanes of its batch have ended; the operations
+//! collected after this batch are not sent. If the caller drops a future of [`Replayer::apply`], each lane stops
+//! between two operations, and the restore has to be started again from its beginning. If the caller drops the
+//! [`Replayer`], the lanes end, but the server still applies the commands that it has received.
 
 use std::collections::HashSet;
 
@@ -53,26 +56,27 @@ use crate::replay::stats::{Stats, Tolerance};
 use crate::replay::target::Target;
 use crate::replay::txn::{Committed, Open, Transactions};
 
-/// The server applies a command on one thread. On two processors that all programs share, a second lane makes the replay a
-/// fifth faster, and more than two lanes make it slower (benches/replay.rs).
+/// The server applies each command in one thread. If the server and this program share two processors, a second lane
+/// makes the replay a fifth faster, and more than two lanes make it slower (benches/replay.rs).
 const LANES: usize = 2;
 
-/// The window of the oplog to replay, and how.
+/// The part of the oplog to replay, and the limits of the replay.
 #[derive(Debug, Clone)]
 pub struct ReplayOptions {
-    /// Earlier entries are left out.
+    /// Entries before this time are left out.
     pub start: Timestamp,
-    /// The last entry to apply, itself included.
+    /// The time of the last entry that is applied.
     pub end: Timestamp,
-    /// The last write of the dump. Up to this time (included) the data may be newer than the entry that is applied. The greatest
-    /// time if it is not known.
+    /// The time of the last write that the dump contains, or the greatest time if it is not known. An entry up to this
+    /// time (included) may be older than the data that it changes.
     pub consistent_from: Timestamp,
     pub scope: Scope,
-    /// Bytes of operations of undecided transactions held in memory; more go to a temporary file.
+    /// How many bytes of operations of undecided transactions are held in memory. The rest goes to temporary files.
     pub transaction_bytes: usize,
-    /// Bytes of operations sent at once (at most 14 MiB).
+    /// How many bytes of operations a batch has at most (not more than 14 MiB).
     pub batch_bytes: usize,
-    /// Commands at the same time; 1 (or 0) applies everything in the order of the oplog.
+    /// How many commands are sent to the server at the same time. With 0 or 1, all entries are applied in the order of
+    /// the oplog.
     pub lanes: usize,
 }
 
@@ -89,36 +93,36 @@ impl ReplayOptions {
 #[must_use]
 pub enum Flow {
     Continue,
-    /// An entry after the end was seen.
+    /// An entry after the end of the window was read, so no later range has entries to apply.
     PastEnd,
 }
 
 /// The result of a replay.
 #[derive(Debug)]
 pub struct Replayed {
-    /// The caller builds it ([`Catalog::build`]) after the last replay.
+    /// The catalogue at the end of the replay. The caller builds it ([`Catalog::build`]) after the last replay.
     pub catalog: Catalog,
     pub stats: Stats,
     /// Time of the last entry that was read.
     pub last: Option<Timestamp>,
-    /// Transactions whose decision was not in the range; they were not applied.
+    /// Transactions that were not applied, because the oplog has neither their commit nor their abort.
     pub open: Vec<(String, Open)>,
 }
 
 /// Counts of the transactions that had no decision at the end of the oplog.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Settled {
-    /// All of them.
+    /// The number of these transactions.
     pub undecided: usize,
-    /// Another shard saw their commit, so they were applied.
+    /// Transactions that were applied, because another shard committed them.
     pub applied: usize,
-    /// No shard saw their commit, so they were not applied.
+    /// Transactions that were not applied, because no shard committed them.
     pub dropped: usize,
-    /// Another shard saw their commit, but a part of them is missing: data is lost.
+    /// Transactions that another shard committed, but of which a part is missing here: data is lost.
     pub partial: Vec<String>,
 }
 
-/// A replay that is running.
+/// A replay in progress.
 #[derive(Debug)]
 pub struct Replayer {
     target: Target,
@@ -134,7 +138,7 @@ pub struct Replayer {
 }
 
 impl Replayer {
-    /// `client` is connected to the primary, `catalog` has all collections of the dump.
+    /// `client` must be connected to the primary, and `catalog` must contain all collections of the dump.
     pub fn new(client: Client, catalog: Catalog, options: ReplayOptions) -> Self {
         let ReplayOptions { start, end, consistent_from, scope, transaction_bytes, batch_bytes, lanes } = options;
         let target = Target::new(client);
@@ -151,7 +155,7 @@ impl Replayer {
         }
     }
 
-    /// Applies one range of the oplog (one object). Ranges come in the order of their start.
+    /// Applies one range of the oplog (one stored object). The ranges must be given in the order of their start.
     pub async fn apply(&mut self, entries: impl Stream<Item = std::io::Result<RawDocumentBuf>>) -> Result<Flow> {
         let mut entries = std::pin::pin!(entries);
         let mut in_range = None;
@@ -185,12 +189,13 @@ impl Replayer {
         Ok(Flow::Continue)
     }
 
-    /// Time of the last entry that was read, of those in the window.
+    /// Time of the last entry in the window that was read.
     pub fn last(&self) -> Option<Timestamp> {
         self.last
     }
 
-    /// Fails if entries or ranges are not sorted. They would look like duplicates, and would be left out without a message.
+    /// Fails if entries or ranges are not sorted. Without this check, entries in the wrong order would be taken for
+    /// duplicates and left out without a message.
     fn check_order(&mut self, before: Option<Timestamp>, ts: Timestamp) -> Result<()> {
         match (before, self.range_start) {
             (Some(before), _) if ts < before => {
@@ -236,7 +241,7 @@ impl Replayer {
         }
     }
 
-    /// Applies a kept transaction, which was committed at `at`.
+    /// Applies the collected operations of a transaction that was committed at `at`.
     async fn commit(&mut self, id: &str, open: Option<Open>, at: Timestamp) -> Result<()> {
         self.state.stats.transactions += 1;
         if open.as_ref().is_none_or(|open| open.torn) {
@@ -257,7 +262,7 @@ impl Replayer {
 
     async fn apply_operations(&mut self, ops: &RawArray, ts: Timestamp) -> Result<()> {
         for op in operations(ops, ts) {
-            // The operations of an applyOps can hold another one.
+            // An `applyOps` can contain another `applyOps`.
             Box::pin(self.apply_operation(&Entry::parse(op?, Some(ts))?)).await?;
         }
         Ok(())
@@ -291,7 +296,8 @@ impl Replayer {
         if coll != "system.views" {
             return self.batch.add(entry, &mut self.state).await;
         }
-        // It changes what names mean to the operations before and after it, so it is sent alone.
+        // A write to `system.views` changes which collection or view has a name, so it must not share a batch with
+        // operations before or after it.
         self.flush().await?;
         if entry.kind == Kind::Insert {
             self.ddl.make_room_for_view(db, entry, &self.state).await?;
@@ -313,7 +319,7 @@ impl Replayer {
         })
     }
 
-    /// Whether an operation may change its routing table.
+    /// Whether an operation may change the routing table that it writes to.
     async fn wants_routing(&mut self, entry: &Entry<'_>) -> Result<bool> {
         if let Some(wanted) = self.scope.wants_routing(entry) {
             return Ok(wanted);
@@ -324,13 +330,13 @@ impl Replayer {
         Ok(stored.is_some_and(|stored| self.scope.wants_stored_routing(&stored)))
     }
 
-    /// The last prepared transactions that were committed in the replayed oplog, for the other shards.
+    /// The last prepared transactions that the replayed oplog committed. The other shards need this list.
     pub fn committed(&self) -> Vec<Committed> {
         self.txns.committed()
     }
 
-    /// Applies the open transactions that another shard saw committed, in the order of their beginnings. The other open
-    /// transactions are dropped. To be called after the last range.
+    /// Applies the open transactions that another shard committed, in the order in which they began, and drops the
+    /// other open transactions. Must be called after the last range.
     pub async fn settle(&mut self, committed: &HashSet<String>) -> Result<Settled> {
         let mut settled = Settled::default();
         for (id, open) in self.txns.take_all() {
@@ -349,7 +355,7 @@ impl Replayer {
         Ok(settled)
     }
 
-    /// Ends the replay. The majority has everything when this returns.
+    /// Ends the replay, after the majority has all of its operations.
     pub async fn finish(mut self) -> Result<Replayed> {
         self.flush().await?;
         self.ddl.finish(&mut self.state).await?;

@@ -1,7 +1,7 @@
 //! Collects document operations and sends them: many in one command, several commands at the same time.
 //!
-//! A batch is spread over lanes ([`super::lanes`]), one `applyOps` each. While the lanes of one batch are applied, the next
-//! batch is collected; it is sent when the majority has every lane of the batch before it.
+//! A batch is spread over lanes ([`super::lanes`]), and each lane is one `applyOps`. While the lanes of one batch are
+//! applied, the next batch is collected. It is sent when the majority has every lane of the previous batch.
 
 use anyhow::{Context, Result};
 use tokio::task::JoinSet;
@@ -17,10 +17,12 @@ use crate::replay::send::send;
 use crate::replay::state::State;
 use crate::replay::target::Target;
 
-/// Operations of a lane that are sent in one command at most (on the average); keeps the time of a command short.
+/// How many operations of a lane are sent in one command, at most and on the average. The limit keeps each command
+/// short.
 const MOST_OPERATIONS: usize = 4000;
 
-/// Operations that were not applied yet: the collected ones, in order, and those that are being sent.
+/// Operations that are not applied yet: the collected operations in their order, and the operations that are being
+/// sent.
 #[derive(Debug)]
 pub(super) struct Batch {
     target: Target,
@@ -48,8 +50,9 @@ impl Batch {
         let tolerated = state.tolerance.includes(entry.ts);
         let collection = state.catalog.get(&key);
         if coll.starts_with(BUCKETS) && collection.is_none() && !tolerated {
-            // Neither the dump nor the oplog had buckets of that name. The server writes into such buckets if a failed
-            // creation or a half dropped series left them, and a backup that the original made does not contain them.
+            // Neither the dump nor the oplog has a bucket collection of that name. The server writes into such a bucket
+            // collection if a failed creation or a half dropped series left it behind, and a backup that the original
+            // made does not contain it.
             if state.stats.missing_collections == 0 {
                 tracing::warn!("{}.{coll} belongs to no time series of the backup: writes to it are left out", db);
             }
@@ -66,8 +69,8 @@ impl Batch {
             state.stats.add_tolerated(&report.stats);
             return Ok(());
         };
-        // The documents of a capped collection are in the order of their last insertion. An insert over the document that the
-        // dump already has would leave it at its place there.
+        // A capped collection keeps its documents in the order of their last insertion. If the dump already has the
+        // document, an insert would only replace it in place, so it is deleted first.
         let is_capped = collection.is_some_and(|collection| collection.deferred.cap.is_some());
         let delete =
             (entry.kind == Kind::Insert && tolerated && is_capped).then(|| Op::delete_before(entry, key.clone(), ns));
@@ -111,7 +114,8 @@ impl Batch {
         self.wait_for_lanes(state).await
     }
 
-    /// Waits for all lanes, also if one has failed. The error is that of the first operation that failed.
+    /// Waits for all lanes, even if one of them has failed. If several fail, the error of the earliest operation is
+    /// returned.
     async fn wait_for_lanes(&mut self, state: &mut State) -> Result<()> {
         let mut failure: Option<(usize, anyhow::Error)> = None;
         while let Some(report) = self.sending.join_next().await {

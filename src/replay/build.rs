@@ -1,4 +1,5 @@
-//! Gives the collections of the catalogue their caps, indexes and deferred options at the end (docs/format.md E.8).
+//! Sets the caps, indexes and deferred options of the catalogue's collections at the end of a restore (docs/format.md
+//! E.8).
 //!
 //! Differences to the original, on purpose: `v`, `hidden` and `prepareUnique` of an index are kept; an index follows its
 //! collection through renames; building indexes never creates a collection that does not exist any more.
@@ -33,7 +34,7 @@ pub enum CommitQuorum {
 impl FromStr for CommitQuorum {
     type Err = std::convert::Infallible;
 
-    /// A whole number means that many members, anything else is a name; nothing is the default.
+    /// A whole number is a number of members; any other text is a name. An empty text chooses no quorum.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         Ok(match text.parse() {
             _ if text.is_empty() => Self::default(),
@@ -52,8 +53,8 @@ impl CommitQuorum {
         }
     }
 
-    /// Replaces an unchosen quorum by the majority if a voting member is down or builds no indexes: the server would wait for
-    /// that member forever.
+    /// Replaces an unchosen quorum by the majority if a voting member is down or builds no indexes, because the server
+    /// would wait for that member forever.
     async fn resolve(&self, client: &Client) -> Self {
         match (self, majority::who_builds_no_indexes(client).await) {
             (Self::Unchosen, Some(who)) => {
@@ -74,9 +75,9 @@ pub struct Built {
 }
 
 impl Catalog {
-    /// Carries the catalogue out on the primary behind `client`. Each collection gets its cap, then all its indexes in one
-    /// command, then its deferred options. Can be repeated after an error. Dropping the future stops between two commands (the
-    /// server finishes an index build that has begun).
+    /// Applies the catalogue to the primary behind `client`: each collection gets its cap, then all its indexes in one
+    /// command, then its deferred options. Can be called again after an error. If the caller drops the future, the work
+    /// stops between two commands (but the server finishes an index build that has begun).
     pub async fn build(&self, client: &Client, quorum: &CommitQuorum) -> Result<Built> {
         let target = Target::new(client.clone());
         let quorum = &quorum.resolve(client).await;
@@ -105,7 +106,7 @@ impl Catalog {
                 let temporary = temporary_names::generate();
                 rename(&target, db, key, coll, &temporary).await?;
                 let completed = complete(&target, db, &temporary, (key, collection), how).await;
-                // The collection gets its name back in any case. Of two errors the first one says more.
+                // The collection gets its name back even if a step failed. If both fail, the first error explains more.
                 let renamed = rename(&target, db, key, &temporary, coll).await;
                 let count = completed?;
                 renamed?;
@@ -120,8 +121,8 @@ impl Catalog {
     }
 }
 
-/// Gives one collection, which is named `coll` at this moment, its cap, indexes and deferred options. Returns how many indexes
-/// it got.
+/// Sets the cap, indexes and deferred options of one collection, whose name at this moment is `coll`. Returns how many
+/// indexes were built.
 async fn complete(
     target: &Target,
     db: &str,
@@ -142,7 +143,8 @@ async fn complete(
     Ok(count)
 }
 
-/// Renames a collection as an entry of the oplog does: by its UUID, even if there are buckets with one of its names.
+/// Renames a collection in the form of an oplog entry: this finds it by its UUID, even if bucket collections have one
+/// of the names.
 async fn rename(target: &Target, db: &str, key: &Key, from: &str, to: &str) -> Result<()> {
     let command = rawdoc! {"renameCollection": format!("{db}.{from}"), "to": format!("{db}.{to}"), "stayTemp": false};
     let reply = target.apply_ops(Mode::InitialSync, &[&command_document(db, key, &command)]).await?;
@@ -154,19 +156,21 @@ async fn rename(target: &Target, db: &str, key: &Key, from: &str, to: &str) -> R
     }
 }
 
-/// Drops stray buckets of a collection if they are empty, and returns whether it did.
+/// Drops a bucket collection that has the name of an ordinary collection, if it is empty. Returns whether it was
+/// dropped.
 ///
-/// If a time series can't be created because a collection has its name, the server keeps the buckets of the series. They belong
-/// to nothing, but the server then takes the collection for a time series: it refuses indexes and options of the collection or
-/// gives them to the buckets, and 6.0 answers `ok` to a new cap and does nothing. If the buckets are not empty, the collection
-/// gets its indexes and options under another name.
+/// If the server can't create a time series because a collection has its name, it still keeps the buckets of the
+/// series. No series uses them, but the server then treats the collection as a time series: it refuses the collection's
+/// indexes and options or applies them to the buckets, and 6.0 answers `ok` to a new cap without setting it. If the
+/// buckets are not empty, the collection gets its indexes and options while it has another name.
 async fn drop_empty_buckets(target: &Target, db: &str, buckets: &str) -> Result<bool> {
     let found = target.run(db, doc! {"find": buckets, "limit": 1, "singleBatch": true}).await;
     let found = found.with_context(|| format!("look into {db}.{buckets}"))?;
     let empty = found.get_document("cursor").and_then(|c| c.get_array("firstBatch")).is_ok_and(Vec::is_empty);
     if empty {
         tracing::warn!("{db}.{buckets} is empty and beside a collection, the remains of a failed creation: dropped");
-        // An entry of the oplog drops the buckets. The command would drop the collection that has the series' name.
+        // The form of an oplog entry drops the buckets. The ordinary command would drop the collection that has the
+        // name of the series.
         let drop = command_document(db, &Key::name(db, buckets), &rawdoc! {"drop": buckets});
         if let Some(refusal) = target.apply_ops(Mode::InitialSync, &[&drop]).await?.refusal {
             bail!("drop {db}.{buckets}: error {}: {}", refusal.code, refusal.message);
@@ -175,7 +179,7 @@ async fn drop_empty_buckets(target: &Target, db: &str, buckets: &str) -> Result<
     Ok(empty)
 }
 
-/// Builds a collection's indexes and returns how many.
+/// Builds a collection's indexes and returns their number.
 async fn build_indexes(
     target: &Target,
     db: &str,
@@ -224,12 +228,13 @@ async fn build_indexes(
     Ok(count)
 }
 
-/// The specification to send for an index, and for which of a time series' two collections.
+/// The specification to send for an index, and whether it is for the time series or for its bucket collection.
 fn specification(index: &Index, default_collation: bool) -> (Level, Document) {
     let mut spec = index.spec.clone();
     let mut level = index.level;
     if let Some(Bson::Document(original)) = spec.remove("originalSpec") {
-        // The server wants the user's form, because the buckets' form is incomplete (partial, 2dsphere).
+        // The server needs the specification for the time series, because the one for the buckets is incomplete
+        // (partial, 2dsphere).
         let changed: Vec<_> = ["hidden", "expireAfterSeconds", "prepareUnique"]
             .into_iter()
             .map(|name| (name, spec.remove(name)))
@@ -238,7 +243,7 @@ fn specification(index: &Index, default_collation: bool) -> (Level, Document) {
         for (name, value) in changed {
             match value {
                 Some(value) => drop(spec.insert(name, value)),
-                // The creator of the index wrote it out, and it is still true.
+                // The stored specification has `false`, which is also the default, so nothing changed.
                 None if spec.get(name) == Some(&Bson::Boolean(false)) => {}
                 None => drop(spec.remove(name)),
             }
@@ -251,7 +256,7 @@ fn specification(index: &Index, default_collation: bool) -> (Level, Document) {
     (level, spec)
 }
 
-/// The collections that exist now.
+/// The names of the collections that exist on the target at the end.
 struct ExistingNames {
     by_uuid: HashMap<Key, (String, String)>,
     by_name: HashMap<Key, (String, String)>,

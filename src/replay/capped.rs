@@ -1,4 +1,4 @@
-//! Gives a collection its cap when its data is complete.
+//! Sets the cap of a collection when its data is complete.
 //!
 //! On servers from 6.0 on, a `collMod` sets the cap. Older servers have no such `collMod`, so there the collection is uncapped
 //! until its data is complete. Then its documents are copied in their order into a temporary collection, and from there into a
@@ -17,7 +17,7 @@ use crate::replay::temporary_names;
 
 const COPY_BYTES: usize = 4 << 20;
 
-/// Gives the collection `db.coll` its cap. `movable`: see
+/// Sets the cap of the collection `db.coll`. `movable` is the result of
 /// [`Catalog::can_move_caps`](super::catalog::Catalog::can_move_caps).
 pub(super) async fn set_cap(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap, movable: bool) -> Result<()> {
     if !movable {
@@ -28,7 +28,8 @@ pub(super) async fn set_cap(target: &Target, db: &str, coll: &str, key: &Key, ca
         command.insert("cappedMax", max);
     }
     target.run_with_retries(db, command).await.context("set the size of the capped collection")?;
-    // `ok` is no proof: if there are buckets with the collection's name, 6.0 takes them for the collection and does nothing.
+    // The answer `ok` does not prove that the cap is set: if bucket collections with the collection's name exist, 6.0
+    // changes nothing and answers `ok`.
     if has_cap(target, db, coll, cap).await? {
         return Ok(());
     }
@@ -42,7 +43,7 @@ async fn has_cap(target: &Target, db: &str, coll: &str, cap: Cap) -> Result<bool
     Ok(number("size").is_some_and(|size| size >= cap.size && size < WIDEST) && number("max") == cap.max)
 }
 
-/// Copies twice, because the UUID is free only when the first collection is dropped.
+/// Copies the documents twice, because the UUID becomes free only when the first collection is dropped.
 async fn recreate(target: &Target, db: &str, coll: &str, key: &Key, cap: Cap) -> Result<()> {
     let copy_name = temporary_names::generate();
     let create = doc! {"create": &copy_name, "writeConcern": {"w": "majority"}};

@@ -3,9 +3,10 @@
 //! # Overview
 //!
 //! The catalogue begins with the dump's metadata ([`Catalog::add`]), or with the server's own collections if the replay
-//! changes collections in use (`Catalog::adopt`). It follows the DDL of the oplog, and at the end [`super::build`] carries it
-//! out. Collections are kept by UUID, so a rename changes nothing, and a collection that is created again under an old name is
-//! another one. Collections without a lasting UUID (bucket collections, `system.*`, dumps without UUIDs) are kept by name.
+//! changes collections in use (`Catalog::adopt`). It follows the DDL of the oplog, and [`super::build`] applies it at
+//! the end. Collections are kept by UUID: a rename does not matter, and a collection that is created again under an old
+//! name is another collection. Collections without a lasting UUID (bucket collections, `system.*`, dumps without UUIDs)
+//! are kept by name.
 //!
 //! # Deferred options
 //!
@@ -26,12 +27,12 @@ use crate::replay::key::{Key, is_found_by_name};
 /// The largest size of a capped collection that the server accepts.
 pub const WIDEST: i64 = 1 << 50;
 
-/// Which fields of a time series an index specification names.
+/// Whether an index specification uses the fields of a time series or those of its buckets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Level {
     /// Fields of the collection's documents, or of the measurements of a time series.
     Documents,
-    /// Fields of a time series' buckets (the oplog contains these).
+    /// Fields of the buckets of a time series. Index specifications in the oplog use these.
     Buckets,
 }
 
@@ -60,18 +61,19 @@ pub struct DeferredOptions {
 /// One collection of the restore.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Collection {
-    /// `db.coll` on the target now. The oplog can rename a collection that is kept by UUID.
+    /// The present `db.coll` on the target. For a collection that is kept by UUID, the oplog can change it.
     pub ns: String,
-    /// It has a default collation, so the specification of an index without a collation must say so.
+    /// The collection has a default collation, so the specification of an index without a collation must state that it
+    /// has none.
     pub has_collation: bool,
-    /// By index name.
+    /// The indexes by their names.
     pub indexes: BTreeMap<String, Index>,
     pub deferred: DeferredOptions,
-    /// All its operations are applied in the order of the oplog, also those on different documents, because it already has a
-    /// unique index on the target ([`Catalog::keep_order`]).
+    /// Whether all operations on the collection are applied in the order of the oplog, including operations on
+    /// different documents. True if it already has a unique index on the target ([`Catalog::keep_order`]).
     pub in_order: bool,
-    /// If it was in use before the replay: its indexes then. Such a collection changes its options and loses indexes when the
-    /// oplog says so, and only new indexes are built at the end.
+    /// The indexes that the collection had before the replay, if it was in use then. Option changes and index drops
+    /// from the oplog are applied to such a collection at once, and only new indexes are built at the end.
     pub existing_indexes: Option<BTreeMap<String, Index>>,
 }
 
@@ -79,9 +81,10 @@ pub struct Collection {
 #[derive(Debug, Clone)]
 pub struct Catalog {
     collections: BTreeMap<Key, Collection>,
-    /// The server can change the cap of a collection (6.0 and newer).
+    /// Whether the server can change the cap of a collection (6.0 and newer).
     movable_caps: bool,
-    /// Every `collMod` that doesn't ask for `recordPreImages` switches it off (measured on 5.0.4; 6.0 has no such option).
+    /// Whether every `collMod` without `recordPreImages` switches that option off (measured on 5.0.4; 6.0 has no such
+    /// option).
     pre_images_by_request: bool,
 }
 
@@ -107,8 +110,8 @@ impl Catalog {
 
     /// Adds a namespace of the dump and returns the options to create it with before its data is loaded.
     ///
-    /// The caller creates a collection without UUID in `meta` without one, and inserts the documents of a collection that is
-    /// (or will be) capped in their order.
+    /// For a collection without UUID in `meta`, the caller leaves the choice of the UUID to the server. The caller
+    /// inserts the documents of a collection that is (or will be) capped in their order.
     pub fn add(&mut self, meta: &NamespaceMeta) -> Document {
         let mut options = meta.options.clone();
         if meta.kind == NamespaceKind::View {
@@ -129,9 +132,10 @@ impl Catalog {
         options
     }
 
-    /// Marks a collection whose indexes exist on the target while the oplog is replayed; to be called after [`Catalog::add`].
-    /// (A restore builds the indexes after the replay.) If one of them is unique, the operations on the collection are applied
-    /// strictly in order, because a document has to lose a value before another document gets it.
+    /// Must be called after [`Catalog::add`] for a collection whose indexes exist on the target while the oplog is
+    /// replayed. (A restore builds the indexes after the replay.) If one of its indexes is unique, the operations on
+    /// the collection are applied strictly in order, because a document has to lose a value before another document
+    /// gets it.
     pub fn keep_order(&mut self, meta: &NamespaceMeta) {
         if let Some(collection) = self.collections.get_mut(&key_of(meta))
             && has_unique_index(meta.indexes.iter().flatten())
@@ -155,8 +159,8 @@ impl Catalog {
         self.collections.insert(key, collection);
     }
 
-    /// Removes the deferred options from `options` (a `create` command or the options of `listCollections`). The collection is
-    /// created with the remaining ones.
+    /// Removes the deferred options from `options` (a `create` command or the options of `listCollections`) and returns
+    /// them. The collection is created with the remaining options.
     fn defer_options(&self, options: &mut Document) -> DeferredOptions {
         let mut deferred = DeferredOptions::default();
         let take = |options: &mut Document, name: &str| options.remove(name).filter(|value| value != &Bson::Null);
@@ -183,7 +187,8 @@ impl Catalog {
         self.collections.contains_key(key)
     }
 
-    /// Adds a collection that the oplog creates, in place of an older one with this key. Returns the command to create it with.
+    /// Adds a collection that the oplog creates. It replaces an older collection with the same key. Returns the command
+    /// that creates it.
     pub(super) fn create(&mut self, key: Key, ns: String, command: &Document) -> Document {
         let mut command = command.clone();
         let deferred = self.defer_options(&mut command);
@@ -230,7 +235,8 @@ impl Catalog {
         }
     }
 
-    /// Removes an index; `*` means all. Returns the indexes that a collection in use has, to be dropped now.
+    /// Removes an index, or all indexes for `*`. Returns the indexes to drop now, which exist if the collection is in
+    /// use.
     pub(super) fn remove_index(&mut self, key: &Key, name: &str) -> Vec<String> {
         let Some(collection) = self.collections.get_mut(key) else { return Vec::new() };
         let is_meant = |other: &String| name == "*" || name == other;
@@ -241,7 +247,7 @@ impl Catalog {
         removed
     }
 
-    /// Follows a `collMod`, and returns the part of it that has to be applied now.
+    /// Applies a `collMod` to the catalogue, and returns the part that has to be sent to the server now.
     pub(super) fn modify(&mut self, key: &Key, command: &Document) -> Option<Document> {
         let mut command = command.clone();
         let index = command.remove("index");
@@ -291,7 +297,7 @@ impl Collection {
         }
     }
 
-    /// Indexes that a collection in use has in an outdated form.
+    /// Names of the indexes that exist on the target in an outdated form, if the collection is in use.
     pub(super) fn outdated_indexes(&self) -> Vec<&str> {
         let existing = self.existing_indexes.iter().flatten();
         existing
@@ -341,7 +347,7 @@ fn key_of(meta: &NamespaceMeta) -> Key {
     }
 }
 
-/// Whether two indexes are the same. Documents are equal in any order of their fields, but the order of an index's key matters.
+/// Whether two indexes are equal. The order of the fields matters in an index's key, but not in other documents.
 fn is_same(a: &Index, b: &Index) -> bool {
     let fields = |index: &Index| -> Vec<String> {
         index.spec.get_document("key").map(|key| key.keys().cloned().collect()).unwrap_or_default()
@@ -349,7 +355,7 @@ fn is_same(a: &Index, b: &Index) -> bool {
     a == b && fields(a) == fields(b)
 }
 
-/// Whether an index, other than that of `_id`, lets no two documents have the same value.
+/// Whether an index, except the one on `_id`, forbids that two documents have the same value.
 fn has_unique_index<'a>(mut specs: impl Iterator<Item = &'a Document>) -> bool {
     let set = |spec: &Document, name| spec.get(name).is_some_and(is_true);
     specs.any(|spec| !is_id_index(spec) && (set(spec, "unique") || set(spec, "prepareUnique")))
@@ -377,7 +383,7 @@ pub(super) fn integer(value: &Bson) -> Option<i64> {
     match value {
         Bson::Int32(value) => Some(i64::from(*value)),
         Bson::Int64(value) => Some(*value),
-        // Whole numbers that a shell sent as doubles; a fraction is cut as the server does.
+        // A shell sends whole numbers as doubles. A fraction is cut off, as the server does it.
         Bson::Double(value) => Some(*value as i64),
         _ => None,
     }
@@ -460,7 +466,8 @@ mod tests {
             assert!(!catalog.get(&Key::uuid(UUID)).unwrap().in_order, "a restore builds them afterwards");
             catalog.keep_order(&meta);
             assert_eq!(catalog.get(&Key::uuid(UUID)).unwrap().in_order, in_order, "{spec}");
-            // Creating it again changes nothing while it exists. Dropped and created, it has no indexes.
+            // While the collection exists, creating it again changes nothing. After it was dropped and created again,
+            // it has no indexes.
             let creation = doc! {"create": "c"};
             let _ = catalog.create(Key::uuid(UUID), "shop.c".into(), &creation);
             assert_eq!(catalog.get(&Key::uuid(UUID)).unwrap().in_order, in_order, "{spec}");
@@ -555,7 +562,7 @@ mod tests {
         let specs = ["same", "ttl", "gone", "order"].map(index).to_vec();
         catalog.adopt("shop", "c", UUID, &doc! {"capped": true, "size": 4096, "expireAfterSeconds": 5}, specs);
         let key = Key::uuid(UUID);
-        // Its options are changed at once, not at the end.
+        // Its options are changed at once and not at the end.
         assert_eq!(catalog.get(&key).unwrap().deferred, DeferredOptions::default());
         let change = doc! {"collMod": "c", "expireAfterSeconds": "off", "index": {"name": "ttl", "hidden": true}};
         assert_eq!(catalog.modify(&key, &change), Some(doc! {"collMod": "c", "expireAfterSeconds": "off"}));

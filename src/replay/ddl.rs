@@ -21,7 +21,7 @@ use crate::replay::temporary_names;
 pub(super) struct Ddl {
     target: Target,
     names: Names,
-    /// What is restored. A collection without a selected name has a temporary one.
+    /// The selection of the restore. A collection whose name is not selected gets a temporary name.
     selection: Selection,
 }
 
@@ -58,12 +58,12 @@ impl Ddl {
         }
     }
 
-    /// Prepares the insertion of a document into `system.views`.
+    /// Does what must be done before a document is inserted into `system.views`.
     pub(super) async fn make_room_for_view(&mut self, db: &str, insert: &Entry<'_>, state: &State) -> Result<()> {
         self.names.make_room_for_view(&state.catalog, db, insert).await
     }
 
-    /// Drops the collections that have a temporary name at the end of the oplog.
+    /// Drops the collections that still have a temporary name at the end of the oplog.
     ///
     /// # Errors
     /// The dump and the oplog do not belong together.
@@ -111,20 +111,21 @@ impl Ddl {
 
     async fn drop_collection(&mut self, db: &str, coll: &str, entry: &Entry<'_>, state: &mut State) -> Result<()> {
         if coll == "system.views" {
-            // The source had no view and no time series then. The server refuses the drop while it has one.
+            // When the source created this collection, its database had no view and no time series. The server refuses
+            // to drop the collection while one exists.
             for (name, occupant) in self.target.list(db, doc! {}).await? {
                 if self.selection.wants(db, &name) {
                     self.names.drop_view(&state.catalog, db, &name, &occupant).await?;
                 }
             }
             if !self.selection.wants_database(db) {
-                // The collection also has the views that are not selected.
+                // The collection also contains views that are not selected, so it stays.
                 return Ok(());
             }
             self.names.forget_views(db);
         }
         if (db, coll) == ("config", "settings") {
-            // The cluster is in use, so the settings of its balancer stay, and all other settings are deleted.
+            // The cluster is in use, so the settings of its balancer stay. All other settings are deleted.
             let others = doc! { "q": { "_id": { "$nin": &SWITCHES[..] } }, "limit": 0 };
             let delete = doc! { "delete": coll, "deletes": [others], "writeConcern": { "w": "majority" } };
             return self.target.run_with_retries(db, delete).await.map(drop).context("empty config.settings");
@@ -153,7 +154,8 @@ impl Ddl {
         if let Some(uuid) = drop_target
             && state.catalog.knows(&Key::uuid(uuid))
         {
-            // The rename would drop the collection that has the name now, which may be another one.
+            // The rename would drop whichever collection has the name now. That may be a different collection, so the
+            // intended one is dropped by UUID.
             self.names.drop_by_uuid(&mut state.catalog, to_db, to_coll, uuid).await?;
         }
         let key = state.key(from_db, from_coll, entry.ui);
@@ -176,12 +178,13 @@ impl Ddl {
         self.names.expect(to_db, to_coll, uuid).await
     }
 
-    /// A temporary name if `db.coll` is not selected: the target may have another collection of that name.
+    /// Returns a temporary name if `db.coll` is not selected: the target may have another collection of that name.
     fn temporary_name(&self, db: &str, coll: &str) -> Option<String> {
         (!self.selection.wants(db, coll)).then(temporary_names::generate)
     }
 
-    /// Gives a collection that leaves the selection a temporary name. A later rename can bring it back.
+    /// Gives a temporary name to a collection whose new name is not selected. A later rename can give it a selected
+    /// name.
     async fn hide(&mut self, key: &Key, db: &str, temporary: &str, state: &mut State) -> Result<()> {
         let Some(collection) = state.catalog.get(key) else { return Ok(()) };
         let from = collection.ns.clone();
@@ -193,7 +196,7 @@ impl Ddl {
         self.names.rename(&mut state.catalog, key, &rename, (db, &to)).await
     }
 
-    /// Drops the collections without a selected name: they are not part of the restore.
+    /// Drops the collections that have no selected name at the end, because they are not part of the restore.
     async fn drop_unselected(&mut self, state: &mut State) -> Result<()> {
         if self.selection.is_everything() {
             return Ok(());
@@ -228,7 +231,7 @@ impl Ddl {
         let op = command_document(db, &key, &command);
         let reply = self.target.apply_ops(Mode::ApplyOps, &[&op]).await?;
         match &reply.refusal {
-            // Granularity can only become coarser. The dump has seen a coarser one already.
+            // The granularity can only become coarser, so the dump already contains a coarser one.
             Some(refusal)
                 if refusal.code == code::INVALID_OPTIONS
                     && changes_granularity
@@ -273,7 +276,7 @@ impl Ddl {
     }
 }
 
-/// Whether a collection that the target has with this UUID was not loaded by this restore. Such a collection is in a state
+/// Whether the target has a collection with this UUID that this restore did not load. The state of such a collection is
 /// later than this entry.
 fn is_from_later(key: &Key, state: &State) -> bool {
     state.catalog.get(key).is_none_or(|collection| collection.existing_indexes.is_some())
@@ -283,8 +286,8 @@ fn encode(command: &Document) -> Result<RawDocumentBuf> {
     text::encode(command).context("write the options")
 }
 
-/// Deletes every document of a collection. The collection is found by its UUID, because a view of a later time may hide its
-/// name.
+/// Deletes every document of a collection. It finds the collection by its UUID, because a view that was created later
+/// may have the same name.
 async fn delete_by_uuid(target: &Target, ns: &str, uuid: [u8; 16]) -> Result<()> {
     const BATCH: usize = 1000;
     let db = ns.split_once('.').map_or(ns, |(db, _)| db);

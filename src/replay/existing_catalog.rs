@@ -1,4 +1,4 @@
-//! The catalogue of a replay onto collections that are in use, read from the server.
+//! Reads the catalogue from the server, for a replay that changes collections in use.
 
 use anyhow::{Context, Result};
 use bson::{Document, Uuid, doc};
@@ -31,7 +31,7 @@ pub async fn read(client: &Client, server_major: i32) -> Result<Catalog> {
     Ok(catalog)
 }
 
-/// The indexes of a collection; `None` if it has been dropped meanwhile.
+/// The indexes of a collection, or `None` if it was dropped while the catalogue was read.
 async fn read_indexes(database: &Database, coll: &str) -> Result<Option<Vec<Document>>> {
     let failed = || format!("list the indexes of {}.{coll}", database.name());
     match listing::documents(database, doc! {"listIndexes": coll}).await {

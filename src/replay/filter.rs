@@ -1,7 +1,7 @@
-//! Which operations a restore applies: a pure rule from an operation to yes or no.
+//! Decides which operations a restore applies. The decision depends only on the operation and the scope.
 //!
-//! Source: docs/format.md E.6.3. The original applies the signing keys of the other cluster (`admin.system.keys`); we skip
-//! them on purpose.
+//! Source: docs/format.md E.6.3. Unlike the original, we do not apply the signing keys of the other cluster
+//! (`admin.system.keys`).
 
 use std::collections::HashSet;
 
@@ -21,19 +21,20 @@ pub struct Scope {
     /// The UUID of the source's `config.system.sessions`, whose chunks are not applied.
     pub sessions: Option<bson::Uuid>,
     pub selection: Selection,
-    /// For a selection: users and roles of the databases that are selected as a whole are replayed, too.
+    /// For a selection: whether users and roles of databases that are selected as a whole are replayed, too.
     pub users: bool,
-    /// Collections (by UUID) that get a selected name later: all their operations are replayed.
+    /// UUIDs of collections that get a selected name later. All their operations are replayed.
     pub followed: HashSet<[u8; 16]>,
-    /// For a selection on a config server.
+    /// For a selection on a config server: the part of the routing that may change.
     pub routing: OwnRouting,
 }
 
 impl Scope {
-    /// Whether an operation is applied. An `applyOps` always is, because its operations are judged one by one. `is_restored`
-    /// means that the operation changes a collection of the restore, whatever name that has.
+    /// Whether an operation is applied. An `applyOps` is always applied, because its operations are checked one by one.
+    /// `is_restored` means that the operation changes a collection of the restore, even if the collection has another
+    /// name now.
     ///
-    /// Operations on routing tables need [`Scope::wants_routing`], too.
+    /// For an operation on a routing table, call [`Scope::wants_routing`], too.
     pub fn wants(&self, entry: &Entry<'_>, command: Option<&Command<'_>>, is_restored: bool) -> bool {
         let (db, coll) = entry.split_ns();
         match command {
@@ -66,7 +67,8 @@ impl Scope {
         }
     }
 
-    /// Whether an operation that the scope wants may change its routing table; `None` if only the stored document shows it.
+    /// Whether an operation that passed [`Scope::wants`] may change its routing table. `None` means that only the
+    /// stored document can decide it.
     pub(super) fn wants_routing(&self, entry: &Entry<'_>) -> Option<bool> {
         if self.selection.is_everything() || entry.kind == Kind::Command || !self.is_routing(entry) {
             return Some(true);
@@ -74,12 +76,12 @@ impl Scope {
         self.routing.includes_operation(entry, &self.selection)
     }
 
-    /// As [`Scope::wants_routing`], from the stored document.
+    /// Decides the same as [`Scope::wants_routing`], from the stored document.
     pub(super) fn wants_stored_routing(&self, document: &RawDocument) -> bool {
         self.routing.includes_document(document, &self.selection) == Some(true)
     }
 
-    /// The operation changes a document of the cluster's routing tables.
+    /// Whether the operation changes a document of the cluster's routing tables.
     fn is_routing(&self, entry: &Entry<'_>) -> bool {
         let tables = ["config.databases", "config.collections", "config.chunks", "config.tags"];
         self.config_server && tables.contains(&entry.ns)
@@ -90,7 +92,8 @@ impl Scope {
         self.selection.is_everything() || self.users && self.selection.wants_database(db)
     }
 
-    /// The operation changes the routing of `config.system.sessions`, a collection that every cluster creates for itself.
+    /// Whether the operation changes the routing of `config.system.sessions`, a collection that every cluster creates
+    /// for itself.
     fn is_foreign_routing(&self, entry: &Entry<'_>) -> bool {
         match entry.ns {
             "config.collections" => text_id(entry) == Some("config.system.sessions"),
@@ -123,7 +126,7 @@ impl Scope {
     }
 }
 
-/// Settings, by `_id`, that control the running cluster, so a restore leaves them as they are.
+/// Settings (by `_id`) that control the running cluster. A restore does not change them.
 pub const SWITCHES: [&str; 2] = ["balancer", "automerge"];
 
 fn is_balancer_switch(entry: &Entry<'_>) -> bool {

@@ -1,4 +1,5 @@
-//! Finds out which names an oplog creates, renames or drops, before the oplog is replayed. A restore needs them twice:
+//! Finds out, before the oplog is replayed, which names it creates, renames or drops. A restore needs them for two
+//! purposes:
 //!
 //! - Some collections, views and time series of the target conflict with the replay: the oplog creates, renames or drops their
 //!   names or their UUIDs. They are newer than the restored moment, so a restore drops them.
@@ -17,8 +18,8 @@ use crate::replay::key::lasting_uuid;
 use crate::replay::op::document_id;
 use crate::replay::own_routing::collection_uuid;
 
-/// The namespaces of the target before the restore, by name and by UUID. Only these are looked up while the oplog is read, so
-/// reading a long oplog needs no more memory than the target's own namespaces do.
+/// The namespaces of the target before the restore, by name and by UUID. While the oplog is read, only names of these
+/// namespaces are recorded, so even a long oplog needs no more memory than the list of the target's namespaces.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Present {
     /// Collections, buckets, views and time series, by database and name. Views and time series have no UUID.
@@ -44,14 +45,14 @@ impl Present {
         self.names.get(db).is_some_and(|names| names.contains_key(coll))
     }
 
-    /// Everything in a database; with `views` only its views and time series.
+    /// The names of all namespaces in a database, or only of its views and time series if `views` is true.
     fn of_database(&self, db: &str, views: bool) -> impl Iterator<Item = &str> {
         let all = self.names.get(db).into_iter().flatten();
         all.filter(move |(_, uuid)| !views || uuid.is_none()).map(|(coll, _)| coll.as_str())
     }
 }
 
-/// The selection and the target's namespaces, for which an oplog is searched.
+/// The selection and the target's namespaces. The oplog is searched for them.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     pub selection: &'a Selection,
@@ -69,16 +70,16 @@ pub struct Followed {
     /// For a selective restore: UUIDs of the sharded collections that have a selected name according to a config server's
     /// oplog.
     pub sharded: HashSet<[u8; 16]>,
-    /// For a selective restore: databases, selected in part or as a whole, that move to another primary shard.
+    /// For a selective restore: databases that move to another primary shard and are selected, in part or as a whole.
     pub moved: BTreeSet<String>,
     /// Databases that are dropped, or in which a collection is created: the oplog decides what they contain after the replay.
     /// For a config server, also the databases that its oplog adds to the cluster or removes from it.
     pub databases: BTreeSet<String>,
-    /// Namespaces of the target (database and name) whose names the oplog creates, renames or drops. The replay begins before
-    /// these entries, so the target's present namespaces would conflict with it.
+    /// Namespaces of the target (database and name) whose names the oplog creates, renames or drops. The replay begins
+    /// before these entries, so these namespaces would conflict with it.
     pub named: BTreeSet<(String, String)>,
-    /// Namespaces of the target (database and name) that have the UUID of such a collection under another name → the name in
-    /// the oplog.
+    /// Namespaces of the target (database and name) that have the UUID of a collection in the oplog but another name,
+    /// each with the name in the oplog.
     pub renamed: BTreeMap<(String, String), String>,
 }
 
@@ -94,10 +95,10 @@ impl Followed {
         self.renamed.extend(other.renamed);
     }
 
-    /// Looks at one entry that will be replayed.
+    /// Records what one entry creates, renames or drops, if the entry will be replayed.
     ///
     /// # Errors
-    /// The entry can't be read, or is a command that can't be replayed.
+    /// The entry can't be read, or it is a command that can't be replayed.
     pub fn see(&mut self, entry: &Entry<'_>, asked: Asked<'_>) -> Result<()> {
         match entry.kind {
             Kind::Command => return self.see_command(entry, asked),
@@ -133,7 +134,7 @@ impl Followed {
         match entry.command()? {
             Command::Create { coll } => {
                 self.add_database(db);
-                // Buckets go with their series.
+                // The bucket collection of a time series is treated like the series.
                 let plain = coll.strip_prefix(BUCKETS).unwrap_or(coll);
                 if selection.wants(db, plain) {
                     let ns = format!("{db}.{plain}");
@@ -143,7 +144,7 @@ impl Followed {
                 }
             }
             Command::Drop { coll: "system.views" } => {
-                // Without this collection the database has no views and no time series.
+                // Dropping `system.views` removes all views and time series of the database.
                 for coll in asked.present.of_database(db, true).filter(|coll| selection.wants(db, coll)) {
                     self.add_name(&format!("{db}.{coll}"), asked);
                 }
@@ -198,15 +199,15 @@ impl Followed {
         }
     }
 
-    /// Records that a collection gets this selected name. Without a selection no names are recorded, because there may be very
-    /// many.
+    /// Records that a collection gets this name, if the name is selected. Without a selection nothing is recorded,
+    /// because there may be very many names.
     fn add_creation(&mut self, ns: &str, asked: Asked<'_>) {
         if !asked.selection.is_everything() {
             self.creates.insert(ns.to_owned());
         }
     }
 
-    /// Records the target's namespaces with this name: a collection or a view, or a time series and its buckets.
+    /// Records the target's namespaces that have this name: a collection, a view, or a time series and its buckets.
     fn add_name(&mut self, ns: &str, asked: Asked<'_>) {
         let Some((db, coll)) = ns.split_once('.') else { return };
         let plain = coll.strip_prefix(BUCKETS).unwrap_or(coll);
@@ -217,7 +218,7 @@ impl Followed {
         }
     }
 
-    /// Records the target's collection with this UUID if its name there is not `ns`.
+    /// Records the target's collection that has this UUID, if its name there is not `ns`.
     fn add_uuid(&mut self, uuid: Option<Uuid>, ns: &str, asked: Asked<'_>) {
         let present = uuid.and_then(|uuid| asked.present.uuids.get(&uuid.bytes()));
         if let Some(present) = present.filter(|(db, coll)| ns.split_once('.') != Some((db, coll))) {
@@ -294,7 +295,8 @@ mod tests {
         }
     }
 
-    /// Which of the target's namespaces conflict with an oplog: by name, by UUID, as views and as a whole database.
+    /// Namespaces of the target that conflict with an oplog are found by name, by UUID, as views, and as a whole
+    /// database.
     #[test]
     fn namespaces_of_the_target_with_names_or_uuids_of_the_oplog_are_found() {
         let [a, b, c, d] = [(); 4].map(|()| Uuid::new());
@@ -322,7 +324,7 @@ mod tests {
         let buckets = on("shop", Uuid::new(), rawdoc! {"create": "system.buckets.series"});
         let cases: [(RawDocumentBuf, &[&str], &[&str]); 10] = [
             (on("shop", a, rawdoc! {"create": "made"}), &["shop.made"], &[]),
-            // Another collection of that name, and one that was renamed since.
+            // The target has another collection of that name, and the collection itself was renamed later.
             (on("shop", b, rawdoc! {"create": "made"}), &["shop.made"], &["shop.away"]),
             (on("shop", b, rawdoc! {"drop": "before"}), &[], &["shop.away"]),
             (rename(b, "shop.from", "shop.to"), &["shop.from", "shop.to"], &["shop.away"]),

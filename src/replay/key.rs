@@ -8,7 +8,7 @@ use crate::layout::BUCKETS;
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Key {
     Uuid([u8; 16]),
-    /// `db.coll`, the bucket collection for a time series.
+    /// `db.coll`. For a time series it is the name of the bucket collection.
     Name(String),
 }
 
@@ -21,7 +21,7 @@ impl Key {
         Self::Name(format!("{db}.{coll}"))
     }
 
-    /// The UUID, unless there is none or the collection is found by its name.
+    /// Returns the UUID as the key, or the name if there is no UUID or the collection is found by its name.
     pub fn of(db: &str, coll: &str, uuid: Option<Uuid>) -> Self {
         match lasting_uuid(db, coll, uuid) {
             Some(uuid) => Self::uuid(uuid),
@@ -30,12 +30,12 @@ impl Key {
     }
 }
 
-/// The UUID, unless the collection is found by its name.
+/// Returns the UUID, or `None` if the collection is found by its name.
 pub fn lasting_uuid(db: &str, coll: &str, uuid: Option<Uuid>) -> Option<Uuid> {
     uuid.filter(|_| !is_found_by_name(db, coll))
 }
 
-/// True if operations on this collection find it by its name, false if by its UUID.
+/// Whether operations on this collection find it by its name. Otherwise they find it by its UUID.
 ///
 /// The UUIDs of these collections differ from cluster to cluster, and none of them can be renamed. The original finds those of
 /// `config` and `system.js` by UUID, but a restore does not always give them their old UUID.

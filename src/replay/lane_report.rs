@@ -1,6 +1,6 @@
-//! What the server answered to the operations of one lane: which answers are tolerated, and which are errors.
+//! Judges the server's answers to the operations of one lane: some are tolerated, others are errors.
 //!
-//! [`super::apply`] (Consistency) says why.
+//! The section "Consistency" of [`super::apply`] explains which ones, and why.
 
 use anyhow::{Result, bail};
 use bson::Timestamp;
@@ -11,7 +11,8 @@ use crate::replay::key::Key;
 use crate::replay::op::Op;
 use crate::replay::stats::{Stats, Tolerance};
 
-/// An operation met a newer document: another `_id` that is equal by collation, or one that would grow over 16 MB.
+/// Errors of operations that met newer data: another `_id` is equal by collation, or the document would grow over 16
+/// MB.
 const SUPERSEDED: &[i32] = &[
     code::ID_WOULD_CHANGE,
     code::IMMUTABLE_FIELD,
@@ -28,7 +29,8 @@ pub(super) struct LaneReport {
     pub(super) stats: Stats,
     /// Collections that the target does not have.
     pub(super) missing_collections: Vec<Key>,
-    /// The operation that could not be applied, by its position in the batch. The lane ends before it.
+    /// The error of the operation that could not be applied, and its position in the batch. The lane ends before this
+    /// operation.
     pub(super) failure: Option<(usize, anyhow::Error)>,
 }
 
@@ -37,7 +39,8 @@ impl LaneReport {
         Self { tolerance, stats: Stats::default(), missing_collections: Vec::new(), failure: None }
     }
 
-    /// The data may be newer than the operation: the dump is, or the operation was sent before.
+    /// Whether the data may be newer than the operation, because the dump is newer or because the operation was already
+    /// sent before.
     fn tolerates(&self, ts: Timestamp, resent: bool) -> bool {
         resent || self.tolerance.includes(ts)
     }
@@ -114,7 +117,7 @@ mod tests {
             (code::ID_WOULD_CHANGE, 6, false, false),
             (code::ID_WOULD_CHANGE, 6, true, true),
             (NAMESPACE_NOT_FOUND, 5, false, true),
-            // A repetition does not remove a collection.
+            // Sending an operation again does not remove a collection, so the error is not tolerated.
             (NAMESPACE_NOT_FOUND, 6, true, false),
             (code::UNAUTHORIZED, 5, true, false),
         ] {

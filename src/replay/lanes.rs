@@ -1,7 +1,8 @@
-//! Which operations may be applied at the same time: a pure rule from an operation to its lane.
+//! Decides which operations may be applied at the same time, by assigning each operation to a lane.
 //!
-//! Within a lane the operations are applied in the order of the oplog; between two lanes there is no order. All operations on
-//! one document are in one lane, so each document goes through its states in their order. Some collections need more order:
+//! Within a lane the operations are applied in the order of the oplog. Between two lanes there is no order. All
+//! operations on one document are in one lane, so each document goes through its states in their order. Some
+//! collections need a stricter order:
 //!
 //! | collection | lane | why |
 //! |---|---|---|
@@ -12,7 +13,7 @@
 //! | not in the catalogue, or a document without `_id` | one | nothing is known |
 //! | all of `admin` and `config`, every `system.js` | one for all of them | users, routing: documents refer to each other |
 //!
-//! An operation on `system.views` is sent alone, because it changes what a name means.
+//! An operation on `system.views` is sent alone, because it changes which collection or view has a name.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -20,7 +21,7 @@ use crate::raw::{Field, fields, kind};
 use crate::replay::catalog::Collection;
 use crate::replay::key::Key;
 
-/// The lane, below `lanes`, of an operation on the document `id` of `db.coll`.
+/// Returns the lane of an operation on the document `id` of `db.coll`: a number below `lanes`.
 pub(super) fn lane(
     db: &str,
     coll: &str,
@@ -48,8 +49,9 @@ pub(super) fn lane(
     usize::try_from(hasher.finish() % lanes as u64).unwrap_or_default()
 }
 
-/// Hashes an `_id`. Values that are equal to the index of `_id` (without a collation) have equal hashes: numbers of all types
-/// are compared by value, strings and symbols by their bytes, documents and arrays element by element.
+/// Hashes an `_id`. Two values have equal hashes if the index of `_id` (without a collation) treats them as equal:
+/// numbers of all types are compared by value, strings and symbols by their bytes, documents and arrays element by
+/// element.
 fn hash_id(value: &Field<'_>, into: &mut impl Hasher) {
     match value.kind {
         kind::INT32 | kind::INT64 | kind::DOUBLE | kind::DECIMAL => hash_number(as_double(value), into),
@@ -64,7 +66,7 @@ fn hash_id(value: &Field<'_>, into: &mut impl Hasher) {
         kind::OBJECT_ID | kind::BINARY | kind::DATE | kind::TIMESTAMP | kind::BOOLEAN => {
             (value.kind, value.value).hash(into)
         }
-        // Other types are rare as an `_id`: all have the same hash.
+        // Other types are rare as an `_id`, so all of them share one hash.
         _ => 0_u8.hash(into),
     }
 }
@@ -77,13 +79,13 @@ fn as_double(value: &Field<'_>) -> f64 {
             let decimal = value.value.try_into().map(bson::Decimal128::from_bytes);
             decimal.ok().and_then(|decimal| decimal.to_string().parse().ok()).unwrap_or(f64::NAN)
         }
-        // Rounding is a function of the value, so equal numbers stay equal.
+        // Equal numbers are rounded to the same value, so their hashes stay equal.
         _ => value.integer().map_or(f64::NAN, |number| number as f64),
     }
 }
 
 fn hash_number(value: f64, into: &mut impl Hasher) {
-    // 0.0 and -0.0 are equal, and so are all values that are no number.
+    // The server treats 0.0 and -0.0 as equal, and all NaN values as equal.
     let value = if value.is_nan() { f64::NAN } else { value + 0.0 };
     (1_u8, value.to_bits()).hash(into);
 }
@@ -127,11 +129,11 @@ mod tests {
         for (db, coll, collection) in cases {
             assert_eq!(lanes_used(db, coll, collection.as_ref()), 1, "{db}.{coll} {collection:?}");
         }
-        // These refer to each other.
+        // Documents of these collections refer to each other.
         let one = |db, coll| lane_of(db, coll, None, &Bson::Int32(1));
         assert_eq!(one("config", "chunks"), one("config", "collections"));
         assert_eq!(one("admin", "system.users"), one("admin", "system.roles"));
-        // Without `_id`.
+        // A document without `_id`.
         let key = Key::name("shop", "orders");
         let without = lane("shop", "orders", &key, Some(&plain), None, LANES);
         assert_eq!(without, lane("shop", "orders", &key, None, None, LANES));

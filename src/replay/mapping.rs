@@ -1,17 +1,18 @@
-//! Gives the collections of a clone other names and UUIDs, in the namespaces of a backup and in its oplog.
+//! Gives new names and UUIDs to the collections of a clone, in the namespaces of a backup and in its oplog.
 //!
-//! All later steps see the new names only, so a clone is a restore whose selection is the new names.
+//! All later steps see only the new names, so for them a clone is a restore whose selection consists of the new names.
 //!
 //! # Names
 //!
-//! The mapping is one to one, so that no other collection can be mistaken for a clone: if the backup already has the name that
-//! a clone gets, the collection of that name gets the name that became free. This holds for databases and, within each source
-//! database, for collections. All collections of a source database go to one other database, because a collection can get a
-//! cloned name later, by a rename, and then has to be in that database.
+//! The mapping is one to one, so that no other collection can be mistaken for a clone: if a clone gets a name that
+//! another collection of the backup has, that other collection gets the name that became free. This holds for databases
+//! and, within each source database, for collections. All collections of a source database go to the same other
+//! database, because a later rename can give any of them a cloned name, and then it has to be in that database.
 //!
 //! # UUIDs
 //!
-//! Each UUID becomes another one, because the source may still exist. The new UUIDs are random, and the same within one mapping.
+//! Each UUID is replaced by a new one, because the source collection may still exist. The new UUIDs are random, but
+//! within one mapping an old UUID always gets the same new one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -22,23 +23,23 @@ use bson::{RawDocument, RawDocumentBuf, Uuid};
 use crate::layout::BUCKETS;
 use crate::raw::{Field, Malformed, New, find, rewrite};
 
-/// A collection that is cloned, or its clone; with `None` a whole database.
+/// The namespace of a collection that is cloned, or of its clone. `None` stands for all collections of the database.
 pub type Place = (String, Option<String>);
 
-/// Old names and UUIDs, and the new ones.
+/// Maps old names and UUIDs to new ones.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mapping {
     databases: Names,
-    /// Of each source database.
+    /// The new collection names, for each source database.
     collections: BTreeMap<String, Names>,
     salt: [u8; 16],
 }
 
-/// Old name → new name. Other names stay as they are.
+/// Old names and their new names. A name that is not listed stays as it is.
 type Names = BTreeMap<String, String>;
 
 impl Mapping {
-    /// In each pair the first namespace is renamed to the second.
+    /// Builds the mapping that renames the first namespace of each pair to the second one.
     ///
     /// # Errors
     /// Two of the pairs contradict each other.
@@ -111,7 +112,7 @@ impl Mapping {
         let mut bytes = [0; 16];
         bytes[..8].copy_from_slice(&half(0));
         bytes[8..].copy_from_slice(&half(1));
-        // RFC 4122, version 4: the server accepts no other.
+        // RFC 4122, version 4: the server accepts no other version.
         bytes[6] = bytes[6] & 0x0f | 0x40;
         bytes[8] = bytes[8] & 0x3f | 0x80;
         Uuid::from_bytes(bytes)
@@ -124,7 +125,7 @@ impl Mapping {
     pub fn entry(&self, raw: RawDocumentBuf) -> Result<RawDocumentBuf> {
         let ns = find(&raw, "ns").and_then(|ns| ns.text());
         let db = ns.and_then(|ns| ns.split_once('.')).map_or("", |(db, _)| db);
-        // A transaction can be about any database.
+        // An entry on `admin` can be a transaction, whose operations can concern any database.
         if db != "admin" && !self.touches(db) {
             return Ok(raw);
         }
@@ -165,7 +166,7 @@ impl Mapping {
         })
     }
 
-    /// A document of `system.views`, or a change of one.
+    /// Renames the names in a document of `system.views`, or in a change of one.
     fn view(&self, db: &str, view: &RawDocument) -> Result<RawDocumentBuf, Malformed> {
         rewrite(view, |field| {
             Ok(match (field.name, field.text()) {
@@ -181,7 +182,8 @@ impl Mapping {
     }
 }
 
-/// Makes the mapping one to one: a new name that is not an old one is renamed to the first name of its chain of names.
+/// Makes the mapping one to one. A new name that is not also an old name is mapped back to the first name of its chain
+/// of renames.
 fn close_chains(names: &mut Names) -> Result<(), String> {
     let mut origin: BTreeMap<String, String> = BTreeMap::new();
     for (from, to) in &*names {

@@ -4,19 +4,20 @@
 //!
 //! The replay itself:
 //!
-//! - [`apply`] is the way in. A `Replayer` reads entries in their order, keeps transactions until their commit, and hands each
-//!   operation to the files below. Its head says what the replay promises: consistency, order, memory, retries.
+//! - [`apply`] is the entry point. A `Replayer` reads entries in their order, keeps transactions until their commit,
+//!   and passes each operation to the modules below. Its documentation states what the replay promises: consistency,
+//!   order, memory, retries.
 //! - [`filter`] decides which operations are applied, and [`own_routing`] which changes of a cluster's routing tables.
 //! - [`txn`] keeps the operations of transactions until their commit is known.
 //! - `batch` collects inserts, updates and deletes, and sends them in several lanes at the same time: `lanes` chooses the lane of
 //!   an operation, `send` sends one lane, and `lane_report` judges the server's answers.
-//! - `ddl` applies commands such as `create`, `drop` and `collMod`. `names` frees names on the target for it, with
-//!   [`temporary_names`] for collections that have to wait for their own.
+//! - `ddl` applies commands such as `create`, `drop` and `collMod`. For it, `names` frees names on the target, and
+//!   [`temporary_names`] generates names for collections that have to wait for their own.
 //!
 //! The end of a replay:
 //!
-//! - [`catalog`] knows the collections of the restore, with the indexes and options that they get when their data is complete.
-//!   [`existing_catalog`] reads it from a server whose collections are in use.
+//! - [`catalog`] contains the collections of the restore, with the indexes and options that they get when their data is
+//!   complete. [`existing_catalog`] reads it from a server whose collections are in use.
 //! - [`build`] gives the collections these indexes and options, and `capped` their caps.
 //!
 //! Before a replay:
@@ -26,9 +27,9 @@
 //!
 //! Shared by these files:
 //!
-//! - [`key`] says how a collection is found (by UUID or by name), `op` builds operations for `applyOps`, [`stats`] counts,
-//!   `state` holds the catalogue and the counts of a running replay, and [`target`] is the primary, with the peculiarities of
-//!   `applyOps`.
+//! - [`key`] decides how a collection is found (by UUID or by name), `op` builds operations for `applyOps`, [`stats`]
+//!   counts, `state` holds the catalogue and the counts of a running replay, and [`target`] is the connection to the
+//!   primary, with the peculiarities of `applyOps`.
 
 pub mod apply;
 mod batch;

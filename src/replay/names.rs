@@ -1,9 +1,10 @@
 //! Frees names on the target before the oplog gives them to a collection, and hides collections under temporary names.
 //!
-//! The server reports success for many commands that it did not carry out ([`super::target`], the table), so the target is
-//! asked who has a name before and after it changes. A collection in the way is dropped if it is not part of the restore (it
-//! was in the target before). If it is part of the restore, the dump saw it under a name that it got later: it is displaced,
-//! which means that it has a temporary name until the oplog gives it that name.
+//! The server reports success for many commands that it did not carry out (see the table in [`super::target`]). So the
+//! replay looks up which collection has a name, before and after each change of a name. If another collection has the
+//! name and is not part of the restore (the target had it before), it is dropped. If that collection is part of the
+//! restore, the dump saw it under its later name. It is displaced: it gets a temporary name until the oplog gives it
+//! its later name.
 
 use std::collections::HashSet;
 
@@ -19,11 +20,11 @@ use crate::replay::op::command_document;
 use crate::replay::target::{Mode, Occupant, Target};
 use crate::replay::temporary_names;
 
-/// Who has which name on the target.
+/// Tracks which collections of the target have temporary names.
 #[derive(Debug)]
 pub(super) struct Names {
     target: Target,
-    /// Collections of the restore that have a temporary name until the oplog gives them their own.
+    /// UUIDs of collections of the restore that have a temporary name until the oplog gives them their own name.
     displaced: HashSet<Uuid>,
     /// Databases that have a `system.views`.
     with_views: HashSet<String>,
@@ -34,14 +35,15 @@ impl Names {
         Self { target, displaced: HashSet::new(), with_views: HashSet::new() }
     }
 
-    /// Sends a command of the oplog, or one in its form.
+    /// Sends a command from the oplog, or a command in the form of an oplog entry.
     pub(super) async fn send(&self, db: &str, key: &Key, command: &RawDocument) -> Result<()> {
         self.target.apply_all(Mode::InitialSync, &[&command_document(db, key, command)]).await
     }
 
-    /// Frees a name for the collection `owner`, which may have it already.
+    /// Makes a name available for the collection `owner`, which may already have it.
     pub(super) async fn free(&mut self, catalog: &mut Catalog, db: &str, coll: &str, owner: Uuid) -> Result<()> {
-        // A view of the restore is created again later in the oplog. The view here may hide a collection.
+        // A view of the restore is created again later in the oplog, so a view can be dropped here. It may hide a
+        // collection.
         if let Some(occupant) = self.target.lookup(db, coll).await? {
             self.drop_view(catalog, db, coll, &occupant).await?;
         }
@@ -65,7 +67,7 @@ impl Names {
         Ok(())
     }
 
-    /// Gives a collection of the restore another name, which must be free.
+    /// Renames a collection of the restore. No collection may have the new name.
     pub(super) async fn rename(
         &mut self,
         catalog: &mut Catalog,
@@ -78,13 +80,13 @@ impl Names {
         Ok(())
     }
 
-    /// Records that the oplog gave a collection its own name.
+    /// Records that the oplog gave a displaced collection its own name.
     pub(super) fn forget_displaced(&mut self, uuid: Uuid) {
         self.displaced.remove(&uuid);
     }
 
-    /// Drops the displaced collections that got no name from the oplog again and were in use before the replay: they are newer
-    /// than the oplog.
+    /// Drops the displaced collections that the oplog gave no name, if they were in use before the replay: they are
+    /// newer than the oplog.
     ///
     /// # Errors
     /// One of these collections comes from the dump, which means that the dump and the oplog do not belong together.
@@ -113,14 +115,14 @@ impl Names {
         self.send(db, &key, &rawdoc! {"drop": coll}).await
     }
 
-    /// Drops the collection with this name as an entry of the oplog does. The command `drop` would take the name of a bucket
-    /// collection for that of its time series.
+    /// Drops the collection with this name, in the form of an oplog entry. The ordinary command `drop`, given the name
+    /// of a bucket collection, would drop its time series.
     pub(super) async fn drop_by_name(&self, db: &str, coll: &str) -> Result<()> {
         self.send(db, &Key::name(db, coll), &rawdoc! {"drop": coll}).await
     }
 
-    /// Drops a view or time series, but not a collection that it hides. Buckets of the restore stay: either they outlived
-    /// their series, or the oplog creates them again and replaces them then.
+    /// Drops a view or time series, but not a collection that it hides. Buckets of the restore stay: either they still
+    /// exist after their series was dropped, or the oplog creates them again later and replaces them then.
     pub(super) async fn drop_view(&self, catalog: &Catalog, db: &str, name: &str, occupant: &Occupant) -> Result<()> {
         if matches!(occupant, Occupant::Collection(_)) {
             return Ok(());
@@ -137,8 +139,8 @@ impl Names {
         Ok(())
     }
 
-    /// Prepares the creation of a view or time series by `insert` into `system.views`: creates that collection, and frees the
-    /// name of the view.
+    /// Prepares for `insert`, which creates a view or time series in `system.views`: creates the collection
+    /// `system.views`, and frees the name of the view.
     pub(super) async fn make_room_for_view(&mut self, catalog: &Catalog, db: &str, insert: &Entry<'_>) -> Result<()> {
         if !self.with_views.contains(db) {
             if self.target.lookup(db, "system.views").await?.is_none() {
@@ -157,12 +159,12 @@ impl Names {
         }
     }
 
-    /// Records that a database lost its `system.views`.
+    /// Records that `system.views` of a database was dropped.
     pub(super) fn forget_views(&mut self, db: &str) {
         self.with_views.remove(db);
     }
 
-    /// Checks that the collection `uuid` has the name.
+    /// Fails unless the collection `uuid` has this name.
     pub(super) async fn expect(&self, db: &str, coll: &str, uuid: Uuid) -> Result<()> {
         match self.target.lookup(db, coll).await? {
             Some(Occupant::Collection(found)) if found == uuid => Ok(()),

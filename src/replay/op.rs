@@ -1,4 +1,4 @@
-//! Operations in the form that `applyOps` takes.
+//! Builds operations in the form that `applyOps` takes.
 
 use bson::spec::BinarySubtype;
 use bson::{Binary, RawDocument, RawDocumentBuf, Timestamp, cstr};
@@ -14,12 +14,13 @@ pub(super) struct Op {
     pub(super) kind: Kind,
     pub(super) ts: Timestamp,
     pub(super) key: Key,
-    /// Position in its batch.
+    /// The position of the operation in its batch.
     pub(super) at: usize,
 }
 
 impl Op {
-    /// `ns` is the present name of the collection: the server locks it, whatever the UUID says.
+    /// `ns` must be the present name of the collection, because the server locks the collection of that name, even if
+    /// the UUID belongs to another one.
     pub(super) fn new(entry: &Entry<'_>, key: Key, ns: &str) -> Self {
         let mut body = RawDocumentBuf::new();
         body.append(cstr!("op"), code(entry.kind));
@@ -39,7 +40,7 @@ impl Op {
         Self::new(&Entry { kind: Kind::Delete, o, ..*insert }, key, ns)
     }
 
-    /// The operation for an error message.
+    /// Describes the operation for an error message.
     pub(super) fn describe(&self) -> String {
         let kind = match self.kind {
             Kind::Insert => "insert",
@@ -68,7 +69,7 @@ fn code(kind: Kind) -> &'static str {
     }
 }
 
-/// A command `o` of database `db`, for the collection of `key`.
+/// Builds the operation for command `o` on database `db` and the collection of `key`.
 pub(super) fn command_document(db: &str, key: &Key, o: &RawDocument) -> RawDocumentBuf {
     let mut op = RawDocumentBuf::new();
     op.append(cstr!("op"), "c");

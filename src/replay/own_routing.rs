@@ -1,5 +1,6 @@
-//! The routing of a selection in a config server's oplog. The routing of everything else in the cluster is in use and stays
-//! as it is, so each operation on these tables is applied only if its document belongs to the selection.
+//! Decides which changes of a cluster's routing tables a selective restore applies. It applies a change only if the
+//! changed document belongs to a selected namespace. The routing of all other namespaces stays, because the cluster is
+//! using it.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -17,13 +18,13 @@ use crate::replay::target::Target;
 pub struct OwnRouting {
     /// Sharded collections that have a selected name, now or later.
     pub uuids: HashSet<[u8; 16]>,
-    /// Databases that also have unselected collections on the target: their primary shard stays.
+    /// Databases that also have unselected collections on the target. Their primary shard does not change.
     pub kept: BTreeSet<String>,
 }
 
 impl OwnRouting {
-    /// Whether an operation on a routing table changes a selected database, collection, chunk or zone; `None` if only the
-    /// stored document shows it.
+    /// Whether an operation on a routing table changes a selected database, collection, chunk or zone. `None` means
+    /// that only the stored document can decide it.
     pub(super) fn includes_operation(&self, entry: &Entry<'_>, selection: &Selection) -> Option<bool> {
         let id = document_id(entry);
         let name = id.and_then(|id| id.text());
@@ -34,7 +35,8 @@ impl OwnRouting {
         }
     }
 
-    /// Whether a chunk or a zone belongs to the selection; `None` if the document has neither a UUID nor a namespace.
+    /// Whether a chunk or a zone belongs to the selection. `None` means that the document has neither a UUID nor a
+    /// namespace.
     pub(super) fn includes_document(&self, document: &RawDocument, selection: &Selection) -> Option<bool> {
         if let Some(uuid) = collection_uuid(document) {
             return Some(self.uuids.contains(&uuid));
@@ -63,7 +65,8 @@ pub(super) async fn stored_document(target: &Target, entry: &Entry<'_>) -> Resul
     table.find_one(filter).await.with_context(|| format!("look up a document of config.{coll}"))
 }
 
-/// Removes the chunks of those collections that `config.collections` does not contain: they were renamed out of the selection.
+/// Removes the chunks of those collections that are missing in `config.collections`, because they were renamed to an
+/// unselected name.
 pub(super) async fn remove_orphaned_chunks(target: &Target, uuids: &HashSet<[u8; 16]>) -> Result<()> {
     let config = target.client().database("config");
     for uuid in uuids.iter().map(|uuid| Uuid::from_bytes(*uuid)) {
@@ -102,7 +105,7 @@ mod tests {
             (update("chunks", rawdoc! {"$v": 2, "diff": {"u": {"uuid": uuid_binary(own)}}}), Some(true)),
             (on("i", "tags", rawdoc! {"_id": 1, "ns": "crm.a"}), Some(true)),
             (on("i", "tags", rawdoc! {"_id": 1, "ns": "else.a"}), Some(false)),
-            // Only the stored document shows it, if there is an `_id` to find it by.
+            // Only the stored document can decide it, and only if the entry has an `_id` to find it.
             (on("d", "chunks", rawdoc! {"_id": 1}), None),
             (update("chunks", rawdoc! {"$v": 2, "diff": {"u": {"shard": "b"}}}), None),
             (on("d", "chunks", rawdoc! {}), Some(false)),

@@ -8,10 +8,10 @@ use crate::replay::lane_report::LaneReport;
 use crate::replay::op::Op;
 use crate::replay::target::{Mode, Refusal, Target};
 
-/// An error, with the position of its operation in the batch if one operation caused it.
+/// An error. If one operation caused it, its position in the batch is included.
 type Failure = (Option<usize>, anyhow::Error);
 
-/// Applies the operations of one lane in their order; the majority has them when this returns.
+/// Applies the operations of one lane in their order. Returns when the majority has them.
 pub(super) async fn send(target: Target, mut ops: Vec<Op>, mut report: LaneReport) -> LaneReport {
     let mut limit = usize::MAX;
     while let Some(first) = ops.first().map(|op| op.at) {
@@ -23,7 +23,7 @@ pub(super) async fn send(target: Target, mut ops: Vec<Op>, mut report: LaneRepor
     report
 }
 
-/// Sends one command with at most `limit` operations, and removes from `ops` the operations that are done.
+/// Sends one command with at most `limit` operations, and removes the operations that were applied from `ops`.
 async fn send_once(
     target: &Target,
     ops: &mut Vec<Op>,
@@ -46,7 +46,8 @@ async fn send_once(
             missing = (code == NAMESPACE_NOT_FOUND).then(|| ops[at].key.clone());
             at + 1
         }
-        // The server refused the whole command. One operation at a time shows which one it does not understand.
+        // The server refused the whole command. The operations are sent one at a time to find the one that the server
+        // refuses.
         Some(Refusal { at: None, .. }) if sent > 1 => {
             *limit = 1;
             0

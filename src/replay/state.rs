@@ -1,4 +1,4 @@
-//! What a replay knows while it runs; batches and commands read it and change it.
+//! The catalogue and the counts of a running replay. Batches and commands read and change them.
 
 use anyhow::{Result, bail};
 use bson::{Timestamp, Uuid};
@@ -15,13 +15,13 @@ pub(super) struct State {
 }
 
 impl State {
-    /// How the collection of an operation is found on the target.
+    /// Decides how the collection of an operation is found on the target.
     pub(super) fn key(&self, db: &str, coll: &str, uuid: Option<Uuid>) -> Key {
         let key = Key::of(db, coll, uuid);
         if matches!(key, Key::Name(_)) || self.catalog.knows(&key) {
             return key;
         }
-        // If the dump has no UUIDs, the catalogue knows the collection by its name only.
+        // If the dump has no UUIDs, the catalogue contains the collection under its name only.
         let name = Key::name(db, coll);
         if self.catalog.knows(&name) { name } else { key }
     }
@@ -29,7 +29,7 @@ impl State {
     /// Counts a command whose collection the target does not have.
     ///
     /// # Errors
-    /// The dump is not newer than the command at `ts`, so the collection should be there.
+    /// The dump is not newer than the command at `ts`, so the collection should exist.
     pub(super) fn count_missing_collection(&mut self, ts: Timestamp) -> Result<()> {
         if !self.tolerance.includes(ts) {
             bail!("the collection is not there, so the restored data is not what the oplog continues");

@@ -1,21 +1,22 @@
-//! What a replay counts, and until when it tolerates that data is newer than an operation.
+//! Counts the entries of a replay, and decides up to which time the replay tolerates data that is newer than an
+//! operation.
 
 use bson::Timestamp;
 
 /// Counts of the entries that were read and of their operations.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
-    /// Entries read in the window.
+    /// Entries that were read and lie in the window.
     pub entries: u64,
-    /// Entries that an earlier range contained (ranges overlap at least by one).
+    /// Entries that were already in an earlier range (ranges overlap by at least one entry).
     pub duplicates: u64,
-    /// Operations left out: no-ops, and operations that a restore does not apply.
+    /// Operations that were left out: no-ops, and operations that a restore does not apply.
     pub skipped: u64,
-    /// Operations applied, also those inside transactions.
+    /// Operations that were applied, including those inside transactions.
     pub applied: u64,
     pub transactions: u64,
     pub aborted: u64,
-    /// Transactions that began before the replay. Their earlier operations are missing unless the dump has them.
+    /// Transactions that began before the replay. Their earlier operations are missing unless the dump contains them.
     pub torn_transactions: u64,
     /// Tolerated: updates of documents that the dump no longer had.
     pub missing_documents: u64,
@@ -34,7 +35,7 @@ impl Stats {
     }
 }
 
-/// Up to which operation the data of the target may be newer than the operation.
+/// The time up to which the data of the target may be newer than the operations.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Tolerance {
     until: Timestamp,

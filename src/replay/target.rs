@@ -1,8 +1,9 @@
-//! The primary that a replay writes to: `applyOps` with its peculiarities, other commands, and the names that exist there.
+//! The connection to the primary that a replay writes to: `applyOps` and its peculiarities, other commands, and the
+//! existing names.
 //!
 //! # What the server does (measured on 6.0.5 and 5.0.4)
 //!
-//! Always with `allowAtomic: false`, `alwaysUpsert: false`.
+//! All cases use `allowAtomic: false` and `alwaysUpsert: false`.
 //!
 //! | case | answer |
 //! |---|---|
@@ -39,10 +40,10 @@ use mongodb::error::ErrorKind;
 use crate::mongo::{code, listing};
 use crate::raw::text;
 
-/// How the server treats operations that do not fit its state.
+/// How the server treats operations that do not fit the present data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Operations may be older than the data they meet, as in an initial sync.
+    /// As in an initial sync, an operation may be older than the data that it changes.
     InitialSync,
     ApplyOps,
 }
@@ -50,11 +51,11 @@ pub enum Mode {
 /// The server's answer to an `applyOps`.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Reply {
-    /// Operations that found no document to update (by position).
+    /// Positions of the operations that found no document to update.
     pub without_document: Vec<usize>,
     /// The operation at which the server stopped. The operations after it were not applied.
     pub refusal: Option<Refusal>,
-    /// The operations were sent more than once.
+    /// Whether the operations were sent more than once.
     pub resent: bool,
 }
 
@@ -87,7 +88,7 @@ pub enum Occupant {
     Timeseries,
 }
 
-/// How often a batch is sent: the operations are idempotent in mode InitialSync.
+/// How often a batch is sent at most. It may be sent again because the operations are idempotent in mode InitialSync.
 const ATTEMPTS: u32 = 6;
 
 /// A connection to the primary.
@@ -103,10 +104,10 @@ impl Target {
 
     /// Applies `ops` in their order and waits until the majority has them.
     ///
-    /// The reply says which operations the server refused.
+    /// The reply lists the operations that the server refused.
     ///
     /// # Errors
-    /// The state of the operations is unknown, even after some attempts.
+    /// Even after several attempts, it is unknown whether the operations were applied.
     pub async fn apply_ops(&self, mode: Mode, ops: &[&RawDocument]) -> Result<Reply> {
         let mut delay = Duration::from_millis(100);
         for attempt in 1.. {
@@ -152,7 +153,7 @@ impl Target {
         self.client.database(db).run_raw_command(command).await
     }
 
-    /// Runs a command that can be repeated, with some attempts.
+    /// Runs a command with several attempts. The command must be repeatable.
     pub(super) async fn run_with_retries(
         &self,
         db: &str,
@@ -170,13 +171,13 @@ impl Target {
         self.run(db, command).await
     }
 
-    /// The collection or view that has the name `db.coll`; a view hides a collection.
+    /// Returns the collection or view that has the name `db.coll`. If a view hides a collection, it returns the view.
     pub async fn lookup(&self, db: &str, coll: &str) -> Result<Option<Occupant>> {
         let found = self.list(db, doc! {"name": coll}).await?;
         Ok(found.into_iter().next().map(|(_, occupant)| occupant))
     }
 
-    /// The names of a database that pass `filter`, with the collections' UUIDs.
+    /// Lists the names in a database that match `filter`, with the UUIDs of the collections.
     pub async fn list(&self, db: &str, filter: Document) -> Result<Vec<(String, Occupant)>> {
         let database = self.client.database(db);
         let listed = listing::documents(&database, doc! {"listCollections": 1, "filter": filter}).await;
@@ -197,7 +198,7 @@ impl Target {
         Ok(found)
     }
 
-    /// Drops a collection that is neither a view nor has `system.` in its name; a missing one is fine.
+    /// Drops a collection that is not a view and has no `system.` in its name. A missing collection is no error.
     pub async fn drop(&self, db: &str, coll: &str) -> Result<()> {
         let command = doc! {"drop": coll, "writeConcern": {"w": "majority"}};
         match self.run(db, command).await {
@@ -209,7 +210,7 @@ impl Target {
     /// The UUID of the collection `db.coll`.
     ///
     /// # Errors
-    /// No collection has this name, or a view hides it.
+    /// No collection has this name, or a view hides the collection.
     pub(super) async fn collection_uuid(&self, db: &str, coll: &str) -> Result<Uuid> {
         match self.lookup(db, coll).await? {
             Some(Occupant::Collection(uuid)) => Ok(uuid),
@@ -217,7 +218,7 @@ impl Target {
         }
     }
 
-    /// Drops indexes by name; missing ones are fine.
+    /// Drops indexes by name. A missing index is no error.
     pub(super) async fn drop_indexes<T: AsRef<str>>(&self, db: &str, coll: &str, names: &[T]) -> Result<()> {
         for name in names.iter().map(AsRef::as_ref) {
             let command = doc! {"dropIndexes": coll, "index": name, "writeConcern": {"w": "majority"}};
@@ -251,7 +252,8 @@ fn command(mode: Mode, ops: &[&RawDocument]) -> RawDocumentBuf {
     command
 }
 
-/// Reads which operations an `applyOps` that failed could not apply; `None` if the error is not the server's answer.
+/// Reads which operations of a failed `applyOps` could not be applied. `None` means that the error is not an answer of
+/// the server.
 fn read_refusal(error: &mongodb::error::Error) -> Option<Reply> {
     let answer = error.server_response()?;
     let ErrorKind::Command(command) = &*error.kind else { return None };
@@ -268,8 +270,8 @@ fn read_refusal(error: &mongodb::error::Error) -> Option<Reply> {
             without_document.push(at);
         }
     }
-    // "One or more errors": the server tried all operations, and each false result is one that failed. Any other code is that
-    // of the last operation.
+    // "One or more errors" means that the server tried all operations, and that each false result is a failed
+    // operation. Any other code belongs to the last operation that the server tried.
     if command.code == code::UNKNOWN_ERROR && count > 0 {
         return Some(Reply { without_document, ..Reply::default() });
     }

@@ -1,6 +1,7 @@
-//! Temporary names, which a replay gives to collections that can't have their own name for a while.
+//! Generates temporary names for collections that can't have their own name yet.
 //!
-//! `tmp`, eight hexadecimal digits, `.pbm`: a name that people do not choose.
+//! A temporary name consists of `tmp`, eight hexadecimal digits and `.pbm`, which is unlikely to be the name of a real
+//! collection.
 
 use bson::Uuid;
 
@@ -9,14 +10,14 @@ pub(super) fn generate() -> String {
     for_uuid(&Uuid::new().bytes())
 }
 
-/// The temporary name of the collection with this UUID, always the same one.
+/// Returns the temporary name of the collection with this UUID. It is always the same.
 #[must_use]
 pub fn for_uuid(uuid: &[u8]) -> String {
     let digits: String = uuid.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
     format!("tmp{digits}.pbm")
 }
 
-/// Whether a name is a temporary one.
+/// Whether a name is temporary.
 #[must_use]
 pub fn is_temporary(coll: &str) -> bool {
     let digits = coll.strip_prefix("tmp").and_then(|rest| rest.strip_suffix(".pbm"));

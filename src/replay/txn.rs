@@ -1,8 +1,9 @@
 //! Keeps the operations of transactions until their commit is known.
 //!
 //! A transaction is one entry of the oplog, a chain of `applyOps` entries, or a chain followed by a commit or an abort
-//! (docs/format.md E.6.5). Its operations have to be applied at the time of the commit, so they are kept until then: in
-//! memory up to a limit for all open transactions together, beyond the limit in temporary files without a name.
+//! (docs/format.md E.6.5). Its operations have to be applied at the time of the commit, so they are kept until then.
+//! They are held in memory up to a limit that all open transactions share, and beyond it in temporary files without a
+//! name.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::SeekFrom;
@@ -26,22 +27,22 @@ pub struct Open {
     pub first: Timestamp,
     /// Time of the newest part.
     pub last: Timestamp,
-    /// The oplog contains the last part; only the decision is missing.
+    /// Whether the oplog contains the last part, so that only the commit or abort is missing.
     pub complete: bool,
-    /// The chain began before the replay, so its first operations are not known.
+    /// Whether the chain began before the replay, so that its first operations are not known.
     pub torn: bool,
     memory: Vec<u8>,
     file: Option<BufWriter<File>>,
 }
 
-/// A prepared transaction that this shard committed, for the shards that did not see its commit.
+/// A prepared transaction that this shard committed. Shards whose oplog lacks the commit need this record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Committed {
     pub id: String,
     pub at: Timestamp,
 }
 
-/// All transactions without a decision.
+/// All transactions that are neither committed nor aborted yet.
 #[derive(Debug)]
 pub struct Transactions {
     open: HashMap<String, Open>,
@@ -50,17 +51,19 @@ pub struct Transactions {
 }
 
 impl Transactions {
-    /// Holds at most `limit` bytes of operations in memory (plus one entry).
+    /// Holds at most `limit` bytes of operations in memory, plus one entry.
     pub fn new(limit: usize) -> Self {
         Self { open: HashMap::new(), committed: VecDeque::new(), limit }
     }
 
-    /// Appends the operations of the part at `ts`; `prev` is the time of the part before it, (0,0) for the first.
+    /// Appends the operations of the part at `ts`. `prev` is the time of the previous part, or (0,0) for the first
+    /// part.
     pub async fn append(&mut self, id: &str, ops: &RawArray, ts: Timestamp, prev: Timestamp, more: bool) -> Result<()> {
         let begins = prev.time == 0;
         let held = self.open.values().map(|open| open.memory.len()).sum::<usize>();
         if begins {
-            // A session begins a new transaction only after the older one has ended: by an abort that left no entry.
+            // A session begins a new transaction only after the older one has ended. No entry ended the older one, so
+            // it was aborted.
             self.open.remove(id);
         }
         let open = self.open.entry(id.to_owned()).or_insert_with(|| Open::new(ts));
@@ -94,7 +97,7 @@ impl Transactions {
         self.committed.iter().cloned().collect()
     }
 
-    /// Removes and returns the undecided transactions, oldest first.
+    /// Removes and returns the undecided transactions, with the oldest first.
     pub fn take_all(&mut self) -> Vec<(String, Open)> {
         let mut open: Vec<_> = self.open.drain().collect();
         open.sort_by_key(|(_, open)| open.first);
@@ -104,7 +107,7 @@ impl Transactions {
 
 impl Open {
     fn new(first: Timestamp) -> Self {
-        // The `prev` of the first part is compared with `last`, so a chain without its beginning counts as torn.
+        // The `prev` of the first part is compared with this time, so a chain without its beginning counts as torn.
         let last = Timestamp { time: 0, increment: 0 };
         Self { first, last, complete: false, torn: false, memory: Vec::new(), file: None }
     }
