@@ -1,4 +1,4 @@
-//! One oplog entry, read in place: which operation, on which object, part of which transaction.
+//! Reads one oplog entry in place: its operation, the object of the operation, and the transaction that it is part of.
 //!
 //! Source: docs/format.md E.6.2. Only the fields that a replay needs are read; nothing is copied.
 
@@ -19,7 +19,7 @@ pub enum Kind {
     Command,
 }
 
-/// An oplog entry, or an operation inside an `applyOps` entry (which has the time of the outer one).
+/// An oplog entry, or an operation inside an `applyOps` entry. Such an operation has the time of the `applyOps` entry.
 #[derive(Debug, Clone, Copy)]
 pub struct Entry<'a> {
     pub ts: Timestamp,
@@ -28,20 +28,20 @@ pub struct Entry<'a> {
     pub ui: Option<Uuid>,
     pub o: &'a RawDocument,
     pub o2: Option<&'a RawDocument>,
-    /// The document as it was read.
+    /// The whole document of the entry.
     pub raw: &'a RawDocument,
 }
 
 /// The part of a transaction that an entry contains.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Part<'a> {
-    /// Operations; more of the same transaction follow.
+    /// Operations of a transaction. More of its operations follow in later entries.
     Partial(&'a RawArray),
     /// The last operations of a transaction that waits for its commit or abort.
     Prepare(&'a RawArray),
-    /// The last operations of a transaction that is committed with them.
+    /// The last operations of a transaction. This entry also commits the transaction.
     Last(&'a RawArray),
-    /// A prepared transaction is committed.
+    /// The commit of a prepared transaction.
     Commit { at: Timestamp },
     /// A prepared transaction is aborted.
     Abort,
@@ -50,10 +50,11 @@ pub enum Part<'a> {
 /// A part of a transaction with its place in the chain of parts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TxnEntry<'a> {
-    /// Session and number in the original's form (E.6.5): base64 without padding of the raw `lsid`, `-`, `txnNumber`.
+    /// Session and number in the original's form (E.6.5): the raw `lsid` in base64 without padding, `-`, and
+    /// `txnNumber`.
     pub id: String,
     pub part: Part<'a>,
-    /// Time of the part before this one; (0,0) in the first.
+    /// Time of the previous part, or (0,0) in the first part.
     pub prev: Timestamp,
 }
 
@@ -75,12 +76,12 @@ pub enum Command<'a> {
     CollMod {
         coll: &'a str,
     },
-    /// `createIndexes` and `commitIndexBuild`: the indexes exist from here on.
+    /// `createIndexes` and `commitIndexBuild`: the indexes exist after this entry.
     IndexesBuilt {
         coll: &'a str,
         specs: Vec<Document>,
     },
-    /// `dropIndexes` (`*` or a name) and `abortIndexBuild`: the indexes exist no longer.
+    /// `dropIndexes` (`*` or a name) and `abortIndexBuild`: the indexes do not exist after this entry.
     IndexesDropped {
         coll: &'a str,
         names: Vec<String>,
@@ -88,11 +89,11 @@ pub enum Command<'a> {
     EmptyCapped {
         coll: &'a str,
     },
-    /// Operations without a transaction (also vectored retryable inserts, `multiOpType: 1`).
+    /// Operations that are not part of a transaction (this includes vectored retryable inserts, `multiOpType: 1`).
     ApplyOps(&'a RawArray),
-    /// Changes no data: the start of an index build, a consistency check.
+    /// A command that changes no data, such as the start of an index build or a consistency check.
     Harmless,
-    /// This program does not know the command.
+    /// A command that this program does not know.
     Unknown(&'a str),
 }
 
@@ -112,7 +113,7 @@ impl<'a> Command<'a> {
 }
 
 impl<'a> Entry<'a> {
-    /// Returns the time of the entry and reads none of its other fields.
+    /// Returns the time of the entry. It reads no other field.
     ///
     /// # Errors
     /// The entry has no time.
@@ -121,7 +122,7 @@ impl<'a> Entry<'a> {
         ts.ok_or_else(|| anyhow!("oplog entry without ts: {}", excerpt(raw)))
     }
 
-    /// Reads an entry. `outer` is the time of the surrounding `applyOps`, if this is an operation of one.
+    /// Reads an entry. If it is an operation of an `applyOps`, `outer` is the time of that `applyOps`.
     pub fn parse(raw: &'a RawDocument, outer: Option<Timestamp>) -> Result<Self> {
         const READ: [&[u8]; 7] = [b"ts", b"op", b"ns", b"o", b"o2", b"ui", b"b"];
         let (mut ts, mut op, mut ns, mut ui, mut o, mut o2) = (outer, None, None, None, None, None);
@@ -129,7 +130,7 @@ impl<'a> Entry<'a> {
         let mut seen = [false; READ.len()];
         for field in fields(raw) {
             let field = field.context("read oplog entry")?;
-            // Other code looks for the first of them, so a second one would be read as another operation.
+            // Other code uses the first field of a name, so a second one could make it read another operation.
             if let Some(at) = READ.iter().position(|name| *name == field.name)
                 && std::mem::replace(&mut seen[at], true)
             {
@@ -161,8 +162,9 @@ impl<'a> Entry<'a> {
             None if kind == Kind::Noop => raw,
             None => return Err(missing("o")),
         };
-        // The oplog contains an `applyOps` command as it was sent. The config servers split chunks with one that replaces a
-        // document or inserts it, and an insert does the same in a replay.
+        // The oplog contains an `applyOps` command as it was sent. The config servers split chunks with an `applyOps`
+        // whose update replaces a whole document, or inserts it if it is missing. In a replay an insert has the same
+        // effect.
         let whole = || find(o, "_id").is_some() && find(o, "$v").is_none();
         let kind = if kind == Kind::Update && upsert && whole() { Kind::Insert } else { kind };
         if kind == Kind::Update && o2.is_none() {
@@ -174,12 +176,12 @@ impl<'a> Entry<'a> {
         Ok(Self { ts, kind, ns, ui, o, o2, raw })
     }
 
-    /// Database and collection (for commands the collection is `$cmd`).
+    /// Returns the database and the collection (`$cmd` for commands).
     pub fn split_ns(&self) -> (&'a str, &'a str) {
         self.ns.split_once('.').unwrap_or((self.ns, ""))
     }
 
-    /// The transaction that this entry is a part of, if any.
+    /// Returns the part of a transaction that this entry contains, if any.
     pub fn transaction(&self) -> Result<Option<TxnEntry<'a>>> {
         if self.kind != Kind::Command {
             return Ok(None);
@@ -207,7 +209,7 @@ impl<'a> Entry<'a> {
         Ok(Some(TxnEntry { id: format!("{session}-{number}"), part, prev }))
     }
 
-    /// The command of an `op: "c"` entry.
+    /// Returns the command of an `op: "c"` entry.
     pub fn command(&self) -> Result<Command<'a>> {
         let (name, value) = self.first()?;
         let coll = || value.as_str().ok_or_else(|| self.malformed(&format!("`{name}` names no collection")));
@@ -245,7 +247,8 @@ impl<'a> Entry<'a> {
                 RawBsonRef::Array(ops) => Command::ApplyOps(ops),
                 _ => return Err(self.malformed("`applyOps` is no array")),
             },
-            // They have an effect only together with a later entry, or on data that the dump does not contain.
+            // These commands have an effect only together with a later entry, or on data that the dump does not
+            // contain.
             "startIndexBuild" | "dbCheck" | "modifyCollectionShardingIndexCatalog" => Command::Harmless,
             _ => Command::Unknown(name),
         })
@@ -284,12 +287,12 @@ pub fn operations<'a>(ops: &'a RawArray, ts: Timestamp) -> impl Iterator<Item = 
     })
 }
 
-/// `seconds:increment`.
+/// Shows a time as `seconds:increment`.
 pub fn show(ts: Timestamp) -> String {
     format!("{}:{}", ts.time, ts.increment)
 }
 
-/// The beginning of a document as text, short enough for a message.
+/// Returns the beginning of a document as text, short enough for a message.
 pub fn excerpt(raw: &RawDocument) -> String {
     const MOST: usize = 300;
     if raw.as_bytes().len() > 4096 {
@@ -301,7 +304,7 @@ pub fn excerpt(raw: &RawDocument) -> String {
     }
 }
 
-/// The first bytes of a text, at most `most`, with an ellipsis if something was cut.
+/// Returns the first `most` bytes of a text at most, with an ellipsis if something was cut off.
 pub fn crop(text: &str, most: usize) -> String {
     match text.char_indices().find(|(at, c)| at + c.len_utf8() > most) {
         Some((at, _)) => format!("{}…", &text[..at]),
@@ -424,7 +427,7 @@ mod tests {
         let commit = rawdoc! {"commitTransaction": 1, "commitTimestamp": Timestamp { time: 5, increment: 1 }};
         assert_eq!(part_of(session(), commit).unwrap().1, "commit 5");
         assert_eq!(part_of(session(), rawdoc! {"abortTransaction": 1}).unwrap().1, "abort");
-        // Vectored retryable inserts, and an applyOps that a user sent.
+        // A vectored retryable insert, and an `applyOps` that a user sent.
         assert_eq!(part_of(with(bson::cstr!("multiOpType"), 1), ops()), None);
         assert_eq!(part_of(rawdoc! {}, ops()), None);
     }

@@ -9,12 +9,12 @@ use bytes::{Buf, BytesMut};
 use futures::{Stream, StreamExt, stream};
 use std::io;
 
-/// An entry may be a little larger than a document.
+/// The largest accepted entry. It may be a little larger than the largest document.
 const LARGEST: usize = 16 * 1024 * 1024 + 16 * 1024;
 const SMALLEST: usize = 5;
 
-/// Reads the entries of one object in their order. The stream ends with an error at the first incomplete entry. The codec
-/// checks the object's checksum.
+/// Reads the entries of one object in their order. If an entry is incomplete, the stream ends with an error. The codec
+/// verifies the object's checksum.
 pub async fn entries(
     storage: &dyn Storage,
     object: &str,
@@ -23,7 +23,7 @@ pub async fn entries(
     Ok(whole_entries(compress::decode(storage.get(object, None).await?, compression)))
 }
 
-/// The entries of an uncompressed stream.
+/// Returns the entries of an uncompressed stream.
 pub(crate) fn whole_entries(from: ByteStream) -> impl Stream<Item = io::Result<RawDocumentBuf>> + Send + use<> {
     let reader = Reader { from, ahead: BytesMut::new(), at: 0 };
     stream::try_unfold(reader, |mut reader| async move { Ok(reader.next().await?.map(|entry| (entry, reader))) })
@@ -33,7 +33,7 @@ pub(crate) fn whole_entries(from: ByteStream) -> impl Stream<Item = io::Result<R
 struct Reader {
     from: ByteStream,
     ahead: BytesMut,
-    /// Position of `ahead` in the uncompressed object.
+    /// Position of the first byte of `ahead` in the uncompressed object.
     at: u64,
 }
 
@@ -49,7 +49,8 @@ impl Reader {
                 if self.ahead.len() >= length {
                     let entry = self.ahead.split_to(length).to_vec();
                     let entry = RawDocumentBuf::from_bytes(entry).map_err(|e| self.damaged(&e.to_string()))?;
-                    // Whoever handles an entry goes into its nested documents, and has a stack for as many as servers take.
+                    // The code that handles an entry recurses into nested documents. This check limits their depth to
+                    // what servers accept.
                     raw::check(&entry).map_err(|e| self.damaged(&e.to_string()))?;
                     self.at += length as u64;
                     return Ok(Some(entry));

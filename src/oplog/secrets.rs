@@ -1,23 +1,23 @@
 //! Keeps the entries of control collections out of the stored oplog.
 //!
-//! A replay ignores these entries, and they would put storage credentials in clear on the storage: `pbmConfig` contains them,
-//! and so does every document of `pbmBackups`.
+//! A replay ignores these entries. If they were stored, storage credentials would be readable on the storage, because
+//! `pbmConfig` and every document of `pbmBackups` contain them.
 
 use crate::model::names::{self, TMP_ROLES, TMP_USERS};
 use crate::raw::{self, New, fields, find, rewrite};
 use anyhow::{Context, Result};
 use bson::{RawDocument, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
 
-/// How an entry is stored.
+/// Decides what is stored for an entry.
 #[derive(Debug, PartialEq)]
 pub enum Verdict {
     Keep,
-    /// This entry is stored instead: a transaction or vectored insert without its operations on control collections.
+    /// The entry is a transaction or a vectored insert. It is stored without its operations on control collections.
     Replace(RawDocumentBuf),
     Drop,
 }
 
-/// Decides by its namespaces how an oplog entry is stored.
+/// Decides how an oplog entry is stored, by the namespaces of its operations.
 ///
 /// # Errors
 /// The entry is not well-formed.
@@ -42,7 +42,7 @@ pub fn judge(entry: &RawDocument) -> Result<Verdict> {
     Ok(if is_about_control(entry) { Verdict::Drop } else { Verdict::Keep })
 }
 
-/// A no-op with the times of `entry`.
+/// Returns a no-op with the times of `entry`.
 ///
 /// # Errors
 /// The entry is not well-formed.
@@ -64,8 +64,8 @@ fn is_control(ns: &str) -> bool {
     names::is_control_namespace(ns) || ns.strip_prefix("admin.").is_some_and(|c| [TMP_USERS, TMP_ROLES].contains(&c))
 }
 
-/// Whether an operation changes a control collection, or a command names one in its first field: create, drop,
-/// createIndexes, ...
+/// Whether an operation changes a control collection, directly or through a command with the collection in its first
+/// field: create, drop, createIndexes, ...
 fn is_about_control(op: &RawDocument) -> bool {
     let Some(ns) = text(op, "ns") else { return false };
     let named = || {
@@ -75,8 +75,8 @@ fn is_about_control(op: &RawDocument) -> bool {
     is_control(ns) || (ns == "admin.$cmd" && named().unwrap_or(false))
 }
 
-/// Removes the operations on control collections from an entry. The entry stays even if it has no operations left, because it
-/// can be a link in the chain of a transaction.
+/// Removes the operations on control collections from an entry. The entry stays even if no operation is left, because
+/// it can be a link in the chain of a transaction.
 fn remove_control(entry: &RawDocument) -> Result<RawDocumentBuf> {
     let unreadable = "read an oplog entry";
     rewrite(entry, |field| match field.document().filter(|_| field.name == b"o") {
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(judge(&entry(vec![secret])).expect("judge"), Verdict::Replace(entry(vec![])));
     }
 
-    /// The library stops reading a document at a name that is not UTF-8.
+    /// A control collection is found although the library stops reading a document at a field name that is not UTF-8.
     #[test]
     fn a_control_collection_is_found_behind_a_field_that_is_not_utf_8() {
         let behind = |ns: &[u8]| {

@@ -1,16 +1,16 @@
 //! Stores a range of the oplog as one object (docs/format.md A.4).
 //!
 //! # Overview
-//! A slice holds every entry from `from` to `to`, both inclusive, and the next slice begins with the entry at which
-//! this one ends. Both are timestamps of entries that the majority has, so the range is complete when it is read, and
+//! A slice contains every entry from `from` to `to`, both inclusive, and the next slice begins with the last entry of
+//! this one. Both are timestamps of entries that the majority has. So the range is complete when it is read, and
 //! reading does not wait for the next write.
 //!
 //! # Consistency
-//! The first entry read must be the one at `from` and the last the one at `to`; otherwise the oplog no longer contains the
-//! range, which is an error. A slice is never shorter than its name says.
+//! The first entry that is read must be the one at `from`, and the last must be the one at `to`. Otherwise the oplog no
+//! longer contains the range, which is an error. So a slice always covers the range in its name.
 //!
-//! Entries with credentials are left out; see `oplog::secrets`. The first and the last entry are replaced by a no-op in that
-//! case, so that their timestamps stay.
+//! Entries with credentials are left out (see `oplog::secrets`). If the first or the last entry is such an entry, a
+//! no-op replaces it, so that its timestamp stays.
 
 use super::secrets::{self, Verdict};
 use crate::archive::crc::Crc64;
@@ -41,12 +41,12 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Returns the time at which a backup's oplog begins on this node: that of the newest entry, once the majority has it, or that
-/// of the first entry of the oldest transaction that is still open then, because a transaction can't be applied without its
-/// beginning.
+/// Returns the time at which a backup's oplog begins on this node. This is the time of the newest entry, which the
+/// majority then has. If a transaction is open at that time, it is the time of the first entry of the oldest such
+/// transaction, because a transaction can't be applied without its beginning.
 ///
-/// When this returns, the majority has everything that was written before, so every later read of the node at majority concern
-/// sees at least the state of that time.
+/// When this returns, the majority has every write that was made before the call, so every later read of the node at
+/// majority concern sees at least the state of that time.
 pub async fn first_write(client: &Client) -> Result<Timestamp> {
     let newest = last_write(client).await?;
     let open = client
@@ -57,21 +57,21 @@ pub async fn first_write(client: &Client) -> Result<Timestamp> {
         .read_concern(ReadConcern::local())
         .await
         .context("look for open transactions in config.transactions")?;
-    // A transaction that was open at `newest` may have been committed in between. The oplog of the backup lacks its
-    // beginning, so its commit must be visible to every reader.
+    // A transaction that was open at `newest` may have been committed meanwhile. The oplog of the backup lacks its
+    // beginning, so this waits until every reader sees the commit.
     last_write(client).await?;
     let begun = open.and_then(|t| t.get_document("startOpTime").ok().and_then(|o| o.get_timestamp("ts").ok()));
     Ok(begun.map_or(newest, |begun| begun.min(newest)))
 }
 
-/// Returns the newest entry of this node's oplog after the majority has it, or without waiting for the majority if the
-/// connection string asks for fewer members to confirm writes ([`majority`]).
+/// Returns the time of the newest entry of this node's oplog, after the majority has this entry. If the connection
+/// string asks for fewer members to confirm writes ([`majority`]), it returns without waiting for the majority.
 ///
-/// Documents are read at majority concern, but the list of collections and their drops are those of this node. So the end of a
-/// backup is the state of the node after the last of these reads, once the majority has it.
+/// Documents are read at majority concern, but the list of collections and the drops are read as this node has them. So
+/// the end of a backup is the state of the node after the last of these reads, and the majority must have it.
 ///
 /// # Errors
-/// The majority does not follow within a minute; the node can't be read.
+/// The majority does not follow within a minute, or the node can't be read.
 pub async fn last_write(client: &Client) -> Result<Timestamp> {
     let own =
         crate::mongo::hello(client).await?.own_write().context("hello tells no last write: is replication running?")?;
@@ -82,13 +82,13 @@ pub async fn last_write(client: &Client) -> Result<Timestamp> {
             return Err(anyhow::Error::new(error).context(explain_delay(client, &what).await));
         }
     }
-    // Slices begin and end with entries, so this must be the time of an entry.
+    // Slices begin and end with entries, so the result must be the time of an entry.
     newest_until(client, own).await?.with_context(|| format!("the oplog has no entry until {own}"))
 }
 
-/// Waits until `node` has every write up to `time`, and the majority too unless the connection string asks for fewer members.
-/// `time` need not be that of an entry. `session` must already know `time`: a node refuses to wait for a time that it does not
-/// know.
+/// Waits until `node` has every write up to `time`. Also waits for the majority, unless the connection string asks for
+/// fewer members. `time` need not be the time of an entry. `session` must already know `time`, because a node refuses
+/// to wait for a time that it does not know.
 ///
 /// # Errors
 /// The node or the majority does not catch up within a minute, or the node can't be read.
@@ -100,8 +100,8 @@ pub async fn wait_for(node: &Client, time: Timestamp, session: &mut ClientSessio
     Err(anyhow::Error::new(error).context(explain_delay(node, &what).await))
 }
 
-/// Builds a query that the server answers when the node has every write up to `time`, and at level `majority` the majority
-/// too.
+/// Builds a query that the server answers when the node has every write up to `time`. At level `majority` the majority
+/// must have them, too.
 fn wait_query(time: Timestamp, level: &str) -> bson::Document {
     doc! {
         "find": "system.version",
@@ -111,7 +111,7 @@ fn wait_query(time: Timestamp, level: &str) -> bson::Document {
     }
 }
 
-/// Describes what did not arrive in time, with the reason if the replica set's state shows one.
+/// Describes which write did not arrive in time, and the reason if the replica set's state shows one.
 async fn explain_delay(node: &Client, what: &str) -> String {
     match majority::lack(node).await {
         Some(why) => format!("{what} ({why})"),
@@ -119,17 +119,17 @@ async fn explain_delay(node: &Client, what: &str) -> String {
     }
 }
 
-/// How long a node may be behind its primary, and the majority behind the node.
+/// The longest time in milliseconds that a node may be behind its primary, and the majority behind the node.
 const FOLLOW_MS: i32 = 60_000;
 
-/// The oldest and the newest entry of this node's oplog.
+/// Returns the times of the oldest and the newest entry of this node's oplog.
 pub async fn window(client: &Client) -> Result<(Timestamp, Timestamp)> {
     let oldest = find_edge(client, doc! {}, 1).await?.context("the oplog is empty")?;
     let newest = find_edge(client, doc! {}, -1).await?.context("the oplog is empty")?;
     Ok((oldest, newest))
 }
 
-/// The oldest entry in the oplog of the member that `criteria` select.
+/// Returns the time of the oldest entry in the oplog of the member that `criteria` selects.
 pub async fn oldest_of(set: &Client, criteria: SelectionCriteria) -> Result<Timestamp> {
     let oplog = set.database("local").collection::<bson::Document>("oplog.rs");
     let find = oplog.find_one(doc! {}).sort(doc! { "$natural": 1 }).projection(doc! { "ts": 1 });
@@ -138,17 +138,17 @@ pub async fn oldest_of(set: &Client, criteria: SelectionCriteria) -> Result<Time
     found.get_timestamp("ts").context("look for the oldest entry of the oplog")
 }
 
-/// The oldest entry that is newer than `time`.
+/// Returns the time of the oldest entry that is newer than `time`.
 pub async fn first_after(client: &Client, time: Timestamp) -> Result<Option<Timestamp>> {
     find_edge(client, doc! { "ts": { "$gt": time } }, 1).await
 }
 
-/// Bytes of all entries that this node's oplog holds.
+/// Returns the size in bytes of all entries of this node's oplog.
 pub async fn size(client: &Client) -> Result<u64> {
     size_and_limit(client).await.map(|(size, _)| size)
 }
 
-/// Bytes of all entries that this node's oplog holds, and the limit of the oplog.
+/// Returns the size in bytes of all entries of this node's oplog, and the oplog's size limit.
 pub async fn size_and_limit(client: &Client) -> Result<(u64, u64)> {
     let stats =
         client.database("local").run_command(doc! { "collStats": "oplog.rs" }).await.context("size of the oplog")?;
@@ -162,12 +162,12 @@ pub async fn size_and_limit(client: &Client) -> Result<(u64, u64)> {
     Ok((size, number("maxSize").context("collStats tells no limit of the oplog")?))
 }
 
-/// The newest entry that is not newer than `until`.
+/// Returns the time of the newest entry that is not newer than `until`.
 pub async fn newest_until(client: &Client, until: Timestamp) -> Result<Option<Timestamp>> {
     find_edge(client, doc! { "ts": { "$lte": until } }, -1).await
 }
 
-/// The time of the first entry that matches, forwards or backwards.
+/// Returns the time of the first matching entry, read from the oldest entry on or (backwards) from the newest.
 async fn find_edge(client: &Client, filter: bson::Document, direction: i32) -> Result<Option<Timestamp>> {
     let found = client
         .database("local")
@@ -187,11 +187,11 @@ async fn find_edge(client: &Client, filter: bson::Document, direction: i32) -> R
     entry.get_timestamp("ts").map(Some).context("an oplog entry without ts")
 }
 
-/// Waits until the slice that begins at `next` should be stored: after `span`, or earlier if the oplog is truncated at its old
-/// end and has more entries after `next` than before it.
+/// Waits until the slice that begins at `next` should be stored. It is due after `span`. It is due earlier if the
+/// server has begun to remove old entries and `next` is in the older half of the oplog.
 ///
 /// # Errors
-/// The oplog has lost the entry at `next` already; the node can't be read.
+/// The oplog does not contain the entry at `next` any more, or the node can't be read.
 pub async fn wait_until_due(client: &Client, next: Timestamp, span: Duration) -> Result<()> {
     let deadline = Instant::now() + span;
     let begin = find_edge(client, doc! {}, 1).await?;
@@ -225,7 +225,7 @@ pub struct Slice {
     pub object: String,
     pub from: Timestamp,
     pub to: Timestamp,
-    /// Uncompressed bytes, stored bytes, entries.
+    /// The number of uncompressed bytes, of stored bytes and of entries.
     pub bytes: u64,
     pub stored: u64,
     pub entries: u64,
@@ -233,22 +233,22 @@ pub struct Slice {
     pub crc: i64,
 }
 
-/// A range to store, and its object.
+/// A range of the oplog that is to be stored, and the name of its object.
 #[derive(Debug, Clone)]
 pub struct Wanted {
     /// The object's name.
     pub object: String,
     pub compression: Compression,
     pub level: Option<i32>,
-    /// Both are times of entries that the majority has.
+    /// The first and the last time of the range. Both belong to entries that the majority has.
     pub from: Timestamp,
     pub to: Timestamp,
 }
 
-/// Reads `[from, to]` of the node's oplog and stores it as one object.
+/// Reads the entries from `from` to `to` of the node's oplog and stores them as one object.
 ///
 /// # Errors
-/// The oplog does not hold the whole range any more; the node or the storage fail. Nothing is stored then.
+/// The oplog does not contain the whole range any more, or the node or the storage fails. Then nothing is stored.
 pub async fn store(client: &Client, storage: &Arc<dyn Storage>, budget: &Budget, wanted: Wanted) -> Result<Slice> {
     let Wanted { object, compression, level, from, to } = wanted;
     let what = || format!("store the oplog from {from} to {to}");
@@ -283,7 +283,7 @@ pub async fn store(client: &Client, storage: &Arc<dyn Storage>, budget: &Budget,
     Ok(Slice { object, from, to, bytes, stored, entries, crc })
 }
 
-/// Entries of one server batch.
+/// The number of entries in one batch of the server.
 const BATCH: u32 = 4000;
 
 #[derive(Debug, Default)]
@@ -324,10 +324,10 @@ impl Reader {
         .boxed()
     }
 
-    /// Entries of the current batch; empty if it has no more.
+    /// Returns the entries of the current batch, or nothing if the batch has no more.
     fn piece(&mut self) -> Result<Vec<u8>> {
         let mut piece = Vec::new();
-        // Taken out so that entries can be borrowed from it.
+        // The reply is taken out of `self`, so that entries can be borrowed from it.
         let Some(mut reply) = self.reply.take() else { return Ok(piece) };
         while piece.len() < PIECE
             && let Some(entry) = reply.next_document()?
