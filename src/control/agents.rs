@@ -1,4 +1,4 @@
-//! `pbmAgents`: the agents' lines about themselves (docs/format.md C.2).
+//! `pbmAgents`: a document in which each agent reports its state (docs/format.md C.2).
 
 use super::{
     Unreadable,
@@ -25,8 +25,8 @@ impl Agents {
         Self { coll: home.table(names::AGENTS), unreadable: unreadable.clone() }
     }
 
-    /// Replaces this agent's line. Gives the [`AgentStat::instance`] of the line that was there; an agent that tells none
-    /// has an empty one.
+    /// Replaces this agent's document. Returns the [`AgentStat::instance`] of the previous document; it is empty if the
+    /// agent does not report one.
     pub async fn put(&self, stat: &AgentStat) -> Result<Option<String>> {
         let line = bson::serialize_to_document(stat).context("encode this agent's line")?;
         let before = self
@@ -37,7 +37,7 @@ impl Agents {
         Ok(before.map(|line| line.get_str("instance").unwrap_or_default().to_owned()))
     }
 
-    /// Removes an agent's line.
+    /// Removes an agent's document.
     pub async fn remove(&self, rs: &str, node: &str) -> Result<()> {
         self.coll
             .delete_one(doc! { "n": node, "rs": rs })
@@ -46,13 +46,13 @@ impl Agents {
         Ok(())
     }
 
-    /// Every line, stale ones included, sorted by replica set and node.
+    /// Returns every document, including stale ones, sorted by replica set and node.
     pub async fn all(&self) -> Result<Vec<AgentStat>> {
         self.find(doc! {}).await
     }
 
-    /// The agents that live at cluster time `now` and matter for the slicing of `rs`: the agents of `rs`, those of the leader
-    /// replica set, and all agents of the original.
+    /// Returns the agents that are alive at cluster time `now` and matter for the slicing of `rs`: the agents of `rs`,
+    /// those of the leader replica set, and all agents of the original.
     pub async fn alive_for_slicing(&self, rs: &str, leader_rs: &str, now: Timestamp) -> Result<Vec<AgentStat>> {
         let filter = doc! { "$or": [{ "rs": { "$in": [rs, leader_rs] } }, { "own": { "$in": [Bson::Null, ""] } }] };
         let found = self.find(filter).await?;
@@ -64,7 +64,8 @@ impl Agents {
         Ok(self.unreadable.sort_out(names::AGENTS, found.context("read admin.pbmAgents")?))
     }
 
-    /// Lines whose agents live, at cluster time `now`. Removes those that have been silent for long.
+    /// Returns the documents of agents that are alive at cluster time `now`. Removes those of agents that have been
+    /// silent for long.
     pub async fn alive(&self, now: Timestamp) -> Result<Vec<AgentStat>> {
         let before = Timestamp { time: now.time.saturating_sub(STALE_SECS + 5), increment: 0 };
         self.coll
@@ -74,7 +75,7 @@ impl Agents {
         self.living(now).await
     }
 
-    /// Lines whose agents live, at cluster time `now`. Removes nothing.
+    /// Returns the documents of agents that are alive at cluster time `now`. Removes none.
     pub async fn living(&self, now: Timestamp) -> Result<Vec<AgentStat>> {
         Ok(self.all().await?.into_iter().filter(|a| !is_stale(a.hb, now)).collect())
     }

@@ -1,7 +1,7 @@
-//! `pbmBackups` as the catalogue of storages: what a resync writes there (docs/format.md A.10).
+//! `pbmBackups` as the catalogue of all storages: what a resync writes into it (docs/format.md A.10).
 //!
-//! Written in batches and without a moment in which known backups are missing: what is found replaces its document, and
-//! only then do the documents go whose backups were not found.
+//! A resync writes in batches, and at no moment are known backups missing: first each backup that was found replaces
+//! its document, and then the documents of backups that were not found are removed.
 
 use super::{OpDocs, ops::CLEANUP_DUE};
 use crate::model::{backup::BackupMeta, config::StorageConf, names, status::Status};
@@ -11,11 +11,11 @@ use bson::{Bson, Document, doc};
 use futures::{Stream, TryStreamExt};
 use std::collections::HashSet;
 
-/// One command is one document, which the server limits to 16 MiB.
+/// A command is one document, and the server limits documents to 16 MiB.
 const BATCH_BYTES: usize = 4 << 20;
 const WRITE: &str = "write backups to admin.pbmBackups";
 
-/// The storage that backups lie on, as their documents name it.
+/// The storage of some backups, in the form in which their documents name it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shelf<'a> {
     Main,
@@ -31,16 +31,16 @@ impl Shelf<'_> {
     }
 }
 
-/// A backup that was found.
+/// A backup that was found on a storage.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     pub backup: BackupMeta,
-    /// It takes the place of a backup of the same name on another storage.
+    /// Whether this backup replaces a backup of the same name on another storage.
     pub wins: bool,
 }
 
 impl OpDocs<BackupMeta> {
-    /// Names of the backups on a storage, except for those whose remains have yet to be removed.
+    /// Returns the names of the backups on a storage. Failed backups whose objects must still be removed are left out.
     pub async fn names_on(&self, shelf: Shelf<'_>) -> Result<impl Stream<Item = Result<String>> + use<>> {
         const READ: &str = "read admin.pbmBackups";
         let mut filter = shelf.filter();
@@ -51,7 +51,7 @@ impl OpDocs<BackupMeta> {
             .try_filter_map(async |d| Ok(d.get_str("name").ok().map(str::to_owned))))
     }
 
-    /// The newest complete backup of everything on the main storage.
+    /// Returns the newest complete backup of all namespaces on the main storage.
     pub async fn newest_full(&self) -> Result<Option<BackupMeta>> {
         let mut filter = Shelf::Main.filter();
         filter
@@ -61,7 +61,7 @@ impl OpDocs<BackupMeta> {
         Ok(found.and_then(|found| self.unreadable.read(names::BACKUPS, found)))
     }
 
-    /// Names and places of all complete backups. A backup whose place can't be read is left out.
+    /// Returns the names and storages of all complete backups. A backup whose storage can't be read is left out.
     pub async fn places_of_done(&self) -> Result<Vec<(String, StorageConf)>> {
         const READ: &str = "read admin.pbmBackups";
         let done =
@@ -75,13 +75,13 @@ impl OpDocs<BackupMeta> {
         Ok(done.iter().filter_map(place).collect())
     }
 
-    /// How many backups are known on a storage.
+    /// Returns the number of known backups on a storage.
     pub async fn count_on(&self, shelf: Shelf<'_>) -> Result<u64> {
         self.stored.count_documents(shelf.filter()).await.context("count the backups in admin.pbmBackups")
     }
 
-    /// Writes what was found on a storage, each in place of the document of the same name. Gives the names that another
-    /// storage has and keeps.
+    /// Writes the backups that were found on a storage. Each replaces the document of the same name. Returns the names
+    /// that stay with another storage.
     pub async fn put_found(&self, shelf: Shelf<'_>, found: &[Entry]) -> Result<Vec<String>> {
         let mut kept = Vec::new();
         let mut batch: Vec<(&str, Document)> = Vec::new();
@@ -107,7 +107,7 @@ impl OpDocs<BackupMeta> {
         Ok(kept)
     }
 
-    /// The driver writes many documents at once only to newer servers; the command itself is old.
+    /// The driver's method for many documents works only with newer servers, but old servers know the command itself.
     async fn put_batch(&self, batch: Vec<(&str, Document)>) -> Result<Vec<String>> {
         let (names, updates): (Vec<&str>, Vec<Document>) = batch.into_iter().unzip();
         let mut command = doc! { "update": self.stored.name(), "updates": updates, "ordered": false };
@@ -131,7 +131,8 @@ impl OpDocs<BackupMeta> {
         Ok(kept)
     }
 
-    /// Removes the documents of a storage's backups whose names are not in `there`, remains excepted. Gives how many went.
+    /// Removes the documents of a storage's backups whose names are not in `there`. The documents of failed backups
+    /// whose objects must still be removed stay. Returns how many documents were removed.
     pub async fn drop_others(&self, shelf: Shelf<'_>, there: &HashSet<String>) -> Result<u64> {
         let gone = self.names_on(shelf).await?.try_filter(|name| std::future::ready(!there.contains(name)));
         let mut batches = std::pin::pin!(gone.try_chunks(1000));
@@ -147,7 +148,7 @@ impl OpDocs<BackupMeta> {
         Ok(dropped)
     }
 
-    /// Removes the documents of all backups of a profile, for when the profile goes.
+    /// Removes the documents of all backups of a profile, when the profile is removed.
     pub async fn drop_profile(&self, profile: &str) -> Result<u64> {
         let done = self.stored.delete_many(Shelf::Profile(profile).filter()).await;
         self.bell.ring().await;

@@ -1,10 +1,11 @@
-//! Wakes whoever waits for a change of the control collections, on every node, within milliseconds.
+//! Wakes all tasks that wait for a change of the control collections, on every node and within milliseconds.
 //!
-//! A ring is an empty document in `pbmOpLog`. That collection is capped, so a tailable cursor can follow it. The bell needs a
-//! collection that the original knows: the original's dumps contain the content of unknown collections, and its replay of the
-//! oplog stops at a write to a collection that the target lacks. The original never restores `pbmOpLog`, neither from a dump
-//! nor from the oplog. The original only inserts into `pbmOpLog`; its indexes there are sparse, so they skip a document without
-//! its fields. The documents that the original inserts, one for each lock that it takes, ring the bell, too.
+//! To ring the bell, a process inserts an empty document into `pbmOpLog`. That collection is capped, so a tailable
+//! cursor can follow it. The bell must use a collection that the original knows: the original's dumps contain the
+//! content of unknown collections, and its replay of the oplog stops at a write to a collection that the target lacks.
+//! But the original never restores `pbmOpLog`, neither from a dump nor from the oplog. It only inserts documents into
+//! `pbmOpLog`, and the indexes of that collection are sparse, so they skip empty documents. The original inserts a
+//! document for each lock that it takes, and these documents ring the bell, too.
 
 use super::{
     calls::Query,
@@ -20,11 +21,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Between the count and the cursor's first look, up to this many rings may arrive, and as many old ones may leave the full
-/// collection. A cursor that skips too many documents would miss new rings.
+/// After the count and before the cursor's first read, up to this many rings may arrive, and the full collection may
+/// lose as many old ones. If the cursor skipped too many documents, it would miss new rings.
 const IN_BETWEEN: u64 = 1000;
 
-/// Rings for others, and hears when others ring.
+/// Rings the bell, and notices when other processes ring it.
 #[derive(Debug)]
 pub struct Bell {
     rings: Table,
@@ -38,7 +39,8 @@ impl Bell {
         Self { rings: home.table_with(names::OP_LOG, options), heard: watch::Sender::new(0) }
     }
 
-    /// Wakes every waiter of the cluster. Never fails: whoever misses it looks again within [`super::POLL`].
+    /// Wakes every waiter of the cluster. Never fails, because a waiter that misses the ring reads again within
+    /// [`super::POLL`].
     pub async fn ring(&self) {
         self.heard.send_modify(|n| *n += 1);
         if let Err(error) = self.rings.insert_one(&doc! {}).await {
@@ -46,7 +48,7 @@ impl Bell {
         }
     }
 
-    /// Listens until `stop`; run as a task of its own, once per process.
+    /// Listens until `stop`. Run this as a separate task, once per process.
     pub async fn follow(&self, stop: CancellationToken) {
         while !stop.is_cancelled() {
             tokio::select! {
@@ -57,7 +59,7 @@ impl Bell {
                     }
                 }
             }
-            // The cursor ended: no such collection yet, an empty one, or a new primary.
+            // The cursor ended because the collection does not exist or is empty, or because there is a new primary.
             self.heard.send_modify(|n| *n += 1);
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -68,11 +70,11 @@ impl Bell {
 
     async fn listen(&self) -> mongodb::error::Result<()> {
         let id = doc! { "_id": 1 };
-        // A cursor on an empty collection would stay at its end for ever: see `can_be_tailed`.
+        // A cursor on an empty collection would stay at its end for ever (see `can_be_tailed`).
         if self.rings.find_one(Query::default().only(id.clone())).await?.is_none() {
             return Ok(());
         }
-        // The server need not send up to 10 MiB of old rings.
+        // The count of old rings lets the cursor skip them. Otherwise the server would send up to 10 MiB of them.
         let old = self.rings.count().await?;
         let mut rings = self.rings.tail(Some(id), old.saturating_sub(IN_BETWEEN)).await?;
         while let Some(ring) = rings.next().await {
@@ -82,11 +84,11 @@ impl Bell {
         Ok(())
     }
 
-    /// Calls `look` until it finds something: at once, whenever the bell rings, every [`super::POLL`], and a last time when
-    /// `limit` is over. `cancelled` ends the wait between two looks.
+    /// Calls `look` until it finds the value. The calls happen at once, whenever the bell rings, every [`super::POLL`],
+    /// and a last time at the end of `limit`. `cancelled` ends the wait between two calls.
     ///
     /// # Errors
-    /// What `look` returns.
+    /// The error that `look` returned.
     pub async fn until<T, M, F: Future<Output = Result<Look<T, M>>>>(
         &self,
         limit: Duration,
@@ -96,7 +98,7 @@ impl Bell {
         until(|| self.waiter(), limit, cancelled, look).await
     }
 
-    /// A waiter that has heard everything so far. Take it *before* reading the state that is waited for.
+    /// Returns a waiter for the rings from now on. Create it *before* you read the state that you wait to change.
     #[must_use]
     pub fn waiter(&self) -> Waiter {
         let mut heard = self.heard.subscribe();
@@ -105,17 +107,17 @@ impl Bell {
     }
 }
 
-/// What one look at the control collections shows to somebody who waits.
+/// The result of reading the control collections once while waiting for a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Look<T, M = ()> {
-    /// What is waited for.
+    /// The value that the caller waits for.
     Found(T),
-    /// It is not there yet, because of this.
+    /// The value does not exist yet, for this reason.
     Missing(M),
 }
 
 impl<T> Look<T> {
-    /// Found, if there is a value.
+    /// Returns `Found` if there is a value.
     #[must_use]
     pub fn at(value: Option<T>) -> Self {
         value.map_or(Self::Missing(()), Self::Found)
@@ -126,13 +128,13 @@ impl<T> Look<T> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Waited<T, M = ()> {
     Found(T),
-    /// The last look at the end of the time showed this.
+    /// The time is over. This is the reason from the last read.
     TimedOut(M),
     Cancelled,
 }
 
-/// A waiter returns at most once in this time: in a large cluster the bell rings for every replica set, and what the
-/// others do is seen as well a moment later, together.
+/// The shortest time between two returns of a waiter. In a large cluster the bell rings for every replica set; after
+/// this time a waiter sees several changes with one read.
 const TOGETHER: Duration = Duration::from_millis(20);
 
 async fn until<T, M, F: Future<Output = Result<Look<T, M>>>>(
@@ -144,7 +146,7 @@ async fn until<T, M, F: Future<Output = Result<Look<T, M>>>>(
     let end = Instant::now() + limit;
     let mut cancelled = std::pin::pin!(cancelled);
     loop {
-        // It is taken before the look, so that a change after the look rings for it.
+        // The waiter is created before the read, so that it notices a change after the read.
         let mut waiter = waiter();
         let missing = match look().await? {
             Look::Found(found) => return Ok(Waited::Found(found)),
@@ -169,16 +171,16 @@ pub struct Waiter {
 }
 
 impl Waiter {
-    /// Returns when the bell has rung since the last call, and after [`super::POLL`] at the latest.
+    /// Returns when the bell has rung since the last call, or after [`super::POLL`] at the latest.
     pub async fn next(&mut self) {
         self.next_within(super::POLL).await;
     }
 
-    /// As [`Self::next`], with another limit.
+    /// Does the same as [`Self::next`], with another time limit.
     pub async fn next_within(&mut self, limit: Duration) {
         let until = Instant::now() + limit;
         if let Ok(Err(_)) = tokio::time::timeout_at(until, self.heard.changed()).await {
-            // The bell is gone with its control layer; keep the pace of the fallback.
+            // The bell was dropped together with its control layer, so only the time limit is left.
             tokio::time::sleep_until(until).await;
         }
         tokio::time::sleep_until(self.returned + TOGETHER).await;

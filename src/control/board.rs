@@ -1,4 +1,4 @@
-//! The rendezvous over `pbmBackups` and `pbmRestores`.
+//! The rendezvous in the collections `pbmBackups` and `pbmRestores`.
 
 use super::{Control, HEARTBEAT, OpDocument, ops::OpDocs};
 use crate::model::status::Status;
@@ -10,9 +10,9 @@ use bson::{Bson, Document, Timestamp};
 use std::time::Duration;
 use tokio::{sync::Mutex, time::Instant};
 
-/// Which control collection a board is over.
+/// The control collection that a board uses.
 pub trait Plane: OpDocument {
-    /// Its handle.
+    /// Returns the handle of the collection.
     fn docs(control: &Control) -> &OpDocs<Self>;
 }
 
@@ -28,7 +28,7 @@ impl Plane for crate::model::restore::RestoreMeta {
     }
 }
 
-/// One member's view of one operation.
+/// The view that one member has of one operation.
 #[derive(Debug)]
 pub struct ControlBoard<T: Plane> {
     control: Control,
@@ -38,14 +38,14 @@ pub struct ControlBoard<T: Plane> {
     members: Vec<String>,
     docs: OpDocs<T>,
     role: Role,
-    /// When a follower last compared the leader's heartbeat with the cluster time.
+    /// The last time at which a follower compared the leader's heartbeat with the cluster time.
     compared: Mutex<Option<Instant>>,
     waiter: Mutex<super::Waiter>,
 }
 
 impl<T: Plane> ControlBoard<T> {
-    /// For the member `rs` of an operation in which `members` take part. A follower reads only what the leader publishes,
-    /// so that its cost does not grow with the cluster.
+    /// Creates the board of the member `rs` of an operation in which `members` take part. A follower reads only what
+    /// the leader publishes, so its cost does not grow with the cluster.
     #[must_use]
     pub fn new(control: &Control, name: &str, opid: &str, rs: &str, members: Vec<String>, role: Role) -> Self {
         Self {
@@ -63,10 +63,11 @@ impl<T: Plane> ControlBoard<T> {
 }
 
 impl<T: Plane> ControlBoard<T> {
-    /// What the leader has published.
+    /// Returns what the leader has published.
     async fn published(&self) -> Result<Option<Board>> {
         let mut compared = self.compared.lock().await;
-        // The time is read before the document: otherwise, if this process paused between the two, the leader would look lost.
+        // The time is read before the document. Otherwise the leader would seem lost if this process paused between the
+        // two reads.
         let now = if compared.is_none_or(|at| at.elapsed() >= HEARTBEAT) {
             *compared = Some(Instant::now());
             Some(self.control.cluster_time().await?)
@@ -79,7 +80,7 @@ impl<T: Plane> ControlBoard<T> {
         Ok(Some(Board { cluster: status(&document)?, error: text(&document, "error"), hb, members: Vec::new(), now }))
     }
 
-    /// Shows every few seconds that the operation's leader lives. Never returns.
+    /// Writes the heartbeat of the operation's leader every few seconds. Never returns.
     pub async fn keep_beating(&self) {
         loop {
             let beat = async {
@@ -93,8 +94,9 @@ impl<T: Plane> ControlBoard<T> {
         }
     }
 
-    /// Writes an unsuccessful end of this member and of the cluster, patiently: the reason of a failure is often that
-    /// the database is away. Any member's end is the cluster's, so that nobody has to wait for the leader to notice.
+    /// Writes that this member, and so the cluster, ended without success. It tries for a long time, because the
+    /// failure is often caused by an unreachable database. An unsuccessful end of any member ends the operation in the
+    /// cluster, so that no member has to wait for the leader to notice.
     pub async fn end_badly(&self, status: Status, reason: &str) {
         let until = Instant::now() + WRITE_THE_END;
         loop {
@@ -115,7 +117,7 @@ impl<T: Plane> ControlBoard<T> {
     }
 }
 
-/// How long the final state is tried to be written when the leader replica set is away.
+/// How long to retry the write of the final state while the leader replica set can't be reached.
 const WRITE_THE_END: Duration = Duration::from_secs(120);
 
 fn text(document: &Document, key: &str) -> String {
@@ -130,8 +132,8 @@ fn status(document: &Document) -> Result<Status> {
 #[async_trait]
 impl<T: Plane> Rendezvous for ControlBoard<T> {
     async fn announce(&self, step: Status) -> Result<()> {
-        // `false`: the part is not there yet (before the first step) or has been ended by somebody else, which the
-        // next reading tells with its reason.
+        // `false` means that the part does not exist yet (before the first step), or that somebody else has ended it.
+        // The next read finds that out, with the reason.
         self.docs.set_member_status(&self.name, &self.rs, step, "").await.map(drop)
     }
 
@@ -139,7 +141,7 @@ impl<T: Plane> Rendezvous for ControlBoard<T> {
         if self.role == Role::Follower {
             return self.published().await;
         }
-        // The time is read before the document, as above.
+        // The time is read before the document, for the reason given above.
         let now = self.control.cluster_time().await?;
         let Some(document) = self.docs.raw(&self.name).await? else { return Ok(None) };
         let locks = self.control.locks.all().await?;

@@ -1,8 +1,8 @@
-//! What a call on a control collection asks for, and what it did.
+//! The parameters and results of calls on a control collection.
 
 use bson::Document;
 
-/// Which documents are read, in which order, and which of their fields.
+/// Selects the documents to read, their order and their fields.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Query {
     pub filter: Document,
@@ -27,12 +27,12 @@ impl Query {
     }
 }
 
-/// What an update did.
+/// The result of an update.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Updated {
     pub matched: u64,
     pub modified: u64,
-    /// No document matched, so one was inserted.
+    /// Whether a document was inserted because none matched.
     pub inserted: bool,
 }
 

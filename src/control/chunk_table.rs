@@ -1,9 +1,9 @@
-//! Many PITR chunks in little memory, to compare what a storage has with what the index says.
+//! Holds many PITR chunks in little memory, to compare the chunks on a storage with the index.
 //!
 //! # Memory
 //!
-//! 40 bytes for each chunk. A chunk's object name follows from its replica set, times and compression; only a name that
-//! does not (nothing writes such) is kept as text.
+//! Each chunk takes 40 bytes. The name of its object follows from its replica set, times and compression. Only a
+//! different name, which no program writes, is kept as text.
 
 use crate::layout;
 use crate::model::{chunk::Chunk, compression::Compression};
@@ -14,7 +14,7 @@ use std::cmp::{Ordering, Reverse};
 #[derive(Debug, Clone, Default)]
 pub struct ChunkTable {
     rows: Vec<Row>,
-    /// Names of replica sets: few.
+    /// Names of the replica sets. There are few of them.
     sets: Vec<String>,
     names: Vec<String>,
 }
@@ -24,13 +24,13 @@ struct Row {
     start: Timestamp,
     end: Timestamp,
     size: i64,
-    /// Positions in the lists of names; that of an object name only if it is unusual.
+    /// Positions in the lists of names. The position of an object name is set only if the name is unusual.
     set: u32,
     name: u32,
     compression: Compression,
 }
 
-/// No unusual name.
+/// Stands for "the object name is not unusual".
 const USUAL: u32 = u32::MAX;
 
 impl ChunkTable {
@@ -56,16 +56,16 @@ impl ChunkTable {
         self.rows.is_empty()
     }
 
-    /// All chunks in their order.
+    /// Returns all chunks in their order.
     pub fn iter(&self) -> impl Iterator<Item = Chunk> {
         self.rows.iter().map(|row| self.chunk(row))
     }
 
-    /// Sorts by replica set and time, and leaves out what lies within another chunk: left by a crash while small chunks
-    /// were joined, and the original would read such an index as a gap.
+    /// Sorts by replica set and time, and removes chunks that lie within another chunk. A crash leaves such chunks if
+    /// it happens while small chunks are joined, and the original would see a gap in an index that contains them.
     pub fn keep_longest(&mut self) {
         let mut rows = std::mem::take(&mut self.rows);
-        // The longest first, so that everything within it comes later.
+        // The longest chunk comes first, so that all chunks within it come later.
         rows.sort_by(|a, b| {
             let times = (a.start, Reverse(a.end)).cmp(&(b.start, Reverse(b.end)));
             self.set(a).cmp(self.set(b)).then(times).then_with(|| self.name(a).cmp(&self.name(b)))
@@ -81,7 +81,8 @@ impl ChunkTable {
         self.rows = rows;
     }
 
-    /// What only this table has and what only the other one has. A chunk is the same if replica set, times and object are.
+    /// Returns the chunks that only one of the two tables has. Two chunks are equal if their replica sets, times and
+    /// objects are equal.
     pub(super) fn compare<'a>(&'a mut self, other: &'a mut Self) -> Differences<'a> {
         for table in [&mut *self, &mut *other] {
             let mut rows = std::mem::take(&mut table.rows);
@@ -123,13 +124,13 @@ impl FromIterator<Chunk> for ChunkTable {
     }
 }
 
-/// Appends; gives the place.
+/// Appends the text and returns its position.
 fn position(to: &mut Vec<String>, text: String) -> u32 {
     to.push(text);
     u32::try_from(to.len() - 1).unwrap_or(USUAL)
 }
 
-/// By replica set, start, end and name.
+/// Compares two chunks by replica set, start, end and name.
 fn order(a_in: &ChunkTable, a: &Row, b_in: &ChunkTable, b: &Row) -> Ordering {
     let sets = a_in.set(a).cmp(b_in.set(b));
     let times = sets.then((a.start, a.end).cmp(&(b.start, b.end)));
@@ -146,7 +147,7 @@ pub(super) enum Only {
     Theirs(Chunk),
 }
 
-/// See [`ChunkTable::compare`].
+/// The iterator of [`ChunkTable::compare`].
 pub(super) struct Differences<'a> {
     mine: (&'a ChunkTable, usize),
     theirs: (&'a ChunkTable, usize),
@@ -232,7 +233,7 @@ mod tests {
             fname: layout::pitr_chunk("a", chunk("a", 1, 2).start_ts, chunk("a", 1, 2).end_ts, Compression::Zstd),
             ..chunk("a", 1, 2)
         };
-        // The size is told by the storage, and is no difference.
+        // Different sizes are no difference, because the size comes from the storage.
         let mut mine = table(&[chunk("b", 1, 2), chunk("a", 1, 2), odd("a", 4, 5), chunk("c", 1, 9)]);
         let grown = Chunk { size: 77, ..chunk("b", 1, 2) };
         let mut theirs = table(&[other_compression.clone(), odd("a", 4, 5), grown, chunk("b", 2, 3)]);

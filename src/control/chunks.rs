@@ -13,9 +13,9 @@ use mongodb::{Collection, Cursor, Database};
 use serde::{Deserialize, de::DeserializeOwned};
 use std::{collections::HashSet, pin::pin};
 
-/// Chunks that come from the server at a time.
+/// How many chunks the server sends at a time.
 const BATCH: u32 = 10_000;
-/// Chunks that are written or removed at a time.
+/// How many chunks are written or removed at a time.
 const AT_ONCE: usize = 1000;
 
 /// The times and size of a chunk, without its object.
@@ -28,7 +28,7 @@ pub struct ChunkSpan {
     pub size: i64,
 }
 
-/// From when to when a chunk is.
+/// The start and the end of a chunk.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct ChunkTimes {
     pub rs: String,
@@ -36,7 +36,7 @@ pub struct ChunkTimes {
     pub end_ts: Timestamp,
 }
 
-/// A chunk and its place in the index.
+/// A chunk and its `_id` in the index.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Indexed {
     #[serde(rename = "_id")]
@@ -51,7 +51,7 @@ const READ: &str = "read admin.pbmPITRChunks";
 #[derive(Debug, Clone)]
 pub struct Chunks {
     coll: Collection<Chunk>,
-    /// The same documents as bytes, so that a document that can't be read is left out.
+    /// The same collection, read as bytes, so that a document that can't be decoded can be left out.
     raw: Collection<RawDocumentBuf>,
     unreadable: Unreadable,
 }
@@ -69,41 +69,41 @@ impl Chunks {
             .try_filter_map(move |it| std::future::ready(Ok(unreadable.read_raw(names::PITR_CHUNKS, &it))))
     }
 
-    /// All chunks by replica set and start.
+    /// Returns all chunks, sorted by replica set and start.
     pub async fn all(&self) -> Result<Vec<Chunk>> {
         let found = self.raw.find(doc! {}).sort(doc! { "rs": 1, "start_ts": 1 });
         self.readable(found.await.context(READ)?).try_collect().await
     }
 
-    /// The chunks of a replica set by start.
+    /// Returns the chunks of a replica set, sorted by start.
     pub async fn of(&self, rs: &str) -> Result<Vec<Chunk>> {
         let found = self.raw.find(doc! { "rs": rs }).sort(doc! { "start_ts": 1, "end_ts": 1 });
         self.readable(found.await.context(READ)?).try_collect().await
     }
 
-    /// The newest chunks of a replica set, by start.
+    /// Returns the newest chunks of a replica set, sorted by start.
     pub async fn recent(&self, rs: &str, limit: i64) -> Result<Vec<Chunk>> {
         let found = self.raw.find(doc! { "rs": rs }).sort(doc! { "start_ts": -1 }).limit(limit);
         self.readable(found.await.context(READ)?).try_collect().await
     }
 
-    /// The end of the newest chunk of all.
+    /// Returns the latest end of all chunks.
     pub async fn newest_end(&self) -> Result<Option<Timestamp>> {
         Ok(self.ending_last(doc! {}).await?.map(|chunk| chunk.end_ts))
     }
 
-    /// The chunk of a replica set that ends last.
+    /// Returns the chunk of a replica set that has the latest end.
     pub async fn last(&self, rs: &str) -> Result<Option<Chunk>> {
         self.ending_last(doc! { "rs": rs }).await
     }
 
     async fn ending_last(&self, filter: Document) -> Result<Option<Chunk>> {
-        // The server sends one document; more are asked for only if the first can't be read.
+        // The server sends one document. More are requested only if the first one can't be decoded.
         let found = self.raw.find(filter).sort(doc! { "end_ts": -1 }).batch_size(1).await.context(READ)?;
         pin!(self.readable(found)).try_next().await
     }
 
-    /// Adds a chunk; fine when it is there.
+    /// Adds a chunk. It is no error if the index already has it.
     pub async fn add(&self, chunk: &Chunk) -> Result<()> {
         match self.coll.insert_one(chunk).await {
             Err(error) if !is_duplicate_key(&error) => {
@@ -113,7 +113,7 @@ impl Chunks {
         }
     }
 
-    /// Removes chunks from the index by their objects' names; those that are not there are no error.
+    /// Removes chunks from the index by the names of their objects. A missing chunk is no error.
     pub async fn remove(&self, objects: &[String]) -> Result<()> {
         for part in objects.chunks(AT_ONCE) {
             self.coll
@@ -124,7 +124,8 @@ impl Chunks {
         Ok(())
     }
 
-    /// Times and sizes of all chunks, by replica set and start, as a stream: there may be very many.
+    /// Returns the times and sizes of all chunks, sorted by replica set and start. The result is a stream because there
+    /// may be very many.
     pub async fn spans(&self) -> Result<impl Stream<Item = Result<ChunkSpan>> + use<>> {
         let fields = doc! { "_id": 0, "rs": 1, "start_ts": 1, "end_ts": 1, "size": 1 };
         let order = doc! { "rs": 1, "start_ts": 1, "end_ts": 1 };
@@ -132,8 +133,8 @@ impl Chunks {
         Ok(self.readable(found))
     }
 
-    /// Times of all chunks, in the order of [`Chunks::spans`]. The server reads the keys of one index and neither documents
-    /// nor sorts; being sparse, that index needs a filter to be used.
+    /// Returns the times of all chunks, in the order of [`Chunks::spans`]. The server reads only the keys of one index:
+    /// it reads no documents and does not sort. The index is sparse, so the query needs a filter to use it.
     pub async fn times(&self) -> Result<impl Stream<Item = Result<ChunkTimes>> + use<>> {
         let fields = doc! { "_id": 0, "rs": 1, "start_ts": 1, "end_ts": 1 };
         let order = doc! { "rs": 1, "start_ts": 1, "end_ts": 1 };
@@ -142,7 +143,7 @@ impl Chunks {
         Ok(self.readable(found))
     }
 
-    /// The sizes of all chunks together.
+    /// Returns the sum of the sizes of all chunks.
     pub async fn bytes(&self) -> Result<i64> {
         let sum = doc! { "$group": { "_id": null, "bytes": { "$sum": { "$toLong": "$size" } } } };
         let mut found = self.coll.aggregate([sum]).await.context(READ)?;
@@ -150,14 +151,14 @@ impl Chunks {
         Ok(sum.and_then(|sum| sum.get_i64("bytes").ok()).unwrap_or(0))
     }
 
-    /// The chunks that end at or before `until`, by start, as a stream.
+    /// Returns the chunks that end at or before `until` as a stream, sorted by start.
     pub async fn ending_by(&self, until: Timestamp) -> Result<impl Stream<Item = Result<Indexed>> + use<>> {
         let filter = doc! { "start_ts": { "$lte": until }, "end_ts": { "$lte": until } };
         let found = self.raw.find(filter).sort(doc! { "start_ts": 1, "end_ts": 1 }).batch_size(BATCH);
         Ok(self.readable(found.await.context(READ)?))
     }
 
-    /// Which of these objects, given with their starts, are in the index.
+    /// Returns which of these objects are in the index. Each object is given with its start.
     pub async fn known(&self, objects: &[(String, Timestamp)]) -> Result<HashSet<String>> {
         let starts: Vec<Timestamp> = objects.iter().map(|(_, start)| *start).collect();
         let names = self.coll.clone_with_type::<Document>();
@@ -166,15 +167,15 @@ impl Chunks {
         Ok(found.iter().filter_map(|chunk| chunk.get_str("fname").ok().map(str::to_owned)).collect())
     }
 
-    /// Removes chunks from the index by their places.
+    /// Removes chunks from the index by their `_id`.
     pub async fn forget(&self, ids: &[Bson]) -> Result<()> {
         let filter = doc! { "_id": { "$in": ids } };
         self.coll.delete_many(filter).await.context("remove chunks from admin.pbmPITRChunks")?;
         Ok(())
     }
 
-    /// All chunks as a table, in no order. Entries that can't be read are removed: the caller fills the index anew, and those
-    /// entries would be in the way.
+    /// Returns all chunks as a table, in no particular order. Entries that can't be decoded are removed, because the
+    /// caller fills the index again and they could conflict with the new entries.
     pub async fn table(&self) -> Result<ChunkTable> {
         let mut found = self.raw.find(doc! {}).batch_size(BATCH).await.context(READ)?;
         let (mut table, mut broken) = (ChunkTable::default(), Vec::new());
@@ -190,10 +191,10 @@ impl Chunks {
         Ok(table)
     }
 
-    /// Makes the index what was found on the storage. `known` is what the index held before the storage was looked at:
-    /// chunks that were added since then stay.
+    /// Changes the index to the chunks that were found on the storage. `known` is the content of the index before the
+    /// storage was read. Chunks that were added since then stay.
     pub async fn replace(&self, known: &mut ChunkTable, found: &mut ChunkTable) -> Result<()> {
-        // All that is gone goes first: a chunk with the same times may come under another name.
+        // Chunks are removed first, because a chunk with the same times may be added under another name.
         let mut gone = Vec::new();
         for only in known.compare(found) {
             let Only::Mine(chunk) = only else { continue };
@@ -219,7 +220,7 @@ impl Chunks {
             return Ok(());
         }
         match self.coll.insert_many(chunks).ordered(false).await {
-            // Added by a slicer meanwhile.
+            // A slicer added the chunk meanwhile.
             Err(error) if !only_duplicate_keys(&error) => Err(error).context("write admin.pbmPITRChunks"),
             _ => Ok(()),
         }

@@ -24,33 +24,33 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone)]
 pub struct Commands {
     coll: Table,
-    /// The same collection, read from the primary and without waiting for the majority.
+    /// The same collection, but read from the primary without waiting for the majority.
     newest: Table,
     leader: Arc<dyn Server>,
     bell: Arc<Bell>,
 }
 
-/// An order in the queue.
+/// An order in the queue of commands.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Queued {
-    /// As hex the OPID of the operation.
+    /// The OPID of the operation, which is shown in hex.
     pub id: ObjectId,
-    /// After this cluster time no agent may begin it.
+    /// The cluster time after which no agent may begin the operation.
     pub until: Option<Timestamp>,
     pub order: Order,
 }
 
-/// A place in the queue: the commands before it. They are twelve bytes each and few in the life of an agent, so all are
-/// kept, also those that the capped collection has dropped since.
+/// A position in the queue, stored as the ids of all commands before it. An id has twelve bytes and an agent sees few
+/// commands, so all ids are kept, even after the capped collection has dropped the command.
 #[derive(Debug, Default)]
 pub struct Place {
     known: HashSet<ObjectId>,
-    /// The newest of the known commands.
+    /// The newest command that is known.
     newest: Option<ObjectId>,
 }
 
 impl Place {
-    /// The order in a document, if it is not known yet and complete.
+    /// Returns the order in a document, if it is complete and was not known yet.
     fn take(&mut self, document: Document) -> Option<Queued> {
         let Ok(id) = document.get_object_id("_id") else {
             tracing::warn!("a document in admin.pbmCmd without an ObjectId as _id is ignored");
@@ -78,12 +78,13 @@ impl Place {
     }
 }
 
-/// The longest time that a command stays unseen while the primary answers.
+/// The longest time that a new command can stay unnoticed while the primary answers.
 const LOOK: Duration = Duration::from_millis(1500);
-/// How long a look may take: a frozen server must not keep us from the next primary.
+/// The time limit of one read. Without it, a frozen server would keep the agent from asking the next primary.
 const LOOK_LIMIT: Duration = Duration::from_secs(4);
-/// How long after it was sent a command may begin, in cluster time: longer than any sender waits for it. The limit matters when
-/// the sender could not withdraw the command, because it was killed or cut off.
+/// How many seconds of cluster time after it was sent a command may begin. This is longer than any sender waits for the
+/// command to begin. The limit is needed if the sender could not withdraw the command, because it was killed or lost
+/// its connection.
 const BEGINS_WITHIN: u32 = 90;
 
 impl Commands {
@@ -113,38 +114,39 @@ impl Commands {
         Ok(id)
     }
 
-    /// The command with this OPID as stored, as long as the capped collection keeps it.
+    /// Returns the stored command with this OPID, as long as the capped collection keeps it.
     pub async fn raw(&self, opid: &str) -> Result<Option<Document>> {
         let Ok(id) = ObjectId::parse_str(opid) else { return Ok(None) };
         self.coll.find_one(doc! { "_id": id }).await.context("read admin.pbmCmd")
     }
 
-    /// The newest command that makes a backup or a restore of this name, as stored.
+    /// Returns the newest stored command that makes a backup or a restore of this name.
     pub async fn raw_by_name(&self, name: &str) -> Result<Option<Document>> {
         let filter = doc! { "$or": [{ "backup.name": name }, { "restore.name": name }, { "replay.name": name }] };
         self.coll.find_one(Query::from(filter).sorted(doc! { "ts": -1 })).await.context("read admin.pbmCmd")
     }
 
-    /// The end of the queue: what is in it now. Commands sent later can be followed from here.
+    /// Returns the present end of the queue. Commands that are sent later can be followed from there.
     ///
-    /// A place in the queue and not a moment: `ts` and `_id` are by the sender's clock, which may be minutes away from
-    /// ours, so that by them new commands would be missed and old ones run again.
+    /// The result is a position and not a time: `ts` and `_id` come from the sender's clock, which may differ from ours
+    /// by minutes. With a time, new commands would be missed and old ones would run again.
     pub async fn end(&self) -> Result<Place> {
         let known = self.newest.find(Query::default().only(doc! { "_id": 1 })).await.context("read admin.pbmCmd")?;
         let known = known.iter().filter_map(|command| command.get_object_id("_id").ok());
         Ok(Place { known: known.collect(), newest: None })
     }
 
-    /// Hands over every command sent after `place`, each once and in the order of the queue, until `stop`. Unknown and
-    /// incomplete commands are only logged. Run as a task of its own.
+    /// Passes on every command sent after `place`, each once and in the order of the queue, until `stop`. Unknown and
+    /// incomplete commands are only logged. Run this as a separate task.
     ///
-    /// A tailable cursor returns a command within milliseconds, but it can fail. A cursor stays with its server when that
-    /// server freezes, and also when it becomes a secondary after an election; there, new commands wake the cursor only at its
-    /// time-out. So every [`LOOK`] the end of the queue is also read from the current primary. A command that the cursor missed
-    /// is found by its id, and the cursor is opened anew.
+    /// A tailable cursor returns a command within milliseconds, but it can fail. A cursor stays with its server when
+    /// that server freezes, and also when it becomes a secondary after an election. In both cases the cursor returns
+    /// new commands only after its time-out. So every [`LOOK`] the end of the queue is also read from the current
+    /// primary. If it has a command that the cursor missed, the command is recognized by its id, and a new cursor is
+    /// opened.
     ///
-    /// Read at local concern: a majority read would wake only with the cursor's time-out, because the wake-up of a capped
-    /// collection comes with the insert, before the majority has it.
+    /// The queue is read at local concern. A capped collection wakes its cursors at the insert, before the majority has
+    /// the document, so a majority read would return it only after the cursor's time-out.
     pub async fn follow(&self, mut place: Place, out: mpsc::Sender<Queued>, stop: CancellationToken) {
         let mut tail: Option<Tail> = None;
         let mut looks = tokio::time::interval(LOOK);
@@ -155,7 +157,7 @@ impl Commands {
                 () = stop.cancelled() => return,
                 next = next_of(&mut tail) => match next {
                     Some(Ok(document)) => vec![document],
-                    // The cursor is dead, most often because its server is.
+                    // The cursor has failed, most often because its server has.
                     Some(Err(_)) | None => {
                         tail = None;
                         looks.reset_immediately();
@@ -174,7 +176,7 @@ impl Commands {
                         }
                         Err(error) => {
                             tail = None;
-                            // After a failure the order of the queue may have changed: all commands are compared.
+                            // After a failure the order of the queue may have changed, so all commands are compared.
                             place.newest = None;
                             if !failing {
                                 tracing::warn!("look for commands: {}; trying again", explain(&error));
@@ -199,7 +201,7 @@ impl Commands {
         const READ: &str = "read admin.pbmCmd";
         let ids = || Query::default().only(doc! { "_id": 1 });
         let newest = self.newest.find_one(ids().sorted(doc! { "$natural": -1 })).await.context(READ)?;
-        // A cursor on an empty collection stays at its end for ever.
+        // A cursor on an empty collection would stay at its end for ever, so none is opened.
         let Some(newest) = newest.and_then(|found| found.get_object_id("_id").ok()) else { return Ok(Vec::new()) };
         let missed = if place.newest == Some(newest) {
             Vec::new()
@@ -223,7 +225,8 @@ impl Commands {
         };
         place.newest = Some(newest);
         if tail.is_none() {
-            // The cursor only speeds commands up. A collection that is not capped can't have one.
+            // Without a cursor, commands only arrive later. A collection that is not capped can't have a tailable
+            // cursor.
             match self.newest.tail(None, 0).await {
                 Ok(cursor) => *tail = Some(cursor),
                 Err(error) => tracing::debug!(%error, "open the cursor on admin.pbmCmd"),
@@ -233,7 +236,7 @@ impl Commands {
     }
 }
 
-/// What is in the queue and then what comes.
+/// Returns the commands that are in the queue, and then each new one.
 type Tail = BoxStream<'static, mongodb::error::Result<Document>>;
 
 /// Waits for the next document of the cursor. Without a cursor it waits for ever.

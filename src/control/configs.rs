@@ -1,4 +1,4 @@
-//! `pbmConfig`: the main configuration, and storage profiles, which have documents of their own (docs/format.md C.3).
+//! `pbmConfig`: the main configuration, and the storage profiles, each in a document of its own (docs/format.md C.3).
 
 use super::{
     Bell,
@@ -26,7 +26,8 @@ fn main() -> Document {
     doc! { "profile": Bson::Null }
 }
 
-/// A document *added by us*: storages whose mark was seen. No reader takes it for the main configuration or a profile.
+/// A document *added by us* that lists the storages whose mark was seen. No reader takes it for the main configuration
+/// or a profile.
 const MARKED: &str = "markedStorages";
 
 fn marked() -> Document {
@@ -42,27 +43,27 @@ impl Configs {
         Self { coll: home.table(names::CONFIG), bell: bell.clone() }
     }
 
-    /// The main configuration; `None` before the first `pbm config --file`. Values that can't be used are listed in its
-    /// `mistakes`.
+    /// Returns the main configuration, or `None` before the first `pbm config --file`. Its `mistakes` list the values
+    /// that can't be used.
     pub async fn main(&self) -> Result<Option<Config>> {
         Ok(self.main_document().await?.as_ref().map(reading::read))
     }
 
-    /// The main configuration as stored.
+    /// Returns the stored document of the main configuration.
     pub async fn main_document(&self) -> Result<Option<Document>> {
         self.coll.find_one(main()).await.context("read admin.pbmConfig")
     }
 
-    /// The storages whose mark was seen or written, each as one text.
+    /// Returns the storages whose mark was seen or written, each as one text.
     pub async fn remembered_storages(&self) -> Result<Vec<String>> {
         let found = self.coll.find_one(marked()).await.context("read admin.pbmConfig")?;
         let places = found.and_then(|found| found.get_array("places").cloned().ok()).unwrap_or_default();
         Ok(places.iter().filter_map(|place| place.as_str().map(str::to_owned)).collect())
     }
 
-    /// Stores that a storage has its mark.
+    /// Records that a storage has its mark.
     pub async fn remember_storage(&self, place: &str) -> Result<()> {
-        // Most often the storage is already stored: a query is cheaper than a write.
+        // The storage is usually recorded already, and a query is cheaper than a write.
         let mut known = marked();
         known.insert("places", place);
         if self.coll.find_one(known).await.context("read admin.pbmConfig")?.is_some() {
@@ -71,7 +72,7 @@ impl Configs {
         let update = doc! { "$addToSet": { "places": place }, "$setOnInsert": { "profile": MARKED } };
         let done = self.coll.upsert_one(marked(), update).await;
         match done {
-            // Another agent created the document first: this agent now adds the storage to it.
+            // Another agent has created the document meanwhile, so this agent adds the storage to it.
             Err(error) if is_duplicate_key(&error) => {
                 let update = doc! { "$addToSet": { "places": place } };
                 self.coll.update_one(marked(), update).await.map(drop)
@@ -81,19 +82,20 @@ impl Configs {
         .context("remember the storage in admin.pbmConfig")
     }
 
-    /// Removes the note that a storage had its mark.
+    /// Removes the record that a storage has its mark.
     pub async fn forget_storage(&self, place: &str) -> Result<()> {
         let update = doc! { "$pull": { "places": place } };
         self.coll.update_one(marked(), update).await.map(drop).context("forget the storage in admin.pbmConfig")
     }
 
-    /// The main configuration and all profiles as stored, the main one first: also those that can't be read otherwise.
+    /// Returns the stored documents of the main configuration (first) and of all profiles, even those that can't be
+    /// decoded.
     pub async fn documents(&self) -> Result<Vec<Document>> {
         let all = Query::from(doc! { "_id": { "$ne": MARKED } });
         self.coll.find(all.sorted(doc! { "profile": 1, "name": 1 })).await.context("read admin.pbmConfig")
     }
 
-    /// Replaces the main configuration. Its epoch becomes `epoch`.
+    /// Replaces the main configuration and sets its epoch to `epoch`.
     pub async fn replace_main(&self, config: &Config, epoch: Timestamp) -> Result<()> {
         let mut document = bson::serialize_to_document(config).context("encode the configuration")?;
         document.insert("epoch", epoch);
@@ -102,14 +104,14 @@ impl Configs {
         Ok(())
     }
 
-    /// All storage profiles, by name. In a profile that can't be read, the storage is unusable.
+    /// Returns all storage profiles, sorted by name. A profile that can't be decoded has an unusable storage.
     pub async fn profiles(&self) -> Result<Vec<Config>> {
         let found = self.coll.find(Query::from(doc! { "profile": true }).sorted(doc! { "name": 1 })).await;
         let found = found.context("read the profiles in admin.pbmConfig")?;
         Ok(found.iter().map(reading::read).collect())
     }
 
-    /// Stores a profile, in place of one of the same name. Its epoch becomes `epoch`.
+    /// Stores a profile and sets its epoch to `epoch`. A profile of the same name is replaced.
     pub async fn put_profile(&self, name: &str, storage: &StorageConf, epoch: Timestamp) -> Result<()> {
         let storage = bson::serialize_to_document(storage).context("encode the profile")?;
         let document = doc! { "name": name, "profile": true, "storage": storage, "epoch": epoch };
@@ -118,21 +120,21 @@ impl Configs {
         Ok(())
     }
 
-    /// Removes a profile. `false` when there is none of this name.
+    /// Removes a profile. Returns `false` if no profile has this name.
     pub async fn remove_profile(&self, name: &str) -> Result<bool> {
         let done = self.coll.delete_many(named(name)).await.context("remove a profile from admin.pbmConfig")?;
         self.bell.ring().await;
         Ok(done > 0)
     }
 
-    /// Sets dotted keys of the main configuration. `false` when there is none.
+    /// Sets dotted keys of the main configuration. Returns `false` if there is no configuration.
     async fn set(&self, keys: Document) -> Result<bool> {
         self.update(Update { set: keys, unset: Document::new() }).await
     }
 
     /// Sets some dotted keys of the main configuration and unsets others. Returns `false` if there is no configuration.
     pub async fn update(&self, keys: Update) -> Result<bool> {
-        // Old servers refuse an update operator with no keys.
+        // Old servers refuse an update operator without keys.
         let parts = [("$set", keys.set), ("$unset", keys.unset)].into_iter().filter(|(_, keys)| !keys.is_empty());
         let update: Document = parts.map(|(name, keys)| (name.to_owned(), Bson::from(keys))).collect();
         let done = self.coll.update_one(main(), update).await.context("write admin.pbmConfig")?;
@@ -145,7 +147,7 @@ impl Configs {
         self.set(doc! { "epoch": epoch }).await.map(drop)
     }
 
-    /// Switches point-in-time recovery off and starts a new generation, if it is on. `true` if it was.
+    /// If point-in-time recovery is on, switches it off and starts a new generation. Returns whether it was on.
     pub async fn switch_pitr_off(&self, epoch: Timestamp) -> Result<bool> {
         let mut on = main();
         on.insert("pitr.enabled", true);

@@ -1,7 +1,8 @@
-//! The suite that the control collections pass, on a server and in memory. It panics at the first broken promise.
+//! A suite of checks that the control collections must pass, both on a server and in memory. It panics at the first
+//! failed check.
 //!
-//! It proves that [`super::memory`] can stand for the server in tests: conditional updates, unique keys, staleness by cluster
-//! time, the order of commands and rings, and that everybody sees a write once it is confirmed.
+//! It proves that [`super::memory`] behaves like the server in tests: conditional updates, unique keys, staleness by
+//! cluster time, the order of commands and rings, and that every reader sees a write after it was confirmed.
 
 use super::{Commands, Control, Debt, OpDocs, OpDocument, Order, TakeLock, Withdrawal};
 use crate::model::{
@@ -19,10 +20,10 @@ use std::time::Duration;
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
-/// Checks all promises on empty collections, over two ways to the same cluster.
+/// Runs all checks on empty collections. `here` and `there` are two connections to the same cluster.
 ///
 /// # Panics
-/// A promise is broken.
+/// A check failed.
 pub async fn check(here: &Control, there: &Control) {
     check_all(here, there).await.expect("the cluster answers");
 }
@@ -263,7 +264,7 @@ async fn only_failed_backups_ask_for_a_clean_up(here: &Control) -> Result<()> {
     assert!(here.restores.any_open().await?);
     assert!(here.restores.set_status("one", Status::Error, "why").await?);
     assert!(!here.restores.any_open().await?);
-    // As earlier versions left it.
+    // A document in the form that earlier versions wrote.
     here.restores.set("one", doc! { "cleanup_due": true }).await?;
     assert!(!here.restores.any_open().await?);
     here.restores.remove("one").await?;
@@ -371,7 +372,7 @@ async fn configuration(here: &Control, there: &Control) -> Result<()> {
     Ok(())
 }
 
-/// How long a command or a ring may take: much longer than it takes.
+/// The time limit for a command or a ring. It is much longer than either takes.
 const SOON: Duration = Duration::from_secs(20);
 
 async fn commands_come_once_and_in_order(here: &Control, there: &Control) -> Result<()> {
@@ -409,7 +410,7 @@ async fn rings_wake_waiters_elsewhere(here: &Control, there: &Control) -> Result
     let stop = CancellationToken::new();
     let following = there.bell.follow(stop.clone());
     let ringing = async {
-        // Until the other side follows the bell, which it can't report.
+        // Waits until the other side follows the bell. There is no other way to find that out.
         let mut waiter = there.bell.waiter();
         while timeout(super::POLL, waiter.next_within(SOON)).await.is_ok() {}
         for _ in 0..3 {

@@ -1,4 +1,5 @@
-//! `pbmLock`, `pbmOpLog`: one operation at a time per replica set, each operation once (docs/format.md C.4, C.6).
+//! `pbmLock`, `pbmOpLog`: a replica set runs one operation at a time, and each operation only once (docs/format.md C.4,
+//! C.6).
 
 use super::{
     Bell,
@@ -13,8 +14,8 @@ use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc};
 use std::{collections::HashSet, sync::Arc};
 
-/// Fields of a slicing lock, *added by us*: the time up to which somebody asked the slicer to store the oplog, and the time up
-/// to which the slicer has then stored it.
+/// Fields of a slicing lock, *added by us*: the time up to which the slicer was asked to store the oplog, and the time
+/// up to which it has then stored it.
 const FLUSH: &str = "flush";
 const FLUSHED: &str = "flushed";
 
@@ -31,13 +32,13 @@ pub struct Locks {
 #[must_use]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TakeLock {
-    /// It is ours; heartbeats are due.
+    /// This process has the lock and must now send heartbeats.
     Taken,
-    /// Somebody alive holds it.
+    /// A living process holds the lock.
     Busy { by: Lock },
-    /// The holder is lost. Clean up after it, then try again.
+    /// The holder of the lock is lost. Clean up after it, then try again.
     Stale { by: Lock },
-    /// Somebody held it until a moment ago. There is nothing to clean up; try again.
+    /// The lock was released a moment ago. There is nothing to clean up, so try again.
     Gone,
     /// This operation was already run on this replica set.
     AlreadyRun,
@@ -51,11 +52,11 @@ pub enum TakeLock {
 pub enum Withdrawal {
     /// No agent has begun the operation, and none will.
     Done,
-    /// The agent that holds `taken` was faster: the operation runs, or has run.
+    /// The agent that holds `taken` was faster than the sender: the operation runs, or has run.
     TooLate { taken: LockHeader },
 }
 
-/// In `pbmOpLog`, replaces the node's name in the entry of a withdrawn operation.
+/// Replaces the node's name in the `pbmOpLog` entry of a withdrawn operation.
 const WITHDRAWN: &str = "(withdrawn)";
 
 impl Locks {
@@ -103,18 +104,18 @@ impl Locks {
         }
     }
 
-    /// Shows that the holder lives. `false` when the lock is not ours any more.
+    /// Writes a heartbeat into the lock. Returns `false` if this process does not hold the lock any more.
     pub async fn beat(&self, mine: &LockHeader, now: Timestamp) -> Result<bool> {
         let done = self
             .coll
-            // Attempts overtake each other: a late one must not take back a newer sign of life.
+            // Several attempts can arrive out of order. `$max` prevents that a late one replaces a newer heartbeat.
             .update_one(header_filter(mine)?, doc! { "$max": { "hb": now } })
             .await
             .with_context(|| format!("refresh the {} lock of {}", mine.kind, mine.replset))?;
         Ok(done.matched > 0)
     }
 
-    /// Gives the lock back; fine when it is gone.
+    /// Releases the lock. It is no error if the lock does not exist.
     pub async fn release(&self, mine: &LockHeader) -> Result<()> {
         self.coll
             .delete_one(header_filter(mine)?)
@@ -124,7 +125,8 @@ impl Locks {
         Ok(())
     }
 
-    /// Removes a stale lock, only if nobody has refreshed it since it was read. `false` when somebody was faster.
+    /// Removes a stale lock, unless its heartbeat has changed since it was read. Returns `false` if the lock has
+    /// changed or is missing.
     pub async fn remove_stale(&self, lock: &Lock) -> Result<bool> {
         let mut filter = header_filter(&lock.header)?;
         filter.insert("hb", lock.hb);
@@ -133,12 +135,13 @@ impl Locks {
         Ok(done > 0)
     }
 
-    /// The lock of a replica set.
+    /// Returns the lock of a replica set.
     pub async fn of(&self, replset: &str) -> Result<Option<Lock>> {
         self.coll.find_one(doc! { "replset": replset }).await.context("read admin.pbmLock")
     }
 
-    /// Tries to become the slicer of a replica set. A stale holder is put out first; there is nothing to clean up after it.
+    /// Tries to take the slicing lock of a replica set. A stale lock is removed first. Its holder leaves nothing to
+    /// clean up.
     pub async fn try_take_slicing(&self, want: &LockHeader, now: Timestamp) -> Result<bool> {
         if let Some(by) = self.slicer_of(&want.replset).await? {
             if !is_stale(by.hb, now) {
@@ -157,19 +160,19 @@ impl Locks {
         Ok(done)
     }
 
-    /// As [`Self::beat`], for the slicer.
+    /// Does the same as [`Self::beat`], for the slicing lock.
     pub async fn beat_slicing(&self, mine: &LockHeader, now: Timestamp) -> Result<bool> {
         let done = self
             .slicing
-            // Attempts overtake each other: a late one must not take back a newer sign of life.
+            // Several attempts can arrive out of order. `$max` prevents that a late one replaces a newer heartbeat.
             .update_one(header_filter(mine)?, doc! { "$max": { "hb": now } })
             .await
             .with_context(|| format!("refresh the slicing lock of {}", mine.replset))?;
         Ok(done.matched > 0)
     }
 
-    /// Removes the lock of a slicer that shows no sign of life. Returns `false` if the slicer has shown one since `seen` was
-    /// read.
+    /// Removes the lock of a slicer that sends no heartbeats. Returns `false` if the slicer has sent one since `seen`
+    /// was read.
     pub async fn remove_silent_slicer(&self, seen: &Lock) -> Result<bool> {
         let mut filter = header_filter(&seen.header)?;
         filter.insert("hb", seen.hb);
@@ -178,7 +181,7 @@ impl Locks {
         Ok(removed > 0)
     }
 
-    /// Gives the slicing lock back; fine when it is gone.
+    /// Releases the slicing lock. It is no error if the lock does not exist.
     pub async fn release_slicing(&self, mine: &LockHeader) -> Result<()> {
         self.slicing
             .delete_one(header_filter(mine)?)
@@ -198,14 +201,14 @@ impl Locks {
         Ok(())
     }
 
-    /// The time up to which this slicer was asked to store the oplog.
+    /// Returns the time up to which this slicer was asked to store the oplog.
     pub async fn asked_to_flush(&self, mine: &LockHeader) -> Result<Option<Timestamp>> {
         let lock = self.slicing.as_stored().find_one(header_filter(mine)?).await;
         let lock = lock.context("read admin.pbmLockOp")?;
         Ok(lock.and_then(|lock| lock.get_timestamp(FLUSH).ok()))
     }
 
-    /// Notes in the lock that the slicer has stored everything up to `at`, as it was asked to.
+    /// Records in the lock that the slicer has stored the oplog up to `at`, as requested.
     pub async fn flushed(&self, mine: &LockHeader, at: Timestamp) -> Result<()> {
         self.slicing
             .update_one(header_filter(mine)?, doc! { "$set": { FLUSHED: at } })
@@ -215,28 +218,29 @@ impl Locks {
         Ok(())
     }
 
-    /// The replica sets whose slicers have stored everything up to `at`.
+    /// Returns the replica sets whose slicers have stored the oplog up to `at`.
     pub async fn flushed_since(&self, at: Timestamp) -> Result<HashSet<String>> {
         let found = self.slicing.find(doc! { FLUSHED: { "$gte": at } }).await.context("read admin.pbmLockOp")?;
         Ok(found.into_iter().map(|lock| lock.header.replset).collect())
     }
 
-    /// The slicing lock of a replica set, stale or not.
+    /// Returns the slicing lock of a replica set, even if it is stale.
     pub async fn slicer_of(&self, replset: &str) -> Result<Option<Lock>> {
         self.slicing.find_one(doc! { "replset": replset, "type": "pitr" }).await.context("read admin.pbmLockOp")
     }
 
-    /// Locks of nodes that slice the oplog for point-in-time recovery, stale ones included.
+    /// Returns the slicing locks of all replica sets, including stale ones.
     pub async fn slicers(&self) -> Result<Vec<Lock>> {
         self.slicing.find(doc! {}).await.context("read admin.pbmLockOp")
     }
 
     /// Withdraws an operation that no agent has begun.
     ///
-    /// An agent begins an operation by writing the operation and its replica set into `pbmOpLog`, where each pair can exist
-    /// only once; the original's agents do the same. The sender tries to write the pair before an agent does, so exactly one of
-    /// the two wins. The entry of the `leader` replica set decides: without that replica set's agent no operation gets beyond
-    /// its checks. The entries of the `others` only spare their agents the waiting.
+    /// An agent begins an operation by writing the operation and its replica set into `pbmOpLog`, where each pair can
+    /// exist only once. The original's agents do the same. The sender tries to write the pair before an agent does, so
+    /// exactly one of the two wins. The entry of the `leader` replica set decides, because without that replica set's
+    /// agent no operation gets beyond its checks. The entries of the `others` only let their agents stop waiting
+    /// earlier.
     pub async fn withdraw(&self, kind: &str, opid: &str, leader: &str, others: &[String]) -> Result<Withdrawal> {
         let entry = |replset: &str| LockHeader {
             kind: kind.to_owned(),
@@ -249,7 +253,7 @@ impl Locks {
             Ok(_) => {}
             Err(error) if is_duplicate_key(&error) => {
                 let taken = self.begun_in(opid, leader).await?;
-                // The entry is gone again, or it is our own, from an earlier attempt whose answer was lost.
+                // The entry does not exist any more, or it is from an earlier attempt of ours whose answer was lost.
                 if let Some(taken) = taken.filter(|taken| taken.node != WITHDRAWN) {
                     return Ok(Withdrawal::TooLate { taken });
                 }
@@ -267,7 +271,7 @@ impl Locks {
         Ok(Withdrawal::Done)
     }
 
-    /// Has the sender withdrawn this operation?
+    /// Whether the sender has withdrawn this operation.
     pub async fn is_withdrawn(&self, opid: &str) -> Result<bool> {
         if opid.is_empty() {
             return Ok(false);
@@ -276,23 +280,23 @@ impl Locks {
         Ok(found.context("read admin.pbmOpLog")?.is_some())
     }
 
-    /// Who began this operation in this replica set, or withdrew it.
+    /// Returns which node began this operation in this replica set, or that it was withdrawn.
     pub async fn begun_in(&self, opid: &str, replset: &str) -> Result<Option<LockHeader>> {
         self.once.find_one(doc! { "opid": opid, "replset": replset }).await.context("read admin.pbmOpLog")
     }
 
-    /// Did anybody take the lock for this operation, now or before?
+    /// Whether any node takes or took the lock for this operation.
     pub async fn was_taken(&self, opid: &str) -> Result<bool> {
         Ok(self.taken_by(opid).await?.is_some())
     }
 
-    /// Who took the lock for this operation, now or before; of several replica sets one.
+    /// Returns one of the nodes that take or took the lock for this operation.
     pub async fn taken_by(&self, opid: &str) -> Result<Option<LockHeader>> {
         let taken = doc! { "opid": opid, "node": { "$ne": WITHDRAWN } };
         self.once.find_one(taken).await.context("read admin.pbmOpLog")
     }
 
-    /// All locks, stale ones included.
+    /// Returns all locks, including stale ones.
     pub async fn all(&self) -> Result<Vec<Lock>> {
         self.coll.find(doc! {}).await.context("read admin.pbmLock")
     }

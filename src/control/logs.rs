@@ -1,4 +1,4 @@
-//! `pbmLog`: the log of all agents (docs/format.md C.11).
+//! `pbmLog`: the log lines of all agents (docs/format.md C.11).
 
 use crate::model::{
     command::name,
@@ -21,17 +21,17 @@ pub struct Logs {
     coll: Collection<LogEntry>,
 }
 
-/// Which lines; every field narrows, `None` doesn't.
+/// Selects log lines. Each field restricts the selection, unless it is `None`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LogQuery {
     pub replset: Option<String>,
     pub node: Option<String>,
-    /// Lines at least this severe: `s` less or equal.
+    /// The lowest severity, as a number: lines with this number or a lower one are selected.
     pub severity: Option<i32>,
     pub event: Option<String>,
     pub object: Option<String>,
     pub opid: Option<String>,
-    /// Not before, unix seconds.
+    /// The earliest time, in unix seconds.
     pub since: Option<i64>,
 }
 
@@ -65,17 +65,19 @@ impl Logs {
         Self { coll: db.collection(names::LOG) }
     }
 
-    /// Appends lines, in order. After an error any of them may be there: the same call again adds those that are missing.
+    /// Appends lines in their order. After an error, some of them may be stored; calling this again stores only the
+    /// missing lines.
     pub async fn append(&self, lines: &[LogEntry]) -> Result<()> {
         let quick = WriteConcern::builder().w(Acknowledgment::Nodes(1)).build();
-        // An ordered insert would stop at the first line that is there, and the lines after it would never come.
+        // An ordered insert would stop at the first line that is already stored, and the lines after it would never be
+        // stored.
         match self.coll.insert_many(lines).ordered(false).write_concern(quick).await {
             Err(error) if !only_duplicate_keys(&error) => Err(error).context("write admin.pbmLog"),
             _ => Ok(()),
         }
     }
 
-    /// The newest `limit` matching lines (0 = all), oldest first.
+    /// Returns the newest `limit` matching lines (0 = all), with the oldest first.
     pub async fn newest(&self, query: &LogQuery, limit: i64) -> Result<Vec<LogEntry>> {
         let mut lines: Vec<LogEntry> = self
             .coll
@@ -91,15 +93,16 @@ impl Logs {
         Ok(lines)
     }
 
-    /// All matching lines by time, oldest first, one after another: the log may be larger than what we want in memory.
+    /// Returns all matching lines by time, with the oldest first. The result is a stream because the log may not fit
+    /// into memory.
     pub async fn all(&self, query: &LogQuery) -> Result<impl Stream<Item = Result<LogEntry>> + use<>> {
         let lines = self.coll.find(query.filter()).sort(doc! { "ts": 1, "ns": 1 }).allow_disk_use(true);
         let cursor = lines.await.context("read admin.pbmLog")?;
         Ok(cursor.map_err(|e| anyhow::Error::new(e).context("read admin.pbmLog")))
     }
 
-    /// The newest error of a replica set's slicing since the configuration of `epoch`, unless slicing has begun anew after
-    /// it (docs/format.md C.11.1). As in the original the seconds of the `_id`s are compared.
+    /// Returns the newest error of a replica set's slicing since the configuration of `epoch`, unless slicing has begun
+    /// again after that error (docs/format.md C.11.1). Like the original, it compares the seconds of the `_id`s.
     pub async fn pitr_error(&self, rs: &str, epoch: Timestamp) -> Result<Option<LogEntry>> {
         let newest = async |s: Severity, msg: Option<&str>| {
             let mut filter = doc! { "e": name::PITR, "rs": rs, "ep": epoch, "s": s as i32 };
@@ -114,8 +117,8 @@ impl Logs {
         Ok(Some(error).filter(|error| begun.is_none_or(|begun| seconds(&begun) <= seconds(error))))
     }
 
-    /// Matching lines in the order in which they are written, from the oldest kept on, without end. The stream ends
-    /// when the server drops the cursor: at once on an empty collection.
+    /// Returns matching lines in the order in which they are written, beginning with the oldest stored line, and then
+    /// each new line. The stream ends when the server drops the cursor; on an empty collection it does so at once.
     pub async fn follow(&self, query: &LogQuery) -> Result<impl Stream<Item = Result<LogEntry>> + use<>> {
         if !super::can_be_tailed(&self.coll).await.context("follow admin.pbmLog")? {
             return Ok(stream::empty().left_stream());

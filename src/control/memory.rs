@@ -1,10 +1,11 @@
-//! The control collections in memory, for tests: the same answers as the leader replica set gives, without a server and in
-//! tokio's time. [`super::contract`] checks that the answers are the same.
+//! The control collections in memory, for tests. They give the same answers as the leader replica set, but need no
+//! server, and they use tokio's time. [`super::contract`] checks that the answers are the same.
 //!
-//! A [`Cluster`] is what the servers hold. Every agent of a test has a [`Link`] of its own to it, and a [`Network`] that may
-//! delay or lose what goes over that link. Everything is confirmed by the majority at once.
+//! A [`Cluster`] holds the data of the servers. Every agent of a test has its own [`Link`] to it, and a [`Network`]
+//! that may delay or lose the calls on that link. Every write is confirmed by the majority at once.
 //!
-//! Cluster time is the primary's clock at the newest write. As on an idle replica set, it moves at least every ten seconds.
+//! The cluster time is the primary's clock at the newest write. As on an idle replica set, it advances at least every
+//! ten seconds.
 
 mod query;
 mod update;
@@ -30,17 +31,17 @@ use std::{
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// The primary's clock when a cluster begins, in unix seconds. A multiple of ten.
+/// The primary's clock at the creation of a cluster, in unix seconds. A multiple of ten.
 const BEGIN: u32 = 1_700_000_000;
-/// An idle primary writes an entry without content this often, in seconds.
+/// The seconds between two empty oplog entries of an idle primary.
 const IDLE_ENTRY: u32 = 10;
 
-/// What the servers hold.
+/// The data and the state of the simulated servers.
 #[derive(Debug)]
 pub struct Cluster {
     begun: Instant,
     state: Mutex<State>,
-    /// Counts the inserts, for those who follow a collection.
+    /// Counts the inserts, so that cursors can wait for the next one.
     inserts: watch::Sender<u64>,
 }
 
@@ -54,7 +55,7 @@ struct State {
 }
 
 impl Cluster {
-    /// A cluster without documents, whose balancer is on.
+    /// Creates a cluster without documents. Its balancer is on.
     #[must_use]
     pub fn new() -> Arc<Self> {
         let state = State {
@@ -91,7 +92,7 @@ impl Cluster {
         BEGIN + u32::try_from(self.begun.elapsed().as_secs()).unwrap_or(u32::MAX - BEGIN)
     }
 
-    /// The time of the newest write.
+    /// Returns the time of the newest write.
     fn time(&self, state: &mut State) -> Timestamp {
         let idle = self.clock() / IDLE_ENTRY * IDLE_ENTRY;
         if idle > state.time.time {
@@ -111,15 +112,15 @@ impl Cluster {
     }
 }
 
-/// What happens to a call on its way to the servers and back.
+/// Can delay or lose a call on the way to the servers, or its answer.
 pub trait Network: Debug + Send + Sync {
-    /// Before the servers have the call. After an error they never get it.
+    /// Called before the servers receive the call. After an error they never receive it.
     fn request(&self) -> BoxFuture<'_, io::Result<()>>;
-    /// After they have carried it out. An error is an answer that got lost.
+    /// Called after the servers have executed the call. An error means that the answer is lost.
     fn answer(&self) -> BoxFuture<'_, io::Result<()>>;
 }
 
-/// Calls arrive at once.
+/// A network without delays and losses.
 #[derive(Debug)]
 pub struct Reliable;
 
@@ -133,7 +134,7 @@ impl Network for Reliable {
     }
 }
 
-/// One process's way to the cluster.
+/// The connection of one process to the cluster.
 #[derive(Debug, Clone)]
 pub struct Link {
     cluster: Arc<Cluster>,
@@ -188,16 +189,16 @@ impl Server for Link {
     }
 }
 
-/// Which of the matching documents a write changes.
+/// How many of the matching documents a write changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reach {
     First,
-    /// The first one; if there is none, a new one.
+    /// The first matching document, or a new one if none matches.
     FirstOrNew,
     All,
 }
 
-/// One collection over one link.
+/// One collection, reached over one link.
 #[derive(Debug, Clone)]
 pub(super) struct Collection {
     link: Link,
@@ -262,7 +263,8 @@ impl Collection {
                 there.push(new);
                 done.inserted = true;
             }
-            // A write that changes nothing still gets an entry: the primary waits for the majority with it.
+            // A write that changes nothing still gets an oplog entry, because the primary then waits for the majority
+            // to have it.
             cluster.tick(state);
             Ok(done)
         })

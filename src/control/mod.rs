@@ -1,14 +1,15 @@
-//! The control collections: what agents and command line tell each other, and nothing else (docs/format.md C).
+//! The control collections, through which agents and the command line communicate (docs/format.md C).
 //!
-//! One file per collection with a method per use, so that every write that moves a cluster can be found and read.
-//! All of it is on the leader replica set (config servers, or the only replica set), through its primary.
+//! Each collection has a file, and each use of it has a method, so that every write that affects a cluster is easy to
+//! find and read. All collections are on the leader replica set (config servers, or the only replica set) and are used
+//! through its primary.
 //!
-//! # What wakes whom
+//! # How waiting tasks wake up
 //!
-//! Every change of an operation's document is followed by [`Bell::ring`]: one insert into a capped collection
-//! that everybody follows with a tailable cursor. Waiters read the document again when the bell rings, and at the
-//! latest after [`POLL`], so a lost ring (or a change made by the original's command line) costs a second, nothing
-//! else. Commands are followed in `pbmCmd` itself, which is capped too.
+//! Every change of an operation's document is followed by [`Bell::ring`]: one insert into a capped collection that
+//! every process follows with a tailable cursor. A waiting task reads the document again when the bell rings, and after
+//! [`POLL`] at the latest. So a lost ring (or a change made by the original's command line) only costs a second.
+//! Commands are followed in `pbmCmd` itself, which is also capped.
 
 mod agents;
 mod backup_list;
@@ -56,11 +57,12 @@ use mongodb::{
 use std::{sync::Arc, time::Duration};
 use table::{Home, Table};
 
-/// The longest that a change goes unseen when the bell is lost.
+/// The longest time until a change is noticed if the ring of the bell is lost.
 pub const POLL: Duration = Duration::from_secs(1);
-/// How long the server holds a tailable cursor's question when there is nothing new: what agents cost while idle.
+/// How long the server waits for new documents before it answers a tailable cursor. This determines how many calls idle
+/// agents make.
 const AWAIT: Duration = Duration::from_secs(20);
-/// How often locks, operations and agents show that they live.
+/// The time between two heartbeats of locks, operations and agents.
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 
 /// Handles of all control collections.
@@ -69,7 +71,7 @@ pub struct Control {
     client: Client,
     db: Database,
     leader: Arc<dyn Server>,
-    /// Read for the cluster time.
+    /// Any collection. It is read to learn the cluster time.
     any: Table,
     pub commands: Commands,
     pub backups: OpDocs<BackupMeta>,
@@ -81,26 +83,28 @@ pub struct Control {
     pub chunks: Chunks,
     pub pitr: Pitr,
     pub bell: Arc<Bell>,
-    /// The documents that were left out because they can't be read.
+    /// The documents that were left out because they can't be decoded.
     pub unreadable: Unreadable,
 }
 
 impl Control {
-    /// Handles on the leader replica set that `client` leads to. Contacts no server.
+    /// Creates the handles, for the leader replica set of `client`. Contacts no server.
     #[must_use]
     pub fn new(client: Client) -> Self {
         let db = client.database(names::CONTROL_DB);
         Self::over(client, db)
     }
 
-    /// Over a cluster in memory. What is not in memory (PITR's collections and the log) is asked of `client`.
+    /// Creates the handles for a cluster in memory. PITR's collections and the log are not in memory, so they use
+    /// `client`.
     #[must_use]
     pub fn in_memory(link: memory::Link, client: Client) -> Self {
         let db = client.database(names::CONTROL_DB);
         Self::at(&Home::Memory(link.clone()), Arc::new(link), client, db)
     }
 
-    /// As [`Self::new`], but reads what only the primary has, for use while no majority can confirm it.
+    /// Does the same as [`Self::new`], but also reads data that only the primary has. For use while no majority can
+    /// confirm writes.
     #[must_use]
     pub fn unconfirmed(client: Client) -> Self {
         let options = DatabaseOptions::builder().read_concern(ReadConcern::local()).build();
@@ -153,7 +157,7 @@ impl Control {
         Ok(())
     }
 
-    /// Does the bell of earlier releases exist ([`names::OLD_BELL`])?
+    /// Whether the bell of earlier releases exists ([`names::OLD_BELL`]).
     pub async fn has_old_bell(&self) -> Result<bool> {
         setup::has_old_bell(&self.db).await
     }
@@ -163,8 +167,8 @@ impl Control {
         setup::drop_old_bell(&self.db).await
     }
 
-    /// Now, in cluster time: advances the primary's view with a read first, so that it is never older than what any
-    /// member wrote before.
+    /// Returns the present cluster time. It reads from the primary first, so the result is never older than any write
+    /// that a member made before the call.
     pub async fn cluster_time(&self) -> Result<Timestamp> {
         self.any.find_one(doc! {}).await.context("read pbmLock for the cluster time")?;
         self.time_of_last_call().await
@@ -172,32 +176,32 @@ impl Control {
 }
 
 impl Control {
-    /// Now, in cluster time, right after a read or write of the control collections: as [`Self::cluster_time`], with one
-    /// question less.
+    /// Returns the present cluster time right after a read or write of the control collections. This is
+    /// [`Self::cluster_time`] with one call less.
     pub async fn time_of_last_call(&self) -> Result<Timestamp> {
         Ok(mongo::hello(self.leader()).await?.cluster_time())
     }
 
-    /// Now, in cluster time, at a moment when perhaps nobody else writes: advances it with a write of our own first,
-    /// because a silent cluster's time moves only every ten seconds. For judging who is lost.
+    /// Returns the present cluster time, after a write that advances it. Use this to decide which processes are lost:
+    /// in a cluster without other writes, the cluster time advances only every ten seconds.
     pub async fn advanced_cluster_time(&self) -> Result<Timestamp> {
         self.bell.ring().await;
         self.cluster_time().await
     }
 }
 
-/// A tailable cursor on `coll` will see what comes.
+/// Whether a tailable cursor on `coll` will return new documents.
 ///
-/// The server keeps a tailable cursor if the collection has a document *after* its first look. If the first document
-/// comes between the two, the cursor lives on but stays at its end for ever. So nobody opens one before a document can be
-/// seen.
+/// The server keeps a tailable cursor only if the collection has a document when the cursor is checked, *after* its
+/// first read. If the first document arrives between the read and the check, the cursor is kept but stays at its end
+/// for ever. So no cursor is opened before the collection has a document.
 async fn can_be_tailed<T: Send + Sync>(coll: &mongodb::Collection<T>) -> mongodb::error::Result<bool> {
     let coll = coll.clone_with_type::<Document>();
     let any = coll.find_one(doc! {}).projection(doc! { "_id": 1 });
     Ok(any.read_concern(ReadConcern::local()).await?.is_some())
 }
 
-/// Wall-clock unix seconds, as in `*_ts` fields.
+/// Returns the wall-clock time in unix seconds, as in `*_ts` fields.
 #[must_use]
 pub fn unix_now() -> i64 {
     jiff::Timestamp::now().as_second()

@@ -1,7 +1,8 @@
-//! `pbmBackups` and `pbmRestores`: one document per operation, with the same skeleton (docs/format.md C.0.2, C.7, C.9).
+//! `pbmBackups` and `pbmRestores`: one document per operation, with a common structure (docs/format.md C.0.2, C.7,
+//! C.9).
 //!
-//! A status once final is never changed: the writes below carry that in their filters, so that a straggler can't
-//! revive a cancelled operation.
+//! A final status is never changed: the filters of the writes below exclude documents with a final status, so that a
+//! late write can't revive a cancelled operation.
 
 use super::{
     Bell, Unreadable,
@@ -24,11 +25,11 @@ use std::{marker::PhantomData, sync::Arc};
 
 /// A document with `name`, `opid`, `status`, `hb` and `replsets`.
 pub trait OpDocument: Serialize + DeserializeOwned + Send + Sync + Unpin + 'static {
-    /// The part of one replica set.
+    /// The type of the part that belongs to one replica set.
     type Member: Serialize + Send + Sync;
-    /// The collection.
+    /// The name of the collection.
     const COLLECTION: &'static str;
-    /// One that fails leaves objects on the storage, which are removed later.
+    /// Whether a failed operation leaves objects on the storage that are removed later.
     const LEAVES_REMAINS: bool;
 }
 
@@ -48,7 +49,7 @@ impl OpDocument for RestoreMeta {
 #[derive(Debug)]
 pub struct OpDocs<T> {
     coll: Table,
-    /// The same collection, for what only a resync does.
+    /// The same collection, for writes that only a resync makes.
     pub(super) stored: Collection<Document>,
     pub(super) bell: Arc<Bell>,
     pub(super) unreadable: Unreadable,
@@ -62,13 +63,13 @@ impl<T> Clone for OpDocs<T> {
     }
 }
 
-/// A field *added by us*: the operation failed and its remains are still to be removed.
+/// A field *added by us*: the operation failed, and its objects on the storage must still be removed.
 pub(super) const CLEANUP_DUE: &str = "cleanup_due";
 
-/// A field *added by us*: the nodes that were named for the work and can't do it.
+/// A field *added by us*: the nodes that were nominated for the work and can't do it.
 const DECLINED: &str = "declined";
 
-/// A node that was named for the work of a replica set and can't do it.
+/// A node that was nominated for the work of a replica set and can't do it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
 pub struct Declined {
     rs: String,
@@ -76,7 +77,7 @@ pub struct Declined {
     pub why: String,
 }
 
-/// The state of the choice of an agent for one replica set.
+/// The state of a nomination round: the choice of an agent for one replica set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Round {
     /// The status of the backup.
@@ -85,8 +86,8 @@ pub struct Round {
     pub declined: Vec<Declined>,
 }
 
-/// Something that an operation switched off and has to switch on again, even if its agents have died. It is recorded in a field
-/// of the operation's document, *added by us*.
+/// A feature that an operation switched off and has to switch on again, even if its agents have died. It is recorded in
+/// a field of the operation's document, *added by us*.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Debt {
     Balancer,
@@ -97,7 +98,7 @@ pub enum Debt {
 impl Debt {
     const ALL: [Self; 2] = [Self::Balancer, Self::Slicing];
 
-    /// Backups can owe it, too, not only restores.
+    /// Whether backups can have this debt, and not only restores.
     pub const fn is_of_backups(self) -> bool {
         matches!(self, Self::Balancer)
     }
@@ -138,11 +139,11 @@ impl<T: OpDocument> OpDocs<T> {
         found.map(Self::decode).transpose()
     }
 
-    /// Stores a new operation. `false` when one of this name exists.
+    /// Stores a new operation. Returns `false` if an operation of this name exists.
     pub async fn insert(&self, new: &T) -> Result<bool> {
         let document = bson::serialize_to_document(new).context("encode the operation")?;
         let name = document.get_str("name").context("an operation needs a name")?.to_owned();
-        // pbmRestores has no unique index: the upsert keeps the name single among our agents.
+        // `pbmRestores` has no unique index. The upsert prevents that our agents insert a name twice.
         let done = self.coll.upsert_one(doc! { "name": &name }, doc! { "$setOnInsert": document }).await;
         let inserted = match done {
             Ok(done) => done.inserted,
@@ -153,27 +154,27 @@ impl<T: OpDocument> OpDocs<T> {
         Ok(inserted)
     }
 
-    /// By name.
+    /// Returns the operation with this name.
     pub async fn get(&self, name: &str) -> Result<Option<T>> {
         self.one(doc! { "name": name }).await
     }
 
-    /// By the OPID of its command.
+    /// Returns the operation whose command has this OPID.
     pub async fn by_opid(&self, opid: &str) -> Result<Option<T>> {
         self.one(doc! { "opid": opid }).await
     }
 
-    /// As stored, for readers of single fields.
+    /// Returns the stored document, for callers that read single fields.
     pub async fn raw(&self, name: &str) -> Result<Option<Document>> {
         self.coll.find_one(doc! { "name": name }).await.with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
-    /// By the OPID of its command, as stored.
+    /// Returns the stored document of the operation whose command has this OPID.
     pub async fn raw_by_opid(&self, opid: &str) -> Result<Option<Document>> {
         self.coll.find_one(doc! { "opid": opid }).await.with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
-    /// Status, error and heartbeat only.
+    /// Returns only the status, the error and the heartbeat.
     pub async fn state(&self, name: &str) -> Result<Option<Document>> {
         let state = doc! { "status": 1, "error": 1, "hb": 1 };
         self.coll
@@ -182,17 +183,18 @@ impl<T: OpDocument> OpDocs<T> {
             .with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
-    /// All documents, oldest first. A document that can't be read is an error: callers decide from the list what to delete.
+    /// Returns all documents, with the oldest first. A document that can't be decoded is an error, because callers use
+    /// the list to decide what to delete.
     pub async fn all(&self) -> Result<Vec<T>> {
         self.documents().await?.into_iter().map(Self::decode).collect()
     }
 
-    /// All documents that can be read, oldest first.
+    /// Returns all documents that can be decoded, with the oldest first.
     pub async fn readable(&self) -> Result<Vec<T>> {
         Ok(self.unreadable.sort_out(T::COLLECTION, self.documents().await?))
     }
 
-    /// All documents as stored, oldest first.
+    /// Returns all stored documents, with the oldest first.
     async fn documents(&self) -> Result<Vec<Document>> {
         self.coll
             .find(Query::default().sorted(doc! { "start_ts": 1, "name": 1 }))
@@ -200,12 +202,12 @@ impl<T: OpDocument> OpDocs<T> {
             .with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
-    /// Operations that have not come to an end, as stored.
+    /// Returns the stored documents of operations that have not ended.
     pub async fn unfinished(&self) -> Result<Vec<Document>> {
         self.coll.find(doc! { "status": not_final() }).await.with_context(|| format!("read admin.{}", T::COLLECTION))
     }
 
-    /// The name of the operation with this OPID.
+    /// Returns the name of the operation with this OPID.
     pub async fn name_by_opid(&self, opid: &str) -> Result<Option<String>> {
         let found =
             self.coll.find_one(doc! { "opid": opid }).await.with_context(|| format!("read admin.{}", T::COLLECTION))?;
@@ -219,10 +221,10 @@ impl<T: OpDocument> OpDocs<T> {
         Ok(done.matched > 0)
     }
 
-    /// Moves the whole operation to `status`. `false` when it has ended already or does not exist.
+    /// Sets the status of the whole operation. Returns `false` if the operation has ended or does not exist.
     ///
-    /// With an unsuccessful end a backup's document also asks for a clean-up of what it left behind (see
-    /// `due_for_cleanup`).
+    /// If the status is an unsuccessful end, a backup's document also gets a request to remove the backup's objects
+    /// (see `due_for_cleanup`).
     pub async fn set_status(&self, name: &str, status: Status, error: &str) -> Result<bool> {
         let mut set = doc! { "status": status.as_str(), "last_transition_ts": unix_now(), "error": error };
         if T::LEAVES_REMAINS && matches!(status, Status::Error | Status::Canceled) {
@@ -236,7 +238,7 @@ impl<T: OpDocument> OpDocs<T> {
         .await
     }
 
-    /// Adds a replica set's part; nothing if it is there.
+    /// Adds the part of a replica set. Does nothing if the part exists.
     pub async fn add_member(&self, name: &str, rs: &str, member: &T::Member) -> Result<bool> {
         let member = bson::serialize_to_document(member).context("encode the replica set's part")?;
         self.update(
@@ -247,7 +249,7 @@ impl<T: OpDocument> OpDocs<T> {
         .await
     }
 
-    /// Moves one replica set's part to `status`. `false` when that part has ended already or does not exist.
+    /// Sets the status of one replica set's part. Returns `false` if that part has ended or does not exist.
     pub async fn set_member_status(&self, name: &str, rs: &str, status: Status, error: &str) -> Result<bool> {
         self.update(
             doc! { "name": name, "replsets": { "$elemMatch": { "name": rs, "status": not_final() } } },
@@ -264,8 +266,8 @@ impl<T: OpDocument> OpDocs<T> {
         .await
     }
 
-    /// Sets fields of one replica set's part; keys are relative to it. `false` when that part has ended already or does
-    /// not exist.
+    /// Sets fields of one replica set's part; the keys are relative to the part. Returns `false` if that part has ended
+    /// or does not exist.
     pub async fn set_member(&self, name: &str, rs: &str, fields: Document) -> Result<bool> {
         let fields: Document = fields.into_iter().map(|(key, value)| (format!("replsets.$.{key}"), value)).collect();
         self.update(
@@ -276,29 +278,29 @@ impl<T: OpDocument> OpDocs<T> {
         .await
     }
 
-    /// Publishes how far a replica set is.
+    /// Publishes the progress of a replica set.
     pub async fn set_progress(&self, name: &str, rs: &str, progress: &Progress) -> Result<()> {
         let progress = bson::serialize_to_bson(progress).context("encode the progress")?;
         self.set_member(name, rs, doc! { "progress": progress }).await.map(drop)
     }
 
-    /// Records that this operation will switch something off. This is called before the switch.
+    /// Records that this operation will switch a feature off. Must be called before the feature is switched off.
     pub async fn owe(&self, name: &str, debt: Debt) -> Result<()> {
         self.set(name, doc! { debt.key(): true }).await.map(drop)
     }
 
-    /// The operations that have switched `debt` off and not yet on again.
+    /// Returns the operations that have switched `debt` off and have not switched it on again.
     pub async fn owing(&self, debt: Debt) -> Result<Vec<String>> {
         self.names(doc! { debt.key(): true }).await
     }
 
-    /// Records that `debt` is on again, or that another operation now answers for it.
+    /// Records that `debt` is on again, or that another operation is now responsible for it.
     pub async fn paid(&self, name: &str, debt: Debt) -> Result<()> {
         let unset = doc! { "$unset": { debt.key(): "" } };
         self.update(doc! { "name": name }, unset, "note what is on again").await.map(drop)
     }
 
-    /// There is an operation that is under way, or one that left something to be done.
+    /// Whether any operation is running, or has ended but left something to be done.
     pub async fn any_open(&self) -> Result<bool> {
         let mut open = vec![doc! { "status": not_final() }];
         open.extend(Debt::ALL.map(|debt| doc! { debt.key(): true }));
@@ -309,18 +311,18 @@ impl<T: OpDocument> OpDocs<T> {
         Ok(found.with_context(|| format!("read admin.{}", T::COLLECTION))?.is_some())
     }
 
-    /// The operation is in a final state, or is not known any more.
+    /// Whether the operation is in a final state or does not exist any more.
     pub async fn has_ended(&self, name: &str) -> Result<bool> {
         Ok(self.names(doc! { "name": name, "status": not_final() }).await?.is_empty())
     }
 
-    /// Is there an operation with this OPID whose document has a final status?
+    /// Whether an operation with this OPID has a document with a final status.
     pub async fn has_ended_by_opid(&self, opid: &str) -> Result<bool> {
         Ok(!self.names(doc! { "opid": opid }).await?.is_empty()
             && self.names(doc! { "opid": opid, "status": not_final() }).await?.is_empty())
     }
 
-    /// The names of all.
+    /// Returns the names of all operations.
     pub async fn known_names(&self) -> Result<Vec<String>> {
         self.names(doc! {}).await
     }
@@ -331,12 +333,12 @@ impl<T: OpDocument> OpDocs<T> {
         Ok(found.iter().filter_map(|d| d.get_str("name").ok().map(str::to_owned)).collect())
     }
 
-    /// Sets fields of the operation.
+    /// Sets fields of the operation's document.
     pub async fn set(&self, name: &str, fields: Document) -> Result<bool> {
         self.update(doc! { "name": name }, doc! { "$set": fields }, "update the operation").await
     }
 
-    /// Shows that the operation's leader lives. Rings no bell.
+    /// Writes a heartbeat of the operation's leader. Does not ring the bell.
     pub async fn beat(&self, name: &str, now: Timestamp) -> Result<()> {
         self.coll
             .update_one(doc! { "name": name }, doc! { "$max": { "hb": now } })
@@ -345,7 +347,8 @@ impl<T: OpDocument> OpDocs<T> {
         Ok(())
     }
 
-    /// As [`Self::beat`], but finds the operation by its OPID. Does nothing if the operation has ended or has no document yet.
+    /// Does the same as [`Self::beat`], but finds the operation by its OPID. Does nothing if the operation has ended or
+    /// has no document yet.
     pub async fn beat_of(&self, opid: &str, now: Timestamp) -> Result<()> {
         self.coll
             .update_one(doc! { "opid": opid, "status": not_final() }, doc! { "$max": { "hb": now } })
@@ -354,7 +357,7 @@ impl<T: OpDocument> OpDocs<T> {
         Ok(())
     }
 
-    /// Removes one.
+    /// Removes the document of an operation.
     pub async fn remove(&self, name: &str) -> Result<()> {
         self.coll
             .delete_one(doc! { "name": name })
@@ -366,14 +369,16 @@ impl<T: OpDocument> OpDocs<T> {
 }
 
 impl OpDocs<BackupMeta> {
-    /// Names of backups that failed while running here and whose remains have not been removed yet.
+    /// Returns the names of backups that failed while they ran in this cluster and whose objects have not been removed
+    /// yet.
     ///
-    /// Only a backup that ended badly under our eyes is in it, never one that a resync found damaged.
+    /// A backup that a resync found damaged is never included.
     pub async fn due_for_cleanup(&self) -> Result<Vec<String>> {
         self.names(doc! { CLEANUP_DUE: true }).await
     }
 
-    /// Asks once more for the clean-up of a backup that has failed: its agent came back after it was declared lost.
+    /// Requests once more that the objects of a failed backup are removed, because its agent is back after it was
+    /// declared lost.
     pub async fn ask_for_cleanup(&self, name: &str) -> Result<()> {
         let failed = doc! { "$in": [Status::Error.as_str(), Status::Canceled.as_str()] };
         self.update(
@@ -385,13 +390,13 @@ impl OpDocs<BackupMeta> {
         .map(drop)
     }
 
-    /// Says that nothing is left of a failed backup.
+    /// Records that all objects of a failed backup are removed.
     pub async fn cleaned_up(&self, name: &str) -> Result<()> {
         self.update(doc! { "name": name }, doc! { "$unset": { CLEANUP_DUE: "" } }, "note the clean-up").await.map(drop)
     }
 
-    /// Names the first candidates of several replica sets at once: in a large cluster one write in place of hundreds to the
-    /// same document. Replica sets that have a round already are not to be among them.
+    /// Nominates the first candidates of several replica sets at once. In a large cluster this is one write instead of
+    /// hundreds to the same document. The replica sets must not have a round yet.
     pub async fn nominate_first(&self, name: &str, rounds: &[(String, Vec<String>)]) -> Result<()> {
         let rounds: Vec<Document> = rounds.iter().map(|(rs, n)| doc! { "rs": rs, "n": n, "ack": "" }).collect();
         if rounds.is_empty() {
@@ -402,7 +407,7 @@ impl OpDocs<BackupMeta> {
             .map(drop)
     }
 
-    /// Names the candidates of a replica set, in place of earlier ones.
+    /// Nominates the candidates of a replica set, in place of earlier ones.
     pub async fn nominate(&self, name: &str, rs: &str, nodes: &[String]) -> Result<()> {
         let nodes: Vec<Bson> = nodes.iter().map(|n| Bson::from(n.as_str())).collect();
         let replaced = self
@@ -419,13 +424,13 @@ impl OpDocs<BackupMeta> {
         Ok(())
     }
 
-    /// The state of a backup and the nomination round of one replica set, if it has begun: little to read, because every
-    /// agent of the cluster asks.
+    /// Returns the status of a backup and the nomination round of one replica set, if the round has begun. It reads
+    /// little data, because every agent of the cluster makes this call.
     pub async fn nomination(&self, name: &str, rs: &str) -> Result<Option<(Status, Option<Nomination>)>> {
         Ok(self.round(name, rs).await?.map(|round| (round.status, round.nomination)))
     }
 
-    /// As [`Self::nomination`], and also returns the nodes that declined.
+    /// Does the same as [`Self::nomination`], and also returns the nodes that declined.
     pub async fn round(&self, name: &str, rs: &str) -> Result<Option<Round>> {
         #[derive(serde::Deserialize)]
         struct Seen {
@@ -448,7 +453,7 @@ impl OpDocs<BackupMeta> {
         Ok(Some(Round { status: seen.status, nomination: seen.n.pop(), declined: seen.declined }))
     }
 
-    /// Records why `node`, which was named for `rs`, does not do the work.
+    /// Records why `node`, which was nominated for `rs`, does not do the work.
     pub async fn decline(&self, name: &str, rs: &str, node: &str, why: &str) -> Result<()> {
         let declined = doc! { "rs": rs, "node": node, "why": why };
         self.update(doc! { "name": name }, doc! { "$push": { DECLINED: declined } }, "decline the nomination")
@@ -456,7 +461,7 @@ impl OpDocs<BackupMeta> {
             .map(drop)
     }
 
-    /// Says that `node` does the work of `rs`.
+    /// Records that `node` does the work of `rs`.
     pub async fn acknowledge(&self, name: &str, rs: &str, node: &str) -> Result<()> {
         self.update(doc! { "name": name, "n.rs": rs }, doc! { "$set": { "n.$.ack": node } }, "take the nomination")
             .await
@@ -470,8 +475,8 @@ impl OpDocs<BackupMeta> {
 }
 
 impl OpDocs<RestoreMeta> {
-    /// Replaces what is known of physical restores by what was found on the storage. Logical ones leave nothing there,
-    /// so what is known of them stays.
+    /// Replaces the documents of physical restores by the restores that were found on the storage. Logical restores
+    /// store nothing there, so their documents stay.
     pub async fn replace_found(&self, found: &[RestoreMeta]) -> Result<()> {
         self.coll
             .delete_many(doc! { "type": { "$ne": BackupType::Logical.as_str() } })

@@ -1,4 +1,4 @@
-//! A command with everything that it needs. This is the one place that translates between an [`Order`] and the document in
+//! A command with all of its parameters. Only this module translates between an [`Order`] and the document in
 //! `admin.pbmCmd`, in which every part is optional (docs/format.md C.1).
 
 use crate::model::{
@@ -10,7 +10,7 @@ use crate::model::{
 };
 use bson::oid::ObjectId;
 
-/// What the command line asks of the agents.
+/// A request from the command line to the agents.
 #[derive(Debug, Clone, PartialEq)]
 #[expect(clippy::large_enum_variant, reason = "an order is moved a few times in its life")]
 pub enum Order {
@@ -20,7 +20,7 @@ pub enum Order {
     Restore(RestoreCmd),
     /// Replay a range of PITR chunks.
     Replay(ReplayCmd),
-    /// Read a storage again; by default the main one.
+    /// Read the content of a storage again, by default of the main storage.
     Resync(ResyncCmd),
     /// Delete backups.
     Delete(DeleteCmd),
@@ -28,14 +28,14 @@ pub enum Order {
     DeletePitr(DeletePitrCmd),
     /// Delete old backups and chunks.
     Cleanup(CleanupCmd),
-    /// Look for what failed backups left, or delete it.
+    /// List what failed backups left behind, or delete it.
     CleanupFailed(CleanupFailedCmd),
-    /// Store a profile, in place of one of the same name.
+    /// Store a profile. A profile of the same name is replaced.
     AddProfile {
         name: String,
         storage: StorageConf,
     },
-    /// Forget a profile and its backups.
+    /// Remove a profile, and its backups from the list of backups.
     RemoveProfile {
         name: String,
     },
@@ -53,7 +53,8 @@ pub enum Refused {
 }
 
 impl Order {
-    /// The command's name: its event in the log and, but for `cleanupFailed`, the type of its lock.
+    /// Returns the name of the command. It is the event in the log and, except for `cleanupFailed`, the type of the
+    /// lock.
     #[must_use]
     pub fn event(&self) -> &'static str {
         match self {
@@ -71,8 +72,8 @@ impl Order {
         }
     }
 
-    /// The name of the backup, restore or profile that the order is about; empty if it is about none. The object of its
-    /// lines in the log.
+    /// Returns the name of the backup, restore or profile that the order concerns, or an empty text. It is the object
+    /// of the order's log lines.
     #[must_use]
     pub fn object(&self) -> &str {
         match self {
@@ -89,7 +90,7 @@ impl Order {
         }
     }
 
-    /// The document that carries the order, with a new OPID, sent at `ts` in unix seconds.
+    /// Returns the document of the order, with a new OPID. `ts` is the time of sending, in unix seconds.
     pub(super) fn into_command(self, ts: i64) -> Command {
         let empty = Command {
             id: ObjectId::new(),
@@ -111,7 +112,7 @@ impl Order {
             Self::CancelBackup => empty,
             Self::Restore(it) => Command { restore: Some(it), ..empty },
             Self::Replay(it) => Command { replay: Some(it), ..empty },
-            // The original sends no details for the main storage.
+            // For the main storage, the original sends no details.
             Self::Resync(it) => Command { resync: (it != ResyncCmd::default()).then_some(it), ..empty },
             Self::Delete(it) => Command { delete: Some(it), ..empty },
             Self::DeletePitr(it) => Command { delete_pitr: Some(it), ..empty },
@@ -131,7 +132,7 @@ impl TryFrom<Command> for Order {
     type Error = Refused;
 
     fn try_from(command: Command) -> Result<Self, Refused> {
-        /// The part of the document that the command can't do without.
+        /// Builds the order from the part of the document that it requires.
         fn part<T>(it: Option<T>, name: &'static str, order: impl FnOnce(T) -> Order) -> Result<Order, Refused> {
             it.map(order).ok_or(Refused::NoDetails(name))
         }
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
     use bson::{Bson, Document, doc};
 
-    /// Every command as its document, without `_id`, `ts` and `until`, and the object of its lines in the log.
+    /// Every command with its document, without `_id`, `ts` and `until`, and with the object of its log lines.
     fn documents() -> Vec<(Document, &'static str)> {
         let backup = doc! { "type": "logical", "base": false, "name": "b", "compression": "s2" };
         let restore = doc! {
@@ -231,7 +232,7 @@ mod tests {
                 "addConfigProfile" | "removeConfigProfile" => "the command names no profile".to_owned(),
                 _ => format!("the {name} command has no details"),
             };
-            // Another command's part does not help.
+            // The part of another command does not replace the missing one.
             for other in [doc! {}, doc! { "resync": {} }] {
                 let mut incomplete = doc! { "cmd": name };
                 incomplete.extend(other);

@@ -1,11 +1,11 @@
-//! `pbmPITR`: what the slicers tell of themselves (docs/format.md C.10).
+//! `pbmPITR`: the document in which the slicers report their state (docs/format.md C.10).
 //!
-//! The document has the original's form and every slicer writes its own replica set's part of it, so nobody's silence keeps
-//! the others from slicing; who slices is decided by the locks (`pbmLockOp`). Nobody waits for this document, so the bell is
-//! not rung for it.
+//! The document has the original's form. Every slicer writes the part of its own replica set, so a silent slicer does
+//! not keep the others from slicing. The locks (`pbmLockOp`) decide which node slices. No task waits for a change of
+//! this document, so the bell does not ring for it.
 //!
-//! While an agent of the original lives, the status, the heartbeat and the nominations belong to the leader (`pitr::beside`):
-//! slicers then write only their own fields.
+//! While an agent of the original is alive, only the leader writes the status, the heartbeat and the nominations
+//! (`pitr::beside`). Slicers then write only their own fields.
 
 use super::{Unreadable, unix_now};
 use crate::model::{
@@ -23,7 +23,7 @@ pub struct Pitr {
     unreadable: Unreadable,
 }
 
-/// `field` without the elements whose `key` is `rs`, and with `new` in their place.
+/// Returns `field` without the elements whose `key` is `rs`, and with the elements of `new` added.
 fn replaced(field: &str, key: &str, rs: &str, new: Vec<Bson>) -> Document {
     let others = doc! { "$filter": {
         "input": { "$ifNull": [format!("${field}"), []] },
@@ -37,14 +37,14 @@ impl Pitr {
         Self { coll: db.collection(names::PITR), unreadable: unreadable.clone() }
     }
 
-    /// The document; `None` when nobody ever sliced.
+    /// Returns the document, or `None` if no node has ever sliced.
     pub async fn get(&self) -> Result<Option<PitrMeta>> {
         let found = self.coll.find_one(doc! {}).await.context("read admin.pbmPITR")?;
         Ok(found.and_then(|found| self.unreadable.read(names::PITR, found)))
     }
 
-    /// Writes a slicer's part: its state, those who could do its work (`candidates`), and its error as the original
-    /// reports it.
+    /// Writes the part of a slicer: its state, the nodes that could do its work (`candidates`), and its error in the
+    /// original's form.
     pub async fn report(&self, mine: &SlicerState, candidates: &[String]) -> Result<()> {
         let slicer = bson::serialize_to_bson(mine).context("encode the slicer's state")?;
         let round: Bson = doc! { "rs": &mine.rs, "n": candidates, "ack": &mine.node }.into();
@@ -62,7 +62,8 @@ impl Pitr {
         self.write(set).await
     }
 
-    /// Takes a replica set's part out: nobody slices it now, for the reason given (empty: because it is to stop).
+    /// Removes the part of a replica set that is not sliced any more. `why` is the reason; it is empty if slicing was
+    /// switched off.
     pub async fn leave(&self, rs: &str, node: &str, why: &str) -> Result<()> {
         let error: Bson = doc! { "name": rs, "node": node, "status": state::ERROR, "error": why }.into();
         let errors = if why.is_empty() { Vec::new() } else { vec![error] };
@@ -74,8 +75,9 @@ impl Pitr {
         .await
     }
 
-    /// As [`Self::report`], but for use while the status and the heartbeat belong to the leader. With `candidates` this also
-    /// writes the nomination and the error of this replica set; without `candidates` those belong to the leader as well.
+    /// Does the same as [`Self::report`], for use while the status and the heartbeat belong to the leader. With
+    /// `candidates` this also writes the nomination and the error of this replica set; without `candidates` the leader
+    /// writes those, too.
     pub async fn report_beside(&self, mine: &SlicerState, candidates: Option<&[String]>) -> Result<()> {
         let slicer = bson::serialize_to_bson(mine).context("encode the slicer's state")?;
         let mut set = doc! { "slicers": replaced("slicers", "rs", &mine.rs, vec![slicer]) };
@@ -90,12 +92,12 @@ impl Pitr {
         self.write(set).await
     }
 
-    /// Removes what a slicer has reported about itself, and leaves the leader's fields alone.
+    /// Removes what a slicer has reported about itself. The leader's fields stay.
     pub async fn leave_beside(&self, rs: &str) -> Result<()> {
         self.write(doc! { "slicers": replaced("slicers", "rs", rs, Vec::new()) }).await
     }
 
-    /// Tells the leader that this node waits to be named.
+    /// Reports to the leader that this node waits for its nomination.
     pub async fn ready(&self, rs: &str, node: &str) -> Result<()> {
         let ready = doc! { "name": rs, "node": node, "status": state::READY };
         let waits = doc! { "status": state::READY };
@@ -106,7 +108,7 @@ impl Pitr {
         Ok(())
     }
 
-    /// Reports to the leader why the slicer of a replica set gave up.
+    /// Reports to the leader why the slicer of a replica set stopped.
     pub async fn failed(&self, rs: &str, node: &str, why: &str) -> Result<()> {
         let error = doc! { "name": rs, "node": node, "status": state::ERROR, "error": why };
         self.coll
@@ -116,7 +118,7 @@ impl Pitr {
         Ok(())
     }
 
-    /// Records that `node` has taken the work, whether it was named or not.
+    /// Records that `node` has taken the work, whether it was nominated or not.
     pub async fn claim(&self, rs: &str, node: &str) -> Result<()> {
         let named = doc! { "n": { "$elemMatch": { "rs": rs, "n": node } } };
         let done = self.coll.update_one(named, doc! { "$set": { "n.$.ack": node } }).await;
@@ -127,7 +129,7 @@ impl Pitr {
         self.write(doc! { "n": replaced("n", "rs", rs, vec![round]) }).await
     }
 
-    /// Records that the node that took the work leaves it to the other nodes that were named.
+    /// Records that the node that took the work leaves it to the other nominated nodes.
     pub async fn give_up(&self, rs: &str) -> Result<()> {
         self.coll
             .update_one(doc! { "n.rs": rs }, doc! { "$set": { "n.$.ack": "" } })
@@ -136,8 +138,8 @@ impl Pitr {
         Ok(())
     }
 
-    /// The leader's part: writes its heartbeat and the status. A change of the status removes what was reported under the
-    /// previous status, except for errors of replica sets that nobody slices.
+    /// Writes the leader's heartbeat and status. If the status changes, the reports from the previous status are
+    /// removed, except for errors of replica sets that no node slices.
     pub async fn lead(&self, status: &str, hb: Timestamp, sliced: &[&str]) -> Result<()> {
         let errors = doc! { "$filter": {
             "input": { "$ifNull": ["$replsets", []] },
@@ -158,13 +160,13 @@ impl Pitr {
         .await
     }
 
-    /// Begins the round of nominations for a replica set with these nodes; the leader calls this.
+    /// Begins the nomination round of a replica set with these nodes. The leader calls this.
     pub async fn begin_round(&self, rs: &str, nodes: &[String]) -> Result<()> {
         let round: Bson = doc! { "rs": rs, "n": nodes, "ack": "" }.into();
         self.write(doc! { "n": replaced("n", "rs", rs, vec![round]) }).await
     }
 
-    /// Adds more nodes to the round of a replica set; the leader calls this.
+    /// Adds more nodes to the nomination round of a replica set. The leader calls this.
     pub async fn name_too(&self, rs: &str, nodes: &[String]) -> Result<()> {
         self.coll
             .update_one(doc! { "n.rs": rs }, doc! { "$addToSet": { "n.$.n": { "$each": nodes } } })

@@ -1,6 +1,6 @@
-//! Collections and indexes as the original creates them, and nothing else.
+//! Creates the same collections and indexes as the original, and no others.
 //!
-//! The unique indexes are the locking mechanism: they must exist before any lock is taken.
+//! The locks depend on the unique indexes, so the indexes must exist before any lock is taken.
 
 use crate::model::names;
 use crate::mongo::{code, majority};
@@ -17,7 +17,7 @@ use std::{
 
 const MIB: i64 = 1024 * 1024;
 
-/// Every index: its collection, name and keys, and whether it is unique.
+/// The collection, the name and the keys of an index, and whether it is unique.
 type Index = (&'static str, &'static str, Document, bool);
 
 static INDEXES: LazyLock<[Index; 10]> = LazyLock::new(|| {
@@ -35,14 +35,14 @@ static INDEXES: LazyLock<[Index; 10]> = LazyLock::new(|| {
     ]
 });
 
-/// The keys of each unique index of a collection.
+/// Returns the keys of each unique index of a collection.
 pub(super) fn unique_keys(coll: &str) -> impl Iterator<Item = &'static Document> {
     let unique = INDEXES.iter().filter(move |(of, _, _, unique)| *of == coll && *unique);
     unique.map(|(_, _, keys, _)| keys)
 }
 
-/// Existing collections and indexes are not touched: even a creation that changes nothing waits for the majority, and an agent
-/// that starts while there is no majority must not wait.
+/// Creates what is missing and does not touch the rest: even a creation that changes nothing waits for the majority,
+/// and an agent that starts while there is no majority must not wait.
 pub(super) async fn create_all(db: &Database) -> Result<()> {
     let there: HashSet<String> =
         db.list_collection_names().await.context("list the collections of admin")?.into_iter().collect();
@@ -98,7 +98,7 @@ pub(super) async fn create_all(db: &Database) -> Result<()> {
     Ok(())
 }
 
-/// Does the bell collection of earlier releases exist?
+/// Whether the bell collection of earlier releases exists.
 pub(super) async fn has_old_bell(db: &Database) -> Result<bool> {
     let found = db.list_collection_names().filter(doc! { "name": names::OLD_BELL }).await;
     Ok(!found.context("list the collections of admin")?.is_empty())

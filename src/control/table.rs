@@ -1,7 +1,7 @@
-//! One control collection. The methods of this folder are made of these few calls.
+//! The basic calls on one control collection. All other methods of this folder use them.
 //!
-//! The collection is on the server or, in tests, in memory ([`super::memory`]). So tests run the same filters and updates as
-//! an agent, without a server and without real time.
+//! The collection is on the server or, in tests, in memory ([`super::memory`]). So tests run the same filters and
+//! updates as an agent, but without a server and without waiting in real time.
 
 use super::{
     AWAIT,
@@ -17,7 +17,7 @@ use mongodb::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
-/// Where the control collections are.
+/// The place of the control collections: the server or memory.
 #[derive(Debug, Clone)]
 pub(super) enum Home {
     Server(Database),
@@ -32,7 +32,7 @@ impl Home {
         }
     }
 
-    /// As [`Self::table`]; `options` say what calls wait for.
+    /// Does the same as [`Self::table`]. `options` set the read and write concern of the calls.
     pub fn table_with<T: Send + Sync>(&self, name: &str, options: CollectionOptions) -> Table<T> {
         match self {
             Self::Server(db) => Table::Server(db.collection_with_options(name, options)),
@@ -41,7 +41,7 @@ impl Home {
     }
 }
 
-/// A collection of documents that are read as `T`.
+/// A collection whose documents are decoded as `T`.
 #[derive(Debug)]
 pub(super) enum Table<T: Send + Sync = Document> {
     Server(Collection<T>),
@@ -58,7 +58,7 @@ impl<T: Send + Sync> Clone for Table<T> {
 }
 
 impl<T: Send + Sync> Table<T> {
-    /// The same collection, read as it is stored.
+    /// Returns the same collection, with documents that are not decoded.
     pub fn as_stored(&self) -> Table {
         match self {
             Self::Server(coll) => Table::Server(coll.clone_with_type()),
@@ -73,7 +73,7 @@ impl<T: Send + Sync> Table<T> {
         }
     }
 
-    /// As [`Self::update_one`]; inserts a document if none matches.
+    /// Does the same as [`Self::update_one`], but inserts a document if none matches.
     pub async fn upsert_one(&self, filter: Document, update: Document) -> Result<Updated> {
         match self {
             Self::Server(coll) => coll.update_one(filter, update).upsert(true).await.map(Into::into),
@@ -88,7 +88,7 @@ impl<T: Send + Sync> Table<T> {
         }
     }
 
-    /// Returns how many documents were deleted: one or none.
+    /// Returns how many documents were deleted (0 or 1).
     pub async fn delete_one(&self, filter: Document) -> Result<u64> {
         match self {
             Self::Server(coll) => coll.delete_one(filter).await.map(|done| done.deleted_count),
@@ -150,7 +150,7 @@ impl<T: DeserializeOwned + Send + Sync + Unpin + 'static> Table<T> {
 }
 
 impl Table {
-    /// Inserts the document, or puts it in place of the one that matches.
+    /// Replaces the document that matches, or inserts the document if none matches.
     pub async fn replace_or_insert(&self, filter: Document, document: Document) -> Result<()> {
         match self {
             Self::Server(coll) => coll.replace_one(filter, document).upsert(true).await.map(drop),
@@ -158,7 +158,7 @@ impl Table {
         }
     }
 
-    /// As [`Self::replace_or_insert`]; returns the document that was there before.
+    /// Does the same as [`Self::replace_or_insert`], and returns the previous document.
     pub async fn swap(&self, filter: Document, document: Document) -> Result<Option<Document>> {
         match self {
             Self::Server(coll) => coll.find_one_and_replace(filter, document).upsert(true).await,
@@ -166,7 +166,7 @@ impl Table {
         }
     }
 
-    /// How many documents there are.
+    /// Returns the number of documents.
     pub async fn count(&self) -> Result<u64> {
         match self {
             Self::Server(coll) => coll.count_documents(Document::new()).await,
@@ -174,7 +174,7 @@ impl Table {
         }
     }
 
-    /// The documents after the first `skip`, and then every new one. Only for capped collections.
+    /// Returns the documents after the first `skip`, and then every new one. Only for capped collections.
     pub async fn tail(&self, fields: Option<Document>, skip: u64) -> Result<BoxStream<'static, Result<Document>>> {
         match self {
             Self::Server(coll) => {

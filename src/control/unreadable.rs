@@ -1,5 +1,5 @@
-//! Handles documents in the control collections that can't be read. Other releases and shells write there too, and one bad
-//! document must not hide the others. Each such document is left out and reported once.
+//! Handles documents in the control collections that can't be decoded. Other releases and users of shells write there,
+//! too, and one bad document must not hide the others. Each such document is left out and reported once.
 
 use crate::mongo::admin;
 use bson::{Bson, Document, RawDocument};
@@ -16,7 +16,7 @@ pub struct Unreadable {
 }
 
 impl Unreadable {
-    /// Decodes the document; if it can't be decoded, logs a line and returns `None`.
+    /// Decodes the document. If that fails, logs a line and returns `None`.
     pub(super) fn read<T: DeserializeOwned>(&self, coll: &str, document: Document) -> Option<T> {
         let name = name(&document);
         match bson::deserialize_from_document(document) {
@@ -28,7 +28,7 @@ impl Unreadable {
         }
     }
 
-    /// As [`Self::read`], for collections with many documents.
+    /// Does the same as [`Self::read`], for collections with many documents.
     pub(super) fn read_raw<T: DeserializeOwned>(&self, coll: &str, document: &RawDocument) -> Option<T> {
         match bson::deserialize_from_slice(document.as_bytes()) {
             Ok(value) => Some(value),
@@ -40,7 +40,7 @@ impl Unreadable {
         }
     }
 
-    /// Returns the documents that can be read, in their order.
+    /// Returns the documents that can be decoded, in their order.
     pub(super) fn sort_out<T: DeserializeOwned>(&self, coll: &str, documents: Vec<Document>) -> Vec<T> {
         documents.into_iter().filter_map(|document| self.read(coll, document)).collect()
     }
@@ -53,14 +53,14 @@ impl Unreadable {
         }
     }
 
-    /// A sentence for each document that was left out.
+    /// Returns a sentence for each document that was left out.
     #[must_use]
     pub fn named(&self) -> Vec<String> {
         self.named.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 }
 
-/// The name that people use for the document.
+/// Returns the name under which users know the document.
 fn name(document: &Document) -> String {
     let text = |key: &str| document.get_str(key).ok().filter(|text| !text.is_empty());
     match (text("name").or(text("fname")), text("rs"), text("n")) {

@@ -1,18 +1,18 @@
-//! Filters, orders and projections, as far as the control collections use them.
+//! Filters, sort orders and projections, but only the features that the control collections use.
 
 use bson::{Bson, Document};
 use std::cmp::Ordering;
 
-/// Does the document match the filter?
+/// Whether the document matches the filter.
 ///
 /// # Panics
-/// The filter has an operator that is not known here.
+/// The filter has an operator that is not implemented here.
 pub fn matches(document: &Document, filter: &Document) -> bool {
     filter.iter().all(|(key, wanted)| match key.as_str() {
         "$or" => wanted
             .as_array()
             .is_some_and(|any| any.iter().filter_map(Bson::as_document).any(|it| matches(document, it))),
-        // Most filters name a plain field; this is only quicker.
+        // Most filters use a plain field name. This case gives the same result faster.
         key if !document.contains_key(key) && !key.contains('.') && operators(wanted).is_none() => {
             *wanted == Bson::Null
         }
@@ -24,7 +24,8 @@ pub fn matches(document: &Document, filter: &Document) -> bool {
     })
 }
 
-/// The values at a dotted path. An array on the way stands for its elements; at the end also for itself.
+/// Collects the values at a dotted path. An array inside the path stands for its elements. At the end of the path, the
+/// array itself is a value, too.
 fn collect<'a>(document: &'a Document, path: &str, values: &mut Vec<&'a Bson>) {
     let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
     let Some(value) = document.get(key) else { return };
@@ -106,7 +107,7 @@ fn same_type(a: &Bson, b: &Bson) -> bool {
     rank(a) == rank(b)
 }
 
-/// The server's order, of the types that are compared here.
+/// Compares two values as the server does, but only of the types that are used here.
 pub fn order(a: &Bson, b: &Bson) -> Ordering {
     match (a, b) {
         (Bson::String(a), Bson::String(b)) => a.cmp(b),
@@ -119,7 +120,7 @@ pub fn order(a: &Bson, b: &Bson) -> Ordering {
     }
 }
 
-/// Sorts by the fields of `by`, each 1 or -1; `$natural` is the order of insertion.
+/// Sorts by the fields of `by`, each ascending (1) or descending (-1). `$natural` is the order of insertion.
 pub fn sort(documents: &mut [Document], by: &Document) {
     let descends = |direction: &Bson| number(direction).is_some_and(|n| n < 0.0);
     if let Some(direction) = by.get("$natural") {
@@ -138,7 +139,7 @@ pub fn sort(documents: &mut [Document], by: &Document) {
     });
 }
 
-/// The asked fields, and `_id` unless it is excluded.
+/// Returns the requested fields, and `_id` unless it is excluded.
 pub fn project(document: &Document, fields: &Document) -> Document {
     let mut projected = Document::new();
     for (key, value) in document {
@@ -159,14 +160,14 @@ pub fn project(document: &Document, fields: &Document) -> Document {
     projected
 }
 
-/// The fields that the filter sets equal to a value: they are in a document that an upsert inserts.
+/// Returns the fields that the filter compares with `=` to a value. A document that an upsert inserts gets them.
 pub fn equalities(filter: &Document) -> Document {
     let plain =
         filter.iter().filter(|(key, value)| !key.contains('.') && !key.starts_with('$') && operators(value).is_none());
     plain.map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
-/// The index of the array element that made the document match: it replaces `$` in an update's path.
+/// Returns the index of the array element that made the document match. It replaces `$` in an update's path.
 pub fn position(document: &Document, filter: &Document, array: &str) -> Option<usize> {
     let elements = document.get_array(array).ok()?;
     filter.iter().find_map(|(key, wanted)| {

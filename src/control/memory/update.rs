@@ -1,4 +1,4 @@
-//! Updates, as far as the control collections use them.
+//! Updates, but only the operators that the control collections use.
 
 use super::query;
 use bson::{Bson, Document};
@@ -6,7 +6,7 @@ use bson::{Bson, Document};
 /// Applies an update to a document that matched `filter`, or to one that an upsert inserts.
 ///
 /// # Panics
-/// The update has an operator that is not known here, or a path that leads nowhere.
+/// The update has an operator that is not implemented here, or an invalid path.
 pub fn apply(document: &mut Document, update: &Document, filter: &Document, inserts: bool) {
     let before = document.clone();
     for (operator, fields) in update {
@@ -53,7 +53,7 @@ fn resolved(document: &Document, path: &str, filter: &Document) -> String {
     format!("{array}.{at}.{inner}")
 }
 
-/// The value at a dotted path, made if it is missing.
+/// Returns the value at a dotted path. It is created if it is missing.
 fn place<'a>(document: &'a mut Document, path: &str) -> &'a mut Bson {
     let (key, rest) = path.split_once('.').map_or((path, None), |(key, rest)| (key, Some(rest)));
     let value = document.entry(key.to_owned()).or_insert(Bson::Null);
