@@ -43,7 +43,7 @@ pub enum Part<'a> {
     Last(&'a RawArray),
     /// The commit of a prepared transaction.
     Commit { at: Timestamp },
-    /// A prepared transaction is aborted.
+    /// The abort of a prepared transaction.
     Abort,
 }
 
