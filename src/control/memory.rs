@@ -72,13 +72,13 @@ impl Cluster {
         self.lock().answers.insert(command.to_owned(), answer);
     }
 
-    /// May the balancer move chunks?
+    /// Whether the balancer may move chunks.
     #[must_use]
     pub fn balancer_is_on(&self) -> bool {
         self.lock().balancer
     }
 
-    /// All documents of a collection, for a test's own look.
+    /// Returns all documents of a collection, so that a test can check them.
     #[must_use]
     pub fn documents(&self, collection: &str) -> Vec<Document> {
         self.lock().collections.get(collection).cloned().unwrap_or_default()
