@@ -1,4 +1,4 @@
-//! Arguments, start and end of the daemon.
+//! The command line of the daemon, its start and its end.
 
 use super::{
     dispatch::Dispatcher, heartbeat, logbook, naming, node::Node, reap, reload::Reload, service, settings::Given,
@@ -57,11 +57,11 @@ enum Sub {
 
 /// Exit code for wrong arguments.
 const USAGE: u8 = 2;
-/// Exit code for settings, or a cluster, that an agent can't work with (EX_CONFIG of sysexits.h): starting it again does not
-/// help. The agent ends of itself for no other reason.
+/// Exit code for settings or a cluster that an agent can't work with (EX_CONFIG of sysexits.h): starting the agent
+/// again does not help. The agent never ends by itself for any other reason.
 const SETTINGS: u8 = 78;
 
-/// The command line as data, for completion and help.
+/// Returns the description of the command line, for completion and help.
 #[must_use]
 pub fn command() -> clap::Command {
     pages::with_examples(
@@ -85,7 +85,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
                 last_words(pflag::plain_words(&error.render().to_string()).trim_end());
                 return ExitCode::from(USAGE);
             }
-            // Nothing can be done about a closed stdout.
+            // A closed stdout can't be reported anywhere.
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
@@ -99,11 +99,11 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
                 _ if format == "json" => serde_json::to_string_pretty(&build).context("write the version"),
                 _ => Ok(build::text(&build)),
             };
-            // A reader that has gone away needs no version.
+            // If the reader of stdout has ended, nobody needs the version.
             text.map(|text| drop(writeln!(std::io::stdout(), "{text}")))
         }
         Some(Sub::Completion { shell }) => {
-            // A reader that has gone away needs no script.
+            // If the reader of stdout has ended, nobody needs the script.
             let script = pages::completion(shell, command()).map_err(anyhow::Error::msg);
             script.map(|script| drop(std::io::stdout().write_all(&script)))
         }
@@ -162,7 +162,7 @@ fn stop_on_signal() -> Result<CancellationToken> {
     Ok(stop)
 }
 
-/// The agent's life: connect, set up, supervise, drain.
+/// Runs the agent: connects, sets up, starts all tasks, and at the end waits for running operations.
 async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: CancellationToken) -> Result<()> {
     tracing::info!("pbm-agent {} (formats of {PBM_VERSION}), pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
     let Some((node, place)) = connect(&uri, parallel, &lines, &stop).await? else { return Ok(()) };
@@ -171,7 +171,7 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
     tracing::info!("{serving}");
     service::ready(&serving);
 
-    // Two circles: operations end first, then what they need to end well.
+    // There are two groups of tasks. The operations end first, and then the tasks that operations need to end well.
     let background = CancellationToken::new();
     let tasks = TaskTracker::new();
     tasks.spawn({
@@ -194,19 +194,20 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
         Ok(Err(error)) => tracing::warn!("{}", explain(&error)),
         Err(_) => tracing::warn!("the control collections did not answer; this agent's line stays until it is stale"),
     }
-    // Bounded: a database that is away must not keep the process.
+    // The time is limited, because an unreachable database must not keep the process alive.
     let _ = tokio::time::timeout(Duration::from_secs(5), book).await;
     let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
     Ok(())
 }
 
-/// After so long without an answer the agent counts as started.
+/// After this time without an answer from the server, the agent counts as started.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Connects, for as long as it takes: mongod may start after us. `None` when stopped before that.
+/// Tries to connect until it succeeds, because mongod may start after the agent. Returns `None` if the agent is stopped
+/// before.
 ///
 /// # Errors
-/// What no waiting can heal: a connection string that can't be used, a router, a standalone server.
+/// An error that does not go away by waiting: an unusable connection string, a router, or a standalone server.
 async fn connect(
     uri: &str,
     parallel: Option<usize>,
@@ -224,7 +225,8 @@ async fn connect(
                 tracing::warn!("{why}");
             }
             control.set_up().await?;
-            // Before this agent's line is there: whoever sees the line can rely on it that commands are taken.
+            // This comes before the agent's document exists: a process that sees the document can rely on the agent to
+            // take commands.
             let place = control.commands.end().await?;
             anyhow::Ok((node, place))
         };
@@ -233,7 +235,7 @@ async fn connect(
             if let Ok(done) = tokio::time::timeout(PATIENCE, &mut attempt).await {
                 return done;
             }
-            // The agent is up and keeps trying: whoever starts it should not have to wait for mongod.
+            // The agent runs and keeps trying. The service manager should not have to wait for mongod.
             service::ready("waiting for mongod to answer");
             attempt.await
         };
@@ -243,7 +245,7 @@ async fn connect(
         };
         match result {
             Ok(ready) => return Ok(Some(ready)),
-            // Only errors that come from a server or the network may pass; ours are about the set-up itself.
+            // Only errors from a server or the network can go away. The agent's own errors concern the set-up itself.
             Err(error) if error.chain().any(|cause| cause.is::<mongodb::error::Error>()) && !is_refusal(&error) => {
                 let waiting = format!("can't work yet: {}; trying again", explain(&error));
                 tracing::warn!("{waiting}");
@@ -267,12 +269,13 @@ async fn connect(
 /// How often the missing privileges are reported again while the agent can't work without them.
 const REPEAT: Duration = Duration::from_secs(60);
 
-/// Did the server refuse because the user lacks a privilege?
+/// Whether the server refused the call because the user lacks a privilege.
 fn is_denial(error: &anyhow::Error) -> bool {
     error.chain().find_map(|cause| cause.downcast_ref()).and_then(code::code) == Some(code::UNAUTHORIZED)
 }
 
-/// The privileges that this agent's user lacks, with the command that grants them; `None` if they can't be found out.
+/// Returns the privileges that this agent's user lacks, with the command that grants them. Returns `None` if they can't
+/// be read.
 async fn lacks(uri: &str) -> Option<String> {
     let asked = async {
         let client = mongo::connect(uri, Purpose::Node { app: "pbm-agent" }).await?;
@@ -282,7 +285,7 @@ async fn lacks(uri: &str) -> Option<String> {
     grants::complaint(&login)
 }
 
-/// Wrong credentials or an unusable string do not heal by waiting.
+/// Whether the error is a wrong password or an unusable connection string, which does not go away by waiting.
 fn is_refusal(error: &anyhow::Error) -> bool {
     use mongodb::error::ErrorKind;
     error

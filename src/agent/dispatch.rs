@@ -1,4 +1,4 @@
-//! From the command stream to operations, and the orderly end of all of them.
+//! Starts an operation for each command, and ends all operations when the agent ends.
 
 use super::{
     node::Node,
@@ -20,10 +20,10 @@ use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-/// How long running operations get to end themselves after a signal.
+/// The time that running operations have to end themselves after a signal.
 const DRAIN: Duration = Duration::from_secs(60);
 
-/// Runs every command as a task of its own; locks in the database decide what may overlap.
+/// Runs every command in its own task. Locks in the database decide which operations may run at the same time.
 pub(super) struct Dispatcher {
     node: Arc<Node>,
     tasks: TaskTracker,
@@ -35,7 +35,8 @@ impl Dispatcher {
         Self { node, tasks: TaskTracker::new(), running: Running::default() }
     }
 
-    /// Takes commands sent after `place` until `stop`, then cancels what runs and waits for its end.
+    /// Takes commands that were sent after `place`, until `stop`. Then cancels the running operations and waits for
+    /// their end.
     pub async fn run(self, place: Place, stop: CancellationToken) {
         let (send, mut commands) = mpsc::channel(16);
         let follow = {
@@ -62,13 +63,13 @@ impl Dispatcher {
     fn start(&self, Queued { id, until, order }: Queued) {
         let (opid, event) = (id.to_hex(), order.event());
         let (node, running, cancel) = (self.node.clone(), self.running.clone(), Cancel::default());
-        // Here, in the order of the queue, and not in the tasks, which overtake each other: a cancellation meets every
-        // backup that was asked for before it, and none after.
+        // Backups are cancelled here, in the order of the queue, because the tasks can overtake each other. So a
+        // cancellation ends every backup that was requested before it, and none that was requested later.
         let cancelled = if order == Order::CancelBackup { running.cancel_backups() } else { Vec::new() };
         running.begin(&opid, event, &cancel);
         let ended = opid.clone();
         self.tasks.spawn(async move {
-            // A configuration that can't be read is reported by the operation itself.
+            // If the configuration can't be read, the operation itself reports that.
             let epoch = node.control.config.main().await.ok().flatten().and_then(|c| c.epoch);
             let span = operation(event, order.object(), &opid, epoch);
             async move {
@@ -79,7 +80,7 @@ impl Dispatcher {
                         tracing::warn!("{why}");
                         return;
                     }
-                    // The operation meets the same error, and reports it where people see it.
+                    // The operation meets the same error, and reports it where operators see it.
                     Err(error) => tracing::debug!("{}", explain(&error)),
                 }
                 let task = Task { node, opid: opid.clone(), epoch, cancel };
@@ -112,7 +113,7 @@ impl Dispatcher {
     }
 }
 
-/// The reason why a command must not begin any more; `None` if it may begin.
+/// Returns the reason why a command must not begin any more, or `None` if it may begin.
 pub(super) async fn too_late(node: &Node, event: &str, opid: &str, until: Option<Timestamp>) -> Result<Option<String>> {
     if node.control.locks.is_withdrawn(opid).await? {
         return Ok(Some(format!("the {event} was withdrawn by its sender before it began")));
@@ -126,7 +127,8 @@ pub(super) async fn too_late(node: &Node, event: &str, opid: &str, until: Option
     }))
 }
 
-/// Operations that were asked for and have not ended on this node: the command and the means to end the operation, by OPID.
+/// Operations that were requested and have not ended on this node. For each OPID, the command and the handle to cancel
+/// it.
 #[derive(Debug, Clone, Default)]
 struct Running(Arc<Mutex<HashMap<String, (&'static str, Cancel)>>>);
 
@@ -151,7 +153,7 @@ impl Running {
         self.lock().values().for_each(|(_, cancel)| cancel.end(early.clone()));
     }
 
-    /// Poison carries no meaning here: the map is valid between any two calls.
+    /// A poisoned lock is ignored, because the map is valid between any two calls.
     fn lock(&self) -> MutexGuard<'_, HashMap<String, (&'static str, Cancel)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -172,7 +174,7 @@ mod tests {
         assert_eq!(all.cancel_backups(), ["running"]);
         all.begin("later", name::BACKUP, &later);
         assert_eq!([&ended, &running, &restore, &later].map(|it| it.is_cancelled()), [false, true, false, false]);
-        // The agent ends: operations that were cancelled before keep their first reason.
+        // The agent ends. Operations that were cancelled before keep their first reason.
         let stopped = Early::AgentStopped { node: "h:1".into() };
         all.end_all(&stopped);
         let ends = [&ended, &running, &restore, &later].map(|it| it.early());

@@ -1,4 +1,4 @@
-//! This node's line in `pbmAgents`: every 5 s, and at once when its storage becomes usable.
+//! Writes the document of this node in `pbmAgents`: every 5 s, and at once when its storage becomes usable.
 
 use super::{node::Node, storage_watch::StorageWatch};
 use crate::control::HEARTBEAT;
@@ -13,40 +13,40 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How often it is said that a second agent writes the line.
+/// How often the warning is repeated that a second agent writes the same document.
 const REPEAT: Duration = Duration::from_secs(60);
 /// How often the warning that there is no majority is repeated.
 const STARVED_REPEAT: Duration = Duration::from_secs(300);
-/// How long a second agent counts as there after it was seen.
+/// How long a second agent counts as running after its document was last seen.
 const TWIN: Duration = Duration::from_secs(15);
-/// How often it is asked what the user may do.
+/// How often the server is asked for the privileges of the user.
 const LOGIN_CHECK: Duration = Duration::from_secs(60);
 /// How often the warning about the user's missing privileges is repeated.
 const LACKS_REPEAT: Duration = Duration::from_secs(3600);
-/// The shortest pause between two beats when the bell rings a lot.
+/// The shortest pause between two heartbeats when the bell rings often.
 const BREATH: Duration = Duration::from_millis(250);
 
-/// What is remembered from beat to beat.
+/// The state that is kept between two heartbeats.
 struct Line {
-    /// Tells this run from others.
+    /// A random text that identifies this run of the agent.
     instance: String,
-    /// The server's version when it answered last.
+    /// The server's version from its last answer.
     server: String,
     written: bool,
     storage: StorageWatch,
-    /// When somebody else's line was found in place of ours, and when that was said.
+    /// When another agent's document was last found in place of ours, and when the last warning about it was logged.
     twin: Option<Instant>,
     warned: Option<Instant>,
-    /// The last warning that the majority confirms nothing: its reason and its time.
+    /// The reason and the time of the last warning that no majority confirms writes.
     starved: Option<(String, Instant)>,
-    /// What the user may not do, and when the server was last asked about it.
+    /// The privileges that the user lacks, and when the server was last asked for them.
     lacks: Vec<String>,
     asked: Option<Instant>,
     /// When the last warning about the missing privileges was logged.
     complained: Option<Instant>,
 }
 
-/// Writes the line until `stop`.
+/// Writes the document regularly until `stop`.
 pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     let instance = format!("{:016x}", rand::random::<u64>());
     let storage = StorageWatch::new(&instance);
@@ -69,7 +69,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
         let was_ok = line.storage.status.ok;
         let first = !line.written;
         match line.beat(&node).await {
-            // Somebody may wait for this agent to be fit.
+            // Another process may wait until this agent can work.
             Ok(()) if first || line.storage.status.ok != was_ok => node.control.bell.ring().await,
             Ok(()) => {}
             Err(error) => tracing::warn!("heartbeat: {}", explain(&error)),
@@ -84,8 +84,8 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
             if started.elapsed() >= HEARTBEAT {
                 break;
             }
-            // The first configuration must not wait for the next regular beat: backups need the storage status. The
-            // bell may ring only once for it, so it is looked for after the breath, not instead.
+            // The first configuration must not wait for the next regular heartbeat, because backups need the status of
+            // its storage. The bell may ring only once for it, so the check always happens after the pause.
             if !was_ok {
                 tokio::time::sleep(BREATH.saturating_sub(started.elapsed())).await;
                 if line.storage.changed(&node).await {
@@ -99,11 +99,11 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
 impl Line {
     async fn beat(&mut self, node: &Node) -> Result<()> {
         let mut stat = describe(node, &mut self.server).await;
-        // This comes before anything that waits for the majority.
+        // The warning comes before the first call that waits for the majority.
         self.warn_of_starvation(node, &stat.no_majority);
         if let Some(before) = node.rename(&stat.n) {
             tracing::info!("the replica set calls this node {} now, no longer {before}", stat.n);
-            // Without this removal the node would seem to be there twice, once with a lost agent.
+            // Without this removal the node would have two documents, one of them of an agent that seems lost.
             node.control.agents.remove(&node.rs, &before).await?;
             self.written = false;
         }
@@ -116,11 +116,11 @@ impl Line {
         stat.shared.clone_from(&node.shared.borrow());
         stat.instance.clone_from(&self.instance);
         stat.doubled = self.twin.is_some_and(|seen| seen.elapsed() < TWIN);
-        // The configuration was just read.
+        // The configuration was read just before, so the time is up to date.
         stat.hb = node.control.time_of_last_call().await?;
         stat.pbms = SubsysStatus::usable();
         let before = node.control.agents.put(&stat).await?;
-        // Until the first line is written, the one of an earlier run is there.
+        // Before the first write, the document is that of an earlier run.
         if self.written && before.is_some_and(|instance| instance != self.instance) {
             self.twin = Some(Instant::now());
             if self.warned.is_none_or(|at| at.elapsed() >= REPEAT) {
@@ -132,8 +132,8 @@ impl Line {
         Ok(())
     }
 
-    /// Logs that the majority confirms nothing: at once and then at intervals. Also logs when the majority confirms writes
-    /// again.
+    /// Logs a warning when no majority confirms writes, at once and then at intervals. Also logs when a majority
+    /// confirms writes again.
     fn warn_of_starvation(&mut self, node: &Node, why: &str) {
         if why.is_empty() {
             if self.starved.take().is_some() {
@@ -147,13 +147,13 @@ impl Line {
         }
     }
 
-    /// What the user of this agent may not do here.
+    /// Reads which privileges the user of this agent lacks.
     async fn look_at_login(&mut self, node: &Node) {
         if self.asked.is_some_and(|at| at.elapsed() < LOGIN_CHECK) {
             return;
         }
         self.asked = Some(Instant::now());
-        // Everybody may ask this; a node that does not answer is told by its status.
+        // Every user may make this call. If the node does not answer, its status shows that.
         if let Ok(login) = login::login(&node.client).await {
             let lacking = grants::lacking(&login);
             let lacks: Vec<String> = lacking.iter().map(|grant| grant.title().to_owned()).collect();
@@ -171,7 +171,7 @@ impl Line {
     }
 }
 
-/// The node as it is now; problems are part of the description.
+/// Describes the present state of the node. Problems are part of the description.
 async fn describe(node: &Node, server: &mut String) -> AgentStat {
     let mut stat = AgentStat {
         v: PBM_VERSION.into(),
@@ -182,7 +182,8 @@ async fn describe(node: &Node, server: &mut String) -> AgentStat {
     };
     match node.condition().await {
         Ok(condition) => {
-            // Only asked of a node that answers: a beat must not wait for the rest of them, one question after another.
+            // The other calls are made only if the node has answered the first one, so that a heartbeat does not wait
+            // for one time-out after another.
             if let Ok(version) = node.version_now().await {
                 *server = version.server;
             }

@@ -1,7 +1,7 @@
-//! A thread for heartbeats, with an async runtime and connections of its own.
+//! A thread for heartbeats, with its own async runtime and connections.
 //!
-//! An operation that shows no sign of life for half a minute counts as lost. Packing, unpacking and applying data keep all
-//! threads and connections of the agent busy, on a busy host for many seconds, and a heartbeat must not wait behind them.
+//! An operation without a heartbeat for half a minute counts as lost. Packing, unpacking and applying data can keep all
+//! threads and connections of the agent busy, on a busy host for many seconds, and heartbeats must not wait for them.
 
 use crate::control::Control;
 use crate::topo::cluster::connect_leader;
@@ -12,11 +12,12 @@ use tokio_util::{
     task::AbortOnDropHandle,
 };
 
-/// The heartbeat thread. It ends when this value is dropped, so an attempt to start that fails later leaves no thread behind.
+/// The heartbeat thread. It ends when this value is dropped. So if a later step of the start fails, the thread does not
+/// stay.
 #[derive(Debug)]
 pub(super) struct Pulse {
     runtime: Handle,
-    /// The same as the node's own `control`, but over connections that only heartbeats use.
+    /// The same collections as in the node's own `control`, but over connections that only heartbeats use.
     pub control: Control,
     _alive: DropGuard,
     #[cfg(test)]
@@ -24,7 +25,7 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    /// Starts the thread and connects from it.
+    /// Starts the thread, and opens the connections from it.
     pub async fn start(uri: &str) -> Result<Self> {
         let uri = uri.to_owned();
         let connect = async move { Ok(Control::new(connect_leader(&uri, "pbm-agent").await?.0)) };
@@ -40,7 +41,7 @@ impl Pulse {
         })
     }
 
-    /// Runs `work` on the thread, until it ends or the handle is dropped.
+    /// Runs `work` on the thread until it ends or the handle is dropped.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
         #[cfg(test)]
         if let Some(process) = &self.process {
@@ -49,7 +50,7 @@ impl Pulse {
         AbortOnDropHandle::new(self.runtime.spawn(work))
     }
 
-    /// Heartbeats on the runtime of the caller, in a simulated process.
+    /// Runs heartbeats on the caller's runtime, in a simulated process.
     #[cfg(test)]
     pub fn simulated(control: Control, process: super::sim::Process) -> Self {
         let alive = CancellationToken::new().drop_guard();
@@ -57,8 +58,8 @@ impl Pulse {
     }
 }
 
-/// Makes a thread with a runtime that lives until `stop`, and runs `make` on it: a client's own tasks run on the runtime where
-/// the client was made.
+/// Starts a thread with a runtime that lives until `stop`, and runs `make` on it. A client's own tasks run on the
+/// runtime where the client was created.
 async fn thread<T: Send + 'static>(
     make: impl Future<Output = Result<T>> + Send + 'static,
     stop: CancellationToken,
@@ -73,7 +74,7 @@ async fn thread<T: Send + 'static>(
         runtime.block_on(async move {
             let made = make.await.map(|made| (Handle::current(), made));
             let failed = made.is_err();
-            // Nobody waits for the result any more if the agent was stopped while it connected.
+            // If the agent was stopped while it connected, no task waits for the result any more.
             let left = started.send(made).is_err();
             if !failed && !left {
                 stop.cancelled().await;
@@ -101,7 +102,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         });
-        // This task keeps the only worker busy until enough heartbeats were counted.
+        // This task keeps the only worker thread busy until enough heartbeats were counted.
         let busy = tokio::spawn(async move {
             let since = std::time::Instant::now();
             while beats.load(Ordering::Relaxed) < 5 {

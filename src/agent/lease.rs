@@ -1,4 +1,4 @@
-//! A replica set's lock with its heartbeat, as a guard.
+//! Holds the lock of a replica set and sends its heartbeats.
 
 use super::{heartbeat_thread::Pulse, node::Node};
 use crate::control::{Control, HEARTBEAT, TakeLock};
@@ -16,20 +16,21 @@ use tokio::time::{Instant, MissedTickBehavior, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-/// Without a successful heartbeat for this long the holder gives up; a little before it counts as lost.
+/// After this time without a successful heartbeat, the holder stops its work. This is shortly before other agents
+/// consider it lost.
 pub(super) const FENCE: Duration = Duration::from_secs(STALE_SECS as u64 - 1);
 
-/// The lock is ours while this lives; give it back with [`Lease::release`].
+/// The lock is held while this value lives. Release it with [`Lease::release`].
 #[derive(Debug)]
 pub(super) struct Lease {
     control: Control,
     header: LockHeader,
     beats: AbortOnDropHandle<()>,
-    /// Set when the lock was lost, before the operation is cancelled for it.
+    /// Set when the lock is lost, before the operation is cancelled for that reason.
     lost: CancellationToken,
 }
 
-/// How an attempt ended.
+/// The result of an attempt to take the lock.
 #[must_use]
 #[derive(Debug)]
 pub(super) enum Taken {
@@ -39,7 +40,8 @@ pub(super) enum Taken {
     Withdrawn,
 }
 
-/// Takes the lock, after cleaning up behind a holder that is lost. `op` is cancelled if the lock is lost later.
+/// Takes the lock. If its holder is lost, cleans up after that holder first. `op` is cancelled if the lock is lost
+/// later.
 pub(super) async fn take(node: &Node, header: LockHeader, op: &Cancel) -> Result<Taken> {
     let control = &node.control;
     for _ in 0..3 {
@@ -47,7 +49,8 @@ pub(super) async fn take(node: &Node, header: LockHeader, op: &Cancel) -> Result
             return Ok(Taken::No(format!("{}, before it began", early.sentence(&header.kind))));
         }
         let began = Instant::now();
-        // Advanced: by the time of a silent cluster the new lock would begin seconds old, and a lost one seem to live.
+        // The cluster time is advanced first. Without that, it could be some seconds old: the new lock would begin with
+        // an old heartbeat, and a lost lock would seem alive.
         let now = control.advanced_cluster_time().await?;
         match control.locks.try_take(&header, now).await? {
             TakeLock::Taken => return Ok(Taken::Yes(Box::new(Lease::start(node, header, began, op.clone())))),
@@ -70,7 +73,7 @@ pub(super) async fn take(node: &Node, header: LockHeader, op: &Cancel) -> Result
 }
 
 impl Lease {
-    /// The lock was taken by an attempt that began at `began`.
+    /// Creates the value for a lock that was taken by an attempt that began at `began`.
     fn start(node: &Node, header: LockHeader, began: Instant, op: Cancel) -> Self {
         let lost = CancellationToken::new();
         let leads = node.in_leader_rs;
@@ -78,12 +81,12 @@ impl Lease {
         Self { control: node.control.clone(), header, beats, lost }
     }
 
-    /// Did the operation end because the lock was lost?
+    /// Whether the operation ended because the lock was lost.
     pub fn is_lost(&self) -> bool {
         self.lost.is_cancelled()
     }
 
-    /// Gives the lock back. Tries for a while: a lock that stays blocks the next operation for 30 s.
+    /// Releases the lock. Tries several times, because a lock that stays blocks the next operation for 30 s.
     pub async fn release(self) {
         drop(self.beats);
         let until = Instant::now() + Duration::from_secs(u64::from(STALE_SECS));
@@ -101,8 +104,9 @@ impl Lease {
     }
 }
 
-/// Shows that the holder lives. When the lock is lost, ends the operation before other agents may consider it lost: an agent
-/// that can't reach the control collections must have stopped writing when another agent cleans up behind it.
+/// Sends heartbeats. If the lock is lost, ends the operation before other agents may consider it lost: when another
+/// agent cleans up after an agent that can't reach the control collections, that agent must already have stopped
+/// writing.
 fn keep_beating(
     pulse: &Pulse,
     header: LockHeader,
@@ -124,11 +128,12 @@ fn keep_beating(
     })
 }
 
-/// Writes one heartbeat to the lock, and to the operation's document if this agent leads it. Returns `false` if the lock is not
-/// ours.
+/// Writes one heartbeat into the lock, and into the operation's document if this agent leads the operation. Returns
+/// `false` if this agent does not hold the lock.
 ///
-/// The cluster time of a silent cluster can be ten seconds old, and a heartbeat with it would count as stale before [`FENCE`]
-/// is over. The heartbeat itself advances the time; if it did so by a second or more, the heartbeat is repeated.
+/// Without other writes, the cluster time can be ten seconds old, and a heartbeat with this time would count as stale
+/// before [`FENCE`] is over. The heartbeat itself is a write and advances the time. If it advanced the time by a second
+/// or more, the heartbeat is repeated.
 async fn attempt(control: &Control, header: &LockHeader, leads: bool) -> Result<bool> {
     let mut now = control.cluster_time().await?;
     if !control.locks.beat(header, now).await? {
@@ -149,12 +154,13 @@ async fn attempt(control: &Control, header: &LockHeader, leads: bool) -> Result<
     Ok(true)
 }
 
-/// Attempts a heartbeat every few seconds until the lock is lost, then returns the reason. `last` is when the attempt began
-/// that took the lock; `confirmed` gets this and when each successful heartbeat began.
+/// Attempts a heartbeat every few seconds until the lock is lost, and returns the reason. `last` is the time at which
+/// the attempt that took the lock began. `confirmed` receives this time, and then the time at which each successful
+/// heartbeat began.
 ///
-/// An attempt does not wait for the one before. Each attempt may take nearly as long as [`FENCE`], because the majority may
-/// confirm it late. And an attempt that hangs on a dead connection or on a frozen server must not keep the next attempt from
-/// the new primary.
+/// An attempt does not wait for the previous one. Each attempt may take nearly as long as [`FENCE`], because the
+/// majority may confirm it late. And an attempt that hangs on a dead connection or a frozen server must not delay the
+/// next attempt, which may reach a new primary.
 async fn beat<F: Future<Output = Result<bool>>>(
     attempt: impl Fn() -> F,
     mut last: Instant,
@@ -262,13 +268,13 @@ mod tests {
         let backup = next.control.backups.get("b").await.expect("an answer").expect("a backup");
         assert!(backup.status == Status::Error && backup.replsets[0].status == Status::Error, "{backup:?}");
         assert_eq!(next.control.backups.due_for_cleanup().await.expect("an answer"), ["b"]);
-        // Its process is dead, but even if it came back: each operation is run once.
+        // Its process is dead. But even if it came back, each operation runs only once.
         next.control.locks.release(&next.lock_header(name::BACKUP, "next", None)).await.expect("release");
         let again = take(&next, next.lock_header(name::BACKUP, "op", None), &Cancel::default()).await;
         assert!(matches!(again.expect("an answer"), Taken::No(why) if why.contains("already run")));
     }
 
-    /// Runs `attempt`, which gets the number of attempts before it, for ten minutes or until the lock is lost.
+    /// Runs `attempt` for ten minutes or until the lock is lost. `attempt` receives the number of previous attempts.
     async fn held<F: Future<Output = Result<bool>>>(attempt: impl Fn(u32) -> F) -> Result<(), (String, u64)> {
         let (since, count) = (Instant::now(), Cell::new(0));
         let attempt = || {
@@ -286,7 +292,7 @@ mod tests {
             Ok(true)
         };
         assert_eq!(held(slow).await, Ok(()), "confirmed late");
-        // These attempts hang for ever, as with a frozen server, until another server is the primary.
+        // These attempts hang for ever, as on a frozen server. Every fourth attempt succeeds, as on a new primary.
         let hanging = |n| async move { if n % 4 == 0 { Ok(true) } else { pending().await } };
         assert_eq!(held(hanging).await, Ok(()), "three of four hang");
         let failing = |n| async move { if n % 4 == 0 { Ok(true) } else { Err(anyhow!("no primary")) } };

@@ -1,14 +1,14 @@
-//! Carries log lines into `pbmLog`, in batches, for as long as the agent lives.
+//! Writes the agent's log lines into `pbmLog`, in batches, for as long as the agent runs.
 
 use super::node::Node;
 use crate::log::DbSink;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Lines written with one insert.
+/// The number of lines in one insert.
 const BATCH: usize = 200;
 
-/// Writes lines as they come until `stop`, then what is waiting.
+/// Writes new lines until `stop`, and then the lines that still wait.
 pub(super) async fn write(node: Arc<Node>, sink: DbSink, stop: CancellationToken) {
     let Some(mut lines) = sink.take_lines() else { return };
     let mut batch = Vec::with_capacity(BATCH);
@@ -30,7 +30,7 @@ pub(super) async fn write(node: Arc<Node>, sink: DbSink, stop: CancellationToken
             line.node.clone_from(&node.me());
         }
         let mut pause = Duration::from_millis(200);
-        // The lines stay on stderr whatever happens here; a database that is away is waited for.
+        // The lines are on stderr in any case. If the database can't be reached, this waits for it.
         while node.control.logs.append(&batch).await.is_err() && !stop.is_cancelled() {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_secs(5));

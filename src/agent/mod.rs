@@ -1,4 +1,4 @@
-//! `pbm-agent`: the daemon beside every mongod that does the work.
+//! `pbm-agent`: the daemon that runs beside every mongod and does the work.
 //!
 //! # Overview
 //! [`run`] connects to its own node and to the leader replica set, makes sure that the control collections exist, and
@@ -7,16 +7,17 @@
 //! the command stream that `dispatch` turns into operations.
 //!
 //! # The service manager
-//! The agent counts as started when it is connected, or after the first attempt that time may heal: it is told so, and
-//! what the agent waits for or serves (`service`). SIGHUP opens the log file again and reads the settings again (`reload`).
+//! The agent counts as started when it is connected, or after the first attempt that failed for a reason that may go
+//! away. It reports this to the service manager, and also what it waits for or works on (`service`). On SIGHUP it opens
+//! the log file again and reads the settings again (`reload`).
 //!
 //! # Cancellation
-//! SIGTERM and SIGINT cancel running operations. Each of them marks itself as failed with that reason, removes what
-//! it left on the storage and gives its lock back; then the agent removes its line from `pbmAgents` and ends.
+//! SIGTERM and SIGINT cancel running operations. Each operation stores this reason in its document, removes its objects
+//! from the storage and releases its lock. Then the agent removes its document from `pbmAgents` and ends.
 //!
 //! # Crash
-//! After a kill nothing of that happens. Other agents (or a waiting command line) find the silent lock after 30 s; an
-//! agent that starts again on the same node finds its own old locks sooner (`reap`).
+//! After a kill none of this happens. Other agents (or a waiting command line) notice the silent lock after 30 s. If an
+//! agent starts again on the same node, it notices its own old locks sooner (`reap`).
 
 mod cli;
 mod dispatch;

@@ -1,5 +1,6 @@
-//! The part of a slicer that a leader names, ours or the original's ([`crate::pitr::beside`]): it reports that it is ready, waits
-//! to be named, and ends when the leader wants that. `naming` is the leader's part.
+//! The slicer's side of nominations by a leader, which can be one of our agents or of the original's
+//! ([`crate::pitr::beside`]). The slicer reports that it is ready, waits to be nominated, and ends when the leader
+//! requires it. The leader's side is in `naming`.
 
 use super::node::Node;
 use crate::model::{backup::BackupType, command::name, lock::is_stale};
@@ -9,19 +10,20 @@ use bson::Timestamp;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// When the original's leader has not counted on this slicer for this long, we take it that the leader waits for all slicers to
-/// stop. The leader waits for two minutes.
+/// If the original's leader has not expected this slicer to run for this long, we assume that it waits for all slicers
+/// to stop. The leader waits for two minutes.
 const LEADER_WAITS: Duration = Duration::from_secs(30);
 
-/// Watches for a named slicer what the leader wants.
+/// Watches what the leader requires of a nominated slicer.
 #[derive(Debug, Default)]
 pub(super) struct Named {
-    /// Since when the original's leader has not counted on this slicer.
+    /// The time since which the original's leader has not expected this slicer to run.
     unwanted: Option<Instant>,
 }
 
 impl Named {
-    /// Why the slicer on the node `me` has to end, if so. A slicer that nobody names does not have to.
+    /// Returns the reason why the slicer on the node `me` has to end, if there is one. A slicer without a leader never
+    /// has to.
     pub async fn must_end(&mut self, node: &Node, mix: &Mix, me: &str, now: Timestamp) -> Result<Option<String>> {
         if !mix.rules.somebody_names() {
             self.unwanted = None;
@@ -48,8 +50,8 @@ impl Named {
     }
 }
 
-/// Has the leader named this node? The original's leader waits until every candidate reports that it is ready, so this function
-/// first reports that.
+/// Whether the leader has nominated this node. The original's leader waits until every candidate reports that it is
+/// ready, so this function reports that first.
 pub(super) async fn is_named(node: &Node, mix: &Mix, now: Timestamp, vacant: Duration) -> Result<bool> {
     if mix.rules == Rules::NamedByOriginal
         && let Some(why) = pause_of_the_original(node, now, false).await?
@@ -71,7 +73,7 @@ fn view<'a>(rs: &'a str, me: &'a str, now: Timestamp) -> View<'a> {
     View { meta: None, now, rs, me, leader_is_content: false, vacant: Duration::ZERO }
 }
 
-/// Is the original's leader on another replica set, and does somebody slice that replica set?
+/// Whether the original's leader is on another replica set and that replica set is being sliced.
 async fn leader_is_content(node: &Node, mix: &Mix, now: Timestamp) -> Result<bool> {
     if node.in_leader_rs || !matches!(mix.leader, Leader::Original(_)) {
         return Ok(false);
@@ -103,7 +105,8 @@ async fn pause_of_the_original(node: &Node, now: Timestamp, only_backups: bool) 
     Ok(None)
 }
 
-/// Reports that nobody slices this replica set now, in the form that whoever names the next slicer expects.
+/// Reports that this replica set is not sliced any more, in the form that the agent that nominates the next slicer
+/// expects.
 pub(super) async fn tell_the_end(node: &Node, me: &str, why: &str, stood_back: bool) -> Result<()> {
     let (pitr, rs) = (&node.control.pitr, &node.rs);
     let now = node.control.cluster_time().await?;
@@ -115,7 +118,7 @@ pub(super) async fn tell_the_end(node: &Node, me: &str, why: &str, stood_back: b
     if stood_back {
         pitr.give_up(rs).await
     } else if why.is_empty() {
-        // The acknowledgement stays: from it the leader sees that a slicer is missing.
+        // The acknowledgement is not removed, because it shows the leader that a slicer is missing.
         Ok(())
     } else {
         pitr.failed(rs, me, why).await

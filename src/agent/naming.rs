@@ -1,4 +1,4 @@
-//! Names slicers for agents of the original, as long as one of them lives and this agent leads ([`beside`]).
+//! Nominates slicers, as long as an agent of the original is alive and this agent leads ([`beside`]).
 
 use super::node::Node;
 use crate::config::resolved::{PitrSettings, Resolved};
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-/// Time between two looks while nominations are under way.
+/// Time between two checks while a nomination round is in progress.
 const ROUND_LOOK: Duration = Duration::from_secs(1);
 
 /// Runs until `stop`. Only agents of the leader replica set do this.
@@ -45,7 +45,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     }
 }
 
-/// Looks once and writes the nominations that follow. Returns `true` while replica sets wait for a slicer.
+/// Checks once, and writes the nominations that result. Returns `true` while replica sets wait for a slicer.
 async fn look(node: &Node, conf: &PitrSettings, naming: &mut Naming, leads: &mut bool) -> Result<bool> {
     let control = &node.control;
     let slicers = control.locks.slicers().await?;
@@ -65,7 +65,7 @@ async fn look(node: &Node, conf: &PitrSettings, naming: &mut Naming, leads: &mut
             mix.originals.join(", ")
         );
     }
-    // In the original's replica sets, our agents are candidates, too.
+    // Our agents in the original's replica sets are candidates, too.
     agents = control.agents.living(now).await?;
     let paused = control.locks.all().await?.iter().any(|lock| lock.pauses_slicing(now));
     let meta = control.pitr.get().await?;
@@ -80,7 +80,7 @@ async fn look(node: &Node, conf: &PitrSettings, naming: &mut Naming, leads: &mut
         paused,
     });
     let Some(orders) = orders else { return Ok(false) };
-    // The status is written first: writing it removes the reports that were made before.
+    // The status is written first, because writing it removes the earlier reports.
     control.pitr.lead(orders.status, now, &sliced.iter().copied().collect::<Vec<_>>()).await?;
     for (rs, nodes) in &orders.begin {
         tracing::debug!("naming {} to slice {rs}", nodes.join(", "));

@@ -1,4 +1,4 @@
-//! What every part of an agent works with: its mongod, the leader replica set, its settings.
+//! The things that every part of an agent uses: its mongod, the leader replica set, its settings.
 
 use super::heartbeat_thread::Pulse;
 use crate::control::Control;
@@ -38,22 +38,22 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// One agent's surroundings. All handles are cheap and reconnect by themselves.
+/// The connections and the state of one agent. All handles are cheap to clone and reconnect by themselves.
 #[derive(Debug)]
 pub(super) struct Node {
-    /// Direct connection to this agent's own mongod.
+    /// A direct connection to this agent's own mongod.
     pub client: Client,
-    /// The same mongod, for commands.
+    /// The same mongod, for running commands.
     pub mongod: Arc<dyn Server>,
-    /// Leads to the primary of this node's replica set.
+    /// A client that finds the primary of this node's replica set.
     pub primary: Client,
     /// The control collections, through the leader replica set's primary.
     pub control: Control,
     /// The thread that sends heartbeats.
     pub pulse: Pulse,
-    /// The main configuration as this agent read it last, at most a heartbeat ago.
+    /// The main configuration that this agent read last, at most a heartbeat ago.
     pub config: watch::Sender<Option<Config>>,
-    /// Other clusters that make backups on the main storage, as far as this agent has seen.
+    /// Other clusters that make backups on the main storage, if this agent has noticed them.
     pub shared: watch::Sender<Vec<Tenant>>,
     /// The agent's connection string.
     uri: Uri,
@@ -61,15 +61,15 @@ pub(super) struct Node {
     pub rs: String,
     /// `host:port` as the replica set names this node; a reconfiguration can give it another name.
     me: RwLock<String>,
-    /// When the agent started. Work asks [`Node::version_now`].
+    /// The version at the start of the agent. Operations call [`Node::version_now`] instead.
     pub version: admin::Version,
     /// Name of the leader replica set.
     pub leader_rs: String,
-    /// Does this node belong to the leader replica set?
+    /// Whether this node belongs to the leader replica set.
     pub in_leader_rs: bool,
-    /// The way of this agent's log into the database.
+    /// Passes this agent's log lines on to the database.
     pub log: DbSink,
-    /// Collections dumped at once, unless a backup says otherwise.
+    /// How many collections are dumped at once, if the backup sets no number.
     pub parallel: usize,
 }
 
@@ -108,8 +108,8 @@ impl Node {
         })
     }
 
-    /// `host:port` as the replica set names this node. Whatever lasts longer, such as a lock, keeps the name that it began
-    /// with.
+    /// `host:port` as the replica set names this node now. Anything long-lived, such as a lock, keeps the name with
+    /// which it began.
     pub fn me(&self) -> String {
         self.me.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -124,22 +124,22 @@ impl Node {
         mongo::hello(self.mongod.as_ref()).await
     }
 
-    /// The state of the replica set, as this node sees it.
+    /// Returns the state of the replica set as this node sees it.
     pub async fn repl_status(&self) -> Result<ReplStatus> {
         admin::repl_status(self.mongod.as_ref()).await
     }
 
-    /// The condition of this node.
+    /// Returns the condition of this node.
     pub async fn condition(&self) -> Result<Condition> {
         condition::of(self.mongod.as_ref()).await
     }
 
-    /// Server and feature compatibility version: both change under an agent that runs on.
+    /// Returns the server version and the feature compatibility version. Both can change while the agent runs.
     pub async fn version_now(&self) -> Result<admin::Version> {
         admin::version(self.mongod.as_ref()).await
     }
 
-    /// Explains to people what a missing majority of this node's replica set means.
+    /// Explains to operators what it means that this node's replica set has no majority.
     pub fn starved(&self, why: &str) -> String {
         if majority::is_asked_for(&self.client) {
             format!("{why}. Backups and slicing wait until the majority confirms what they read and write")
@@ -150,8 +150,8 @@ impl Node {
         }
     }
 
-    /// Why the majority of this node's replica set, or of the leader replica set, confirms nothing. `None` if this connection
-    /// does not wait for the majority.
+    /// Returns why the majority of this node's replica set, or of the leader replica set, confirms no writes. Returns
+    /// `None` if this connection does not wait for the majority.
     pub async fn lacks_majority(&self) -> Option<String> {
         if !majority::is_asked_for(&self.client) {
             return None;
@@ -166,25 +166,26 @@ impl Node {
         Some(format!("the leader replica set: {}", self.starved(&why)))
     }
 
-    /// Looks at the member at `host`, in any replica set.
+    /// Returns the condition of the member at `host`, in any replica set.
     pub async fn look_at(&self, host: &str, patience: Duration) -> Result<Condition> {
         condition::at(&self.uri.0, host, "pbm", patience).await
     }
 
-    /// The replica sets of the cluster.
+    /// Returns the replica sets of the cluster.
     pub async fn cluster(&self) -> Result<Cluster> {
         cluster::read(self.control.leader()).await
     }
 
-    /// Opens a storage to write backups or oplog to it, at a limited rate. Marks a new storage; refuses a storage that was used
-    /// before and is not the same any more ([`crate::storages::used_before`]).
+    /// Opens a storage to write backups or oplog to it, at a limited rate. Marks a new storage. Refuses a storage that
+    /// was used before if it is not the same storage now ([`crate::storages::used_before`]).
     pub async fn open_to_write(&self, settings: &StorageConf, limit: Rate) -> Result<Arc<dyn Storage>> {
         let me = self.me();
         let way = Way::new(settings, &me).paced(limit.per_second().map(Pace::new));
         used_before::prepare(&self.control, &way).await
     }
 
-    /// Opens a storage to delete from it, if it is the storage that was used before. A new storage has nothing to delete.
+    /// Opens a storage to delete from it, if it is the storage that was used before. There is nothing to delete on a
+    /// new storage.
     pub async fn open_to_delete(&self, settings: &StorageConf) -> Result<Arc<dyn Storage>> {
         Ok(used_before::find(&self.control, &Way::new(settings, &self.me())).await?.0)
     }
@@ -199,12 +200,12 @@ impl Node {
         self.open_to_delete(&place::of_backup(&self.control, backup, &main.storage).await?).await
     }
 
-    /// The id of the cluster, if it has one.
+    /// Returns the id of the cluster, if it has one.
     pub async fn identity(&self) -> Result<Option<Identity>> {
         identity::read(self.control.client(), &self.cluster().await?).await
     }
 
-    /// Reads the main configuration and shows it to whoever watches.
+    /// Reads the main configuration and passes it to the watchers of `config`.
     pub async fn read_config(&self) -> Result<Option<Config>> {
         let config = self.control.config.main().await?;
         self.config.send_if_modified(|seen| {
@@ -220,7 +221,7 @@ impl Node {
         Ok(config)
     }
 
-    /// The lock of this replica set for an operation.
+    /// Returns the lock document of this replica set for an operation.
     pub fn lock_header(&self, kind: &str, opid: &str, epoch: Option<Timestamp>) -> LockHeader {
         LockHeader {
             kind: kind.to_owned(),
@@ -234,7 +235,7 @@ impl Node {
 
 #[cfg(test)]
 impl Node {
-    /// A node whose servers are in memory.
+    /// Creates a node whose servers are in memory.
     pub fn in_memory(control: Control, pulse: Pulse, mongod: Arc<dyn Server>, [rs, me, leader_rs]: [&str; 3]) -> Self {
         let nowhere = crate::mongo::nowhere::client();
         let version = admin::Version { server: "7.0.0".into(), fcv: "7.0".into(), psmdb: None };
@@ -258,7 +259,7 @@ impl Node {
     }
 }
 
-/// Half the cores, at least one.
+/// Returns half the number of cores, but at least one.
 fn default_parallel() -> usize {
     (std::thread::available_parallelism().map_or(1, usize::from) / 2).max(1)
 }

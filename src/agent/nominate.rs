@@ -1,8 +1,8 @@
-//! Leading a backup: its document, and the nomination of an agent per replica set (docs/format.md D.2).
+//! The leader's side of a backup: its document, and the nomination of an agent per replica set (docs/format.md D.2).
 //!
-//! The cluster leader, which is the agent on the primary of the leader replica set, does this for every backup. If
-//! that agent is not there, another one of the leader replica set steps in: the unique index on the backup's name lets
-//! only one of them insert the document.
+//! The agent on the primary of the leader replica set leads every backup. If that agent does not run, another agent of
+//! the leader replica set leads instead. The unique index on the backup's name lets only one of them insert the
+//! document.
 
 use super::{node::Node, op::roll_call};
 use crate::config::resolved::Resolved;
@@ -33,18 +33,18 @@ use bson::Timestamp;
 use futures::future::{join_all, try_join_all};
 use std::{future::pending, time::Duration};
 
-/// How long a group of candidates has to take the lock before the next group is asked.
+/// How long a group of candidates has to take the lock before the next group is nominated.
 const PER_TIER: Duration = Duration::from_secs(5);
-/// How long to wait for a first candidate, when there are agents but none is fit.
+/// How long to wait for a first candidate if agents are running but none can do the work.
 const FOR_A_CANDIDATE: Duration = Duration::from_secs(10);
-/// How long a member with an agent of the original may take to answer whether it may be read.
+/// How long a member with an agent of the original may take to answer whether it can be read.
 const LOOK: Duration = Duration::from_secs(2);
-/// How long agents off the primary leave the lead to the one on it.
+/// How long agents on other members wait for the agent on the primary to lead.
 pub(super) const TAKE_OVER: Duration = Duration::from_secs(3);
 
-/// Inserts the backup's document and sees to it that every replica set gets an agent; a backup that can't start gets
-/// its reason as its final status. Cancelled before that, it gets this as its status: who only waits to be named writes
-/// nothing. Nothing happens if somebody else leads.
+/// Inserts the backup's document and nominates an agent for every replica set. If the backup can't start, the document
+/// gets the reason and a final status. The same happens if the backup is cancelled before that, because an agent that
+/// waits for its nomination writes nothing. Does nothing if another agent leads.
 pub(super) async fn lead(
     node: &Node,
     opid: &str,
@@ -64,8 +64,8 @@ pub(super) async fn lead(
         meta.error = Some(reason.clone());
         meta.conditions.push(Condition { timestamp: unix_now(), status: Status::Error, error: Some(reason.clone()) });
     }
-    // This check runs before and after the insert: the sender withdraws the operation and then looks for its document, so at
-    // least one of the two sees the other.
+    // This check runs before and after the insert. The sender withdraws the operation and then looks for its document,
+    // so at least one of the two notices the other.
     if node.control.locks.is_withdrawn(opid).await? || !node.control.backups.insert(&meta).await? {
         return Ok(());
     }
@@ -77,7 +77,7 @@ pub(super) async fn lead(
     if let Some(reason) = reject {
         bail!("backup {} can't start: {reason}", backup.name);
     }
-    // Two storages at a time are better served by two nodes.
+    // A backup to another storage should run on a node that does not also slice to the main storage.
     let slicing: Vec<String> = if place::is_main(&backup.profile) {
         Vec::new()
     } else {
@@ -123,7 +123,7 @@ async fn keep_beating(node: &Node, name: &str) -> Result<()> {
     }
 }
 
-/// The storage that the backup is made to, as its document names it, or why there is none.
+/// Returns the storage of the backup in the form of its document, or the reason why it has none.
 async fn place(node: &Node, backup: &BackupCmd, config: Option<&Config>) -> Result<Result<StorageConf, String>> {
     let Some(config) = config else {
         return Ok(Err("there is no configuration; give one with `pbm config --file`".into()));
@@ -134,7 +134,7 @@ async fn place(node: &Node, backup: &BackupCmd, config: Option<&Config>) -> Resu
     }
 }
 
-/// Why this backup must not start, if so.
+/// Returns the reason why this backup must not start, if there is one.
 async fn refusal(node: &Node, opid: &str, backup: &BackupCmd) -> Result<Option<String>> {
     if backup.kind != BackupType::Logical {
         return Ok(Some(format!(
@@ -180,7 +180,7 @@ async fn first_document(
         name: backup.name.clone(),
         src_backup: None,
         shard_remap: cluster.remap(),
-        // Of a full backup it has to be absent.
+        // For a full backup the field must be missing.
         nss: if is_selective(backup) { backup.nss.clone() } else { Vec::new() },
         nss_narrowed: backup.narrowed.clone(),
         sel_users_and_roles: backup.users_and_roles,
@@ -206,7 +206,8 @@ async fn first_document(
     })
 }
 
-/// Names candidates for `rs`, group after group, until one has taken the work. The first group of `field` is named already.
+/// Nominates candidates for `rs`, one group after another, until a candidate has taken the work. The first group of
+/// `field` is already nominated.
 async fn nominate(node: &Node, name: &str, rs: String, field: Field, preference: Preference<'_>) -> Result<()> {
     let rs = rs.as_str();
     let mut named = !field.tiers.is_empty();
@@ -228,7 +229,7 @@ async fn nominate(node: &Node, name: &str, rs: String, field: Field, preference:
             let nobody_left = tier.iter().all(has_declined);
             Ok(if nobody_left { Look::Found(Some(round.declined)) } else { Look::Missing(round.declined) })
         };
-        // A cancelled backup drops this wait.
+        // If the backup is cancelled, the caller drops this wait.
         match node.control.bell.until(PER_TIER, pending(), look).await? {
             // The work is taken, or the backup has ended.
             Waited::Found(None) | Waited::Cancelled => return Ok(()),
@@ -253,8 +254,8 @@ fn nobody(rs: &str, why: &[(String, String)]) -> anyhow::Error {
     anyhow!("no agent of replica set {rs} can take the backup: {}", why.join("; "))
 }
 
-/// The living agents. The lines of the original's agents don't show everything that makes a node unfit, so their nodes are
-/// asked.
+/// Returns the agents that are alive. The documents of the original's agents don't contain every reason that makes a
+/// node unfit, so their nodes are asked directly.
 async fn living(node: &Node) -> Result<Vec<AgentStat>> {
     let mut alive = node.control.agents.alive(node.control.cluster_time().await?).await?;
     let silent = alive.iter_mut().filter(|agent| agent.is_original() && unfit(agent).is_none());
@@ -302,7 +303,8 @@ mod tests {
         bson::deserialize_from_document(doc! { "name": name, "compression": "none" }).expect("a command")
     }
 
-    /// The primaries' agents of a cluster whose members all have a line.
+    /// Returns the agent of the leader replica set's primary, in a cluster whose members all have a document in
+    /// `pbmAgents`.
     async fn leader(world: &Arc<World>) -> Arc<Node> {
         let node = sim::node(world, Host { rs: "cfg", at: 0 }, &Process::default());
         for host in Host::all() {
@@ -340,7 +342,7 @@ mod tests {
                 for rs in ["cfg", "rs1"] {
                     let round = node.control.backups.round("b", rs).await.expect("an answer");
                     let Some(named) = round.and_then(|round| round.nomination) else { continue };
-                    // The secondary, which is asked first, can't.
+                    // The secondary is nominated first but can't do the work.
                     match named.n.first() {
                         Some(last) if *last == format!("{rs}-0:27017") => {
                             node.control.backups.acknowledge("b", rs, last).await.expect("acknowledge");

@@ -1,9 +1,9 @@
-//! An operation on one node, from command to end: each step consumes the last, so that work without a lock does not
-//! compile.
+//! The states of an operation on one node, from the command to its end. Each step consumes the previous state, so code
+//! that works without a lock does not compile.
 //!
 //! # Overview
 //! `Received` → [`Op::check`] → `Eligible` → election, or [`Op::on_primary`] → `Elected` → [`Op::lease`] → `Leased` →
-//! [`Op::run`]. Most agents have nothing to do for most commands: standing down is a value, not an error.
+//! [`Op::run`]. For most commands most agents have nothing to do, so standing down is a value and not an error.
 
 use super::{
     lease::{self, Lease, Taken},
@@ -25,31 +25,31 @@ use tokio::time::Instant;
 /// An operation in state `S`.
 #[derive(Debug)]
 pub(super) struct Op<S> {
-    /// Of the backup or restore.
+    /// The name of the backup or restore.
     pub name: String,
     pub opid: String,
     pub epoch: Option<Timestamp>,
-    /// Ends the operation early: by command, by signal, or because the lock was lost.
+    /// Ends the operation early: after a command or a signal, or because the lock was lost.
     pub cancel: Cancel,
     pub state: S,
 }
 
-/// A command has come.
+/// A command has arrived.
 #[derive(Debug)]
 pub(super) struct Received;
-/// This node could do it.
+/// This node could do the work.
 #[derive(Debug)]
 pub(super) struct Eligible;
-/// This node is meant to do it.
+/// This node was chosen for the work.
 #[derive(Debug)]
 pub(super) struct Elected;
-/// This node does it, and nobody else in its replica set.
+/// This node does the work. No other node of its replica set does.
 #[derive(Debug)]
 pub(super) struct Leased {
     lease: Box<Lease>,
 }
 
-/// Go on, or nothing to do here and why.
+/// Whether to continue. If not, the reason why this node has nothing to do.
 #[must_use]
 #[derive(Debug)]
 pub(super) enum Gate<T> {
@@ -60,7 +60,7 @@ pub(super) enum Gate<T> {
 }
 
 impl<T> Gate<T> {
-    /// The way on; `None`, with the reason in the log, where most agents have nothing to do.
+    /// Returns the next state. Where this node has nothing to do, logs the reason and returns `None`.
     pub fn go(self) -> Option<T> {
         match self {
             Self::Go(op) => Some(op),
@@ -82,17 +82,17 @@ impl<S> Op<S> {
     }
 }
 
-/// How long a node that is not the primary waits to become the primary, while nobody else does the work: a command may arrive
-/// in the middle of an election.
+/// How long a node that is not the primary waits to become the primary, while no other node does the work. A command
+/// may arrive in the middle of an election.
 const FOR_AN_ELECTION: Duration = Duration::from_secs(20);
 
 impl Op<Received> {
-    /// For work that only the primary can do.
+    /// Chooses this node if it is the primary, for work that only the primary can do.
     pub async fn on_primary(self, node: &Node) -> Result<Gate<Op<Elected>>> {
         let until = Instant::now() + FOR_AN_ELECTION;
         loop {
             let mut waiter = node.control.bell.waiter();
-            // A node that does not answer may be the primary in a moment.
+            // A node that does not answer now may become the primary soon.
             let why = match is_fit(node).await {
                 Ok(Fit::Primary) => return Ok(Gate::Go(self.into_state(Elected))),
                 Ok(Fit::Secondary) => "the primary does this".to_owned(),
@@ -103,7 +103,7 @@ impl Op<Received> {
             match node.control.locks.begun_in(&self.opid, &node.rs).await {
                 Ok(Some(begun)) => return Ok(Gate::StandDown(format!("{why}; {} has begun it", begun.node))),
                 Ok(None) => {}
-                // The query may fail because the leader replica set is in the middle of an election, too.
+                // The query may also fail because the leader replica set is in the middle of an election.
                 Err(error) => tracing::debug!("{}", explain(&error)),
             }
             if self.cancel.is_cancelled() || Instant::now() >= until {
@@ -116,7 +116,7 @@ impl Op<Received> {
         }
     }
 
-    /// Is this node in a state to work at all?
+    /// Checks whether this node is in a state to do any work.
     pub async fn check(self, node: &Node) -> Result<Gate<Op<Eligible>>> {
         Ok(match is_fit(node).await? {
             Fit::Primary | Fit::Secondary => Gate::Go(self.into_state(Eligible)),
@@ -125,7 +125,7 @@ impl Op<Received> {
     }
 }
 
-/// Can this node work?
+/// Whether this node can work now.
 enum Fit {
     Primary,
     Secondary,
@@ -150,19 +150,19 @@ async fn is_fit(node: &Node) -> Result<Fit> {
 }
 
 impl Op<Eligible> {
-    /// For work that any agent can do: whoever takes the lock first.
+    /// Chooses this node, for work that any agent can do: the first one to take the lock does it.
     pub fn anybody(self) -> Op<Elected> {
         self.into_state(Elected)
     }
 
-    /// For work with a nomination round, after it named this node.
+    /// Chooses this node after the nomination round has named it.
     pub fn nominated(self) -> Op<Elected> {
         self.into_state(Elected)
     }
 }
 
 impl Op<Elected> {
-    /// Takes the replica set's lock.
+    /// Takes the lock of the replica set.
     pub async fn lease(self, node: &Node, kind: &str) -> Result<Gate<Op<Leased>>> {
         let header = node.lock_header(kind, &self.opid, self.epoch);
         Ok(match lease::take(node, header, &self.cancel).await? {
@@ -174,25 +174,25 @@ impl Op<Elected> {
 }
 
 impl Op<Leased> {
-    /// Runs `work` and gives the lock back, whatever the outcome: a panic goes on only after that.
+    /// Runs `work` and then releases the lock in any case. A panic continues only after that.
     pub async fn run<T>(self, work: impl AsyncFnOnce(&Self) -> T) -> T {
         let outcome = AssertUnwindSafe(work(&self)).catch_unwind().await;
         self.state.lease.release().await;
         outcome.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    /// The reason why the operation is cut short, as a sentence about `what`.
+    /// Returns the reason why the operation ends early, as a sentence about `what`.
     pub fn why_early(&self, what: &str) -> String {
         self.cancel.early().unwrap_or(Early::Asked).sentence(what)
     }
 
-    /// The operation was cancelled because the lock was lost.
+    /// Whether the operation was cancelled because the lock was lost.
     pub fn lost_its_lock(&self) -> bool {
         self.state.lease.is_lost()
     }
 }
 
-/// The living agents of a replica set, for messages: `a (PRIMARY), b (SECONDARY)`.
+/// Lists the living agents of a replica set for messages: `a (PRIMARY), b (SECONDARY)`.
 pub(super) fn roll_call(agents: &[AgentStat]) -> String {
     agents.iter().map(|a| format!("{} ({})", a.n, a.state)).collect::<Vec<_>>().join(", ")
 }

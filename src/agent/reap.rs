@@ -1,4 +1,4 @@
-//! Finds operations whose agents are lost, and removes what failed backups and earlier releases left.
+//! Ends operations whose agents are lost, and removes what failed backups and earlier releases left behind.
 
 use super::node::Node;
 use crate::control::{Control, HEARTBEAT};
@@ -13,7 +13,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// A lock of this very node that nobody refreshes for this long after our start was left by an earlier life of ours.
+/// If a lock of this node gets no heartbeat for this long after the agent's start, an earlier run of this agent left
+/// it.
 const OWN_SILENCE: Duration = Duration::from_secs(7);
 
 /// How often the agent checks whether the bell of earlier releases can be dropped.
@@ -26,7 +27,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
             tracing::warn!("look for operations that an earlier run of this agent left: {}", explain(&error));
         }
         let mut quiet = None;
-        // By then, agents that started before this one have reported their release.
+        // After this time, agents that started before this one have reported their release.
         let mut bell_due = Instant::now() + HEARTBEAT * 2;
         loop {
             if node.in_leader_rs && Instant::now() >= bell_due {
@@ -60,8 +61,8 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
     }
 }
 
-/// Drops the bell of earlier releases when no agent of such a release lives. An agent of such a release that starts later
-/// creates it again.
+/// Drops the bell of earlier releases when no agent of such a release is alive. If an agent of such a release starts
+/// later, it creates the collection again.
 async fn drop_old_bell(node: &Node) -> Result<()> {
     if !node.hello().await?.is_primary() || !node.control.has_old_bell().await? {
         return Ok(());
@@ -76,15 +77,16 @@ async fn drop_old_bell(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Mostly nothing is under way: three questions then, and nobody is woken.
+/// Whether anything may have to be ended. In most cases nothing runs, and then this makes three queries and wakes no
+/// task.
 async fn is_needed(control: &Control) -> Result<bool> {
     Ok(!control.locks.all().await?.is_empty()
         || control.backups.any_open().await?
         || control.restores.any_open().await?)
 }
 
-/// Ends what an earlier run of this agent held. Its locks look alive for 30 s; that nobody refreshes them shows
-/// earlier that nobody is there.
+/// Ends the operations of an earlier run of this agent. Its locks look alive for 30 s, but missing heartbeats show
+/// earlier that the agent does not run any more.
 async fn end_own(node: &Node) -> Result<()> {
     let mine = |locks: Vec<Lock>| locks.into_iter().filter(|l| l.header.node == node.me()).collect::<Vec<_>>();
     let before = mine(node.control.locks.all().await?);
@@ -99,7 +101,7 @@ async fn end_own(node: &Node) -> Result<()> {
     Ok(())
 }
 
-/// Removes the objects of backups that failed while running, once no other agent works on them any more.
+/// Removes the objects of backups that failed while they ran, as soon as no agent works on them any more.
 pub(super) async fn sweep(node: &Node) -> Result<()> {
     let due = node.control.backups.due_for_cleanup().await?;
     if due.is_empty() {
@@ -114,7 +116,7 @@ pub(super) async fn sweep(node: &Node) -> Result<()> {
             }
             let swept = async { objects::backup(node.open_backup(&backup, &config).await?.as_ref(), &name).await };
             if let Err(error) = swept.await {
-                // Those on other storages need not wait for this one.
+                // Failed backups on other storages need not wait for this one.
                 tracing::warn!("remove what the failed backup {name} left on its storage: {}", explain(&error));
                 continue;
             }

@@ -1,4 +1,4 @@
-//! Settings that change while the agent runs: on SIGHUP, and when the settings file does.
+//! Applies settings that change while the agent runs: on SIGHUP, and when the settings file changes.
 
 use super::{service, settings::Given, settings::Settings};
 use crate::log::Log;
@@ -14,7 +14,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Follows signals and the settings file until told to stop.
+/// Reacts to signals and to changes of the settings file.
 pub(super) struct Reload {
     given: Given,
     held: Settings,
@@ -24,10 +24,10 @@ pub(super) struct Reload {
 }
 
 impl Reload {
-    /// From here on a SIGHUP does not end the process.
+    /// After this call a SIGHUP does not end the process any more.
     ///
     /// # Errors
-    /// The signal can't be listened for.
+    /// The process can't listen for the signal.
     pub fn new(given: Given, held: Settings, log: Log) -> Result<Self> {
         let hangup = signal(SignalKind::hangup()).context("listen for SIGHUP")?;
         let watch = given.file().and_then(|file| match Watch::new(file) {
@@ -57,7 +57,8 @@ impl Reload {
         }
     }
 
-    /// Takes what can be taken now. `reopen` the log file even if its name is the same.
+    /// Applies the settings that can change at run time. With `reopen`, opens the log file again even if its name is
+    /// the same.
     fn read(&mut self, reopen: bool) {
         let settings = match self.given.settle() {
             Ok(settings) => settings,
@@ -99,8 +100,8 @@ async fn changed(watch: Option<&mut Watch>) {
     }
 }
 
-/// A file's content: the folder is watched, because editors and configuration managers put a new file, or another link,
-/// in the place of the old one.
+/// Watches a file's content. It watches the folder, because editors and configuration managers replace the file, or the
+/// link to it, by another one.
 struct Watch {
     events: mpsc::Receiver<()>,
     file: PathBuf,
@@ -114,10 +115,10 @@ impl Watch {
         inotify::add_watch(&inotify, folder, WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::CREATE)?;
         let content = fs::read(file)?;
         let (send, events) = mpsc::channel(1);
-        // It sleeps in the kernel until the process ends.
+        // The thread sleeps in the kernel until the process ends.
         std::thread::Builder::new().name("settings".to_owned()).stack_size(64 << 10).spawn(move || {
             let mut happened = [0; 4096];
-            // What happened does not matter, the content does; and one event that waits stands for all.
+            // Only the content of the file matters and not the kind of event, so one waiting event is enough.
             while rustix::io::read(&inotify, &mut happened).is_ok() && !send.is_closed() {
                 let _ = send.try_send(());
             }
@@ -125,7 +126,7 @@ impl Watch {
         Ok(Self { events, file: file.to_owned(), content })
     }
 
-    /// Waits until the file has another content. A file that is away or empty for a moment is not one.
+    /// Waits until the content of the file has changed. A file that is missing or empty for a moment does not count.
     async fn changed(&mut self) {
         while self.events.recv().await.is_some() {
             match fs::read(&self.file) {

@@ -1,9 +1,9 @@
-//! What the service manager is told (sd_notify(3)); without one nothing happens.
+//! Reports to the service manager (sd_notify(3)). Without a service manager nothing happens.
 
 use sd_notify::NotifyState;
 use tokio_util::sync::CancellationToken;
 
-/// It can be counted as started, and this is what it does.
+/// Reports that the agent has started, and what it does now.
 pub(super) fn ready(status: &str) {
     tell(&[NotifyState::Ready, NotifyState::Status(status)]);
 }
@@ -12,14 +12,14 @@ pub(super) fn stopping() {
     tell(&[NotifyState::Stopping, NotifyState::Status("ending")]);
 }
 
-/// From now until [`reloaded`] the settings are read again.
+/// Reports that the settings are being read again, until [`reloaded`] is called.
 pub(super) fn reloading() {
     let mut states = vec![NotifyState::Reloading];
     states.extend(NotifyState::monotonic_usec_now());
     tell(&states);
 }
 
-/// The settings were read again; what it does, and so its status, is as before.
+/// Reports that the settings were read again. The status does not change, because the agent continues its work.
 pub(super) fn reloaded() {
     tell(&[NotifyState::Ready]);
 }
@@ -30,8 +30,8 @@ fn tell(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Shows the service manager, as often as it wants, that tasks still get their turn here. A database that is away is no
-/// reason to be started again.
+/// Reports to the service manager, as often as it requires, that tasks still run in this process. An unreachable
+/// database is no reason to start the agent again.
 pub(super) async fn watchdog(stop: CancellationToken) {
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return };
     let mut turns = tokio::time::interval(limit / 2);

@@ -1,5 +1,5 @@
-//! The agent's own settings (docs/features.md group 19): flags, else the environment, else the settings file, else
-//! systemd's credentials for the connection string, else defaults.
+//! The agent's own settings (docs/features.md group 19). A value comes from the first of these that has it: the flags,
+//! the environment, the settings file, for the connection string systemd's credentials, and the default.
 
 use crate::log::{Level, LogOptions};
 use crate::model::log::Severity;
@@ -43,7 +43,7 @@ pub(super) struct Given {
     log_level: Option<Filled<Level>>,
 }
 
-/// A value, or nothing for an empty text: a file of variables may set one to nothing.
+/// A value, or `None` for an empty text, because a file of variables may contain a variable without a value.
 #[derive(Debug, Clone)]
 struct Filled<T>(Option<T>);
 
@@ -71,26 +71,26 @@ fn given<T: Clone>(value: &Option<Filled<T>>) -> Option<T> {
     value.as_ref().and_then(|filled| filled.0.clone())
 }
 
-/// What counts.
+/// The settings that the agent uses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Settings {
     pub uri: Option<String>,
     pub parallel: Option<u16>,
     pub log: LogOptions,
-    /// What a person should know about the settings file.
+    /// Remarks about the settings file for the operator.
     pub remarks: Vec<String>,
 }
 
 impl Given {
-    /// The settings file.
+    /// The path of the settings file.
     pub fn file(&self) -> Option<&Path> {
         self.config.as_deref()
     }
 
-    /// Reads the settings file, if there is one, and puts all together.
+    /// Reads the settings file, if there is one, and combines all sources.
     ///
     /// # Errors
-    /// The file can't be read, is not YAML, or a value makes no sense.
+    /// The file can't be read or is not YAML, or a value is not valid.
     pub fn settle(&self) -> Result<Settings> {
         let (file, remarks) = match &self.config {
             Some(path) => read(path).with_context(|| format!("read the settings file {}", path.display()))?,
@@ -152,7 +152,8 @@ fn read(path: &Path) -> Result<(File, Vec<String>)> {
     Ok((file, remarks))
 }
 
-/// The file, and the keys in it that mean nothing: a file may be for another release too, so they are no errors.
+/// Returns the settings in the file, and its unknown keys. The keys are no errors, because the file may be written for
+/// another release.
 fn parse(text: &str) -> Result<(File, Vec<String>)> {
     let value: Value = serde_norway::from_str(text)?;
     if value.is_null() {
@@ -164,11 +165,11 @@ fn parse(text: &str) -> Result<(File, Vec<String>)> {
     let unknown = paths.iter().map(|path| {
         format!("the settings file's {path} is not known and has no effect; known are {}", KEYS.join(", "))
     });
-    // From the text, not from the value: so an error tells the key and the line.
+    // The settings are read from the text, because an error then contains the key and the line.
     Ok((serde_norway::from_str(text)?, unknown.collect()))
 }
 
-/// Paths of values; an empty group has none.
+/// Collects the paths of all values. An empty group has none.
 fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
     match value {
         Value::Mapping(map) => {
@@ -182,7 +183,7 @@ fn leaves(value: &Value, path: &str, found: &mut Vec<String>) {
     }
 }
 
-/// The connection string that systemd hands over.
+/// Returns the connection string that systemd provides as a credential.
 fn credential(folder: Option<&Path>) -> Result<Option<String>> {
     let Some(path) = folder.map(|folder| folder.join(CREDENTIAL)) else { return Ok(None) };
     match fs::read_to_string(&path) {

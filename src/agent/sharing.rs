@@ -1,5 +1,5 @@
-//! Says that other clusters make backups on a storage too, wherever an operator looks: in the log, and in this agent's
-//! line for `pbm status`. The marks themselves are [`tenants`]' business; whatever fails here never ends an operation.
+//! Warns operators that other clusters make backups on the same storage, in the log and in this agent's document, which
+//! `pbm status` shows. [`tenants`] reads and writes the marks. An error here never ends an operation.
 
 use super::node::Node;
 use crate::control::{Shelf, unix_now};
@@ -11,10 +11,11 @@ use crate::upkeep::contents::tenants;
 use anyhow::Result;
 use std::time::Duration;
 
-/// How long the lines of a warning have to reach the log in the database, before the operation goes on.
+/// How long to wait until the lines of a warning are in the database's log, before the operation continues.
 const TOLD: Duration = Duration::from_secs(3);
 
-/// Before this cluster writes a backup or oplog to `store`: leaves its mark, warns of others.
+/// Called before this cluster writes a backup or oplog to `store`: leaves its mark and warns if there are marks of
+/// other clusters.
 pub(super) async fn begin(node: &Node, store: &dyn Storage, settings: &StorageConf) {
     let work = async {
         let Some(me) = node.identity().await? else { return Ok(()) };
@@ -39,8 +40,8 @@ pub(super) async fn begin(node: &Node, store: &dyn Storage, settings: &StorageCo
     }
 }
 
-/// At a resync of `store`: the storage is this cluster's own from now on, if it makes backups there; else the others are
-/// told.
+/// Called at a resync of `store`. If this cluster makes backups there, the storage counts as its own from now on.
+/// Otherwise the operator is warned of the other clusters.
 pub(super) async fn take_over(node: &Node, store: &dyn Storage, settings: &StorageConf) {
     let work = async {
         let Some(me) = node.identity().await? else { return Ok(()) };
@@ -64,8 +65,8 @@ pub(super) async fn take_over(node: &Node, store: &dyn Storage, settings: &Stora
     }
 }
 
-/// After a deletion on `store`: removes this cluster's mark too, if the storage holds nothing of this cluster any more and
-/// nothing is about to be saved there.
+/// Called after a deletion on `store`: also removes this cluster's mark, if the storage contains nothing of this
+/// cluster any more and is not about to get anything.
 pub(super) async fn end(node: &Node, store: &dyn Storage, settings: &StorageConf) {
     let work = async {
         let profile = place::profile_of(settings);
@@ -86,7 +87,7 @@ pub(super) async fn end(node: &Node, store: &dyn Storage, settings: &StorageConf
     }
 }
 
-/// Looks who else makes backups on the main storage.
+/// Finds out which other clusters make backups on the main storage.
 pub(super) async fn look(node: &Node, store: &dyn Storage, settings: &StorageConf) -> Result<()> {
     let Some(me) = node.identity().await? else { return Ok(()) };
     note(node, settings, tenants::sharing(tenants::all(store).await?, &me));

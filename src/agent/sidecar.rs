@@ -1,5 +1,5 @@
-//! `pbm-agent-entrypoint`: what a container starts (docs/features.md 19.8). It runs the agent, hands signals on, and as a
-//! sidecar starts it again after a crash.
+//! `pbm-agent-entrypoint`: the first program in a container (docs/features.md 19.8). It runs the agent and forwards
+//! signals to it. As a sidecar, it starts the agent again after a crash.
 
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches as _, Parser, builder::BoolishValueParser};
@@ -43,13 +43,13 @@ struct Args {
     agent: Vec<OsString>,
 }
 
-/// The command line as data, for completion and help.
+/// Returns the description of the command line, for completion and help.
 #[must_use]
 pub fn command() -> clap::Command {
     pages::with_examples(Args::command(), &[("", &["pbm-agent-entrypoint --sidecar=true"])])
 }
 
-/// Runs the agent; returns its exit code.
+/// Runs the agent and returns its exit code.
 #[must_use]
 pub fn run(args: Vec<OsString>) -> ExitCode {
     let read = command().try_get_matches_from(args).and_then(|matches| Args::from_arg_matches(&matches));
@@ -60,7 +60,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
                 last_words(pflag::plain_words(&error.render().to_string()).trim_end());
                 return ExitCode::from(2);
             }
-            // Nothing can be done about a closed stdout.
+            // A closed stdout can't be reported anywhere.
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
@@ -109,12 +109,12 @@ async fn supervise(args: &Args) -> Result<u8> {
     }
 }
 
-/// Where this program is, looked for once: after an upgrade the kernel calls the old file deleted, while its path leads to
-/// the new one, which is to be started.
+/// The path of this program, read once at the start. After an upgrade the kernel marks the old file as deleted, but the
+/// path then leads to the new program, which is the one to start.
 struct Own {
-    /// Not known where there is no /proc.
+    /// Unknown on systems without /proc.
     file: Option<PathBuf>,
-    /// What we were called by.
+    /// The name with which this program was called.
     name: PathBuf,
 }
 
@@ -136,11 +136,11 @@ fn start(own: &Path, arguments: &[OsString]) -> Result<Child> {
 
 fn hand_on(agent: &Child, signal: Signal) {
     let pid = agent.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
-    // One that has just ended needs no signal.
+    // An agent that has just ended needs no signal.
     let _ = pid.map(|pid| kill_process(pid, signal));
 }
 
-/// As shells tell it.
+/// Returns the exit code in the form that shells use.
 fn code(status: ExitStatus) -> u8 {
     let code = status.code().or(status.signal().map(|signal| 128 + signal)).unwrap_or(1);
     u8::try_from(code).unwrap_or(1)

@@ -1,5 +1,5 @@
-//! Where slicing begins: what the control collections and this node's oplog say about it, and whether another member has more of
-//! the oplog.
+//! Decides where slicing begins, from the control collections and this node's oplog, and whether another member has
+//! more of the oplog.
 
 use super::node::Node;
 use crate::control::HEARTBEAT;
@@ -16,8 +16,8 @@ use bson::Timestamp;
 use mongodb::options::SelectionCriteria;
 use std::{sync::Arc, time::Duration};
 
-/// This node's oplog does not hold what has to be saved next, and that of another member does: one that was down or
-/// synced anew must not end the timeline.
+/// This node's oplog lacks entries that must be saved next, but another member's oplog has them. A node that was down
+/// or has been synced again must not end the timeline.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the oplog of this node begins after what is to be saved next, that of {host} does not: it is left to that node's agent"
@@ -29,16 +29,16 @@ pub(super) struct Elsewhere {
 }
 
 impl Elsewhere {
-    /// How long the others have to take the work; then the gap is accepted.
+    /// How long the other members have to take the work. After that, the gap is accepted.
     pub fn patience(&self) -> Duration {
         election::PER_TIER * u32::try_from(self.candidates).unwrap_or(u32::MAX) + HEARTBEAT * 2
     }
 }
 
-/// How long another member may take to tell how far back its oplog reaches.
+/// How long another member may take to report its oldest entry.
 const TELL: Duration = Duration::from_secs(5);
 
-/// The first of `others` whose oplog reaches back to `saved`.
+/// Returns the first of `others` whose oplog reaches back to `saved`.
 pub(super) async fn reaches_back(
     node: &Node,
     others: impl Iterator<Item = &String>,
@@ -55,13 +55,13 @@ pub(super) async fn reaches_back(
     None
 }
 
-/// This member and no other.
+/// Selects exactly this member.
 fn member(host: &str) -> SelectionCriteria {
     let host = host.to_owned();
     SelectionCriteria::Predicate(Arc::new(move |server| server.address().to_string() == host))
 }
 
-/// What decides where slicing begins.
+/// Reads the facts that decide where slicing begins.
 pub(super) async fn facts(node: &Node, slicing: Slicing) -> Result<begin::Facts> {
     let newest = slice::last_write(&node.client).await?;
     let (oldest, _) = slice::window(&node.client).await?;
@@ -70,7 +70,8 @@ pub(super) async fn facts(node: &Node, slicing: Slicing) -> Result<begin::Facts>
     Ok(begin::Facts { saved, base, coming, restored: restored(node).await?, oldest, newest })
 }
 
-/// The last write of the newest backup that chunks can be replayed on, and the first one of a backup that is being made.
+/// Returns the last write of the newest backup on which chunks can be replayed, and the first write of a backup that is
+/// in progress.
 async fn bases(node: &Node) -> Result<(Option<Timestamp>, Option<Timestamp>)> {
     let all = node.control.backups.readable().await?;
     let fit = |b: &&BackupMeta| b.nss.is_empty() && b.kind != BackupType::External && b.store.profile != Some(true);
@@ -86,7 +87,7 @@ async fn bases(node: &Node) -> Result<(Option<Timestamp>, Option<Timestamp>)> {
     Ok((base, coming))
 }
 
-/// When the newest restore began to change data.
+/// Returns the time at which the newest restore began to change data.
 async fn restored(node: &Node) -> Result<Option<Timestamp>> {
     Ok(node.control.restores.readable().await?.iter().filter_map(begin::changed_from).max())
 }

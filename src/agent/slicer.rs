@@ -1,21 +1,21 @@
-//! Keeps the slicing of this replica set's oplog going: look at the facts, take the lock or leave it, slice until there is
-//! a reason to stop.
+//! Keeps slicing the oplog of this replica set: checks the facts, takes the lock or leaves it to another agent, and
+//! slices until there is a reason to stop.
 //!
 //! # Overview
-//! Every agent looks every few seconds whether anybody slices its replica set; [`crate::pitr::election`] says whether it is the one to
-//! begin. The one that holds the lock slices ([`slicing`]) and goes on looking: at the configuration, at its own fitness
-//! and at better candidates, and publishes how far it is.
+//! Every agent checks every few seconds whether an agent slices its replica set; [`crate::pitr::election`] decides
+//! whether this agent has to begin. The agent that holds the lock slices ([`slicing`]). It keeps checking the
+//! configuration, its own fitness and better candidates, and publishes its progress.
 //!
 //! While agents of the original live in the cluster, a leader decides who slices, and when all slicers have to stop
 //! ([`crate::pitr::beside`]). If the leader is one of our agents, `naming` does the leader's part.
 //!
 //! # Cancellation
-//! When slicing is to end (switched off, a signal, a better node), a last chunk is stored and the lock is given back, so
-//! that the next slicer has nothing to catch up. Only when the lock is lost nothing is stored any more.
+//! When slicing has to end (because it is switched off, of a signal, or of a better node), a last chunk is stored and
+//! the lock is released, so the next slicer has no backlog. Only if the lock is lost, nothing more is stored.
 //!
 //! # Crash
-//! The lock grows stale after 30 s, or is seen to be nobody's by the next agent on the same node; then another slicer begins
-//! where the index of chunks ends.
+//! The lock becomes stale after 30 s. The next agent on the same node notices sooner that its lock has no holder. Then
+//! another slicer begins where the index of chunks ends.
 
 use super::{
     lease::FENCE,
@@ -55,13 +55,14 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-/// A warning that stays true is repeated after this time.
+/// The time after which a warning is repeated if its reason still exists.
 const REPEAT: Duration = Duration::from_secs(300);
 /// How long a replica set may take to confirm the entry that ends a flush.
 const FLUSH: Duration = Duration::from_secs(5);
-/// The shortest time between two looks when the bell rings a lot.
+/// The shortest time between two checks when the bell rings often.
 const BREATH: Duration = Duration::from_millis(250);
-/// Time between two looks while this node waits to be named; it is short because a round of nominations may be short.
+/// Time between two checks while this node waits for its nomination. It is short because a nomination round may be
+/// short.
 const NAMED_LOOK: Duration = Duration::from_secs(1);
 
 /// Slices, whenever it is this agent's turn, until `stop`.
@@ -100,7 +101,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             changed = config.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(pause) => {}
-            // A slicer that ends rings; while PITR is off nobody listens.
+            // A slicer that ends rings the bell. While PITR is off, no agent has to react to it.
             () = waiter.next_within(HEARTBEAT), if config.borrow().as_ref().is_some_and(Config::pitr_is_on) => {
                 tokio::time::sleep(BREATH).await;
             }
@@ -112,17 +113,18 @@ fn pitr(config: &Config) -> PitrSettings {
     Resolved::of(config).pitr
 }
 
-/// Who was seen to slice, and since when the lock has not changed.
+/// The last slicing lock that was seen, and the time since which it has not changed.
 struct Watch {
     seen: Option<(Option<Lock>, Instant)>,
-    /// For the sake of what follows this end of the timeline the work was left to others, until then.
+    /// The end of the timeline for which this agent left the work to other members, which may have more of the oplog,
+    /// and until when it does so.
     stood_back: Option<(Timestamp, Instant)>,
-    /// Nobody slices, and this node waits until a leader names a slicer.
+    /// Whether no agent slices and this node waits until a leader nominates a slicer.
     waits_to_be_named: bool,
 }
 
 impl Watch {
-    /// Takes the lock if nobody has it and this agent is to slice. Gives the candidates as well.
+    /// Takes the lock if no agent has it and it is this agent's turn. Also returns the candidates.
     async fn my_turn(&mut self, node: &Node, config: &Config) -> Result<Option<(LockHeader, Vec<String>)>> {
         if self.stood_back.is_some_and(|(_, until)| Instant::now() < until) {
             return Ok(None);
@@ -135,7 +137,7 @@ impl Watch {
         let now = node.control.time_of_last_call().await?;
         self.waits_to_be_named = false;
         if let Some(lock) = &lock {
-            // A lock of this node that nobody refreshes belongs to an agent that was killed here.
+            // A lock of this node without heartbeats belongs to an agent that was killed here.
             let orphan = lock.header.node == node.me() && since.elapsed() > HEARTBEAT * 2;
             if !orphan && !is_stale(lock.hb, now) {
                 return Ok(None);
@@ -168,12 +170,12 @@ impl Watch {
                 }
             }
         }
-        // The agent's line in `pbmAgents` may be some seconds old.
+        // The agent's document in `pbmAgents` may be some seconds old.
         if let Some(why) = node.condition().await?.unfit() {
             tracing::debug!("this node can't slice: {why}");
             return Ok(None);
         }
-        // The lock is removed only if it has not changed: its holder may have shown a sign of life since.
+        // The lock is removed only if it has not changed, because its holder may have sent a heartbeat since.
         if let Some(lock) = lock
             && !node.control.locks.remove_silent_slicer(&lock).await?
         {
@@ -196,15 +198,15 @@ impl Watch {
     }
 }
 
-/// Where this node stands among the candidates. If a leader names the slicer, all agents of the replica set are candidates;
-/// otherwise only ours are, because nobody names the original's agents.
+/// Returns the position of this node among the candidates. If a leader nominates the slicer, all agents of the replica
+/// set are candidates. Otherwise only our agents are, because no leader nominates the original's agents.
 fn rank(me: &str, node: &Node, mix: &Mix, agents: &[AgentStat], conf: &PitrSettings) -> (Rank, Vec<String>) {
     let ours_only = !mix.rules.somebody_names();
     let agents: Vec<AgentStat> = agents.iter().filter(|it| !ours_only || !it.is_original()).cloned().collect();
     election::rank(&election::Facts { rs: &node.rs, me, agents: &agents, priority: conf.priority.as_ref() })
 }
 
-/// Slices until there is a reason to stop, then gives the lock back.
+/// Slices until there is a reason to stop, and then releases the lock.
 async fn slice(
     node: &Node,
     lock: LockHeader,
@@ -251,7 +253,7 @@ async fn hold(
             bail!(Elsewhere { host, saved, candidates: candidates.len() });
         }
     }
-    // A backup of the cluster may end between two entries of this replica set.
+    // `at` may be the end of a cluster's backup, which can lie between two entries of this replica set.
     let at = slice::newest_until(&node.client, at).await?.unwrap_or(at);
     if let Some(gap) = gap {
         tracing::error!("{}", slicing::gap_message(gap));
@@ -302,7 +304,7 @@ fn settings_of(config: &Config, storage: Arc<dyn crate::storage::Storage>) -> Se
     Settings { span: oplog_span, max_loss, compression, level, storage }
 }
 
-/// What goes on beside the slicing.
+/// The checks that run beside the slicing.
 struct Guard<'a> {
     node: &'a Node,
     lock: &'a LockHeader,
@@ -314,16 +316,17 @@ struct Guard<'a> {
     quit: CancellationToken,
     /// The oldest entry of the oplog when this slicer began.
     oldest: Option<Timestamp>,
-    /// When the last warning was given that the oplog is running out.
+    /// When the last warning was logged that the oplog will soon lack unsaved entries.
     warned: Option<Instant>,
     named: Named,
 }
 
-/// The result of one look at the other agents: may this slicer go on?
+/// The result of checking the other agents once: whether this slicer may continue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Verdict {
     GoesOn,
-    /// The slicer ends only if two looks in a row give this verdict: a single one may be due to a passing state.
+    /// The slicer ends only if two checks in a row give this verdict, because a single one may be due to a passing
+    /// state.
     Doubted(String),
     Ends(String),
 }
@@ -383,7 +386,7 @@ impl Guard<'_> {
         }
     }
 
-    /// Refreshes the lock, tells how far slicing is, and looks at who else could do it.
+    /// Writes a heartbeat into the lock, publishes the progress, and checks which other agents could do the work.
     async fn beat(&mut self) -> Result<Verdict> {
         let node = self.node;
         let now = node.control.cluster_time().await?;
@@ -408,12 +411,13 @@ impl Guard<'_> {
         self.judge(&mix, &rank, now).await
     }
 
-    /// Decides by the current rules whether this slicer goes on.
+    /// Decides by the current rules whether this slicer continues.
     async fn judge(&mut self, mix: &Mix, rank: &Rank, now: Timestamp) -> Result<Verdict> {
         let node = self.node;
         let doubts = match rank {
             Rank::Unfit(_) => rank.must_yield(),
-            // A named slicer does not yield: whether a better candidate could take over is only known after it has done so.
+            // A nominated slicer does not yield, because only a new nomination shows whether a better candidate takes
+            // over.
             _ if mix.rules.somebody_names() => None,
             _ => rank.must_yield(),
         };
@@ -423,8 +427,8 @@ impl Guard<'_> {
         }
     }
 
-    /// Passes on a request to store the oplog up to now. In an idle replica set the oplog may end long before that time, so an
-    /// entry is written first.
+    /// Passes on a request to store the oplog up to the present time. In an idle replica set the oplog may end long
+    /// before that time, so an entry is written first.
     async fn pass_flush_on(&self) -> Result<()> {
         let node = self.node;
         let Some(asked) = node.control.locks.asked_to_flush(self.lock).await? else { return Ok(()) };
@@ -435,7 +439,7 @@ impl Guard<'_> {
         Ok(())
     }
 
-    /// Before it is too late: two thirds of the oplog's window have passed without a chunk.
+    /// Warns when two thirds of the oplog's window have passed without a chunk, before it is too late.
     fn warn(&mut self, state: &SlicerState) {
         if !state.is_nearly_overtaken() {
             self.warned = None;
@@ -454,7 +458,7 @@ impl Guard<'_> {
         }
     }
 
-    /// Takes over what changed in the configuration.
+    /// Applies changes of the configuration.
     async fn follow_config(&mut self) -> Result<()> {
         let config = self.node.read_config().await?;
         let Some(config) = config.filter(Config::pitr_is_on) else {
@@ -489,7 +493,7 @@ mod tests {
         Watch { seen: None, stood_back: None, waits_to_be_named: false }
     }
 
-    /// The agents of the secondary, which is to slice, and of the primary.
+    /// Returns the agents of the secondary, which has to slice, and of the primary.
     async fn nodes(world: &Arc<World>) -> [Arc<Node>; 2] {
         let nodes = [SECONDARY, PRIMARY].map(|host| sim::node(world, host, &Process::default()));
         lines(&nodes[0]).await;
@@ -540,7 +544,7 @@ mod tests {
         let [best, next] = nodes(&world).await;
         let mut of_next = watch();
         turn(&mut watch(), &best).await.expect("the lock");
-        // The agent on the same node knows sooner that nobody holds its lock, and an operation pauses slicing.
+        // The agent on the same node knows sooner that its lock has no holder, and a running operation pauses slicing.
         let mut restarted = watch();
         assert_eq!(turn(&mut restarted, &best).await, None);
         tokio::time::sleep(HEARTBEAT * 2 + Duration::from_secs(1)).await;

@@ -1,8 +1,8 @@
-//! Is the configured storage usable from this node?
+//! Checks whether the configured storage is usable from this node.
 //!
-//! It is looked at every 15 s, as the original does, and at every beat while it is not usable. Looking tells that it is
-//! there and no more, so every few minutes, and when another storage was configured, a small object is written, read,
-//! listed and deleted.
+//! The storage is checked every 15 s, as in the original, and at every heartbeat while it is not usable. This check
+//! only shows that the storage exists. So every few minutes, and when another storage was configured, a small object is
+//! written, read, listed and deleted.
 
 use super::{node::Node, sharing};
 use crate::model::{
@@ -20,26 +20,26 @@ use anyhow::Result;
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
-/// How often a storage that works is looked at.
+/// The time between two checks of a storage that works.
 const LOOK_EVERY: Duration = Duration::from_secs(15);
-/// How long such a look may take: a storage that hangs must not stop the heartbeat.
+/// The time limit of a check, so that a storage that hangs does not stop the heartbeat.
 const LOOK: Duration = Duration::from_secs(5);
-/// How often a storage that works is tried: four requests each time.
+/// The time between two trials of a storage that works. Each trial makes four requests.
 const TRY_EVERY: Duration = Duration::from_secs(300);
-/// How long a trial may take.
+/// The time limit of a trial.
 const TRIAL: Duration = Duration::from_secs(10);
-/// How often other clusters' marks on the storage are looked for.
+/// The time between two searches for other clusters' marks on the storage.
 const SHARING_CHECK: Duration = Duration::from_secs(60);
 
-/// What is known of the storage.
+/// What is known about the storage.
 pub(super) struct StorageWatch {
-    /// Of the agent's run.
+    /// The id of the agent's run.
     instance: String,
     conf: Option<StorageConf>,
     checked: Option<Instant>,
-    /// When other clusters' marks were looked for.
+    /// When other clusters' marks were last searched.
     shared: Option<Instant>,
-    /// When an object was written, and what then did not work.
+    /// When a trial last wrote an object, and its error if it failed.
     tried: Option<(Instant, Option<String>)>,
     pub status: SubsysStatus,
     pub space: Option<Space>,
@@ -58,12 +58,12 @@ impl StorageWatch {
         }
     }
 
-    /// Another storage is configured than the one that was checked.
+    /// Whether the configured storage is another one than the storage that was checked.
     pub async fn changed(&self, node: &Node) -> bool {
         node.control.config.main().await.is_ok_and(|now| now.map(|c| c.storage) != self.conf)
     }
 
-    /// The newest trial of the storage.
+    /// Returns the newest trial of the storage.
     pub fn trial(&self) -> Option<Trial> {
         let (at, failed) = self.tried.as_ref()?;
         let age = i64::try_from(at.elapsed().as_secs()).unwrap_or(i64::MAX);
@@ -94,7 +94,7 @@ impl StorageWatch {
         let usable = match look(node, &config).await {
             Ok(store) => {
                 let due = moved || self.shared.is_none_or(|at| at.elapsed() >= SHARING_CHECK);
-                // A failure shows at the next backup; the storage itself is usable.
+                // An error of this search is shown at the next backup. The storage itself is usable.
                 let looking = sharing::look(node, store.as_ref(), &config.storage);
                 if due && node.in_leader_rs && matches!(timeout(LOOK, looking).await, Ok(Ok(()))) {
                     self.shared = Some(Instant::now());
@@ -109,16 +109,17 @@ impl StorageWatch {
         self.checked = Some(Instant::now());
     }
 
-    /// Writes, reads, lists and deletes, if that is due. What can't be deleted can still hold backups.
+    /// Writes, reads, lists and deletes an object if a trial is due. A storage that only refuses deletion can still
+    /// hold backups.
     async fn try_out(&mut self, node: &Node, store: &dyn Storage, conf: &StorageConf) -> Result<()> {
         let due = !self.status.ok || self.tried.as_ref().is_none_or(|(at, _)| at.elapsed() >= TRY_EVERY);
-        // That one keeps nothing.
+        // This kind of storage keeps no objects.
         if !due || conf.is_of(StoreKind::Blackhole) {
             return Ok(());
         }
         let trial = async {
             match probe::attempt(store, &node.me(), &self.instance).await {
-                // Another agent of the same name, on a storage of two clusters, may have been in the way.
+                // If two clusters use the storage, another agent of the same name may have disturbed the first attempt.
                 Err(_) => probe::attempt(store, &node.me(), &self.instance).await,
                 done => done,
             }
@@ -139,13 +140,13 @@ impl StorageWatch {
     }
 }
 
-/// A new storage without the mark is usable too: the first backup writes it.
+/// Checks the storage. A new storage without a mark is usable, too, because the first backup writes the mark.
 async fn look(node: &Node, config: &Config) -> Result<Arc<dyn Storage>> {
     let looking = async {
         let me = node.me();
         let way = Way::new(&config.storage, &me).briefly();
         let (store, probe) = used_before::find(&node.control, &way).await?;
-        // An earlier version or the original has marked this storage.
+        // An earlier version or the original has already marked this storage.
         if probe == Probe::Initialised && node.in_leader_rs {
             used_before::remember(&node.control, &config.storage).await?;
         }

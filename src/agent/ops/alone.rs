@@ -1,4 +1,5 @@
-//! Work that one agent of the leader replica set does, whichever comes first, while whoever asked waits for its lock.
+//! Runs work that one agent of the leader replica set does. The agent that takes the lock first does it, and the sender
+//! waits for this lock.
 
 use super::Task;
 use crate::model::log::DONE;
@@ -6,13 +7,12 @@ use crate::mongo::admin::explain;
 use anyhow::{Result, anyhow};
 use std::time::Duration;
 
-/// How long the lock is held for the last line to arrive in the log.
+/// How long the lock is held at most until the last line has reached the log in the database.
 const LAST_WORD: Duration = Duration::from_secs(10);
 
-/// Takes the lock of kind `kind`, does `work`, and says `done` or why not before the lock is given back.
-///
-/// The original's command line waits for the lock, which it looks for after a second: it is taken first, and what is
-/// wrong with the command is told while it is held.
+/// Takes the lock of kind `kind` and does `work`. Before it releases the lock, it logs `done` or the error.
+/// The original's command line looks for the lock after a second and waits for its release. So the lock is taken first,
+/// and errors in the command are reported while it is held.
 pub(super) async fn run(task: Task, kind: &str, work: impl AsyncFnOnce(&Task) -> Result<()>) -> Result<()> {
     let node = &task.node;
     if !node.in_leader_rs {
@@ -25,7 +25,7 @@ pub(super) async fn run(task: Task, kind: &str, work: impl AsyncFnOnce(&Task) ->
             () = op.cancel.cancelled() => Err(anyhow!("{}; the same command goes on with it", op.why_early(kind))),
             done = op.cancel.while_held(work(&task)) => done,
         };
-        // Told before the lock is given back: who waits for the lock reads the log then.
+        // The line is logged before the lock is released, because a sender that waits for the lock reads the log then.
         match ended {
             Ok(()) => tracing::info!("{DONE}"),
             Err(error) => tracing::error!("{}", explain(&error)),

@@ -1,4 +1,4 @@
-//! `backup`: lead it if that is on us, take part if we are named.
+//! `backup`: leads the backup if this agent has to, and takes part in it if this agent is nominated.
 
 use super::{Task, restore::context};
 use crate::agent::{
@@ -27,7 +27,7 @@ pub(in crate::agent) async fn handle(task: Task, backup: BackupCmd) -> Result<()
     take_part(task, backup, backup::run).await
 }
 
-/// Leads the backup, works for it, or both. `run` is the work.
+/// Leads the backup, takes part in it, or both. `run` does this replica set's part.
 pub(in crate::agent) async fn take_part(
     task: Task,
     backup: BackupCmd,
@@ -47,7 +47,7 @@ pub(in crate::agent) async fn take_part(
     led.and(worked)
 }
 
-/// Waits for the backup's document, as long as the lead is left to the primary's agent.
+/// Waits for the backup's document, as long as the primary's agent has time to lead.
 async fn appears(task: &Task, name: &str) -> Result<bool> {
     let node = &task.node;
     let look = || async { Ok(Look::at(node.control.backups.get(name).await?.map(drop))) };
@@ -71,7 +71,7 @@ async fn work(task: &Task, backup: &BackupCmd, run: impl AsyncFn(&Cx, &Job) -> R
         let (settings, storage) = match storage(node, backup).await {
             Ok(ready) => ready,
             Err(error) => {
-                // Nobody else would say it: the recipe has not begun.
+                // The recipe has not begun, so only this code can report the error.
                 let why = format!("{} can't use the storage: {}", node.me(), explain(&error));
                 node.control.backups.set_status(&op.name, Status::Error, &why).await?;
                 return Err(error);
@@ -87,12 +87,13 @@ async fn work(task: &Task, backup: &BackupCmd, run: impl AsyncFn(&Cx, &Job) -> R
         let cx = Cx { settings, ..context(node, op).await? };
         let result = Box::pin(run(&cx, &job)).await;
         if op.lost_its_lock() || result.is_err() {
-            // The remains may have been removed before we heard of the end, and we have written since. Whatever failed
-            // first, we may have been taken for lost: who slept for long often sees broken connections before its lock.
+            // The backup's objects may have been removed before this agent noticed the end, and it may have written
+            // since. This can happen with any error: an agent that was suspended for long is considered lost, and often
+            // meets broken connections before it notices that its lock is lost.
             node.control.backups.ask_for_cleanup(&op.name).await?;
         }
         if result.is_err() && !op.lost_its_lock() {
-            // The remains are removed before the lock is given back: the next backup starts on a clean storage.
+            // The objects are removed before the lock is released, so that the next backup starts on a clean storage.
             reap::sweep(node).await?;
         }
         result
@@ -100,8 +101,8 @@ async fn work(task: &Task, backup: &BackupCmd, run: impl AsyncFn(&Cx, &Job) -> R
     .await
 }
 
-/// The settings for this backup and its storage. Read again: the leader's decision is based on this configuration or a
-/// newer one.
+/// Returns the settings for this backup, and its storage. They are read again, because the leader's decision is based
+/// on this configuration or a newer one.
 async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Resolved, Arc<dyn Storage>)> {
     let config = node.control.config.main().await?.context("the configuration is gone")?;
     let settings = Resolved::of(&config);
@@ -113,19 +114,20 @@ async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Resolved, Arc<dyn S
     Ok((settings, storage))
 }
 
-/// Why this node may not be read now; `None` if it may. The node was named by its line in `pbmAgents`, which is some seconds
-/// old.
+/// Returns the reason why this node can't be read now, or `None` if it can. The node was nominated by its document in
+/// `pbmAgents`, which is some seconds old.
 async fn no_source(node: &Node) -> Result<Option<String>> {
     let condition = node.condition().await?;
     if let Some(why) = condition.unfit() {
         return Ok(Some(why));
     }
-    // The missing majority is reported at once, in place of a time-out later.
+    // The missing majority is reported at once. Otherwise a time-out would report it much later.
     let starved = condition.no_majority().filter(|_| majority::is_asked_for(&node.client));
     Ok(starved.map(|why| node.starved(why)))
 }
 
-/// Waits for the nomination round of this replica set. `None` when this node is named, else why it is not.
+/// Waits for the nomination round of this replica set. Returns `None` if this node is nominated, and otherwise why it
+/// is not.
 async fn not_nominated(task: &Task, name: &str) -> Result<Option<String>> {
     let node = &task.node;
     let look = || async {

@@ -1,5 +1,5 @@
-//! `delete`, `deletePitr`, `cleanup`: one agent of the leader replica set makes the plan again and carries it out
-//! (docs/format.md A.11, D.6).
+//! `delete`, `deletePitr`, `cleanup`: one agent of the leader replica set makes the plan again and deletes what is in
+//! it (docs/format.md A.11, D.6).
 
 use super::{Task, alone, remains};
 use crate::agent::sharing;
@@ -38,7 +38,7 @@ pub(in crate::agent) async fn cleanup(task: Task, command: CleanupCmd) -> Result
     .await
 }
 
-/// The backups that the command names.
+/// Returns the backups that the command selects.
 fn backups_of(command: DeleteCmd) -> Result<Ask> {
     if !command.backup.is_empty() {
         return Ok(Ask::Backup(command.backup));
@@ -76,7 +76,7 @@ async fn work(task: &Task, ask: &Ask) -> Result<()> {
         tracing::info!("deleting PITR chunks that end at or before {},{}", until.time, until.increment);
     }
     let settings = match (ask, ask.profile()) {
-        // Where it lies, even if its profile is gone.
+        // Uses the storage from the backup's document, even if its profile has been removed.
         (Ask::Backup(name), _) => match facts.backups.iter().find(|backup| backup.name == *name) {
             Some(backup) => place::of_backup(control, backup, &config.storage).await?,
             None => config.storage.clone(),
@@ -94,7 +94,8 @@ async fn work(task: &Task, ask: &Ask) -> Result<()> {
     Ok(())
 }
 
-/// Chunks of the cut that the index does not know go too, where they can only be ours.
+/// Also deletes chunks of the cut that are missing in the index, on a storage where only this cluster can have stored
+/// them.
 async fn strays(task: &Task, store: &dyn Storage, cut: &Cut) -> Result<usize> {
     if let Some(why) = remains::shared(task, store).await? {
         tracing::warn!("PITR chunks on the storage that are not in the index stay: {why}");

@@ -1,4 +1,4 @@
-//! One file per command: the gates, then one recipe.
+//! One module per command. Each passes the gates and then runs one recipe.
 
 mod alone;
 pub(super) mod backup;
@@ -17,7 +17,7 @@ use crate::rendezvous::Cancel;
 use bson::Timestamp;
 use std::sync::Arc;
 
-/// What every command's handler gets.
+/// The input of every command's handler.
 pub(super) struct Task {
     pub node: Arc<Node>,
     pub opid: String,

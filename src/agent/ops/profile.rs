@@ -1,4 +1,4 @@
-//! `addConfigProfile`, `removeConfigProfile`: storages beside the main one (docs/format.md C.3.1, D.6).
+//! `addConfigProfile`, `removeConfigProfile`: storages in addition to the main one (docs/format.md C.3.1, D.6).
 
 use super::{Task, alone};
 use crate::model::{
@@ -13,7 +13,7 @@ use crate::{
 };
 use anyhow::{Result, ensure};
 
-/// Stores the profile once its storage can be used from here.
+/// Stores the profile if its storage can be used from this node.
 pub(in crate::agent) async fn add(task: Task, name: String, mut storage: StorageConf) -> Result<()> {
     alone::run(task, command::name::ADD_PROFILE, async |task| {
         check(&name)?;
@@ -25,7 +25,8 @@ pub(in crate::agent) async fn add(task: Task, name: String, mut storage: Storage
             place::named(&Config { name: Some(name.clone()), storage: storage.clone(), ..Config::default() });
         match task.node.open_to_write(&settings, Rate::default()).await {
             Ok(_) => {}
-            // The profile's keys may be changed while its storage is missing; nothing is written to the storage.
+            // The settings of a profile may be changed while its storage is missing, because nothing is written to the
+            // storage.
             Err(error) if error.is::<used_before::Lost>() => tracing::warn!("{}", explain(&error)),
             Err(error) => return Err(error.context("look for the storage's mark .pbm.init, or write it")),
         }
@@ -36,13 +37,13 @@ pub(in crate::agent) async fn add(task: Task, name: String, mut storage: Storage
     .await
 }
 
-/// Forgets the profile and its backups, whose files stay.
+/// Removes the profile, and its backups from the list of backups. The files of the backups stay.
 pub(in crate::agent) async fn remove(task: Task, name: String) -> Result<()> {
     alone::run(task, command::name::REMOVE_PROFILE, async |task| {
         check(&name)?;
         let control = &task.node.control;
         place::find(&control.config.profiles().await?, &name)?;
-        // The profile last: cut short, the same command goes on.
+        // The profile is removed last, so that the same command can finish the work after an interruption.
         let forgotten = control.backups.drop_profile(&name).await?;
         let known = control.config.profiles().await?;
         let settings = &place::find(&known, &name)?.storage;
@@ -58,7 +59,7 @@ pub(in crate::agent) async fn remove(task: Task, name: String) -> Result<()> {
     .await
 }
 
-/// A name that profiles can have.
+/// Fails if the name can't be the name of a profile.
 fn check(name: &str) -> Result<()> {
     ensure!(!place::is_main(name), "'{name}' can't be the name of a profile");
     Ok(())

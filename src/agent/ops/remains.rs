@@ -1,5 +1,5 @@
-//! `cleanupFailed` (ours): one agent of the leader replica set looks for what failed backups left, or deletes what
-//! somebody agreed to.
+//! `cleanupFailed` (ours): one agent of the leader replica set lists what failed backups left behind, or deletes what
+//! an operator has confirmed.
 
 use super::{Task, alone};
 use crate::agent::sharing;
@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use std::collections::HashSet;
 
 pub(in crate::agent) async fn handle(task: Task, command: CleanupFailedCmd) -> Result<()> {
-    // The lock has a name that the original knows too.
+    // The lock has a name that the original also knows.
     alone::run(task, name::CLEANUP, async |task| work(task, &command).await).await
 }
 
@@ -71,7 +71,7 @@ async fn look(task: &Task, store: &dyn Storage) -> Result<()> {
     Ok(())
 }
 
-/// Deletes the folders that were agreed to; gives how many.
+/// Deletes the folders that the operator has confirmed. Returns their number.
 async fn orphans(task: &Task, store: &dyn Storage, command: &CleanupFailedCmd) -> Result<usize> {
     if command.orphans.is_empty() {
         return Ok(0);
@@ -86,12 +86,13 @@ async fn orphans(task: &Task, store: &dyn Storage, command: &CleanupFailedCmd) -
     Ok(command.orphans.len())
 }
 
-/// Backups of the database, on any storage.
+/// Returns the names of all backups in the database, on any storage.
 async fn known(task: &Task) -> Result<HashSet<String>> {
     Ok(task.node.control.backups.known_names().await?.into_iter().collect())
 }
 
-/// Another cluster makes backups on this storage: what no record of ours names may be its own.
+/// Returns the other cluster that makes backups on this storage, if there is one. Objects that are in no record of ours
+/// may belong to it.
 pub(super) async fn shared(task: &Task, store: &dyn Storage) -> Result<Option<String>> {
     let all = tenants::all(store).await?;
     let others = match task.node.identity().await? {

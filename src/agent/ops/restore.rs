@@ -31,7 +31,7 @@ pub(in crate::agent) async fn handle(task: Task, restore: RestoreCmd) -> Result<
             return Ok(());
         }
         Gate::StandDown(why) => {
-            // Silence would leave the operator waiting for a document that nobody writes.
+            // Without this document, the operator would wait for one that no agent writes.
             if node.in_leader_rs {
                 restore::refuse(&node.control, &task.opid, &restore, &why).await?;
             }
@@ -46,7 +46,7 @@ pub(in crate::agent) async fn handle(task: Task, restore: RestoreCmd) -> Result<
     .await
 }
 
-/// What is read, or why it can't be.
+/// Returns the storage to read from, or why it can't be used.
 pub(super) async fn source(node: &Node, restore: Option<&RestoreCmd>) -> Source {
     match node.control.config.main().await {
         Ok(Some(config)) => open(node, &config, restore).await.map_err(|error| explain(&error)),
@@ -55,13 +55,14 @@ pub(super) async fn source(node: &Node, restore: Option<&RestoreCmd>) -> Source 
     }
 }
 
-/// The storage on which the backup lies and, for a moment, the main one with the oplog; for a replay only that.
+/// Opens the storage of the backup and, for a restore to a moment, the main storage with the oplog. A replay only needs
+/// the main storage.
 async fn open(node: &Node, config: &Config, restore: Option<&RestoreCmd>) -> Result<Arc<dyn Storage>> {
     let settings = Resolved::of(config).restore;
     let downloads = downloads::of(settings.downloads, restore::readers(&settings, restore));
     let main = node.open_to_read(&config.storage, downloads.clone());
     let Some(restore) = restore else { return main.await };
-    // An unknown backup is told by the recipe.
+    // The recipe reports an unknown backup.
     let Some(backup) = node.control.backups.get(&restore.backup_name).await? else {
         return main.await;
     };
@@ -76,7 +77,7 @@ async fn open(node: &Node, config: &Config, restore: Option<&RestoreCmd>) -> Res
     Ok(Arc::new(Sources { backup: store, main: main.await? }))
 }
 
-/// What recipes that write to this primary work with.
+/// Returns the context for recipes that write to this primary.
 pub(in crate::agent) async fn context(node: &Node, op: &Op<Leased>) -> Result<Cx> {
     let config = node.control.config.main().await?.unwrap_or_default();
     Ok(Cx {

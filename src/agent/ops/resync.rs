@@ -1,5 +1,5 @@
-//! `resync`: the control collections learn again what is on the main storage, or on those of profiles (docs/format.md
-//! A.10).
+//! `resync`: reads the content of the main storage, or of the storages of profiles, into the control collections
+//! (docs/format.md A.10).
 
 use super::Task;
 use crate::agent::{node::Node, sharing};
@@ -54,7 +54,7 @@ async fn read(node: &Node, command: &ResyncCmd) -> Result<()> {
         } else {
             one(node, profile, command.accept_empty).await
         };
-        // One storage that can't be reached does not keep us from the others.
+        // If one storage can't be reached, the others are still read.
         if let Err(error) = done {
             failed.push(format!("profile {name}: {}", explain(&error)));
         }
@@ -73,7 +73,8 @@ async fn main_storage(node: &Node, command: &ResyncCmd) -> Result<()> {
     used_before::remember(&node.control, &config.storage).await
 }
 
-/// Opens the storage and makes sure that it is the right one: a resync forgets everything that the storage does not hold.
+/// Opens the storage and makes sure that it is the right one, because a resync removes the records of everything that
+/// is not on it.
 async fn right_one(node: &Node, settings: &StorageConf, accept_empty: bool) -> Result<Arc<dyn Storage>> {
     let me = node.me();
     let way = Way::new(settings, &me);
@@ -85,7 +86,7 @@ async fn right_one(node: &Node, settings: &StorageConf, accept_empty: bool) -> R
                 open::write_init(store.as_ref()).await.context("write the storage's mark .pbm.init")?;
                 return Ok(store);
             }
-            // Perhaps only the mark is missing.
+            // Perhaps the storage is the right one and only its mark is missing.
             let Ok(store) = way.open(Root::MustExist).await else { return Err(error) };
             if !used_before::holds_known_backups(&node.control, settings, store.as_ref()).await? {
                 return Err(error);

@@ -1,4 +1,5 @@
-//! An agent in a simulated process: the real tasks, over the cluster in memory. Only the data path is a stand-in.
+//! An agent in a simulated process. It runs the real tasks over the cluster in memory; only the data of backups is
+//! replaced.
 
 use super::{
     process::Process,
@@ -36,14 +37,14 @@ pub(in crate::agent) fn control(world: &Arc<World>, host: Host) -> Control {
     Control::in_memory(Link::new(&world.cluster, way), nowhere::client())
 }
 
-/// Tasks of all processes, to see whether one of them panics.
+/// The tasks of all processes, so that the test notices if one of them panics.
 pub(super) type Tasks = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
 fn spawn(tasks: &Tasks, process: &Process, work: impl Future<Output = ()> + Send + 'static) {
     tasks.lock().unwrap_or_else(PoisonError::into_inner).push(tokio::spawn(process.run(work)));
 }
 
-/// The surroundings of an agent beside the mongod of `host`.
+/// Creates the connections and the state of an agent beside the mongod of `host`.
 pub(in crate::agent) fn node(world: &Arc<World>, host: Host, process: &Process) -> Arc<Node> {
     let pulse = Pulse::simulated(control(world, host), process.clone());
     let mongod = Arc::new(Mongod { world: world.clone(), host });
@@ -64,7 +65,7 @@ pub(super) fn start(world: &Arc<World>, host: Host, tasks: &Tasks) -> Process {
     process
 }
 
-/// Stands in for the dispatcher: each command is a task of its own.
+/// Replaces the dispatcher: each command runs in its own task.
 async fn take_commands(world: Arc<World>, node: Arc<Node>, process: Process, tasks: Tasks) {
     let place: Place = loop {
         match node.control.commands.end().await {
@@ -108,12 +109,12 @@ async fn carry_out(world: Arc<World>, node: Arc<Node>, queued: Queued, cancel: C
     }
 }
 
-/// Helps the compiler with the type of a recipe.
+/// Helps the compiler to infer the type of a recipe.
 fn recipe_of<F: for<'a, 'b> Fn(&'a Cx, &'b Job) -> BoxFuture<'a, Result<()>>>(recipe: F) -> F {
     recipe
 }
 
-/// Stands in for the recipe of a logical backup: its steps, without its data.
+/// Replaces the recipe of a logical backup: it has the same steps, but writes no data.
 async fn write_data(world: &World, cx: &Cx, board: &ControlBoard<BackupMeta>) -> Result<()> {
     world.pause(0..500).await;
     let part = doc! { "name": &cx.rs, "status": "running", "node": &cx.me };

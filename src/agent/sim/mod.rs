@@ -1,22 +1,24 @@
-//! The protocol of the agents, simulated: a sharded cluster whose agents are killed, stopped for a while and cut off, whose
-//! calls are delayed and lost, and whose primaries change, as a seed decides. Time is virtual.
+//! Simulates the protocol of the agents: a sharded cluster in which agents are killed, suspended and disconnected,
+//! calls are delayed and lost, and primaries change. A seed decides what happens. Time is virtual.
 //!
 //! # What is real
 //! The agents' lines (`heartbeat`), the reaper (`reap`), leading (`nominate`), the gates (`op`), the lock with its heartbeats (`lease`),
 //! the handler of the backup command, the rendezvous, supervision and the end of a backup, the balancer's debt, the stream of
 //! commands, the bell, and every filter and update of the control collections.
 //!
-//! # What is a stand-in
+//! # What is replaced
 //! The servers ([`crate::control::memory`], and each agent's own mongod), the data and the order of a backup's steps
 //! ([`agent`]), the command line, and the dispatcher's table of running operations.
 //!
 //! # Rules
-//! At most one worker writes the data of a replica set. `done` means that every part is done and the metadata file is there.
-//! No operation ends twice. When the faults are over, every operation, lock, debt and clean-up comes to its end.
+//! At most one worker writes the data of a replica set. The status `done` means that every part is done and the
+//! metadata file exists. No operation ends twice. After the last fault, every operation ends, every lock is released,
+//! every debt is paid and every clean-up is done.
 //!
 //! # When a seed fails
-//! The test prints the seed with its story. `PBM_SIM_SEED=<seed>` runs this seed alone, 30 times, because tokio takes branches
-//! of `select!` that are ready in the same instant in any order. `PBM_SIM_SEEDS=<n>` runs so many seeds.
+//! The test prints the seed with its story. `PBM_SIM_SEED=<seed>` runs only this seed, 30 times, because tokio chooses
+//! at random between branches of `select!` that are ready at the same instant. `PBM_SIM_SEEDS=<n>` runs this many
+//! seeds.
 
 mod agent;
 mod process;
@@ -45,21 +47,21 @@ use std::{
 use tokio::time::{sleep, timeout};
 use world::Processes;
 
-/// Seeds of a normal run.
+/// The number of seeds in a normal run.
 const SEEDS: u64 = 500;
-/// How long things go wrong, in seconds.
+/// How long faults happen, in seconds.
 const TROUBLE: u64 = 100;
-/// How long everything may take to come to its end after that.
+/// How long everything may take to end after the last fault.
 const REST: Duration = Duration::from_secs(240);
 
-/// What went wrong with a seed.
+/// The failure of a seed.
 struct Failure {
     seed: u64,
     broken: Vec<String>,
     story: String,
 }
 
-/// What the seeds did, to show that they reach what they are meant to reach.
+/// Counts events of all seeds, to show that the simulation reaches the cases that it is made for.
 #[derive(Default)]
 struct Reached {
     done: AtomicU64,
@@ -91,7 +93,7 @@ async fn simulate(world: &Arc<World>) {
     let tasks = Tasks::default();
     let mut processes: Processes = Host::all().map(|host| (host, agent::start(world, host, &tasks))).collect();
     sleep(Duration::from_secs(6)).await;
-    // None of them ends by itself.
+    // None of these tasks ends by itself.
     let _ = timeout(Duration::from_secs(TROUBLE), async {
         tokio::join!(send_commands(world), make_trouble(world, &mut processes, &tasks), watch(world))
     })
@@ -126,7 +128,7 @@ async fn simulate(world: &Arc<World>) {
     }
 }
 
-/// Stands in for the command line: sends backups, and cancels some.
+/// Replaces the command line: sends backups and cancels some of them.
 async fn send_commands(world: &Arc<World>) {
     let operator = agent::control(world, Host { rs: "cfg", at: 0 });
     for n in 0.. {

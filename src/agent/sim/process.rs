@@ -1,4 +1,4 @@
-//! A simulated process: what runs in it can be stopped for a while, as by SIGSTOP, and killed.
+//! A simulated process. Its tasks can be suspended, as by SIGSTOP, and killed.
 
 use futures::task::AtomicWaker;
 use std::{
@@ -15,7 +15,7 @@ const RUNNING: u8 = 0;
 const STOPPED: u8 = 1;
 const DEAD: u8 = 2;
 
-/// One agent's process.
+/// The process of one agent.
 #[derive(Debug, Clone, Default)]
 pub(in crate::agent) struct Process(Arc<Shared>);
 
@@ -26,7 +26,7 @@ struct Shared {
 }
 
 impl Process {
-    /// Runs `work` while the process runs. Returns when the process is killed, too.
+    /// Runs `work` while the process runs. Also returns when the process is killed.
     pub fn run(&self, work: impl Future<Output = ()> + Send + 'static) -> impl Future<Output = ()> + Send + 'static {
         let (shared, waker) = (self.0.clone(), Arc::new(AtomicWaker::new()));
         shared.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(waker.clone());
@@ -62,7 +62,7 @@ impl Process {
     }
 
     fn change(&self, from: u8, to: u8) {
-        // A dead process stays dead.
+        // A dead process stays dead, so the exchange may fail.
         let _ = self.0.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst);
         self.wake();
     }

@@ -1,4 +1,5 @@
-//! What all agents of a simulation share: the cluster, the weather, the data that they write, and the rules that hold.
+//! The state that all agents of a simulation share: the cluster, the faults, the data that they write, and the rules to
+//! check.
 
 use super::process::Process;
 use crate::control::memory::{Cluster, Network};
@@ -16,9 +17,9 @@ use std::{
 };
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// The config servers' replica set, which leads, and a shard.
+/// The replica set of the config servers, which leads, and a shard.
 pub(in crate::agent) const SETS: [&str; 2] = ["cfg", "rs1"];
-/// Members of each replica set.
+/// The number of members of each replica set.
 pub(in crate::agent) const MEMBERS: usize = 2;
 
 /// One member of a replica set, with an agent beside it.
@@ -38,10 +39,11 @@ impl Host {
     }
 }
 
-/// How often things go wrong on the way to the leader replica set.
+/// How often calls to the leader replica set fail or are slow.
 #[derive(Debug, Clone, Copy, Default)]
 struct Weather {
-    /// Of 1000 calls so many are lost before, and so many after they have been carried out.
+    /// Of 1000 calls, this many are lost before the servers receive them, and this many after the servers have executed
+    /// them.
     lost: u32,
     /// The longest delay of a call, in milliseconds.
     slow: u64,
@@ -58,15 +60,15 @@ pub(in crate::agent) struct World {
 #[derive(Debug, Default)]
 struct State {
     weather: Weather,
-    /// Until when an agent can't reach the leader replica set.
+    /// The time until which an agent can't reach the leader replica set.
     cut_off: HashMap<Host, Instant>,
     primary: HashMap<&'static str, usize>,
-    /// Who writes the data of a replica set: the operation's name and the node. And who did before.
+    /// The operation and the node that write the data of a replica set now, and those that wrote it before.
     writer: HashMap<String, (String, String)>,
     past: HashMap<String, HashSet<(String, String)>>,
-    /// The replica sets that have written all their data, by operation.
+    /// For each operation, the replica sets that have written all of their data.
     complete: BTreeMap<String, BTreeSet<String>>,
-    /// The operations whose last act, the metadata file, was carried out.
+    /// The operations whose metadata file, the last step, was written.
     finished: BTreeSet<String>,
     broken: Vec<String>,
     story: Vec<String>,
@@ -98,7 +100,7 @@ impl World {
         self.rng.lock().unwrap_or_else(PoisonError::into_inner).random_range(range)
     }
 
-    /// True in so many of 100 cases.
+    /// Returns true in this many of 100 cases.
     pub fn chance(&self, percent: u64) -> bool {
         self.pick(0..100) < percent
     }
@@ -147,14 +149,14 @@ impl World {
         self.lock().weather = Weather { lost, slow };
     }
 
-    /// From now on everything arrives.
+    /// Ends all faults: every call arrives from now on.
     pub fn calm(&self) {
         let mut state = self.lock();
         state.weather = Weather::default();
         state.cut_off.clear();
     }
 
-    /// A worker writes data of its replica set. Once another worker has begun there, it may not.
+    /// Records that a worker writes data of its replica set. It fails if another worker has begun there since.
     pub fn write(&self, rs: &str, operation: &str, node: &str) {
         let worker = (operation.to_owned(), node.to_owned());
         let mut state = self.lock();
@@ -175,18 +177,18 @@ impl World {
         }
     }
 
-    /// All data of the replica set is written.
+    /// Records that all data of the replica set is written.
     pub fn complete(&self, rs: &str, operation: &str) {
         self.note(format!("{rs} is complete for {operation}"));
         self.lock().complete.entry(operation.to_owned()).or_default().insert(rs.to_owned());
     }
 
-    /// The operation's last act.
+    /// Records that the operation's last step is done.
     pub fn finish(&self, operation: &str) {
         self.lock().finished.insert(operation.to_owned());
     }
 
-    /// Checks what holds at any moment.
+    /// Checks the rules that hold at any moment.
     pub fn check(&self) {
         for document in self.cluster.documents(names::BACKUPS) {
             self.check_operation(&document);
@@ -224,7 +226,7 @@ impl World {
         }
     }
 
-    /// What has not come to its end.
+    /// Lists everything that has not ended.
     pub fn unfinished(&self) -> Vec<String> {
         let mut left = Vec::new();
         for lock in self.cluster.documents(names::LOCK) {
@@ -247,18 +249,18 @@ impl World {
     }
 }
 
-/// An agent's way to the leader replica set.
+/// The connection of an agent to the leader replica set.
 #[derive(Debug)]
 pub(in crate::agent) struct Way {
     pub world: Arc<World>,
     pub host: Host,
 }
 
-/// How long the driver looks for a primary.
+/// How long the driver searches for a primary.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Way {
-    /// One direction; `lost` decides about the loss.
+    /// Passes a call in one direction. `lost` decides whether it is lost.
     async fn pass(&self) -> io::Result<()> {
         let (weather, cut_off) = {
             let state = self.world.lock();
@@ -284,7 +286,7 @@ impl Way {
 impl Network for Way {
     fn request(&self) -> BoxFuture<'_, io::Result<()>> {
         async {
-            // Every call takes a moment, so that others come in between.
+            // Every call takes a moment, so that other tasks run in between.
             self.world.pause(1..4).await;
             self.pass().await
         }
@@ -336,5 +338,5 @@ impl Server for Mongod {
     }
 }
 
-/// The agents' processes, by host. A host without a living process has none here.
+/// The agents' processes, by host. A host whose process is dead is not in it.
 pub(in crate::agent) type Processes = HashMap<Host, Process>;
