@@ -1,7 +1,7 @@
-//! The balancer stands still during backups and restores, and comes back in every ending.
+//! Stops the balancer during backups and restores, and starts it again however they end.
 //!
-//! An operation that stops the balancer owes it ([`super::debt`], field `balancer_due`). If all of its agents died, any agent
-//! of the config servers starts the balancer later ([`give_back_forgotten`]).
+//! An operation that stops the balancer records that as a debt ([`super::debt`], field `balancer_due`). If all agents
+//! of the operation died, any agent of the config servers starts the balancer later ([`give_back_forgotten`]).
 
 use super::{Cx, debt};
 use crate::control::{Control, Debt, OpDocs, OpDocument};
@@ -12,16 +12,16 @@ use anyhow::{Result, bail};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long a restore waits for the end of a round before it warns and waits again.
+/// How long a restore waits for the end of a balancer round before it warns and waits again.
 const ROUND: Duration = Duration::from_secs(30);
 
-/// Was the balancer on before, or has an operation that died left it off?
+/// Whether the balancer was on before, or is off only because an operation that died has stopped it.
 pub async fn was_on(control: &Control) -> Result<bool> {
     Ok(balancer::state(control.leader()).await?.on || debt::is_owed(control, Debt::Balancer).await?)
 }
 
-/// Stops the balancer for the backup `name`, if it was on. Whatever the balancer still moves after `round` is in the oplog
-/// of both shards, so a backup need not wait for it.
+/// Stops the balancer for the backup `name`, if it was on. A backup waits only for `round`: whatever the balancer still
+/// moves after that is in the oplog of both shards.
 pub async fn hold_for_backup(control: &Control, name: &str, round: Duration) -> Result<()> {
     if !hold(control, &control.backups, name, round).await? {
         tracing::warn!("the balancer's round has not ended within {} s; going on while it ends", round.as_secs());
@@ -29,8 +29,8 @@ pub async fn hold_for_backup(control: &Control, name: &str, round: Duration) -> 
     Ok(())
 }
 
-/// Stops the balancer for the restore `name`, if it was on, and waits for the end of its round: what is dropped and loaded
-/// must not move at the same time. Without a `limit` it waits for as long as it takes.
+/// Stops the balancer for the restore `name`, if it was on, and waits for the end of its round, because chunks must not
+/// move while they are dropped and loaded. Without a `limit` it waits for as long as necessary.
 ///
 /// # Errors
 /// The round has not ended within `limit`.
@@ -56,7 +56,7 @@ pub async fn hold_for_restore(control: &Control, name: &str, limit: Option<Durat
     }
 }
 
-/// Whether the balancer stands still, `round` after it was told to.
+/// Stops the balancer. Returns whether it has no round in progress after the time `round`.
 async fn hold<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str, round: Duration) -> Result<bool> {
     if !was_on(control).await? {
         return Ok(true);
@@ -67,7 +67,8 @@ async fn hold<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str, ro
     Ok(still)
 }
 
-/// Starts the balancer again if this operation stopped it. If that fails, the agents of the config servers do it later.
+/// Starts the balancer again if this operation stopped it. If that fails, the agents of the config servers start it
+/// later.
 pub async fn give_back_of<T: OpDocument>(cx: &Cx, docs: &OpDocs<T>) {
     if cx.role == Role::Leader
         && cx.cluster.sharded
@@ -88,8 +89,8 @@ async fn switch_on(control: &Control) -> Result<()> {
     Ok(())
 }
 
-/// Starts the balancer again if an operation ended, or was declared lost, without doing so. Does nothing while any operation
-/// holds a lock: that one stopped the balancer for itself, or is about to.
+/// Starts the balancer again if an operation that stopped it has ended, or was declared lost, without starting it. Does
+/// nothing while any operation holds a lock, because that operation needs the stopped balancer or is about to stop it.
 pub async fn give_back_forgotten(control: &Control) -> Result<()> {
     if !debt::is_owed(control, Debt::Balancer).await? || !control.locks.all().await?.is_empty() {
         return Ok(());

@@ -1,19 +1,20 @@
-//! What operations switch off while they run comes back in every ending.
+//! Makes sure that features which operations switch off are switched on again, however the operations end.
 //!
-//! An operation records the debt in its document, in a field of ours, before it switches something off ([`take`]). Whoever
-//! ends the operation switches it on again and removes the field ([`pay`]). If all of its agents died, another agent does it
-//! later ([`pay_forgotten`]). A new operation takes the debt over, so that nothing is switched on in the middle of it.
+//! Before an operation switches a feature off, it records the debt in a field of its document ([`take`]). The agent
+//! that ends the operation switches the feature on again and removes the field ([`pay`]). If all agents of the
+//! operation died, another agent does this later ([`pay_forgotten`]). A new operation takes the debt over, so that the
+//! feature is not switched on in the middle of it.
 
 use crate::control::{Control, Debt, OpDocs, OpDocument};
 use anyhow::Result;
 
-/// Does any operation owe it?
+/// Whether any operation has this debt.
 pub(super) async fn is_owed(control: &Control, debt: Debt) -> Result<bool> {
     Ok(!control.restores.owing(debt).await?.is_empty()
         || (debt.is_of_backups() && !control.backups.owing(debt).await?.is_empty()))
 }
 
-/// Records that the operation `name` owes it, alone. Call this before the switch.
+/// Records that only the operation `name` has this debt. Call this before the feature is switched off.
 pub(super) async fn take<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str, debt: Debt) -> Result<()> {
     docs.owe(name, debt).await?;
     if debt.is_of_backups() {
@@ -29,7 +30,7 @@ async fn forgive_others<T: OpDocument>(docs: &OpDocs<T>, name: &str, debt: Debt)
     Ok(())
 }
 
-/// Switches it on again with `switch_on` if the operation `name` owes it. Returns whether it did.
+/// Calls `switch_on` if the operation `name` has this debt. Returns whether it had.
 pub(super) async fn pay<T: OpDocument, F: Future<Output = Result<()>>>(
     docs: &OpDocs<T>,
     name: &str,
@@ -44,7 +45,8 @@ pub(super) async fn pay<T: OpDocument, F: Future<Output = Result<()>>>(
     Ok(true)
 }
 
-/// Switches it on again for every operation that ended, or was declared lost, without doing so. Returns their names.
+/// Pays the debt of every operation that has ended, or was declared lost, without paying it. Returns the names of these
+/// operations.
 pub(super) async fn pay_forgotten<F: Future<Output = Result<()>>>(
     control: &Control,
     debt: Debt,

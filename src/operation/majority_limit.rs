@@ -1,7 +1,7 @@
-//! How long a restore or replay goes on while the majority of its replica set confirms nothing.
+//! Limits how long a restore or replay continues while no majority of its replica set confirms writes.
 //!
-//! Its writes have no time limit of their own, because members that are slow but up may need long to confirm them. The heartbeats
-//! of a shard go to the config servers, so they don't show that the shard has no majority.
+//! The writes of a restore have no time limit of their own, because members that are slow but up may need long to
+//! confirm them. The heartbeats of a shard go to the config servers, so they don't show that the shard has no majority.
 
 use super::Cx;
 use crate::mongo::majority;
@@ -10,10 +10,10 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// How often the member is asked whether there is a majority.
+/// The time between two checks whether there is a majority.
 const ASK: Duration = Duration::from_secs(5);
 
-/// Returns when the replica set has had no majority for [`LIMIT`] without a break.
+/// Returns when the replica set has had no majority for an uninterrupted [`LIMIT`].
 pub(super) async fn exceeded(cx: &Cx) -> Error {
     let why = last_reason(|| majority::lack(&cx.client)).await;
     let (rs, limit) = (&cx.rs, LIMIT.as_secs());
@@ -23,7 +23,7 @@ pub(super) async fn exceeded(cx: &Cx) -> Error {
     )
 }
 
-/// Returns when `lack` has given a reason for [`LIMIT`] without a break, with the last reason.
+/// Returns the last reason when `lack` has returned reasons for an uninterrupted [`LIMIT`].
 async fn last_reason<F: Future<Output = Option<String>>>(lack: impl Fn() -> F) -> String {
     let mut since = None;
     loop {
@@ -45,7 +45,7 @@ mod tests {
     use std::cell::Cell;
     use tokio::time::timeout;
 
-    /// The seconds after which the majority counts as lost; `is_up` gets the seconds since the beginning.
+    /// Returns the seconds after which the majority counts as lost. `is_up` receives the seconds since the beginning.
     async fn lost(is_up: impl Fn(u64) -> bool) -> Option<(u64, String)> {
         let begun = Instant::now();
         let asked = Cell::new(0);
@@ -62,7 +62,7 @@ mod tests {
     async fn a_restore_without_a_majority_ends() {
         assert_eq!(lost(|_| true).await, None);
         assert_eq!(lost(|_| false).await, Some((60, "answer 13".to_owned())));
-        // An election, or a member that restarts, takes less time.
+        // An election or a restart of a member takes less time.
         assert_eq!(lost(|at| at % 60 == 0).await, None);
         assert_eq!(lost(|at| at < 100).await.map(|(after, _)| after), Some(160));
     }

@@ -1,4 +1,5 @@
-//! What backups and restores have in common: their context, supervision, debts, progress, and the end of those whose agents are lost.
+//! The common parts of backups and restores: their context, supervision, debts, progress, and the end of operations
+//! whose agents are lost.
 
 pub mod balancer;
 mod debt;
@@ -17,40 +18,40 @@ use crate::topo::cluster::Cluster;
 use anyhow::Result;
 use mongodb::Client;
 
-/// What a replica set's part of an operation works with.
+/// The context of a replica set's part in an operation.
 #[derive(Debug)]
 pub struct Cx {
     pub control: Control,
-    /// Direct connection to the node that does the work: a backup reads it, a restore writes to it.
+    /// A direct connection to the node that does the work. A backup reads from it, a restore writes to it.
     pub client: Client,
     pub settings: Resolved,
-    /// Of the backup, restore or replay.
+    /// The name of the backup, restore or replay.
     pub name: String,
     pub opid: String,
     pub rs: String,
     /// `host:port` of the node that does the work.
     pub me: String,
-    /// The leader publishes steps for the cluster.
+    /// The leader publishes the steps of the cluster.
     pub role: Role,
-    /// Replica sets of the cluster.
+    /// The replica sets of the cluster.
     pub cluster: Cluster,
     pub version: Version,
     pub cancel: Cancel,
 }
 
 impl Cx {
-    /// The board of this operation, on which the `members` meet.
+    /// Returns the board of this operation, through which `members` coordinate their steps.
     #[must_use]
     pub fn board<T: Plane>(&self, members: Vec<String>) -> ControlBoard<T> {
         ControlBoard::new(&self.control, &self.name, &self.opid, &self.rs, members, self.role)
     }
 }
 
-/// The reason of a backup that somebody cancelled, in the original's words.
+/// The reason of a backup that an operator cancelled, in the original's words.
 pub const CANCELED: &str = "backup canceled";
 
-/// Starts the balancer if this restore or replay stopped it, and point-in-time recovery if it was switched off for it. If that
-/// fails, the agents of the leader replica set do it later.
+/// Switches on again what this restore or replay switched off: the balancer and point-in-time recovery. If that fails,
+/// the agents of the leader replica set do it later.
 pub async fn give_back_of_restore(cx: &Cx) {
     balancer::give_back_of(cx, &cx.control.restores).await;
     if cx.role == Role::Leader
@@ -60,7 +61,7 @@ pub async fn give_back_of_restore(cx: &Cx) {
     }
 }
 
-/// What an operation is, for its log lines and for the reason of a bad end.
+/// The kind of an operation, for its log lines and for the reason of an unsuccessful end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Backup,
@@ -77,13 +78,14 @@ impl Kind {
         }
     }
 
-    /// Final status and reason of an operation that was ended before it was complete.
+    /// Returns the final status and reason of an operation that was ended before it was complete.
     #[must_use]
     pub fn early_end(self, early: Early) -> (Status, String) {
         let sentence = early.sentence(self.word());
         match self {
             Self::Backup if early == Early::Asked => (Status::Canceled, CANCELED.to_owned()),
-            // Nobody cancelled this backup, so its status is an error: an operator must learn that the backup is missing.
+            // An operator did not cancel this backup, so its status is an error: the operator must learn that the
+            // backup is missing.
             Self::Backup => (Status::Error, format!("{sentence}; make another one")),
             Self::Restore => (Status::Error, format!("{sentence}: the data is incomplete; restore again")),
             Self::Replay => {
@@ -94,11 +96,11 @@ impl Kind {
     }
 }
 
-/// Runs a recipe to its end, with heartbeats and an eye on the other replica sets. On failure `pay_debts` switches on again
-/// what the operation had switched off, and the operation's document has the reason before this returns.
+/// Runs a recipe to its end, sends heartbeats, and watches the other replica sets. On failure `pay_debts` switches on
+/// again what the operation had switched off, and the operation's document has the reason before this returns.
 ///
 /// # Errors
-/// What ended the operation.
+/// The error that ended the operation.
 pub async fn run<T: Plane>(
     cx: &Cx,
     board: &ControlBoard<T>,
@@ -106,7 +108,7 @@ pub async fn run<T: Plane>(
     recipe: impl Future<Output = Result<()>>,
     pay_debts: impl AsyncFnOnce(),
 ) -> Result<()> {
-    // A recipe is large, and each of these steps would need room for it on the stack.
+    // A recipe is a large future. Without the box, each of these steps would need stack space for it.
     let recipe = Box::pin(recipe);
     let recipe = async {
         tokio::select! {

@@ -1,4 +1,4 @@
-//! Publishes how far an operation is, for people who wait (fields *added by us*), and logs it now and then.
+//! Publishes the progress of an operation for operators who wait (fields *added by us*), and logs it at intervals.
 
 use super::{
     Cx,
@@ -31,7 +31,7 @@ pub async fn publish_load(cx: &Cx, progress: &LoadProgress) {
         bytes: progress.bytes.load(Relaxed),
         bytes_total: progress.total.load(Relaxed),
         docs: progress.documents.load(Relaxed),
-        // Not known: the metadata of a backup has no counts.
+        // The total is unknown, because the metadata of a backup has no counts.
         docs_total: 0,
         collections: progress.collections.load(Relaxed),
         collections_total: progress.collections_total.load(Relaxed),
@@ -39,7 +39,7 @@ pub async fn publish_load(cx: &Cx, progress: &LoadProgress) {
     publish_samples(cx, &cx.control.restores, "load", "loading", far).await;
 }
 
-/// Publishes which phase without numbers has begun.
+/// Publishes that a phase without numbers has begun.
 pub async fn publish_phase(cx: &Cx, name: &str) {
     publish(cx, &cx.control.restores, Progress { phase: name.into(), ..Progress::default() }).await;
 }

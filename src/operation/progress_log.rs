@@ -1,5 +1,5 @@
-//! Log lines about the progress of a long dump or load. The caller asks for a line whenever it publishes its progress anyway, and
-//! a short dump or load logs none.
+//! Log lines about the progress of a long dump or load. The caller asks for a line each time it publishes the progress.
+//! A short dump or load logs none.
 
 use std::time::Duration;
 use tokio::time::Instant;
@@ -12,7 +12,7 @@ const EVERY: Duration = Duration::from_secs(30);
 /// The progress of a dump or load.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Far {
-    /// Uncompressed.
+    /// Uncompressed bytes.
     pub bytes: u64,
     pub bytes_total: u64,
     pub docs: u64,
@@ -30,14 +30,14 @@ pub struct Telling {
 }
 
 impl Telling {
-    /// Begins, with no progress.
+    /// Starts the clock, with no progress yet.
     #[must_use]
     pub fn begin() -> Self {
         let now = Instant::now();
         Self { last: now, bytes: 0, next: now + FIRST }
     }
 
-    /// The next line, if it is time for one.
+    /// Returns the next line if one is due.
     #[must_use]
     pub fn line(&mut self, far: Far) -> Option<String> {
         let now = Instant::now();
@@ -48,7 +48,7 @@ impl Telling {
         #[expect(clippy::cast_precision_loss, reason = "shown with one digit")]
         let rate = far.bytes.saturating_sub(self.bytes) as f64 / passed.as_secs_f64();
         *self = Self { last: now, bytes: far.bytes, next: now + EVERY };
-        // The total is an estimate, and collections grow.
+        // The total is an estimate, and collections can grow, so the percentage is limited to 100.
         let percent = (far.bytes.saturating_mul(100) / far.bytes_total.max(1)).min(100);
         Some(format!(
             "{} of {} ({percent} %), {} documents, {} of {} collections done, {}/s",
@@ -90,7 +90,7 @@ mod tests {
             collections_total: 7,
         };
         let mut lines = Vec::new();
-        // As the samplers ask: twice a second.
+        // The samplers ask twice a second.
         for step in 0..130 {
             lines.extend(telling.line(far(step / 40)));
             tokio::time::advance(Duration::from_millis(500)).await;

@@ -1,7 +1,7 @@
-//! Operations whose agents are lost get a final state, so that nothing stays `running` and no lock blocks for ever.
+//! Sets a final state for operations whose agents are lost, so that none stays `running` and no lock blocks for ever.
 //!
-//! Anybody may do this, an agent or a waiting command line: the write that removes a stale lock succeeds for one of
-//! them only, and a final status is never overwritten.
+//! Any agent or waiting command line may do this: the write that removes a stale lock succeeds for only one of them,
+//! and a final status is never overwritten.
 
 use crate::control::{Control, OpDocs, OpDocument};
 use crate::model::{
@@ -12,8 +12,8 @@ use crate::model::{
 use anyhow::Result;
 use bson::{Bson, Timestamp};
 
-/// Ends every operation that has shown no sign of life for longer than [`crate::model::lock::STALE_SECS`].
-/// Returns a sentence about each.
+/// Ends every operation without a heartbeat for longer than [`crate::model::lock::STALE_SECS`]. Returns a sentence
+/// about each.
 pub async fn end_all_lost(control: &Control) -> Result<Vec<String>> {
     let now = control.advanced_cluster_time().await?;
     let mut ended = Vec::new();
@@ -29,7 +29,7 @@ pub async fn end_all_lost(control: &Control) -> Result<Vec<String>> {
     Ok(ended)
 }
 
-/// Ends the operation of a lost lock's holder and removes the lock.
+/// Ends the operation of a lost lock holder and removes the lock.
 pub async fn end_lost(control: &Control, lock: &Lock) -> Result<()> {
     if let Some(said) = end_holder(control, lock).await? {
         tracing::warn!("{said}");
@@ -43,7 +43,8 @@ async fn end_holder(control: &Control, lock: &Lock) -> Result<Option<String>> {
         "the agent on {} of replica set {} was lost during the {}: it gave no sign of life; see its log, then repeat the {}",
         header.node, header.replset, header.kind, header.kind
     );
-    // The operation first: were the lock removed first and we died, nobody would find the operation by its lock.
+    // The operation is ended first. If the lock were removed first and this process died then, no lock would lead to
+    // the operation any more.
     match header.kind.as_str() {
         name::BACKUP => end_member(&control.backups, lock, &reason).await?,
         name::RESTORE | name::REPLAY => end_member(&control.restores, lock, &reason).await?,
@@ -59,7 +60,7 @@ async fn end_member<T: OpDocument>(docs: &OpDocs<T>, lock: &Lock, reason: &str) 
     Ok(())
 }
 
-/// Ends unfinished operations of which no lock lives and whose leader is silent.
+/// Ends unfinished operations that have no living lock and no heartbeat of their leader.
 async fn end_silent<T: OpDocument>(docs: &OpDocs<T>, alive: &[&str], now: Timestamp) -> Result<Vec<String>> {
     let mut ended = Vec::new();
     for document in docs.unfinished().await? {

@@ -1,12 +1,12 @@
-//! Point-in-time recovery stands still during restores, and comes back in every ending.
+//! Switches point-in-time recovery off during restores, and on again however they end.
 //!
-//! A restore that switches it off owes it ([`super::debt`], field `pitr_due`). If all agents of the restore died, any agent of
-//! the leader replica set switches it on later.
+//! A restore that switches it off records that as a debt ([`super::debt`], field `pitr_due`). If all agents of the
+//! restore died, any agent of the leader replica set switches it on later.
 //!
-//! Agents of the original take every restore command, even if our agents refuse the restore. They then wait up to two minutes
-//! until they see that point-in-time recovery is off and no agent slices their replica set; they check every 5 s. So while
-//! one of them lives, point-in-time recovery is switched off for refused restores too, and stays off long enough for them to
-//! see it.
+//! Agents of the original take every restore command, even if our agents refuse the restore. They then wait up to two
+//! minutes until point-in-time recovery is off and no agent slices their replica set, which they check every 5 s. So
+//! while an agent of the original is alive, point-in-time recovery is switched off for refused restores, too, and stays
+//! off long enough for these agents to notice it.
 
 use super::debt;
 use crate::control::{Control, Debt};
@@ -15,11 +15,11 @@ use anyhow::Result;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long point-in-time recovery stays off after the last slicer has ended, so that agents of the original see it.
+/// How long point-in-time recovery stays off after the last slicer has ended, so that agents of the original notice it.
 const SEEN: Duration = Duration::from_secs(6);
 
-/// Switches point-in-time recovery off for the restore `name`. `true` if it was on, or only off because of a restore that
-/// died: then it has to be on again at the end.
+/// Switches point-in-time recovery off for the restore `name`. Returns whether it has to be switched on at the end: it
+/// was on, or it was off only because of a restore that died.
 pub async fn hold(control: &Control, name: &str) -> Result<bool> {
     let on = control.config.main().await?.is_some_and(|config| config.pitr_is_on());
     if !on && !debt::is_owed(control, Debt::Slicing).await? {
@@ -33,7 +33,7 @@ pub async fn hold(control: &Control, name: &str) -> Result<bool> {
 /// Switches point-in-time recovery off for a restore that is refused: agents of the original may wait until it is off.
 pub async fn hold_for_originals(control: &Control, name: &str) -> Result<()> {
     let on = control.config.main().await?.is_some_and(|config| config.pitr_is_on());
-    // If point-in-time recovery is off already, they wait for nothing, and another restore may be running.
+    // If point-in-time recovery is already off, these agents do not wait, and another restore may be running.
     if on && originals_live(control).await? {
         hold(control, name).await?;
     }
@@ -46,8 +46,8 @@ async fn originals_live(control: &Control) -> Result<bool> {
     Ok(agents.iter().any(|agent| agent.is_original() && !is_stale(agent.hb, now)))
 }
 
-/// Switches point-in-time recovery on again, unless another restore has taken the debt over. While an agent of the original
-/// lives, this is left to [`give_back_forgotten`], which acts after the restore has ended.
+/// Switches point-in-time recovery on again, unless another restore has taken the debt over. While an agent of the
+/// original is alive, [`give_back_forgotten`] does this instead, after the restore has ended.
 pub async fn give_back(control: &Control, name: &str) -> Result<()> {
     if originals_live(control).await? {
         return Ok(());
@@ -55,9 +55,9 @@ pub async fn give_back(control: &Control, name: &str) -> Result<()> {
     debt::pay(&control.restores, name, Debt::Slicing, || control.config.switch_pitr_on()).await.map(drop)
 }
 
-/// Switches point-in-time recovery on again if a restore has ended without doing so. Does nothing while any operation but a
-/// backup holds a lock. `quiet` is kept from call to call: since when only the waiting time for the original's agents
-/// prevents the switch.
+/// Switches point-in-time recovery on again if a restore has ended without doing so. Does nothing while any operation
+/// except a backup holds a lock. `quiet` is kept between calls: the time since which only the wait for the original's
+/// agents prevents the switch.
 pub async fn give_back_forgotten(control: &Control, quiet: &mut Option<Instant>) -> Result<()> {
     let busy = async { anyhow::Ok(control.locks.all().await?.iter().any(|lock| lock.header.kind != name::BACKUP)) };
     if !debt::is_owed(control, Debt::Slicing).await? || busy.await? {
