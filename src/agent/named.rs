@@ -82,8 +82,9 @@ async fn leader_is_content(node: &Node, mix: &Mix, now: Timestamp) -> Result<boo
     Ok(lock.is_some_and(|lock| !is_stale(lock.hb, now)))
 }
 
-/// Why agents of the original begin no slicing now: an operation runs. With `only_backups`, only a logical backup to the main
-/// storage counts: the original's slicers end for such a backup, and its leader then waits for all slicers to stop.
+/// Returns the operation for which agents of the original begin no slicing now, if there is one. With `only_backups`,
+/// only a logical backup to the main storage counts: the original's slicers end for such a backup, and its leader then
+/// waits for all slicers to stop.
 async fn pause_of_the_original(node: &Node, now: Timestamp, only_backups: bool) -> Result<Option<String>> {
     for lock in node.control.locks.all().await?.iter().filter(|lock| !is_stale(lock.hb, now)) {
         let header = &lock.header;

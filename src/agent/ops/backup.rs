@@ -20,7 +20,7 @@ use crate::storages::place;
 use anyhow::{Context, Result};
 use std::{sync::Arc, time::Duration};
 
-/// The longest that an agent waits to be named.
+/// The longest time that an agent waits for its nomination.
 const FOR_A_NOMINATION: Duration = Duration::from_secs(60);
 
 pub(in crate::agent) async fn handle(task: Task, backup: BackupCmd) -> Result<()> {
