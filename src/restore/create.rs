@@ -1,4 +1,5 @@
-//! Dropping what a restore replaces and creating it again, empty and with its UUID (docs/format.md E.5).
+//! Drops the namespaces that a restore replaces, and creates them again, empty and with their UUIDs (docs/format.md
+//! E.5).
 
 use super::{plan::Drop, target_state::list};
 use crate::{
@@ -13,13 +14,14 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use mongodb::{Client, Database};
 use tokio_util::sync::CancellationToken;
 
-/// Commands under way at the same time: each waits for the journal, so a few overlap well.
+/// The number of commands that are sent at the same time. Each waits for the journal, so a few of them overlap well.
 const AT_ONCE: usize = 4;
 
-/// The one `system.` collection of a database that is restored. Some server versions refuse to drop it.
+/// The only `system.` collection of a database that is restored. Some server versions refuse to drop it.
 const SYSTEM_JS: &str = "system.js";
 
-/// Drops everything of the list that exists. Buckets go with their time series; what remains of them follows.
+/// Drops all existing namespaces of the list. A time series is dropped together with its buckets; buckets without a
+/// series are dropped afterwards.
 ///
 /// A `system.js` that the server refuses to drop is emptied.
 pub async fn drop_all(client: &Client, drops: &[Drop], cancel: &CancellationToken) -> Result<()> {
@@ -58,7 +60,7 @@ pub async fn create_all(
     Ok(())
 }
 
-/// Creates one namespace; nothing of that name may exist, except a `system.js`, which is emptied.
+/// Creates one namespace. Its name must be free, except that an existing `system.js` is emptied.
 pub async fn create(client: &Client, meta: &NamespaceMeta) -> Result<()> {
     let ns = format!("{}.{}", meta.db, meta.coll);
     if meta.coll == SYSTEM_JS {
@@ -73,7 +75,7 @@ pub async fn create(client: &Client, meta: &NamespaceMeta) -> Result<()> {
         .run_raw_command(text::encode(&creation.command)?)
         .await
         .with_context(|| format!("create {} '{ns}'", meta.kind.as_str()))?;
-    // A failed entry is not always a failed command.
+    // The command can succeed although an entry failed.
     if let Ok(results) = answer.get_array("results")
         && results.iter().any(|result| result == &Bson::Boolean(false))
     {
@@ -82,14 +84,15 @@ pub async fn create(client: &Client, meta: &NamespaceMeta) -> Result<()> {
     Ok(())
 }
 
-/// A command and the database that it belongs to.
+/// A command and the database on which it runs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Creation {
     pub db: String,
     pub command: Document,
 }
 
-/// The command that creates a namespace: with a UUID as an oplog entry, the only way to choose it.
+/// Returns the command that creates a namespace. A namespace with a UUID is created through an oplog entry, because
+/// nothing else can set the UUID.
 #[must_use]
 pub fn creation(meta: &NamespaceMeta) -> Creation {
     let mut create = doc! { "create": &meta.coll };
@@ -114,7 +117,7 @@ pub fn creation(meta: &NamespaceMeta) -> Creation {
     Creation { db: "admin".to_owned(), command: doc! { "applyOps": [entry], "bypassDocumentValidation": true } }
 }
 
-/// The backup's own description of the `_id` index, with the namespace that older servers want in it.
+/// Returns the backup's description of the `_id` index, with the namespace, which older servers require in it.
 fn id_index(meta: &NamespaceMeta) -> Option<Document> {
     let found = meta
         .indexes
@@ -141,7 +144,7 @@ async fn drop_one(database: &Database, coll: &str) -> Result<()> {
     };
     match code::code(&error) {
         Some(code::NAMESPACE_NOT_FOUND) => Ok(()),
-        // The oplog may create the collection again, and must then find it empty.
+        // The oplog may create the collection again, and then it must be empty.
         Some(code::ILLEGAL_OPERATION) if coll == SYSTEM_JS => {
             empty(database, coll).await.with_context(|| format!("empty '{}.{coll}'", database.name()))
         }
@@ -189,7 +192,7 @@ mod tests {
         entries[0].as_document().expect("an entry").clone()
     }
 
-    /// docs/format.md E.5.
+    /// A UUID is set through an oplog entry (docs/format.md E.5).
     #[test]
     fn a_uuid_is_given_through_an_oplog_entry() {
         let options = doc! { "capped": true, "size": 65536, "max": 100 };

@@ -1,8 +1,10 @@
-//! A replica set's part of a backup made before 2.0: one mongodump archive, read once before anything is changed.
+//! One replica set's part of a backup made before 2.0: a mongodump archive that is read once before anything is
+//! changed.
 //!
-//! Nothing else tells what an archive holds: there is no list of sizes and checksums beside it, and a cut file shows only
-//! at its end. So it is read to its end first, which proves it whole, gives every namespace its size and checksum, and
-//! sets aside what is needed outside of the one pass that loads the collections: users, roles and routing tables.
+//! Only the archive itself shows what it contains: there is no list of sizes and checksums, and a truncated file is
+//! noticed only at its end. So it is first read to its end. This proves that it is complete, gives the size and
+//! checksum of every namespace, and sets aside the collections that are needed besides the one pass that loads the
+//! others: users, roles and routing tables.
 
 use super::plan::namespaces::{Fate, Wish, fate};
 use crate::{
@@ -19,22 +21,23 @@ use anyhow::{Context as _, Result, bail};
 use bytes::{Bytes, BytesMut};
 use std::{collections::HashMap, sync::Arc};
 
-/// What is set aside has to fit into memory. The routing tables of a million chunks take some hundred MiB.
+/// The most bytes that are set aside. They have to fit into memory. The routing tables of a million chunks take some
+/// hundred MiB.
 const ASIDE: usize = 512 << 20;
 
-/// What an archive holds.
+/// The contents of an archive.
 #[derive(Debug)]
 pub struct Contents {
     pub packed: Packed,
-    /// With sizes and checksums.
+    /// The namespaces with their sizes and checksums.
     pub namespaces: Vec<NamespaceMeta>,
     /// Contains users, roles, settings and routing tables, each under its [`aside_name`].
     pub aside: Arc<Memory>,
-    /// The archive and the oplog, as far as they exist.
+    /// The objects of the archive and the oplog, if they exist.
     pub objects: Vec<ObjectInfo>,
 }
 
-/// The name of a collection that is set aside.
+/// Returns the name under which a collection is set aside.
 #[must_use]
 pub fn aside_name(db: &str, coll: &str) -> String {
     format!("{db}.{coll}")
@@ -43,7 +46,7 @@ pub fn aside_name(db: &str, coll: &str) -> String {
 /// Reads the archive to its end.
 ///
 /// # Errors
-/// It is not there, damaged, or more has to be set aside than fits.
+/// The archive is missing or damaged, or the collections to set aside are too large.
 pub async fn inspect(
     storage: &dyn Storage,
     part: &BackupReplset,
@@ -89,7 +92,7 @@ fn is_set_aside(db: &str, coll: &str, wish: &Wish) -> bool {
     matches!(fate(db, coll, wish), Fate::Users | Fate::Roles | Fate::Routing | Fate::Settings)
 }
 
-/// Size and checksum of every namespace, and the bytes of those that are set aside.
+/// Reads the rest, and returns the size and checksum of every namespace and the bytes of those that are set aside.
 async fn read_on(
     archive: &mut Archive,
     packed: &Packed,
@@ -119,10 +122,10 @@ async fn read_on(
     Ok((sizes, aside.iter_mut().map(|kept| kept.take().map(BytesMut::freeze)).collect()))
 }
 
-/// The databases that an archive announces; reads no further than its list of namespaces.
+/// Returns the databases that an archive announces. Reads only its list of namespaces.
 ///
 /// # Errors
-/// It is not there or does not begin as an archive does.
+/// The archive is missing, or does not begin like an archive.
 pub async fn databases(storage: &dyn Storage, object: &str, compression: Compression) -> Result<Vec<String>> {
     let archive = Packed { object: object.to_owned(), compression }.open(storage).await?;
     Ok(archive.prelude().entries.iter().map(|entry| entry.db.clone()).filter(|db| !db.is_empty()).collect())

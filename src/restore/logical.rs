@@ -1,4 +1,5 @@
-//! The logical recipe: everything is checked, then dropped, created, loaded, replayed and indexed (docs/format.md E.3).
+//! The logical recipe: it checks everything, and then drops, creates, loads, replays and builds indexes (docs/format.md
+//! E.3).
 
 use super::{
     oplog_check, part,
@@ -28,10 +29,11 @@ use anyhow::{Context, Result, anyhow, bail};
 use bson::{Bson, Document, doc};
 use std::{collections::BTreeSet, time::Duration};
 
-/// How long the replica sets have to appear. Their checks may take longer: all of the oplog is read.
+/// How long the replica sets have to report that they take part. The checks may take longer, because they read the
+/// whole oplog.
 pub(super) const APPEAR: Duration = Duration::from_secs(60);
 
-/// What is restored, and who takes part.
+/// The backup that is restored, and the replica sets that take part.
 pub(super) struct Parts {
     pub backup: BackupMeta,
     pub of: Participants,
@@ -120,7 +122,7 @@ pub(super) async fn run(
     tracing::info!("built {} indexes on {} collections", built.indexes, built.collections);
 
     if cx.cluster.sharded {
-        // The restored collections must be usable at once: nobody may go on with routing from before.
+        // The restored collections must be usable at once, so no server may keep the routing from before the restore.
         router::forget(&cx.client).await?;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
@@ -134,10 +136,10 @@ pub(super) async fn run(
     Ok(())
 }
 
-/// Notes the end of all timelines so far: the slicers have ended, and nothing is changed yet.
+/// Records the end of all present timelines. By now the slicers have ended, and nothing has been changed.
 async fn end_timeline(cx: &Cx) -> Result<()> {
     let now = cx.control.advanced_cluster_time().await?;
-    // The clocks of shards may be a little ahead.
+    // The clocks of shards may be a little ahead of the config servers.
     let last = cx.control.chunks.newest_end().await?.unwrap_or(now);
     cx.control.restores.set(&cx.name, doc! { "changed_from": now.max(last) }).await.map(drop)
 }
@@ -145,7 +147,8 @@ async fn end_timeline(cx: &Cx) -> Result<()> {
 /// The key under which a replica set's part of the restore stores the result of [`Steps::makes`]. *Added by us*.
 const MAKES: &str = "makes";
 
-/// Tells the other replica sets. A database may have been made on another shard than the one that has it now.
+/// Reports `made` to the other replica sets. When the oplog created a database, its primary shard may have been another
+/// one than now.
 async fn tell(cx: &Cx, made: &BTreeSet<String>) -> Result<()> {
     if made.is_empty() {
         return Ok(());
@@ -153,7 +156,7 @@ async fn tell(cx: &Cx, made: &BTreeSet<String>) -> Result<()> {
     cx.control.restores.set_member(&cx.name, &cx.rs, doc! { MAKES: made.iter().collect::<Vec<_>>() }).await.map(drop)
 }
 
-/// Returns what the restore replaces on every shard, from the reports of all replica sets; nothing if the cluster is not
+/// Returns what the restore replaces on every shard, from the reports of all replica sets. Empty if the cluster is not
 /// sharded.
 async fn replaced_everywhere(cx: &Cx, steps: &Steps, parts: &Parts) -> Result<BTreeSet<String>> {
     let mut made = BTreeSet::new();
@@ -170,7 +173,8 @@ async fn replaced_everywhere(cx: &Cx, steps: &Steps, parts: &Parts) -> Result<BT
     router::replaced(steps.storage(), &parts.backup, steps.selection(), made).await
 }
 
-/// Drops what is sharded on all shards, where this one is the primary of its database.
+/// Drops the databases and sharded collections that the restore replaces, on all shards, if their primary shard is this
+/// one.
 async fn clear_routing(cx: &Cx, steps: &Steps, parts: &Parts, ours: &BTreeSet<String>, id: &str) -> Result<()> {
     let selection = steps.selection();
     let forgotten = if selection.is_everything() {
@@ -203,7 +207,7 @@ async fn drop_databases(cx: &Cx, id: &str, databases: &BTreeSet<String>) -> Resu
     Ok(())
 }
 
-/// Stops the balancer, and waits for the end of its round for as long as configured.
+/// Stops the balancer, and waits for the end of its round, but not longer than configured.
 pub(super) async fn hold_balancer(cx: &Cx) -> Result<()> {
     // Stopping the balancer may take long, and an operator who waits for the restore should see why.
     progress::publish_phase(cx, "balancer").await;
@@ -211,7 +215,7 @@ pub(super) async fn hold_balancer(cx: &Cx) -> Result<()> {
     until(&cx.cancel, balancer::hold_for_restore(&cx.control, &cx.name, limit)).await
 }
 
-/// Looks at the backup, the storage and the target, and says what will be done, before anything is changed.
+/// Reads the backup, the storage and the target, and logs what the restore will do, before anything is changed.
 async fn prepare(cx: &Cx, storage: &Source, restore: &RestoreCmd, parts: &Parts, config_server: bool) -> Result<Steps> {
     let storage = storage.clone().map_err(|e| anyhow!(e))?;
     let rs = parts.of.parts.get(&cx.rs).context("this replica set takes no part")?.clone();
@@ -247,14 +251,15 @@ fn wish(restore: &RestoreCmd, backup: &BackupMeta) -> Result<Wish> {
     Wish::cloning(&restore.ns_from, &restore.ns_to).map_err(|why| anyhow!("{why}; nothing was changed"))
 }
 
-/// Objects that are read at a time, at most: while the oplog is checked, or while collections are loaded.
+/// Returns how many objects are read at the same time at most, both while the oplog is checked and while collections
+/// are loaded.
 #[must_use]
 pub fn readers(settings: &RestoreSettings, restore: Option<&RestoreCmd>) -> usize {
     let loading = restore.map_or(0, |restore| options(settings, restore).collections);
     loading.max(oplog_check::AT_ONCE)
 }
 
-/// What the command asks for wins over the settings.
+/// Combines the options of the command with the settings. The command has priority.
 fn options(settings: &RestoreSettings, restore: &RestoreCmd) -> LoadOptions {
     let asked = |number: Option<i32>| number.and_then(|it| usize::try_from(it).ok()).filter(|it| *it > 0);
     let default = LoadOptions::default();
@@ -271,7 +276,8 @@ fn quorum<'a>(cx: &'a Cx, restore: &'a RestoreCmd) -> &'a str {
     restore.index_commit_quorum.as_deref().or(configured).unwrap_or_default()
 }
 
-/// Transaction counters in the original's form; there is no download arena in a logical restore.
+/// Returns transaction counters in the original's form. The values for downloads are empty, because a logical restore
+/// has no download buffers.
 pub(super) fn statistics(cx: &Cx) -> Document {
     let primary = doc! {
         "txn": { "partial": 0, "shard_uncommitted": 0, "left_uncommitted": 0 },

@@ -1,4 +1,4 @@
-//! Restores: a pure plan first, then straight lines that carry it out.
+//! Restores: first a plan, which only depends on its input, then a sequence of steps that carries it out.
 //!
 //! | in this order | files |
 //! |---|---|

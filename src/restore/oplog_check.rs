@@ -29,19 +29,19 @@ use bson::Timestamp;
 use futures::{StreamExt as _, stream};
 use std::sync::Arc;
 
-/// Objects read at the same time.
+/// The number of objects that are read at the same time.
 pub const AT_ONCE: usize = 4;
 
 /// An object that can't be replayed.
 #[derive(Debug)]
 pub struct Unsound {
-    /// Its position.
+    /// The position of the object.
     pub at: usize,
-    /// What is wrong with it, with its name.
+    /// The name of the object and what is wrong with it.
     pub why: String,
 }
 
-/// What to look for in the oplog, and how the entries are rewritten before the replay.
+/// The names to look for in the oplog, and the changes that are made to entries before the replay.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading<'a> {
     pub asked: Asked<'a>,
@@ -80,7 +80,7 @@ pub(super) async fn check(
     Ok(followed)
 }
 
-/// What was found in an object.
+/// What one object contains.
 #[derive(Debug)]
 struct Seen {
     first: Timestamp,
@@ -249,7 +249,7 @@ mod tests {
     async fn damage_of_every_kind_is_seen() {
         let good = entries(&[10, 15, 20]);
         let mut structure = good.clone();
-        // The type of the last element of the first entry's inner document.
+        // This is the type byte of the last element in the inner document of the first entry.
         let at = structure.windows(4).position(|w| w == b"\x02msg").expect("the field");
         structure[at] = 0x7e;
         for (content, expected) in [
@@ -283,7 +283,7 @@ mod tests {
     /// The range of an object, the meaning of its ends, the time of an entry that it must hold, and the times of its entries.
     type Piece<'a> = (u32, u32, Ends, Option<u32>, &'a [u32]);
 
-    /// Which object is unsound, and why.
+    /// Returns which object is unsound, and why.
     async fn judged(objects: &[Piece<'_>]) -> String {
         let store: Arc<dyn Storage> = Arc::new(Memory::new());
         let mut all = Vec::new();
@@ -296,7 +296,8 @@ mod tests {
         verdict_of(&store, &all, ts(99)).await
     }
 
-    /// The first chunk of the original begins at the cluster's last write, where other replica sets have no entry.
+    /// A chunk of the original may begin with an entry inside its range: its range begins at the cluster's last write,
+    /// where other replica sets have no entry.
     #[tokio::test]
     async fn a_chunk_begins_within_its_range() {
         use Ends::{Entries, Range, Unnamed};
@@ -304,20 +305,20 @@ mod tests {
         let cases: &[Case<'_>] = &[
             (&[(10, 20, Range, None, &[12, 20])], "whole"),
             (&[(10, 20, Range, None, &[12, 20]), (20, 30, Range, None, &[20, 25, 30])], "whole"),
-            // Behind a backup's own slice, which reaches further than the cluster's last write.
+            // The previous object is a backup's own slice that reaches further than the cluster's last write.
             (&[(5, 12, Entries, None, &[5, 7, 12]), (10, 20, Range, None, &[12, 20])], "whole"),
             (
                 &[(5, 12, Entries, None, &[5, 11, 12]), (10, 20, Range, None, &[12, 20])],
                 "1 oplog object '10-20' cannot be used: it begins at 1970-01-01T00:00:12Z (12,1) and lacks the entry at 1970-01-01T00:00:11Z (11,1), which '5-12' has",
             ),
             (&[(5, 12, Entries, None, &[5, 12]), (10, 20, Range, None, &[15, 20])], "1 oplog object '10-20'"),
-            // Of an idle replica set only the backup's metadata know an entry.
+            // If the replica set is idle, only the backup's metadata contains the time of an entry.
             (&[(10, 20, Range, Some(14), &[14, 20])], "whole"),
             (
                 &[(10, 20, Range, Some(14), &[15, 20])],
                 "begins at 1970-01-01T00:00:15Z (15,1) in place of 1970-01-01T00:00:14Z (14,1)",
             ),
-            // Neighbours share the entry at their border.
+            // Neighbouring objects share the entry at their border.
             (
                 &[(10, 20, Range, None, &[12, 20]), (20, 30, Range, None, &[22, 30])],
                 "1 oplog object '20-30' cannot be used: it begins",
@@ -327,9 +328,10 @@ mod tests {
                 "0 oplog object '10-20' cannot be used: it ends at 1970-01-01T00:00:18Z (18,1) and lacks the entry at 1970-01-01T00:00:20Z (20,1), which '20-30' has",
             ),
             (&[(10, 20, Range, None, &[12, 18]), (20, 30, Range, None, &[22, 30])], "whole"),
-            // Nothing follows: the end is that of an entry.
+            // No object follows, so the range must end with an entry.
             (&[(10, 20, Range, None, &[12, 19])], "ends at 1970-01-01T00:00:19Z (19,1) in place of"),
-            // The one object of an old backup holds more than its range, and nothing at its ends.
+            // The only oplog object of an old backup contains more than its range, and has no entry at the ends of the
+            // range.
             (&[(10, 20, Unnamed, Some(15), &[5, 15, 25])], "whole"),
             (&[(10, 20, Unnamed, Some(15), &[12, 16])], "whole"),
             (

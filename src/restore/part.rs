@@ -1,12 +1,12 @@
-//! A selection in a sharded cluster: which of the target's routing is dropped, what is put back, and what stands against it
-//! (docs/format.md E.4, E.10).
+//! A selection in a sharded cluster: which of the target's routing is dropped, which routing is restored, and why a
+//! restore may be refused (docs/format.md E.4, E.10).
 //!
 //! # Consistency
 //!
-//! The routing of everything that is not selected is in use and is not touched. A database of which only a part is restored
-//! keeps its primary shard if the target has it, so the backup must have it on the same one: its unsharded collections are
-//! where the backup's shards put them. Chunks and zones are found by the collections that have a selected name, in the backup
-//! or at some time of the oplog that is replayed.
+//! The routing of namespaces that are not selected is in use and stays. If a database is only restored in part and the
+//! target has it, it keeps its primary shard. Then its primary shard in the backup must be the same one, because the
+//! restore puts unsharded collections where the backup has them. Chunks and zones are found by the collections that
+//! have a selected name, in the backup or at some time in the replayed oplog.
 
 use super::router::{Ids, RoutingSource, clear, database_version, fill, run_or_older, text_of, uuid_of};
 use crate::archive::described;
@@ -24,7 +24,8 @@ use futures::TryStreamExt as _;
 use mongodb::Client;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// What the backup's replica sets together hold of the selection, `db.coll`, by the names of time series.
+/// Returns the selected namespaces that the backup's replica sets contain together, as `db.coll`. A time series is
+/// listed by its own name.
 pub async fn names(storage: &dyn Storage, backup: &BackupMeta, selection: &Selection) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for part in &backup.replsets {
@@ -40,13 +41,13 @@ fn plain(coll: &str) -> &str {
     coll.strip_prefix(BUCKETS).unwrap_or(coll)
 }
 
-/// The name by which people know a sharded collection.
+/// Returns the name under which users know a sharded collection.
 pub(super) fn known_as(ns: &str) -> String {
     ns.split_once('.').map_or_else(|| ns.to_owned(), |(db, coll)| format!("{db}.{}", plain(coll)))
 }
 
-/// On a config server: databases of the target that keep their primary shard, or all reasons why the selection can't be
-/// restored. Changes nothing.
+/// For a config server: returns the databases of the target that keep their primary shard, or all reasons why the
+/// selection can't be restored. Changes nothing.
 pub async fn kept(
     storage: &dyn Storage,
     config: &Client,
@@ -97,8 +98,8 @@ async fn each(storage: &dyn Storage, data: Option<&StoredDocuments>, mut see: im
     Ok(())
 }
 
-/// The sharded collections of the target that are `wanted`. A time series is listed under its own name, not under that of its
-/// buckets.
+/// Returns the sharded collections of the target for which `wanted` is true. A time series is listed under its own name
+/// and not under that of its buckets.
 pub async fn sharded(config: &Client, wanted: impl Fn(&str) -> bool) -> Result<BTreeSet<String>> {
     let table = config.database("config").collection::<Document>("collections");
     let mut listed = table.find(doc! {}).projection(doc! { "_id": 1 }).await.context("read config.collections")?;
@@ -109,8 +110,8 @@ pub async fn sharded(config: &Client, wanted: impl Fn(&str) -> bool) -> Result<B
     Ok(sharded)
 }
 
-/// Drops, on all shards, the sharded collections for which `go` is true and whose database has the shard `id` as its primary
-/// shard. `go` gets a time series by its own name. `shard` is a client of that shard's primary.
+/// Drops, on all shards, the sharded collections for which `go` is true and whose database has the shard `id` as its
+/// primary shard. For a time series, `go` receives its own name. `shard` is a client of that shard's primary.
 pub async fn drop_collections(config: &Client, shard: &Client, id: &str, go: impl Fn(&str) -> bool) -> Result<usize> {
     let mut dropped = 0;
     // The server drops a time series only by its own name.
@@ -128,13 +129,13 @@ pub async fn drop_collections(config: &Client, shard: &Client, id: &str, go: imp
     Ok(dropped)
 }
 
-/// Removes the planned deletions of what chunks of the selection left behind when they moved away; see
+/// Removes the planned deletions of documents that selected chunks left behind when they moved away; see
 /// [`super::router::forget_range_deletions`].
 pub async fn forget_range_deletions(shard: &Client, selection: &Selection) -> Result<u64> {
     super::router::forget_range_deletions(shard, |ns| selection.wants_namespace(ns)).await
 }
 
-/// Replaces the selection's routing by the backup's. Gives what a replay may change of the tables.
+/// Replaces the selection's routing by the backup's. Returns which part of the tables a replay may change.
 pub async fn put_back(
     storage: &dyn Storage,
     config: &Client,
@@ -172,14 +173,15 @@ pub async fn put_back(
         })
         .await?;
     }
-    // Also those that the target has under these names, if their drop has left something.
+    // The collections that the target has under these names are included, because their drop may have left entries
+    // behind.
     let mut uuids: Vec<Bson> = own.uuids.iter().map(|uuid| Uuid::from_bytes(*uuid).into()).collect();
     let table = db.collection::<Document>("collections");
     let of_selection = doc! { "$or": [{ "_id": { "$in": &names } }, { "uuid": { "$in": &uuids } }] };
     let mut there = table.find(of_selection).await.context("read config.collections")?;
     while let Some(collection) = there.try_next().await.context("read config.collections")? {
         uuids.extend(collection.get("uuid").cloned());
-        // These collections were sharded after the backup.
+        // These collections were sharded after the backup was made.
         names.extend(collection.get_str("_id").ok().filter(|ns| selection.wants_namespace(ns)).map(str::to_owned));
     }
     clear(&db, "chunks", doc! { "$or": [{ "uuid": { "$in": &uuids } }, { "ns": { "$in": &names } }] }).await?;

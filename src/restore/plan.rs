@@ -1,5 +1,5 @@
-//! From a backup's metadata, what is really on the storage, and the target as it is, to a plan, or to every reason
-//! why not. Nothing of the target has been touched when this decides.
+//! Makes a plan from a backup's metadata, the objects on the storage and the present target, or returns all reasons why
+//! that is impossible. Nothing on the target has been changed at this time.
 
 mod chosen;
 pub mod members;
@@ -40,25 +40,25 @@ use std::{
     fmt,
 };
 
-/// What the restored replica set looks like before anything is changed.
+/// The state of the restored replica set before anything is changed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Target {
     pub server: Version,
-    /// `featureCompatibilityVersion`, empty if unknown.
+    /// The `featureCompatibilityVersion`, or an empty text if it is unknown.
     pub fcv: String,
     pub namespaces: Vec<TargetNamespace>,
 }
 
 impl Target {
-    /// The version whose features collections may use: a server at an older feature compatibility version refuses newer
-    /// features.
+    /// Returns the version whose features collections may use. A server at an older feature compatibility version
+    /// refuses newer features.
     #[must_use]
     pub fn able_to(&self) -> Version {
         Version::parse(&self.fcv).filter(|fcv| fcv.series() < self.server.series()).unwrap_or(self.server)
     }
 }
 
-/// A collection, view or time series that exists on the target; bucket collections are listed too.
+/// A collection, view or time series that exists on the target. Bucket collections are included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TargetNamespace {
     pub db: String,
@@ -80,17 +80,17 @@ impl TargetNamespace {
     }
 }
 
-/// One namespace to put back.
+/// One namespace that is restored.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Planned {
-    /// As in the backup, with the options that the target understands and a UUID that it accepts.
+    /// The namespace as in the backup, but only with options that the target knows and with a UUID that it accepts.
     pub meta: NamespaceMeta,
     /// `None` for views and for collections without documents.
     pub data: Option<StoredDocuments>,
 }
 
 impl Planned {
-    /// The collection that gets the documents: for a time series that of its buckets.
+    /// Returns the collection into which the documents are inserted. For a time series it is the bucket collection.
     #[must_use]
     pub fn data_collection(&self) -> String {
         match self.meta.kind {
@@ -100,53 +100,53 @@ impl Planned {
     }
 }
 
-/// Something that is dropped from the target.
+/// A namespace that is dropped from the target.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Drop {
     pub db: String,
     pub coll: String,
 }
 
-/// Where users and roles come from; `None` leaves those of the target alone.
+/// The sources of users and roles. `None` keeps those of the target.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct UsersSource {
     pub users: Option<StoredDocuments>,
     pub roles: Option<StoredDocuments>,
 }
 
-/// Everything that the restore of one replica set will do.
+/// The plan for one replica set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RestorePlan {
     pub backup: String,
     /// The replica set's name in the backup.
     pub rs: String,
-    /// Dropped first, sorted.
+    /// The namespaces that are dropped first, sorted.
     pub drops: Vec<Drop>,
-    /// Created and loaded, sorted by database and name: collections and time series.
+    /// The collections and time series that are created and loaded, sorted by database and name.
     pub collections: Vec<Planned>,
-    /// Created after all collections, sorted.
+    /// The views, which are created after all collections, sorted.
     pub views: Vec<Planned>,
-    /// Buckets of no series, created and loaded when everything else is: beside them an insertion by a collection's name
-    /// would go to them.
+    /// Buckets without a series. They are created and loaded last, because while they exist, the server would insert
+    /// documents for the collection of that name into them.
     pub remains: Vec<Planned>,
-    /// Replayed in this order.
+    /// The oplog objects, in the order of the replay.
     pub oplog: Vec<OplogObject>,
     /// Oplog entries after this time are not applied.
     pub end: Timestamp,
-    /// The dump holds nothing newer.
+    /// The time of the newest write that the dump can contain.
     pub consistent_from: Timestamp,
     pub users: UsersSource,
-    /// Of a config server.
+    /// The routing tables, for a config server.
     pub routing: RoutingSource,
-    /// The settings of a cluster. The inner `None` means that the backup's collection is empty, the outer `None` that the
-    /// target keeps its settings.
+    /// The settings of a cluster. The outer `None` means that the target keeps its settings, and the inner `None` that
+    /// the backup's settings collection is empty.
     pub settings: Option<Option<StoredDocuments>>,
-    /// What a person should know; nothing here stops the restore.
+    /// Remarks for the operator. They do not stop the restore.
     pub warnings: Vec<String>,
 }
 
 impl RestorePlan {
-    /// Uncompressed bytes of all collections, including the routing tables and the settings of a cluster.
+    /// Returns the uncompressed bytes of all collections, including the routing tables and the settings of a cluster.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         let routing = &self.routing;
@@ -155,7 +155,7 @@ impl RestorePlan {
         self.data().chain(aside).map(|data| data.size).sum()
     }
 
-    /// What holds the documents of all collections.
+    /// Returns the stored documents of all collections.
     pub fn data(&self) -> impl Iterator<Item = &StoredDocuments> {
         self.collections.iter().chain(&self.remains).filter_map(|planned| planned.data.as_ref())
     }
@@ -164,16 +164,16 @@ impl RestorePlan {
 /// A moment to restore to, after the end of the backup.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PointInTime {
-    /// The last entry to apply, itself included.
+    /// The time of the last entry that is applied.
     pub target: Timestamp,
-    /// All chunks of the replica set, by its name in the backup.
+    /// All chunks of the replica set, which are listed under its name in the backup.
     pub chunks: Vec<Chunk>,
 }
 
-/// From this version on chunks name their collection by its UUID, and collections and databases have timestamps.
+/// Since this version chunks contain the UUID of their collection, and collections and databases have timestamps.
 const NEW_ROUTING: u32 = 5;
 
-/// Why a backup cannot be restored here; nothing was changed.
+/// Why a backup can't be restored here. Nothing was changed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("backup '{backup}' cannot be restored, nothing was changed: {}", reasons.join("; "))]
 pub struct Refusal {
@@ -181,33 +181,35 @@ pub struct Refusal {
     pub reasons: Vec<String>,
 }
 
-/// What [`plan`] decides on.
+/// The facts from which [`plan`] decides.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     pub backup: &'a BackupMeta,
     /// The replica set's name in the backup.
     pub rs: &'a str,
-    /// The content of its `metadata.json`.
+    /// The content of the part's `metadata.json`.
     pub namespaces: &'a [NamespaceMeta],
-    /// Its list of buckets that belong to no series.
+    /// The part's list of buckets that belong to no series.
     pub remains: &'a [NamespaceMeta],
-    /// Everything below `<backup>/<rs>/` on the storage; for an archive that and the oplog.
+    /// All objects below `<backup>/<rs>/` on the storage. For a backup made before 2.0, the archive and the oplog.
     pub objects: &'a [ObjectInfo],
-    /// Before 2.0: the archive that holds all documents. Users and routing tables have been set aside.
+    /// For a backup made before 2.0: the archive that contains all documents. Users and routing tables have been set
+    /// aside.
     pub archive: Option<&'a Packed>,
     pub target: &'a Target,
     pub wish: &'a Wish,
     /// The names that the oplog creates, renames or drops; `None` until the oplog has been read.
     pub followed: Option<&'a Followed>,
-    /// `None` for the moment at which the backup ends.
+    /// The moment to restore to. `None` means the moment at which the backup ends.
     pub point: Option<&'a PointInTime>,
-    /// The target is one of several replica sets.
+    /// Whether the target is one of several replica sets.
     pub sharded: bool,
 }
 
-/// The replica set's part of a backup that this program can restore: finished, logical, of a known layout.
+/// Returns the replica set's part of the backup if this program can restore it: the backup must be finished, logical
+/// and of a known layout.
 ///
-/// To be asked before `metadata.json` is read: other layouts have none.
+/// Call this before `metadata.json` is read, because other layouts have no such file.
 pub fn restorable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupReplset, Refusal> {
     let mut reasons = Vec::new();
     if backup.kind != BackupType::Logical {
@@ -244,9 +246,9 @@ pub fn restorable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupRepl
     }
 }
 
-/// Finds end times in the backup's metadata that contradict each other. No slice of a replica set may begin after the end of
-/// its own part, and the end of the backup must be that of the part that ended first. A restore to any other end would not
-/// give a consistent state.
+/// Finds end times in the backup's metadata that contradict each other. No slice of a replica set may begin after the
+/// end of its own part, and the end of the backup must be that of the part that ended first. Otherwise a restore would
+/// not give a consistent state.
 fn contradiction(backup: &BackupMeta, part: &BackupReplset, slices: &[OplogObject]) -> Option<String> {
     let ends: Vec<Timestamp> = backup.replsets.iter().map(|part| part.last_write_ts).collect();
     let earliest = ends.iter().copied().min().filter(|earliest| earliest.time > 0);
@@ -268,7 +270,7 @@ fn contradiction(backup: &BackupMeta, part: &BackupReplset, slices: &[OplogObjec
     })
 }
 
-/// Plans the restore, or says everything that stands against it.
+/// Plans the restore, or returns all reasons against it.
 pub fn plan(facts: &Facts<'_>) -> Result<RestorePlan, Refusal> {
     let part = restorable(facts.backup, facts.rs)?;
     let mut draft = Draft::new(facts);
@@ -284,7 +286,7 @@ pub fn plan(facts: &Facts<'_>) -> Result<RestorePlan, Refusal> {
     draft.into_plan(part)
 }
 
-/// A plan while it is being put together.
+/// An unfinished plan.
 struct Draft<'a> {
     facts: &'a Facts<'a>,
     layout: ReplsetLayout,
@@ -342,8 +344,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Compares versions, because the routing tables are restored unchanged and a server reads only the format of its own
-    /// version.
+    /// Checks that the versions of the backup and the server fit, because the routing tables are restored unchanged and
+    /// a server reads only the format of its own version.
     fn compare_routing(&mut self) {
         let (backup, target) = (self.facts.backup, self.facts.target);
         let source = Version::parse(&backup.fcv).or_else(|| Version::parse(&backup.mongodb_version));
@@ -393,10 +395,10 @@ impl<'a> Draft<'a> {
         for meta in self.facts.remains {
             let data = self.find_data(meta, meta.remains_in(&self.layout));
             let meta = &self.facts.wish.renamed(meta);
-            // They go with what has the name of their series.
+            // Buckets without a series are restored if the namespace with the name of their series is.
             let name = meta.coll.strip_prefix(BUCKETS).unwrap_or(&meta.coll);
             if fate(&meta.db, name, self.facts.wish) == Fate::Restore {
-                // Their options are the server's, and not of a kind that people set.
+                // The server has set the options of these buckets, and users do not set such options.
                 self.remains.push(Planned { meta: meta.clone(), data });
             }
         }
@@ -413,8 +415,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// The object of a namespace, with existence and size checked; also for namespaces that stay where they are,
-    /// because a backup with a lost object is not to be trusted.
+    /// Returns the object of a namespace after checking its existence and size. The check also covers namespaces that
+    /// are not restored, because a backup with a missing object can't be trusted.
     fn find_data(&mut self, meta: &NamespaceMeta, object: String) -> Option<StoredDocuments> {
         let size = match u64::try_from(meta.size) {
             Ok(0) => return None,
@@ -444,7 +446,7 @@ impl<'a> Draft<'a> {
         Some(StoredDocuments { object, compression: self.layout.compression, size, crc: meta.crc })
     }
 
-    /// A UUID that the server would refuse, or that stands twice, is given up: the server then chooses one.
+    /// Removes UUIDs that the server would refuse, and UUIDs that occur twice. The server then chooses new ones.
     fn settle_uuids(&mut self) {
         let mut seen = BTreeMap::new();
         for planned in self.taken.values_mut().chain(&mut self.remains) {
@@ -462,11 +464,11 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Plans to drop every namespace of the target whose name is in the backup, or is created, renamed or dropped by the
-    /// oplog: the replay begins before that change of names, so the target's namespace is from a later time. A target
-    /// collection that has the UUID of such a collection under another name was renamed later, and is dropped too: if the
-    /// restore created the collection again under its old name, the server would rename the existing one back, with its newer
-    /// documents.
+    /// Plans to drop every namespace of the target whose name is in the backup, or is created, renamed or dropped by
+    /// the oplog: the replay begins before that change of names, so the target's namespace is from a later time. If the
+    /// target has the UUID of such a collection under another name, the collection was renamed later and is dropped,
+    /// too. Otherwise the server would not create the collection under its old name, but rename the existing one, which
+    /// has newer documents.
     fn plan_drops(&mut self) {
         let by_uuid: HashMap<_, _> =
             self.taken.values().filter_map(|planned| Some((planned.meta.uuid?.bytes(), &planned.meta))).collect();
@@ -507,7 +509,8 @@ impl<'a> Draft<'a> {
         extra.into_iter().for_each(|there| self.look_at_extra(there));
     }
 
-    /// The server refuses databases whose names differ only in case, but only when the second one is created.
+    /// Refuses databases whose names differ only in case. The server also refuses them, but only when the second one is
+    /// created.
     fn check_database_names(&mut self) {
         let there: BTreeSet<_> = self.facts.target.namespaces.iter().map(|ns| ns.db.as_str()).collect();
         let selection = &self.facts.wish.selection;
@@ -555,7 +558,7 @@ impl<'a> Draft<'a> {
         }
     }
 
-    /// Puts the chunks up to the target behind the backup's slices. Both are pieces of the same oplog.
+    /// Adds the chunks up to the target after the backup's slices. Both are pieces of the same oplog.
     fn lengthen(&mut self, part: &BackupReplset) {
         let Some(point) = self.facts.point else { return };
         if !self.reasons.is_empty() {
@@ -608,7 +611,7 @@ impl<'a> Draft<'a> {
         let last = self.facts.backup.last_write_ts;
         let (end, consistent_from) = match self.facts.point {
             Some(point) => (point.target, last.max(part.last_write_ts)),
-            // The last slice was taken after the dump, so nothing in the dump is newer than the end.
+            // The last slice was taken after the dump, so the dump contains nothing newer than its end.
             None => (last, last),
         };
         let (views, collections) =
@@ -631,7 +634,7 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// RFC 4122, version 4: what `create` accepts.
+/// Whether the UUID is random in the sense of RFC 4122, version 4. `create` accepts no other.
 fn is_random_uuid(uuid: Uuid) -> bool {
     let bytes = uuid.bytes();
     bytes[6] >> 4 == 4 && bytes[8] >> 6 == 0b10
@@ -1036,14 +1039,14 @@ mod tests {
         let creates = BTreeSet::from(["shop.orders".to_owned()]);
         world.followed = Some(Followed { uuids: HashSet::from([V4]), creates: creates.clone(), ..Followed::default() });
         assert_eq!(names(&world.plan().expect("a plan").collections), ["shop.tmp6291c5a7.pbm"]);
-        // Created by the oplog.
+        // The oplog creates the collection.
         world.followed = Some(Followed { creates, ..Followed::default() });
         assert!(world.plan().expect("a plan").collections.is_empty());
-        // On the target it has a name that is not selected.
+        // The target has it under a name that is not selected.
         world.namespaces.push(with_uuid("orders", other));
         world.target.namespaces = vec![there("shop", "before", Some(other))];
         world.refused("'shop.before' on the target is 'shop.orders' of the backup");
-        // A restore that was killed has left it.
+        // A restore that was killed left this namespace behind.
         world.target.namespaces =
             vec![there("shop", "tmp0a1b2c3d.pbm", Some(other)), there("shop", "tmp99999999.pbm", None)];
         let plan = world.plan().expect("a plan");
@@ -1131,10 +1134,10 @@ mod tests {
         assert_eq!(names, ["pbmPitr/20-30", "pbmPitr/30-40"]);
         assert!(plan.oplog[0].name.starts_with("b/rs0/oplog/"));
         assert_eq!((plan.end, plan.consistent_from), (ts(35), ts(20)));
-        // The end of the backup needs no chunk.
+        // A restore to the end of the backup needs no chunk.
         world.point = Some(PointInTime { target: ts(20), chunks: vec![] });
         assert_eq!(world.plan().expect("a plan").oplog.len(), 1);
-        // Of a cluster, the dump of one shard may be newer than where the cluster's backup ends.
+        // In a cluster, the dump of one shard may be newer than the end of the cluster's backup.
         let earlier = BackupReplset { name: "rs1".to_owned(), ..world.backup.replsets[0].clone() };
         world.backup.replsets.push(earlier);
         world.backup.replsets[0].last_write_ts = ts(21);

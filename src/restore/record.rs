@@ -1,4 +1,4 @@
-//! The document of a restore or replay in `pbmRestores`: who inserts it, and who waits for it.
+//! The document of a restore or replay in `pbmRestores`. The leader inserts it, and the other members wait for it.
 
 use crate::control::{Control, Look, Waited, unix_now};
 use crate::model::{
@@ -48,7 +48,7 @@ async fn appears(cx: &Cx) -> Result<()> {
     }
 }
 
-/// Stores the document of an operation that is refused, with the reason.
+/// Stores the document of a refused operation, with the reason.
 pub(super) async fn insert_refused(control: &Control, mut meta: RestoreMeta, why: &str) -> Result<()> {
     meta.status = Status::Error;
     meta.error = Some(why.to_owned());
@@ -56,7 +56,7 @@ pub(super) async fn insert_refused(control: &Control, mut meta: RestoreMeta, why
     control.restores.insert(&meta).await.map(drop)
 }
 
-/// A document that begins now.
+/// Returns a document for an operation that begins now.
 pub(super) async fn empty_document(control: &Control, opid: &str, name: &str) -> Result<RestoreMeta> {
     let now = unix_now();
     Ok(RestoreMeta {
@@ -81,7 +81,7 @@ pub(super) async fn empty_document(control: &Control, opid: &str, name: &str) ->
     })
 }
 
-/// This replica set's part, as it is added first.
+/// Returns the first state of this replica set's part.
 pub(super) fn first_part(rs: &str) -> RestoreReplset {
     let now = unix_now();
     RestoreReplset {

@@ -1,10 +1,11 @@
-//! Replaying saved oplog onto what is there (docs/format.md E.11). Starting → running (all have checked) → done.
+//! Replays the saved oplog onto the present data (docs/format.md E.11). Statuses: starting → running (all have checked)
+//! → done.
 //!
-//! Whoever asks for this has brought the data to the start of the window by other means. The data is taken as newer than
-//! the oplog up to the end of the window, so what is missing or newer is tolerated and counted.
+//! An operator who starts a replay has brought the data to the beginning of the window by other means. Up to the end of
+//! the window, the data may be newer than the oplog. So a missing or newer document is tolerated and counted.
 //!
-//! Differences to the original, on purpose: a replica set without the whole window saved is an error before anything is
-//! applied, and indexes are created and dropped as the oplog says.
+//! Intended differences to the original: if a replica set lacks a part of the window, that is an error before anything
+//! is applied. And indexes are created and dropped as in the oplog.
 
 use super::{
     logical::{APPEAR, hold_balancer, statistics},
@@ -36,7 +37,7 @@ use anyhow::{Context as _, Result, anyhow};
 use bson::{Timestamp, Uuid, doc};
 use std::collections::BTreeMap;
 
-/// Leaves a document that says why a replay never began.
+/// Stores a document with the reason why a replay never began.
 pub async fn refuse(control: &Control, opid: &str, window: &ReplayCmd, why: &str) -> Result<()> {
     insert_refused(control, document(control, opid, window).await?, why).await
 }
@@ -49,7 +50,7 @@ async fn document(control: &Control, opid: &str, window: &ReplayCmd) -> Result<R
     })
 }
 
-/// Runs the replay of this replica set. On failure the document says why before this returns.
+/// Runs the replay of this replica set. On failure the document contains the reason before this returns.
 pub async fn run(cx: &Cx, storage: &Source, window: &ReplayCmd) -> Result<()> {
     tracing::info!("replay of the oplog from {} to {} started", at(window.start), at(window.end));
     begin(cx, document(&cx.control, &cx.opid, window).await?).await?;
@@ -96,7 +97,7 @@ async fn recipe(cx: &Cx, storage: &Source, window: &ReplayCmd, board: &ControlBo
     options.scope.sessions = if me.config { sessions(cx).await? } else { None };
     let catalog = existing_catalog::read(&cx.client, major).await?.at_features_of(features);
     let mut replayer = Replayer::new(cx.client.clone(), catalog, options);
-    // The window does not tell shard ids; a renamed replica set's id is taken to be its old name.
+    // The window contains no shard ids. If a replica set was renamed, its old name is assumed to be its old id.
     let ids = router::ids(map.iter().map(|(from, to)| (from.clone(), cx.cluster.members[to].id.clone())));
     let rewrite = Rewrite { ids: Some(&ids).filter(|_| me.config), ..Rewrite::default() };
     replay_all(storage.as_ref(), &mut replayer, &objects, rewrite, &cx.cancel).await?;
@@ -130,8 +131,8 @@ async fn recipe(cx: &Cx, storage: &Source, window: &ReplayCmd, board: &ControlBo
     .await
 }
 
-/// The objects that each replica set of the cluster has to replay, or everything that is missing. `map` is the operator's:
-/// replica set that the oplog comes from → of the cluster.
+/// Returns the objects that each replica set of the cluster has to replay, or a description of what is missing. `map`
+/// is the operator's mapping from the replica set of the oplog to one of the cluster.
 pub fn covered(
     members: &[String],
     map: &BTreeMap<String, String>,
@@ -145,7 +146,7 @@ pub fn covered(
     Ok(sources.into_iter().map(|(rs, source)| (rs, found.get(&source).cloned().unwrap_or_default())).collect())
 }
 
-/// Replica set of the cluster → where its oplog comes from.
+/// Returns, for each replica set of the cluster, the replica set whose oplog it replays.
 fn sources(members: &[String], map: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>, Vec<String>> {
     let nowhere = map.iter().filter(|(_, to)| !members.contains(to)).map(|(from, to)| {
         format!(
@@ -165,7 +166,7 @@ fn sources(members: &[String], map: &BTreeMap<String, String>) -> Result<BTreeMa
     if problems.is_empty() { Ok(sources) } else { Err(problems) }
 }
 
-/// The UUID of this cluster's `config.system.sessions`, whose routing is its own affair.
+/// Returns the UUID of this cluster's `config.system.sessions`, whose routing a replay must not change.
 async fn sessions(cx: &Cx) -> Result<Option<Uuid>> {
     let collections = cx.client.database("config").collection::<bson::Document>("collections");
     let found =

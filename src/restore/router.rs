@@ -1,8 +1,8 @@
-//! The routing of a sharded cluster: what is dropped before the data, and the config servers' tables (docs/format.md
-//! E.4, E.10).
+//! The routing of a sharded cluster: the namespaces that are dropped before the data is restored, and the config
+//! servers' tables (docs/format.md E.4, E.10).
 //!
-//! The shards of the target may have other ids than those of the backup; [`Ids`] translates, here and in the oplog. The routing of
-//! `config.system.sessions` is the target's own and stays.
+//! The shards of the target may have other ids than those of the backup. [`Ids`] translates them, here and in the
+//! oplog. The routing of `config.system.sessions` belongs to the target and stays.
 
 use super::legacy_archive;
 use crate::layout::{Generation, ReplsetLayout};
@@ -21,13 +21,13 @@ use std::collections::{BTreeMap, BTreeSet};
 pub use crate::routing::shard_ids::Ids;
 
 const SESSIONS: &str = "config.system.sessions";
-/// The server's own databases.
+/// The databases of the server itself.
 pub const OWN: [&str; 3] = ["admin", "config", "local"];
-/// Documents and bytes in one command.
+/// The most documents and bytes in one command.
 const AT_ONCE: usize = 500;
 const BYTES_AT_ONCE: usize = 4 << 20;
 
-/// Where the tables come from; a missing one leaves the target's alone.
+/// The backup's routing tables. If one is missing, the target keeps its own.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RoutingSource {
     pub databases: Option<StoredDocuments>,
@@ -35,12 +35,12 @@ pub struct RoutingSource {
     pub chunks: Option<StoredDocuments>,
     /// Zones.
     pub tags: Option<StoredDocuments>,
-    /// The replica set of each shard id. This table is not restored.
+    /// The replica set of each shard id. This table is only read and not restored.
     pub shards: Option<StoredDocuments>,
 }
 
 impl RoutingSource {
-    /// The table with this name.
+    /// Returns the table with this name.
     pub fn table(&mut self, coll: &str) -> Option<&mut Option<StoredDocuments>> {
         match coll {
             "databases" => Some(&mut self.databases),
@@ -53,8 +53,8 @@ impl RoutingSource {
     }
 }
 
-/// Drops those of `databases` whose primary is the shard `id`, with all their sharded collections on every shard, so
-/// that no shard remembers an older life of them. `shard` leads to that shard's primary.
+/// Drops those of `databases` whose primary shard is `id`, with all their sharded collections on every shard, so that
+/// no shard keeps an earlier version of them. `shard` is a client of that shard's primary.
 pub async fn drop_databases(config: &Client, shard: &Client, id: &str, databases: &BTreeSet<String>) -> Result<usize> {
     let mut dropped = 0;
     for db in databases {
@@ -86,7 +86,8 @@ pub(super) async fn run_or_older(
     }
 }
 
-/// The version of a database whose primary is the shard `id` (its id, not the name of its replica set: they may differ).
+/// Returns the version of a database whose primary shard has the id `id`. (The id can differ from the name of the
+/// replica set.)
 pub(super) async fn database_version(config: &Client, db: &str, id: &str) -> Result<Option<Document>> {
     let table = config.database("config").collection::<Document>("databases");
     let found = table.find_one(doc! { "_id": db, "primary": id }).await.context("read config.databases")?;
@@ -97,7 +98,7 @@ pub(super) async fn database_version(config: &Client, db: &str, id: &str) -> Res
     found.map(version).transpose()
 }
 
-/// The databases of the target whose primary is the shard `id`.
+/// Returns the databases of the target whose primary shard is `id`.
 pub async fn databases_of(config: &Client, id: &str) -> Result<BTreeSet<String>> {
     let table = config.database("config").collection::<Document>("databases");
     let found = table.find(doc! { "primary": id }).await.context("read config.databases")?;
@@ -106,9 +107,9 @@ pub async fn databases_of(config: &Client, id: &str) -> Result<BTreeSet<String>>
     Ok(names.filter(|db| !OWN.contains(db)).map(str::to_owned).collect())
 }
 
-/// Removes the planned deletions, in the databases that are restored, of what chunks that moved away left behind. They
-/// belong to the routing before the restore: carried out later, on collections that have their old UUIDs again, they would
-/// delete documents that the shard owns.
+/// Removes planned deletions in the restored databases. The server plans to delete the documents that moved chunks left
+/// behind. These plans belong to the routing before the restore. If they were executed later, on collections that have
+/// their old UUIDs again, they would delete documents that the shard owns.
 pub async fn forget_range_deletions(shard: &Client, go: impl Fn(&str) -> bool) -> Result<u64> {
     let table = shard.database("config").collection::<Document>("rangeDeletions");
     let mut tasks = table.find(doc! {}).await.context("read config.rangeDeletions")?;
@@ -122,7 +123,7 @@ pub async fn forget_range_deletions(shard: &Client, go: impl Fn(&str) -> bool) -
     Ok(removed)
 }
 
-/// The databases that the backup's table names: also those that have no collection in the backup.
+/// Returns the databases in the backup's table, including those without a collection in the backup.
 pub async fn named(storage: &dyn Storage, source: &RoutingSource) -> Result<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     if let Some(data) = &source.databases {
@@ -134,7 +135,8 @@ pub async fn named(storage: &dyn Storage, source: &RoutingSource) -> Result<BTre
     Ok(names)
 }
 
-/// The shard ids of the backup, each with its replica set. A backup made before 2.0 records its shard ids only in this table.
+/// Returns the shard ids of the backup, each with its replica set. A backup made before 2.0 records its shard ids only
+/// in this table.
 pub async fn shard_ids(storage: &dyn Storage, source: &RoutingSource) -> Result<BTreeMap<String, String>> {
     let mut known = BTreeMap::new();
     let Some(data) = &source.shards else { return Ok(known) };
@@ -149,8 +151,8 @@ pub async fn shard_ids(storage: &dyn Storage, source: &RoutingSource) -> Result<
     Ok(known)
 }
 
-/// Shard ids that the restored routing would contain although the cluster has no such shard, each with the place where it is
-/// used.
+/// Returns shard ids that the restored routing would contain although the cluster has no such shard, each with the
+/// place where it occurs.
 pub async fn strangers(
     storage: &dyn Storage,
     source: &RoutingSource,
@@ -176,17 +178,17 @@ pub async fn strangers(
     Ok(found.into_iter().map(words).collect())
 }
 
-/// What of the target's tables stays: the routing of databases that the restore has nothing to do with.
+/// The part of the target's tables that stays: the routing of databases that are not restored.
 #[derive(Debug, Default)]
 struct Kept {
     databases: Vec<Bson>,
-    /// Names and UUIDs of sharded collections, `config.system.sessions` among them.
+    /// Names and UUIDs of sharded collections, including `config.system.sessions`.
     collections: Vec<Bson>,
     uuids: Vec<Bson>,
 }
 
 impl Kept {
-    /// All databases but those that the backup's table names, and `ours`.
+    /// Reads all databases except those in the backup's table and those in `ours`.
     async fn read(
         storage: &dyn Storage,
         config: &Database,
@@ -220,8 +222,8 @@ impl Kept {
     }
 }
 
-/// Replaces the tables by the backup's. Databases that neither its table names nor `ours` keep their routing. Gives the UUID
-/// that `config.system.sessions` had in the backup.
+/// Replaces the tables by the backup's. Databases that are neither in its table nor in `ours` keep their routing.
+/// Returns the UUID that `config.system.sessions` had in the backup.
 pub async fn put_back(
     storage: &dyn Storage,
     config: &Client,
@@ -254,7 +256,7 @@ pub async fn put_back(
         .await?;
     }
     if let Some(data) = &source.chunks {
-        // Before 5.0 chunks name their collection.
+        // Before 5.0 chunks contain the name of their collection.
         clear(&db, "chunks", doc! { "uuid": { "$nin": &kept.uuids }, "ns": { "$nin": &kept.collections } }).await?;
         fill(storage, &db, "chunks", data, |chunk| {
             let sessions = text_of(chunk, "ns") == Some(SESSIONS) || theirs.is_some() && uuid_of(chunk) == theirs;
@@ -266,12 +268,12 @@ pub async fn put_back(
     Ok(theirs)
 }
 
-/// A text of a routing document.
+/// Returns a text field of a routing document.
 pub(super) fn text_of<'a>(document: &'a RawDocument, name: &str) -> Option<&'a str> {
     find(document, name)?.text()
 }
 
-/// The collection UUID of a routing document.
+/// Returns the collection UUID in a routing document.
 pub(super) fn uuid_of(document: &RawDocument) -> Option<Uuid> {
     find(document, "uuid")?.uuid()
 }
@@ -305,9 +307,9 @@ async fn put_zones_back(storage: &dyn Storage, db: &Database, source: &RoutingSo
 }
 
 /// Makes a shard's primary forget its cached routing, in memory and on disk. When a collection is dropped, some servers
-/// (5.0.4) leave its routing in the caches of other shards. This routing has the same epoch as the routing that a restore puts
-/// back, and is newer. Such a shard asks the config servers for changes after its cached routing, finds none, and refuses
-/// every read and write.
+/// (5.0.4) leave its routing in the caches of other shards. The cached routing has the same epoch as the restored
+/// routing, and is newer. Such a shard asks the config servers for changes after its cached routing, gets none, and
+/// refuses every read and write.
 pub async fn forget(node: &Client) -> Result<()> {
     let config = node.database("config");
     let known = config.collection::<Document>("cache.collections");
@@ -316,7 +318,7 @@ pub async fn forget(node: &Client) -> Result<()> {
     let found: Vec<Document> = found.try_collect().await.context("read config.cache.collections")?;
     for collection in &found {
         let Ok(ns) = collection.get_str("_id") else { continue };
-        // The chunk cache of a collection with a long name is named by the collection's UUID.
+        // If a collection has a long name, its chunk cache is named after the collection's UUID.
         let uuid = collection.get("uuid").and_then(|uuid| bson::deserialize_from_bson::<Uuid>(uuid.clone()).ok());
         for name in std::iter::once(ns.to_owned()).chain(uuid.map(|uuid| uuid.to_string())) {
             let chunks = config.collection::<Document>(&format!("cache.chunks.{name}"));
@@ -362,7 +364,7 @@ pub(super) async fn fill(
     }
 }
 
-/// The databases that the metadata of the backup's replica sets name, without the server's own.
+/// Returns the databases in the metadata of the backup's replica sets, except the server's own.
 pub async fn databases(storage: &dyn Storage, backup: &BackupMeta) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
     for part in &backup.replsets {
@@ -397,7 +399,7 @@ pub async fn replaced(
     Ok(all)
 }
 
-/// The shard ids of a backup's replica sets and of those that take their place.
+/// Returns the mapping from the shard ids of a backup's replica sets to those of the cluster.
 pub fn ids(pairs: impl IntoIterator<Item = (String, String)>) -> Ids {
     pairs.into_iter().filter(|(from, to)| from != to).collect()
 }
@@ -406,7 +408,7 @@ pub fn ids(pairs: impl IntoIterator<Item = (String, String)>) -> Ids {
 mod tests {
     use super::*;
 
-    /// Documents as an archive's set-aside collections are.
+    /// Returns the documents in the form of a collection that was set aside from an archive.
     async fn table(
         store: &crate::storage::memory::Memory,
         name: &str,

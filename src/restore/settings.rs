@@ -1,5 +1,5 @@
-//! Restores the settings of a cluster (`config.settings`). The cluster uses them during the restore, so the collection is
-//! never dropped. The settings are replaced one by one, and a setting that the backup also has is never missing in between.
+//! Restores the settings of a cluster (`config.settings`). The cluster uses them during the restore, so the collection
+//! is never dropped. The settings are replaced one by one, so a setting that the backup also contains is never missing.
 //!
 //! The balancer's document contains the balancer's present state and the operator's configuration, for example when the
 //! balancer may run. The state stays as it is: the restore has switched the balancer off and switches it on again itself, and
@@ -41,7 +41,7 @@ pub(super) async fn put_back(storage: &dyn Storage, client: &Client, source: Opt
     write(&config, doc! { "delete": SETTINGS, "deletes": [others] }).await
 }
 
-/// The backup's balancer document with the state from the cluster's present document, `now`.
+/// Returns the backup's balancer document with the state from `now`, the cluster's present document.
 fn with_state(mut setting: Document, now: Option<&Document>) -> Document {
     let Some(now) = now else { return setting };
     for field in STATE {

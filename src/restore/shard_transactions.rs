@@ -1,8 +1,9 @@
 //! Transactions over several shards at the end of the replay (docs/format.md E.6.5).
 //!
-//! A shard's oplog may end between the preparation of a transaction and its commit, while another shard's oplog has the
-//! commit: then it happened before the cut, and has to be applied everywhere. So every member publishes the commits that
-//! it has seen, waits until all have, and finishes what anybody knows to be committed.
+//! A shard's oplog may end between the preparation of a transaction and its commit, while another shard's oplog
+//! contains the commit. Then the commit happened before the end of the restored state, and all shards have to apply it.
+//! So every member publishes the commits in its oplog, waits until all members have published theirs, and applies the
+//! transactions that any member has committed.
 
 use crate::{
     control::{Look, Waited},
@@ -18,11 +19,12 @@ use anyhow::{Context as _, Result, bail};
 use bson::{Document, doc};
 use std::{collections::HashSet, time::Duration};
 
-/// How long the members have, from the first that is there: the others may still be replaying, so it is generous, and
-/// lost ones are noticed by their locks long before.
+/// How long the other members have after the first one has published. The time is long, because they may still be
+/// replaying. Lost members are noticed much earlier by their locks.
 const ALL_THERE: Duration = Duration::from_secs(24 * 3600);
 
-/// Publishes what this member saw committed and gives what anybody did. Outside of sharded clusters nobody else is asked.
+/// Publishes the commits in this member's oplog and returns those of all members. If the cluster is not sharded, there
+/// are no other members.
 pub(super) async fn exchange(cx: &Cx, members: &[String], mine: &[Committed]) -> Result<HashSet<String>> {
     if !cx.cluster.sharded {
         return Ok(mine.iter().map(|txn| txn.id.clone()).collect());
@@ -52,7 +54,7 @@ pub(super) async fn exchange(cx: &Cx, members: &[String], mine: &[Committed]) ->
     }
 }
 
-/// Tells in this member's part what became of the transactions without a decision.
+/// Records in this member's part how the undecided transactions were handled.
 pub(super) async fn report(cx: &Cx, settled: &Settled) -> Result<()> {
     let count = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
     let partial: Vec<Document> = settled.partial.iter().map(|id| doc! { "id": id }).collect();

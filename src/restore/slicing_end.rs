@@ -1,4 +1,5 @@
-//! A restore begins where the slices of the time before it have ended: its own writes belong to no timeline.
+//! Waits until the slices of the time before the restore have ended, because the restore's own writes belong to no
+//! timeline.
 
 use crate::control::{Look, Waited};
 use crate::model::lock::is_stale;
@@ -6,11 +7,11 @@ use crate::operation::Cx;
 use anyhow::{Result, bail};
 use std::time::Duration;
 
-/// How long a slicer that lives has to store what it holds, as in the original. One that is lost counts as gone when its
-/// lock is stale.
+/// How long a living slicer has to store its entries, as in the original. A lost slicer counts as ended when its lock
+/// is stale.
 const TO_FINISH: Duration = Duration::from_secs(120);
 
-/// Waits until point-in-time recovery is off and nobody slices the oplog of this replica set.
+/// Waits until point-in-time recovery is off and no agent slices the oplog of this replica set.
 pub(super) async fn wait_for_their_end(cx: &Cx) -> Result<()> {
     let look = || async {
         let on = cx.control.config.main().await?.is_some_and(|config| config.pitr_is_on());

@@ -1,4 +1,5 @@
-//! Two storages as one: the backup may lie on a profile's, the oplog behind it is always on the main one.
+//! Combines two storages: the backup may be on a profile's storage, but the oplog after it is always on the main
+//! storage.
 
 use crate::{
     layout,
@@ -8,10 +9,10 @@ use async_trait::async_trait;
 use futures::stream::BoxStream;
 use std::{fmt, ops::Range, sync::Arc};
 
-/// Where the backup and the oplog behind it lie, or why that storage can't be used.
+/// The storage of the backup and the following oplog, or why it can't be used.
 pub type Source = std::result::Result<Arc<dyn Storage>, String>;
 
-/// PITR chunks of `main`, everything else of `backup`.
+/// Reads PITR chunks from `main` and everything else from `backup`.
 #[derive(Debug)]
 pub struct Sources {
     pub backup: Arc<dyn Storage>,

@@ -1,4 +1,4 @@
-//! Restores of this node's replica set: refused, or carried out by the logical recipe.
+//! Starts the restore of this node's replica set: refuses it or runs the logical recipe.
 
 use super::{
     logical::{self, Parts},
@@ -11,14 +11,14 @@ use crate::operation::{self, Cx, Kind, slicing_pause};
 use crate::rendezvous::Role;
 use anyhow::Result;
 
-/// Stores a document with the reason why a restore never began, and releases agents of the original, which have received the
-/// command too.
+/// Stores a document with the reason why a restore never began, and releases agents of the original, which have also
+/// received the command.
 pub async fn refuse(control: &Control, opid: &str, restore: &RestoreCmd, why: &str) -> Result<()> {
     insert_refused(control, first_document(control, opid, restore).await?, why).await?;
     slicing_pause::hold_for_originals(control, &restore.name).await
 }
 
-/// Runs the restore of this replica set. On failure the restore's document says why before this returns.
+/// Runs the restore of this replica set. On failure the restore's document contains the reason before this returns.
 pub async fn run(cx: &Cx, storage: &Source, restore: &RestoreCmd) -> Result<()> {
     tracing::info!("restore started");
     if let Some(why) = unsupported(restore) {
@@ -30,7 +30,7 @@ pub async fn run(cx: &Cx, storage: &Source, restore: &RestoreCmd) -> Result<()> 
     let members = parts.as_ref().map_or_else(|_| vec![cx.rs.clone()], |parts| parts.of.parts.keys().cloned().collect());
     let board = cx.board(members);
     let recipe = async {
-        // Nothing of the restore belongs into the slices of the time before it.
+        // The slices of the time before the restore must not contain any of its writes.
         if cx.role == Role::Leader {
             slicing_pause::hold(&cx.control, &cx.name).await?;
         }
@@ -46,7 +46,8 @@ pub async fn run(cx: &Cx, storage: &Source, restore: &RestoreCmd) -> Result<()> 
     operation::run(cx, &board, Kind::Restore, recipe, async || operation::give_back_of_restore(cx).await).await
 }
 
-/// Options that would change what is restored and are not built yet: refused, never ignored.
+/// Returns the first option that would change what is restored and is not implemented. Such options are refused and
+/// never ignored.
 fn unsupported(restore: &RestoreCmd) -> Option<String> {
     let what = if restore.external {
         "external restores need Percona Server for MongoDB and are"
@@ -59,7 +60,7 @@ fn unsupported(restore: &RestoreCmd) -> Option<String> {
 async fn first_document(control: &Control, opid: &str, restore: &RestoreCmd) -> Result<RestoreMeta> {
     Ok(RestoreMeta {
         backup: restore.backup_name.clone(),
-        // As in the original a clone is a restore of what is cloned.
+        // As in the original, a clone is recorded as a restore of the cloned namespaces.
         nss: if restore.ns_from.is_empty() {
             restore.narrowed.as_ref().map_or_else(|| restore.nss.clone(), |narrowed| narrowed.include.clone())
         } else {

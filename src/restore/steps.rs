@@ -1,5 +1,5 @@
-//! The logical restore of one replica set, step by step, without statuses and locks. Each step consumes the state before it,
-//! so steps in another order do not compile:
+//! The logical restore of one replica set, step by step, without statuses and locks. Each step consumes the previous
+//! state, so steps in another order do not compile:
 //!
 //! ```text
 //! prepare            read the metadata, list the objects, look at the target, read the oplog → Checked; changes nothing
@@ -12,8 +12,8 @@
 //! finish             indexes and the options that had to wait
 //! ```
 //!
-//! The caller announces states between the steps and logs what they return. A step that failed leaves the target
-//! incomplete; the restore is then to be run again from its beginning, which is always possible.
+//! The caller publishes statuses between the steps and logs their results. A failed step leaves the target incomplete.
+//! The restore then has to be run again from its beginning, which is always possible.
 
 use super::{
     create,
@@ -61,7 +61,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// What is to be restored, and how.
+/// The parameters of a restore.
 #[derive(Debug, Clone)]
 pub struct Order {
     pub backup: BackupMeta,
@@ -70,17 +70,17 @@ pub struct Order {
     pub wish: Wish,
     pub load: LoadOptions,
     pub quorum: CommitQuorum,
-    /// `None` for the moment at which the backup ends.
+    /// The moment to restore to. `None` means the moment at which the backup ends.
     pub point: Option<PointInTime>,
-    /// The target is one of several replica sets.
+    /// Whether the target is one of several replica sets.
     pub sharded: bool,
-    /// Shard ids that differ.
+    /// The shard ids of the backup that differ from those of the cluster.
     pub ids: Ids,
-    /// Replica set of the backup → shard id in the cluster.
+    /// Maps each replica set of the backup to its shard id in the cluster.
     pub places: BTreeMap<String, String>,
 }
 
-/// What a replica set's part of a backup consists of.
+/// The parts of a replica set's backup.
 struct Stored<'a> {
     namespaces: &'a [NamespaceMeta],
     remains: &'a [NamespaceMeta],
@@ -90,60 +90,60 @@ struct Stored<'a> {
     archive: Option<Packed>,
 }
 
-/// Everything is planned and the oplog has been read; nothing is changed.
+/// State: everything is planned and the oplog has been read. Nothing is changed.
 #[derive(Debug)]
 pub struct Checked {
     catalog: Catalog,
-    /// Of a selection and a config server: see [`OwnRouting`].
+    /// For a selection on a config server: see [`OwnRouting`].
     routing: OwnRouting,
 }
 
-/// What the restore replaces is dropped.
+/// State: everything that the restore replaces is dropped.
 #[derive(Debug)]
 pub struct Emptied(Checked);
 
-/// The documents of the backup are loaded.
+/// State: the documents of the backup are loaded.
 #[derive(Debug)]
 pub struct Filled {
     catalog: Catalog,
     routing: OwnRouting,
-    /// The UUID of `config.system.sessions` in the backup, once its routing is put back.
+    /// The UUID of `config.system.sessions` in the backup. Set when its routing is restored.
     sessions: Option<bson::Uuid>,
 }
 
-/// The oplog is replayed: the documents are those of the wanted moment.
+/// State: the oplog is replayed, so the documents are those of the wanted moment.
 #[derive(Debug)]
 pub struct Current {
     replayed: Replayed,
 }
 
-/// A restore that is under way.
+/// A restore in progress.
 #[derive(Debug)]
 pub struct Steps<S = Checked> {
-    /// In a box: it moves from state to state.
+    /// A box, because it moves from state to state.
     work: Box<Work>,
     state: S,
 }
 
-/// What all steps work with.
+/// The data that all steps use.
 #[derive(Debug)]
 struct Work {
     storage: Arc<dyn Storage>,
-    /// Where users, roles and routing tables are.
+    /// The place of the users, roles and routing tables.
     aside: Arc<dyn Storage>,
-    /// Before 2.0: what holds all documents.
+    /// For a backup made before 2.0: the archive with all documents.
     archive: Option<Packed>,
     client: Client,
     order: Order,
     plan: RestorePlan,
-    /// The target as it was before the restore.
+    /// The target's state before the restore.
     target: Target,
     progress: Arc<LoadProgress>,
     followed: Followed,
 }
 
 impl Steps {
-    /// Reads, checks and plans; nothing is changed. `client` is connected to the primary.
+    /// Reads, checks and plans, and changes nothing. `client` is connected to the primary.
     pub async fn prepare(storage: Arc<dyn Storage>, client: Client, order: Order) -> Result<Self> {
         let part = restorable(&order.backup, &order.rs)?;
         if Generation::of(&order.backup.pbm_version) == Generation::Archive {
@@ -172,7 +172,7 @@ impl Steps {
         Self::plan_with(storage, aside, client, order, stored).await
     }
 
-    /// As [`Steps::prepare`], for a backup made before 2.0.
+    /// Does the same as [`Steps::prepare`], for a backup made before 2.0.
     async fn with(storage: Arc<dyn Storage>, client: Client, order: Order, contents: Contents) -> Result<Self> {
         let Contents { packed, namespaces, aside, objects } = contents;
         let stored =
@@ -251,36 +251,36 @@ impl<S> Steps<S> {
         &self.work.plan
     }
 
-    /// The namespaces that the target had when the plan was made.
+    /// Returns the namespaces of the target at the time of the plan.
     pub fn there(&self) -> impl Iterator<Item = &TargetNamespace> {
         self.work.target.namespaces.iter()
     }
 
-    /// What is restored.
+    /// Returns the selection that is restored.
     #[must_use]
     pub fn selection(&self) -> &Selection {
         &self.work.order.wish.selection
     }
 
-    /// What the backup lacks is dropped, too.
+    /// Whether namespaces that the backup lacks are dropped, too.
     #[must_use]
     pub fn drops_extra(&self) -> bool {
         self.work.order.wish.drop_extra
     }
 
-    /// Where the backup is.
+    /// Returns the storage of the backup.
     #[must_use]
     pub fn storage(&self) -> &dyn Storage {
         self.work.storage.as_ref()
     }
 
-    /// Counters of [`Steps::load`].
+    /// Returns the counters of [`Steps::load`].
     #[must_use]
     pub fn progress(&self) -> Arc<LoadProgress> {
         self.work.progress.clone()
     }
 
-    /// Names of the selection that the oplog creates or gives, `db.coll`.
+    /// Returns the selected names (`db.coll`) that the oplog creates or gives to a collection.
     #[must_use]
     pub fn created(&self) -> &BTreeSet<String> {
         &self.work.followed.creates
@@ -288,10 +288,10 @@ impl<S> Steps<S> {
 }
 
 impl Steps<Checked> {
-    /// Returns what the oplog of this replica set creates or drops and other replica sets of the cluster may also have. For a
-    /// full restore these are databases, including those in the backup's routing table. For a selective restore they are the
-    /// databases that are selected as a whole, and the sharded collections (`db.coll`) that get a selected name. `config` is a
-    /// client of the config servers.
+    /// Returns the databases and collections that the oplog of this replica set creates or drops and that other replica
+    /// sets may also have. For a full restore these are databases, including those in the backup's routing table. For a
+    /// selective restore they are the databases that are selected as a whole, and the sharded collections (`db.coll`)
+    /// that get a selected name. `config` is a client of the config servers.
     pub async fn makes(&self, config: &Client) -> Result<BTreeSet<String>> {
         let selection = &self.work.order.wish.selection;
         if selection.is_everything() {
@@ -307,8 +307,8 @@ impl Steps<Checked> {
         Ok(made)
     }
 
-    /// Also drops everything that the target has of these databases and collections (`db.coll`): the restore replaces them on
-    /// every shard.
+    /// Adds all namespaces that the target has in these databases and collections (`db.coll`) to the planned drops,
+    /// because the restore replaces them on every shard.
     pub fn replace(&mut self, names: &BTreeSet<String>) {
         let goes = |ns: &&TargetNamespace| {
             ns.is_droppable() && (names.contains(&ns.db) || names.contains(&part::known_as(&ns.to_string())))
@@ -319,7 +319,7 @@ impl Steps<Checked> {
         self.work.plan.drops = all.into_iter().collect();
     }
 
-    /// Drops what the restore replaces. From here on the target is no longer what it was.
+    /// Drops everything that the restore replaces. From here on the target is changed.
     pub async fn drop(self, cancel: &CancellationToken) -> Result<Steps<Emptied>> {
         create::drop_all(&self.work.client, &self.work.plan.drops, cancel).await?;
         Ok(Steps { work: self.work, state: Emptied(self.state) })
@@ -327,7 +327,7 @@ impl Steps<Checked> {
 }
 
 impl Steps<Emptied> {
-    /// Creates everything empty and loads all documents; a majority has them when this returns.
+    /// Creates everything empty and loads all documents. Returns when a majority has them.
     pub async fn load(self, cancel: &CancellationToken) -> Result<(Steps<Filled>, Loaded)> {
         let Self { work, state: Emptied(Checked { mut catalog, routing }) } = self;
         let loaded = Box::pin(work.load(&mut catalog, cancel)).await?;
@@ -337,7 +337,7 @@ impl Steps<Emptied> {
 
 impl Work {
     async fn load(&self, catalog: &mut Catalog, cancel: &CancellationToken) -> Result<Loaded> {
-        // Options that would disturb the loading and the replay are set by `finish`.
+        // `finish` sets the options that would disturb the loading and the replay.
         let collections = take_up(catalog, &self.plan.collections);
         let views = take_up(catalog, &self.plan.views);
         create::create_all(&self.client, &collections, &views, cancel).await?;
@@ -361,7 +361,7 @@ impl Work {
 }
 
 impl Steps<Filled> {
-    /// Puts the users and roles of the backup back.
+    /// Restores the users and roles of the backup.
     pub async fn put_users_back(&self, cancel: &CancellationToken) -> Result<users::Swapped> {
         let wish = &self.work.order.wish;
         let databases: Option<Vec<&str>> = (!wish.selection.is_everything()).then(|| wish.selection.databases());
@@ -382,8 +382,8 @@ impl Steps<Filled> {
         until(cancel, work).await.context("put the settings of the cluster back")
     }
 
-    /// Puts the routing tables of a config server back, with the shards' new ids. Databases that are not among `ours` keep
-    /// their routing in a full restore.
+    /// Restores the routing tables of a config server, with the new ids of the shards. In a full restore, databases
+    /// that are not in `ours` keep their routing.
     pub async fn put_routing_back(&mut self, ours: &BTreeSet<String>, cancel: &CancellationToken) -> Result<()> {
         let (aside, client, source, ids) =
             (self.work.aside.as_ref(), &self.work.client, &self.work.plan.routing, &self.work.order.ids);
@@ -399,10 +399,10 @@ impl Steps<Filled> {
         Ok(())
     }
 
-    /// Replays the oplog up to the end of the backup, or to the moment that is wanted.
+    /// Replays the oplog up to the end of the backup or to the wanted moment.
     ///
-    /// `exchange` gets the transactions that were committed here and gives those that were committed on any shard, once
-    /// all shards have replayed.
+    /// After the replay, `exchange` receives the transactions that this shard committed. When all shards have replayed,
+    /// it returns the transactions that any shard committed.
     pub async fn replay<F>(self, cancel: &CancellationToken, exchange: F) -> Result<(Steps<Current>, Settled)>
     where
         F: AsyncFnOnce(&[Committed]) -> Result<HashSet<String>>,
@@ -428,13 +428,13 @@ impl Steps<Filled> {
 }
 
 impl Steps<Current> {
-    /// What the replay did.
+    /// Returns the result of the replay.
     #[must_use]
     pub fn replayed(&self) -> &Replayed {
         &self.state.replayed
     }
 
-    /// Builds the indexes and sets the options that had to wait, as they are after the replay.
+    /// Builds the indexes and sets the deferred options, as they are after the replay.
     pub async fn finish(&self, cancel: &CancellationToken) -> Result<Built> {
         until(cancel, self.state.replayed.catalog.build(&self.work.client, &self.work.order.quorum))
             .await
@@ -442,7 +442,7 @@ impl Steps<Current> {
     }
 }
 
-/// The plan, with what was noted of its objects when they were stored.
+/// Makes the plan, and adds what was recorded about its objects when they were stored.
 fn decide_noted(facts: &Facts<'_>, written: &[Written]) -> Result<RestorePlan, Refusal> {
     let mut plan = decide(facts)?;
     let layout = ReplsetLayout::new(&facts.backup.name, facts.rs, facts.backup.compression);
@@ -492,7 +492,7 @@ async fn read_oplog(
     let oplog = &plan.oplog;
     oplog_check::check(storage, oplog, oplog_check::Reading { asked, rewrite, end: plan.end }).await.map_err(
         |unsound| {
-            // A backup that lacks one of its own slices can't be restored to any moment.
+            // If a backup lacks one of its own slices, it can't be restored to any moment.
             let own = oplog.get(unsound.at).is_some_and(|object| !object.name.starts_with(PITR));
             if own || order.point.is_none() {
                 return anyhow::anyhow!(
@@ -517,13 +517,13 @@ async fn read_oplog(
     )
 }
 
-/// What is to be created of these namespaces; the catalogue keeps the rest.
+/// Returns the namespaces to create, without the options and indexes that the catalogue sets later.
 fn take_up(catalog: &mut Catalog, planned: &[Planned]) -> Vec<NamespaceMeta> {
     let first = |it: &Planned| NamespaceMeta { options: catalog.add(&it.meta), ..it.meta.clone() };
     planned.iter().map(first).collect()
 }
 
-/// Where the documents of a collection go.
+/// Returns the documents of a collection and the collection into which they are loaded.
 fn load_item(planned: &Planned) -> Option<LoadItem> {
     let is_series = planned.meta.kind == NamespaceKind::Timeseries || planned.meta.coll.starts_with(BUCKETS);
     let series = is_series.then(|| planned.meta.coll.clone());

@@ -1,4 +1,4 @@
-//! The entries of oplog objects on their way to the replay.
+//! Passes the entries of oplog objects to the replay.
 
 use super::{
     plan::slices::{Ends, OplogObject, at},
@@ -19,17 +19,17 @@ use futures::{Stream, StreamExt as _, stream::BoxStream};
 use std::{io, pin::pin};
 use tokio_util::sync::CancellationToken;
 
-/// How entries are changed on their way.
+/// The changes that are made to entries before the replay.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Rewrite<'a> {
-    /// As a clone has them.
+    /// For a clone: the new names and UUIDs.
     pub clone: Option<&'a Mapping>,
-    /// With the target's shard ids.
+    /// The shard ids of the target.
     pub ids: Option<&'a Ids>,
 }
 
 impl<'a> Rewrite<'a> {
-    /// Rewrites an entry for a restore under another name (clone). Returns `None` if the entry needs no change.
+    /// Rewrites an entry with the new names or ids. Returns `None` if the entry needs no change.
     pub(super) fn entry(&self, raw: &RawDocument) -> Result<Option<RawDocumentBuf>> {
         self.clone.map(|mapping| mapping.entry(raw.to_owned())).transpose()
     }
@@ -46,7 +46,7 @@ impl<'a> Rewrite<'a> {
     }
 }
 
-/// Replays objects in their order, until one goes past the end that the replay has.
+/// Replays objects in their order, until an object contains an entry after the end of the replay.
 pub(super) async fn replay_all(
     storage: &dyn Storage,
     replayer: &mut Replayer,
@@ -58,7 +58,7 @@ pub(super) async fn replay_all(
         let entries = rewrite.entries(read::entries(storage, &slice.name, slice.compression).await?);
         let applied = until(cancel, replayer.apply(entries)).await;
         match applied.with_context(|| format!("replay '{}'", slice.name))? {
-            // The slice was complete when it was checked. Only this comparison shows that it has lost its end since then.
+            // The slice was complete when it was checked. This comparison notices if it has been truncated since.
             Flow::Continue if slice.ends == Ends::Entries && replayer.last().is_none_or(|last| last < slice.to) => {
                 bail!(
                     "'{}' is damaged: its entries end before {}, the end time in its name; nothing more was replayed",
@@ -73,7 +73,7 @@ pub(super) async fn replay_all(
     Ok(())
 }
 
-/// Does `work`, or fails as soon as the restore is cancelled.
+/// Waits for `work`, or fails as soon as the restore is cancelled.
 pub(super) async fn until<T>(cancel: &CancellationToken, work: impl Future<Output = Result<T>>) -> Result<T> {
     let mut work = pin!(work);
     tokio::select! {

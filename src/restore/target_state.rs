@@ -1,4 +1,4 @@
-//! Reads what a plan needs to know about the replica set that is restored.
+//! Reads the facts about the restored replica set that a plan needs.
 
 use super::plan::{Target, TargetNamespace, version::Version};
 use crate::mongo::listing;
@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use bson::{Binary, Document, Uuid, doc};
 use mongodb::{Client, Database};
 
-/// Asks the connected node for its version and everything that exists.
+/// Reads the version of the connected node and all of its namespaces.
 pub async fn read(client: &Client) -> Result<Target> {
     let admin = client.database("admin");
     let build = admin.run_command(doc! { "buildInfo": 1 }).await.context("ask the server for its version")?;
@@ -29,7 +29,7 @@ pub async fn read(client: &Client) -> Result<Target> {
     Ok(Target { server, fcv, namespaces })
 }
 
-/// Names and UUIDs of a database's namespaces. Views and time series have no UUID.
+/// Returns the names and UUIDs of a database's namespaces. Views and time series have no UUID.
 pub async fn list(database: &Database, filter: Document) -> Result<Vec<(String, Option<Uuid>)>> {
     let question = doc! { "listCollections": 1, "filter": filter };
     let context = || format!("list the collections of '{}'", database.name());

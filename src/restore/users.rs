@@ -1,11 +1,11 @@
-//! Users and roles put back, so that at no moment the cluster is without them (docs/format.md E.5.1).
+//! Restores users and roles. The cluster is never without them (docs/format.md E.5.1).
 //!
-//! The copies are read straight from the storage, twice: once to see that they are whole, once to write them. What the
-//! backup holds is inserted or replaced first, roles before the users that have them; only then what it does not hold
-//! is removed. A failure in between leaves too many, never too few.
+//! The copies are read directly from the storage, twice: first to check that they are complete, then to write them.
+//! First the documents of the backup are inserted or replaced, roles before the users that have them. Only then those
+//! that the backup lacks are removed. So a failure in between can leave too many users, but never too few.
 //!
-//! The user that this program is logged in with and that user's roles keep their present definition: otherwise a
-//! restore could lock itself out. Where the backup holds no users, or no roles, those of the target stay.
+//! The user of this program and the roles of that user keep their present definition, because otherwise a restore could
+//! lock itself out. If the backup contains no users, or no roles, those of the target stay.
 
 use super::plan::UsersSource;
 use crate::{
@@ -20,33 +20,33 @@ use mongodb::{Client, Database};
 use std::collections::BTreeSet;
 use tokio_util::sync::CancellationToken;
 
-/// Documents and bytes in one command.
+/// The most documents and bytes in one command.
 const AT_ONCE: usize = 500;
 const BYTES_AT_ONCE: usize = 4 << 20;
 
 const USERS: &str = "system.users";
 const ROLES: &str = "system.roles";
 
-/// What was changed.
+/// The numbers of changed users and roles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Swapped {
-    /// Inserted or replaced.
+    /// Users that were inserted or replaced.
     pub users: u64,
     pub roles: u64,
-    /// Removed because the backup does not have them.
+    /// Users that were removed because the backup does not have them.
     pub removed_users: u64,
     pub removed_roles: u64,
 }
 
-/// Names (`db.user`, `db.role`) that stay as they are.
+/// Names (`db.user`, `db.role`) of the users and roles that are not changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Mine {
     users: BTreeSet<String>,
     roles: BTreeSet<String>,
 }
 
-/// Makes users and roles those of the backup, or with `databases` those that were made in them. Every write is confirmed by a
-/// majority.
+/// Replaces the users and roles by those of the backup, with `databases` only those that were created in these
+/// databases. Every write is confirmed by a majority.
 pub async fn put_back(
     storage: &dyn Storage,
     client: &Client,
@@ -75,7 +75,7 @@ pub async fn put_back(
         swapped.users = wanted.len() as u64;
         swapped.removed_users = remove_others(&admin, USERS, databases, &wanted, &mine.users).await?;
     }
-    // Last, because users that are gone by now may have had them.
+    // Roles are removed last, because the users that were removed above may have had them.
     if let Some(wanted) = wanted_roles {
         swapped.removed_roles = remove_others(&admin, ROLES, databases, &wanted, &mine.roles).await?;
     }
@@ -96,7 +96,7 @@ fn mine(status: &Document) -> Mine {
     Mine { users: names("authenticatedUsers", "user"), roles: names("authenticatedUserRoles", "role") }
 }
 
-/// Inserts or replaces everything but `keep`; returns the names written.
+/// Inserts or replaces all documents except those in `keep`. Returns the names that were written.
 async fn write(
     storage: &dyn Storage,
     admin: &Database,
@@ -130,7 +130,8 @@ async fn write(
     Ok(written)
 }
 
-/// Removes whatever (of these databases) is neither `wanted` nor to be kept; returns how many.
+/// Removes the documents that are neither in `wanted` nor in `keep`, with `databases` only those of these databases.
+/// Returns their number.
 async fn remove_others(
     admin: &Database,
     coll: &str,
@@ -167,7 +168,7 @@ async fn put(admin: &Database, coll: &str, documents: &[RawDocumentBuf]) -> Resu
     }
     let command = concerned(rawdoc! { "update": coll, "updates": updates });
     match admin.run_raw_command(command).await {
-        // The answer names what was inserted.
+        // The server's answer repeats the `_id` of each inserted document.
         Err(error) if insert::is_unreadable(&error) => {
             let ns = format!("{}.{coll}", admin.name());
             insert::put(admin.client(), &ns, documents).await.context("write users and roles")?;

@@ -1,4 +1,4 @@
-//! Additions to a plan: by a selection, by the oplog, and by the wish to have nothing but the backup.
+//! Additions to a plan: from a selection, from the oplog, and from the option to drop everything that the backup lacks.
 
 use super::{Draft, Drop, TargetNamespace};
 use crate::{
@@ -9,7 +9,7 @@ use crate::{
 };
 
 impl Draft<'_> {
-    /// A collection that gets a selected name while the oplog is replayed.
+    /// Whether a collection gets a selected name while the oplog is replayed.
     pub(super) fn is_followed(&self, meta: &NamespaceMeta) -> bool {
         let everything = Wish { selection: Selection::default(), ..self.facts.wish.clone() };
         let uuid = meta.uuid.filter(|_| fate(&meta.db, &meta.coll, &everything) == Fate::Restore);
@@ -22,12 +22,12 @@ impl Draft<'_> {
         there.is_droppable() && self.facts.followed.is_some_and(|followed| followed.named.contains(&name))
     }
 
-    /// The oplog's name for a collection that the target has under another name.
+    /// Returns the oplog's name for a collection that has another name on the target.
     pub(super) fn replayed_as(&self, there: &TargetNamespace) -> Option<String> {
         self.facts.followed?.renamed.get(&(there.db.clone(), there.coll.clone())).cloned()
     }
 
-    /// What the target has and the backup lacks.
+    /// Handles a namespace that the target has and the backup lacks.
     pub(super) fn look_at_extra(&mut self, there: &TargetNamespace) {
         let wish = self.facts.wish;
         if temporary_names::is_temporary(&there.coll) {
@@ -43,7 +43,7 @@ impl Draft<'_> {
         }
     }
 
-    /// A selection that names nothing of the backup is a slip of the pen.
+    /// Refuses a selection that matches nothing in the backup, because it is most likely a typing error.
     pub(super) fn check_selection(&mut self) {
         let selection = &self.facts.wish.selection;
         if selection.is_everything() {
@@ -61,14 +61,15 @@ impl Draft<'_> {
             self.reasons.extend(there.map(exists));
         }
         let created = self.facts.followed.is_none_or(|followed| !followed.creates.is_empty());
-        // The other shards may hold all of it.
+        // The other shards may have all selected namespaces.
         if self.taken.is_empty() && !created && !self.facts.sharded {
             self.reasons.push(format!("it holds nothing of {selection}"));
         }
     }
 }
 
-/// A collection under a name of ours: under its own the target may have one that is to stay.
+/// Returns the collection with a temporary name, because the target may have another collection of its own name that
+/// must stay.
 pub(super) fn parked(meta: &NamespaceMeta) -> NamespaceMeta {
     NamespaceMeta {
         coll: temporary_names::for_uuid(&meta.uuid.map(bson::Uuid::bytes).unwrap_or_default()),

@@ -1,4 +1,5 @@
-//! Pure: which replica sets of the cluster take part in a restore, and as which one of the backup (docs/format.md E.3).
+//! Decides which replica sets of the cluster take part in a restore, and which part of the backup each one gets
+//! (docs/format.md E.3).
 
 use crate::restore::router::{Ids, ids};
 use crate::{layout::Generation, model::backup::BackupMeta, topo::cluster::Cluster};
@@ -6,22 +7,23 @@ use anyhow::Context as _;
 use bson::Document;
 use std::collections::BTreeMap;
 
-/// Who takes whose part.
+/// The assignment of the backup's parts to replica sets of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Participants {
-    /// Replica set of the cluster → replica set of the backup.
+    /// Maps each replica set of the cluster to its replica set in the backup.
     pub parts: BTreeMap<String, String>,
-    /// Shard id in the backup → shard id in the cluster, where the two differ. A backup made before 2.0 does not record its
-    /// shard ids here, so they are assumed to be the names of its replica sets.
+    /// Maps each shard id in the backup to the shard id in the cluster, if they differ. A backup made before 2.0 does
+    /// not record its shard ids here, so the names of its replica sets are used.
     pub ids: Ids,
-    /// Replica set of the backup → shard id in the cluster.
+    /// Maps each replica set of the backup to its shard id in the cluster.
     pub places: BTreeMap<String, String>,
 }
 
-/// Finds the participants, or says everything that stands against it. `map` is the operator's: backup → cluster.
+/// Finds the participants, or returns all reasons against the restore. `map` is the operator's mapping: backup →
+/// cluster.
 ///
-/// A replica set of the cluster that the backup knows nothing of takes no part; one of the backup without a place in
-/// the cluster is an error, because its data would be lost.
+/// If a replica set of the cluster is not in the backup, it takes no part. If a replica set of the backup has no
+/// counterpart in the cluster, that is an error, because its data would be lost.
 pub fn participants(
     backup: &BackupMeta,
     cluster: &Cluster,
@@ -47,7 +49,7 @@ pub fn participants(
         if let Some(other) = parts.insert(to.clone(), part.name.clone()) {
             problems.push(format!("replica sets '{other}' and '{}' of the backup would both go to '{to}'", part.name));
         }
-        // Before 2.0 a backup did not say which replica set was that of the config servers.
+        // A backup made before 2.0 does not record which replica set belongs to the config servers.
         let unknown = Generation::of(&backup.pbm_version) == Generation::Archive && !part.iscs;
         if part.iscs != member.config && !unknown {
             let role = |config| if config { "is a config server" } else { "is none" };
@@ -70,7 +72,7 @@ pub fn participants(
     if problems.is_empty() { Ok(Participants { parts, ids: ids(pairs), places }) } else { Err(problems) }
 }
 
-/// The operator's mapping: replica set of the backup → of the cluster.
+/// Reads the operator's mapping from a replica set of the backup to one of the cluster.
 pub(in crate::restore) fn mapping(map: &Document) -> anyhow::Result<BTreeMap<String, String>> {
     let pairs = map.iter().map(|(from, to)| {
         let to = to.as_str().with_context(|| format!("the mapping of replica set '{from}' is not a name"))?;

@@ -1,6 +1,8 @@
-//! Pure: which backup and which oplog lead to a moment, or everything that stands in the way (docs/format.md E.1, E.7).
+//! Decides which backup and which oplog lead to a moment, or returns all reasons why it can't be reached
+//! (docs/format.md E.1, E.7).
 //!
-//! The command line asks before it sends anything, and every agent asks again, because others can send the command too.
+//! The command line calls this before it sends a command. Every agent calls it again, because other programs can send
+//! the command, too.
 
 use super::{
     restorable,
@@ -21,32 +23,33 @@ use crate::pitr::{
 use bson::Timestamp;
 use std::collections::BTreeMap;
 
-/// What is wanted.
+/// The moment to which an operator wants to restore.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// This time, itself included.
+    /// This time. An entry at this time is still applied.
     At(Timestamp),
     /// The latest moment up to which all replica sets have a saved oplog after the newest backup, or else the end of that
     /// backup.
     Latest,
 }
 
-/// How a moment is reached.
+/// A backup and the oplog with which a restore reaches a moment.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Way<'a> {
     pub base: &'a BackupMeta,
-    /// `None`: the end of the backup itself, because no saved oplog goes on from it.
+    /// The time up to which the oplog is replayed. `None` means the end of the backup, because no saved oplog continues
+    /// it.
     pub target: Option<Timestamp>,
 }
 
 impl Way<'_> {
-    /// The moment whose state the restore gives.
+    /// Returns the moment whose state the restore produces.
     #[must_use]
     pub fn moment(&self) -> Timestamp {
         self.target.unwrap_or(self.base.last_write_ts)
     }
 
-    /// Describes everything newer than the moment that this way reaches, for an operator who asked for the latest moment and
+    /// Describes everything newer than the moment that is reached, for an operator who asked for the latest moment and
     /// expects the present state.
     #[must_use]
     pub fn leaves_behind(&self, backups: &[BackupMeta], chunks: &[Chunk], restores: &[RestoreMeta]) -> Vec<String> {
@@ -80,7 +83,7 @@ impl Way<'_> {
     }
 }
 
-/// Why a moment can't be reached, and what can be.
+/// Why a moment can't be reached, and which moments can.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct Unreachable {
@@ -101,7 +104,7 @@ impl Piece for Span {
     }
 }
 
-/// Why a backup can be no base for a replay; `None` when it can.
+/// Returns why a backup can't be the base of a replay, or `None` if it can.
 #[must_use]
 pub fn not_a_base(backup: &BackupMeta) -> Option<String> {
     let reason = if backup.status != Status::Done {
@@ -117,13 +120,14 @@ pub fn not_a_base(backup: &BackupMeta) -> Option<String> {
     Some(reason)
 }
 
-/// The first moment after which a backup can be replayed: no part of it holds anything newer.
+/// Returns the earliest moment to which a replay of this backup can lead. No part of the backup contains anything
+/// newer.
 #[must_use]
 pub fn end(backup: &BackupMeta) -> Timestamp {
     backup.replsets.iter().map(|part| part.last_write_ts).fold(backup.last_write_ts, Ord::max)
 }
 
-/// Why `target` is no moment of this backup.
+/// Returns the reason if `target` is too early for this backup.
 #[must_use]
 pub fn too_early(backup: &BackupMeta, target: Timestamp) -> Option<String> {
     let end = end(backup);
@@ -131,16 +135,16 @@ pub fn too_early(backup: &BackupMeta, target: Timestamp) -> Option<String> {
         .then(|| format!("{} is before the end of the backup '{}' at {}", moment(target), backup.name, moment(end)))
 }
 
-/// The end of a part's own oplog, after which the restore needs saved chunks.
+/// Returns the end of a part's own oplog. The restore needs saved chunks from there on.
 pub(in crate::restore) fn begin(backup: &BackupMeta, part: &BackupReplset) -> Timestamp {
-    // Before 2.4 the oplog of every replica set went on to the last write of the cluster.
+    // Before 2.4 the oplog of every replica set reached to the last write of the cluster.
     if Generation::of(&backup.pbm_version) < Generation::Current {
         return backup.last_write_ts.max(part.last_write_ts);
     }
     if part.last_write_ts.time > 0 { part.last_write_ts } else { backup.last_write_ts }
 }
 
-/// The backup's own oplog and the chunks of one of its replica sets.
+/// Returns the backup's own oplog and the chunks, for one of its replica sets.
 fn pieces(backup: &BackupMeta, part: &BackupReplset, chunks: &[Chunk]) -> (Vec<Span>, Timestamp) {
     let begin = begin(backup, part);
     let first = Some(part.first_write_ts).filter(|first| first.time > 0).unwrap_or(begin);
@@ -150,7 +154,7 @@ fn pieces(backup: &BackupMeta, part: &BackupReplset, chunks: &[Chunk]) -> (Vec<S
     (pieces, first)
 }
 
-/// Everything that stands against replaying `base` up to `target`.
+/// Returns all reasons against a replay of `base` up to `target`.
 #[must_use]
 pub fn obstacles(base: &BackupMeta, chunks: &[Chunk], target: Timestamp) -> Vec<String> {
     let mut all: Vec<String> =
@@ -162,7 +166,7 @@ pub fn obstacles(base: &BackupMeta, chunks: &[Chunk], target: Timestamp) -> Vec<
             all.push(gap.explain(&part.name));
         }
     }
-    // What a shard got that is newer than the backup would be lost without a word.
+    // If a shard is newer than the backup, its data would be lost without a message.
     let end = end(base);
     let mut strangers: Vec<&str> = chunks
         .iter()
@@ -181,7 +185,7 @@ pub fn obstacles(base: &BackupMeta, chunks: &[Chunk], target: Timestamp) -> Vec<
     all
 }
 
-/// The last moment that can be reached from `base`.
+/// Returns the last moment that can be reached from `base`.
 #[must_use]
 pub fn reach(base: &BackupMeta, chunks: &[Chunk]) -> Timestamp {
     let last = Timestamp { time: u32::MAX, increment: u32::MAX };
@@ -192,7 +196,7 @@ pub fn reach(base: &BackupMeta, chunks: &[Chunk]) -> Timestamp {
     base.replsets.iter().map(of).min().unwrap_or(base.last_write_ts)
 }
 
-/// Chooses the base (or checks the named one), and checks that the oplog leads to the moment.
+/// Chooses the base (or checks the requested one), and checks that the oplog leads to the moment.
 pub fn find<'a>(
     backups: &'a [BackupMeta],
     chunks: &[Chunk],
@@ -201,7 +205,7 @@ pub fn find<'a>(
 ) -> Result<Way<'a>, Unreachable> {
     let mut bases: Vec<&BackupMeta> = match name {
         Some(name) => vec![named(backups, name)?],
-        // One on a profile's storage has to be named: that storage may be slow, or far away.
+        // A backup on the storage of a profile must be requested by name, because that storage may be slow or far away.
         None => {
             let here = |backup: &&BackupMeta| backup.store.profile != Some(true) && not_a_base(backup).is_none();
             backups.iter().filter(here).collect()
@@ -209,8 +213,8 @@ pub fn find<'a>(
     };
     bases.sort_by_key(|base| (end(base), base.start_ts));
     let way = match wish {
-        // The newest backup is always used. Even if the oplog after an older backup reaches further, a gap or a restore lies
-        // between the two.
+        // The newest backup is always used. Even if the oplog after an older backup reaches further, a gap or a restore
+        // lies between the two backups.
         Moment::Latest => match bases.last() {
             Some(base) => {
                 let reached = reach(base, chunks);
@@ -253,8 +257,8 @@ pub fn find<'a>(
 
 const NO_BASE: &str = "there is no backup to begin with: a finished logical one, not selective, on the main storage";
 
-/// The chunks that hold everything from `start` to `end` for each of `sources` (names of replica sets where the oplog comes
-/// from), in the order of replay; or everything that is missing.
+/// Returns the chunks that contain all entries from `start` to `end`, in the order of replay, or a description of what
+/// is missing. `sources` are the names of the replica sets whose oplog is replayed.
 pub fn window(
     sources: &[String],
     chunks: &[Chunk],
@@ -264,14 +268,14 @@ pub fn window(
     if start > end {
         return Err(vec![format!("the start, {}, is after the end, {}", moment(start), moment(end))]);
     }
-    // No entry has the increment 0.
+    // No oplog entry has the increment 0.
     let from = Timestamp { increment: start.increment.max(1), ..start };
     let lines = timelines(chunks);
     let (mut found, mut problems) = (BTreeMap::new(), Vec::new());
     for rs in sources {
         let own: Vec<_> = chunks.iter().filter(|chunk| chunk.rs == *rs).map(OplogObject::from).collect();
         let chained = match own.iter().find(|own| own.begins() <= from && own.ends() >= end.max(from)) {
-            // One is enough; also for a window of one entry, which a chain would have nothing to do for.
+            // One chunk is enough. This also handles a window of a single entry, for which a chain would be empty.
             Some(whole) => Ok(vec![whole.clone()]),
             None if from >= end => Err(Gap { after: start, next: None }),
             None => chain(own, from, end),
@@ -297,7 +301,7 @@ pub fn window(
     if problems.is_empty() { Ok(found) } else { Err(problems) }
 }
 
-/// The lines at and around a window, in words.
+/// Describes the timelines at and near a window.
 fn saved(lines: &[Line], start: Timestamp, end: Timestamp) -> String {
     let before = lines.iter().rev().find(|line| line.end < start);
     let after = lines.iter().find(|line| line.start > end);
@@ -323,7 +327,7 @@ fn named<'a>(backups: &'a [BackupMeta], name: &str) -> Result<&'a BackupMeta, Un
     }
 }
 
-/// The moments around `target` that can be restored.
+/// Describes the moments near `target` that can be restored.
 fn near(bases: &[&BackupMeta], chunks: &[Chunk], target: Timestamp) -> Vec<String> {
     let mut spans: Vec<Span> = Vec::new();
     for base in bases {
@@ -357,7 +361,7 @@ mod tests {
         Timestamp { time, increment: 1 }
     }
 
-    /// A backup of the replica sets, each with where its oplog begins and ends.
+    /// Creates a backup. Each replica set has its name and the times at which its oplog begins and ends.
     fn backup(name: &str, parts: &[(&str, u32, u32)]) -> BackupMeta {
         let replsets: Vec<_> = parts.iter().map(|(rs, ..)| json!({ "name": rs, "status": "done" })).collect();
         let mut backup: BackupMeta = serde_json::from_value(json!({
@@ -498,13 +502,13 @@ mod tests {
     #[test]
     fn every_replica_set_has_to_get_there() {
         let backups = [backup("b", &[("a", 10, 20), ("c", 10, 24)])];
-        // The chunks of c begin within its own slices.
+        // The chunks of c begin inside c's own slices.
         let mut chunks = vec![chunk("a", 20, 80), chunk("c", 22, 50)];
         assert_eq!(found(&backups, &chunks, Moment::At(ts(50)), None), Ok(("b".into(), 50)));
         assert_eq!(found(&backups, &chunks, Moment::Latest, None), Ok(("b".into(), 50)));
         let said = found(&backups, &chunks, Moment::At(ts(51)), None).expect_err("too far");
         assert!(said.contains("replica set 'c' ends at"), "{said}");
-        // The dump of c may hold what is newer than 20.
+        // The dump of c may contain writes that are newer than 20.
         assert!(found(&backups, &chunks, Moment::At(ts(22)), None).is_err());
         chunks.push(chunk("new", 40, 60));
         let said = found(&backups, &chunks, Moment::At(ts(45)), None).expect_err("a shard that joined later");
@@ -515,7 +519,8 @@ mod tests {
         assert!(said.contains("'a' ends at"), "{said}");
     }
 
-    /// Before 2.0 every replica set's own oplog went on to the last write of the cluster.
+    /// The oplog of every replica set in a backup made before 2.0 reached to the last write of the cluster, so chunks
+    /// continue it from that moment.
     #[test]
     fn old_backups_of_shards_go_on_from_one_moment() {
         let mut old = backup("b", &[("a", 10, 20), ("c", 10, 14)]);
@@ -533,7 +538,7 @@ mod tests {
         let found = window(&both, &chunks, ts(12), ts(30)).expect("covered");
         assert_eq!((found["a"].len(), found["b"].len()), (2, 1));
         assert_eq!(window(&both, &chunks, ts(15), ts(15)).expect("covered")["a"].len(), 1);
-        // The second begins with its first operation.
+        // The second in question begins with its first operation.
         assert_eq!(window(&both, &chunks, second(10), ts(20)).expect("covered")["a"].len(), 1);
         for (start, end, part) in [
             (second(9), ts(20), "'a' is saved from 1970-01-01T00:00:09Z (9,1) to 1970-01-01T00:00:10Z (10,1)"),

@@ -1,4 +1,4 @@
-//! Which namespaces of a backup are put back, and by whom (docs/format.md E.5).
+//! Decides which namespaces of a backup are restored, and by which step (docs/format.md E.5).
 
 use crate::{
     archive::meta::NamespaceMeta,
@@ -11,17 +11,18 @@ use crate::{
     replay::mapping::{Mapping, Place},
 };
 
-/// What the restore of one replica set is asked to put back.
+/// What to restore on one replica set.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wish {
-    /// The target is a config server: the routing tables are put back by their own step (E.10), not as collections.
+    /// Whether the target is a config server. Its routing tables are restored in a separate step (E.10) and not as
+    /// collections.
     pub config_server: bool,
     pub selection: Selection,
-    /// Users and roles; of a selection those of the databases that are selected as a whole.
+    /// Whether users and roles are restored. For a selection, only those of databases that are selected as a whole.
     pub users: bool,
-    /// What is restored gets other names, which `selection` has.
+    /// For a clone: the new names of what is restored. `selection` contains these new names.
     pub clone: Option<Mapping>,
-    /// Collections of the selection that the target has and the backup lacks are dropped, too.
+    /// Whether collections of the selection that the target has and the backup lacks are dropped, too.
     pub drop_extra: bool,
 }
 
@@ -32,7 +33,7 @@ impl Default for Wish {
 }
 
 impl Wish {
-    /// What is asked for, of this backup. Everything is all that the backup was made of.
+    /// Returns what to restore from this backup. "Everything" means all namespaces that the backup contains.
     ///
     /// # Errors
     /// The backup's own selection can't be read.
@@ -45,11 +46,12 @@ impl Wish {
         Ok(Self { selection, users, ..Self::default() })
     }
 
-    /// Collections under other names, with the data and the oplog of a backup. Both texts are lists with commas, of
-    /// `db.coll` or `db.*`, and each of the first becomes that of the second list in its place.
+    /// Returns the wish to restore collections under other names, from the data and the oplog of a backup. Both texts
+    /// are comma-separated lists of `db.coll` or `db.*`. Each entry of the first list is renamed to the entry at the
+    /// same position in the second list.
     ///
     /// # Errors
-    /// One of them can't be selected, the lists are of different length, or the pairs don't fit together.
+    /// An entry can't be selected, the lists have different lengths, or the pairs contradict each other.
     pub fn cloning(from: &str, to: &str) -> Result<Self, String> {
         let texts = |list: &str| -> Vec<String> { list.split(',').map(|text| text.trim().to_owned()).collect() };
         let (from, to) = (texts(from), texts(to));
@@ -65,7 +67,7 @@ impl Wish {
         Ok(Self { selection, users: false, clone: Some(Mapping::new(&pairs)?), ..Self::default() })
     }
 
-    /// A namespace of the backup as it is restored.
+    /// Returns a namespace of the backup under the name with which it is restored.
     #[must_use]
     pub fn renamed(&self, meta: &NamespaceMeta) -> NamespaceMeta {
         let mut meta = meta.clone();
@@ -78,7 +80,7 @@ impl Wish {
     }
 }
 
-/// A collection, or a whole database.
+/// Reads the name of a collection or of a whole database.
 fn place(text: &str) -> Result<Place, String> {
     Selection::parse(&[text]).map_err(|error| error.to_string())?;
     match text.split_once('.') {
@@ -88,23 +90,24 @@ fn place(text: &str) -> Result<Place, String> {
     }
 }
 
-/// Who takes care of a namespace.
+/// How a namespace is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fate {
-    /// Dropped, created and loaded like any collection.
+    /// It is dropped, created and loaded like any collection.
     Restore,
-    /// The source of the users or roles to swap in.
+    /// It contains the users or roles that replace those of the target.
     Users,
     Roles,
-    /// A routing table of a config server, put back by its own step.
+    /// It is a routing table of a config server, which a separate step restores.
     Routing,
-    /// The settings of a cluster. They are in use during the restore, so they are replaced document by document.
+    /// It contains the settings of a cluster. They are in use during the restore, so they are replaced document by
+    /// document.
     Settings,
-    /// Never touched, for the reason given.
+    /// It is never changed, for this reason.
     Leave(&'static str),
 }
 
-/// Decides over one namespace of a backup, by its name in `metadata.json`.
+/// Decides how one namespace of a backup is handled, by its name in `metadata.json`.
 #[must_use]
 pub fn fate(db: &str, coll: &str, wish: &Wish) -> Fate {
     let fate = match db {
@@ -114,14 +117,14 @@ pub fn fate(db: &str, coll: &str, wish: &Wish) -> Fate {
         _ => in_user_database(coll),
     };
     match fate {
-        // Of the routing tables the selection takes its own documents.
+        // The routing tables are not filtered here: a selection uses some of their documents.
         Fate::Restore | Fate::Settings if !wish.selection.wants(db, coll) => Fate::Leave("not selected"),
         Fate::Users | Fate::Roles if !wish.users => Fate::Leave("users and roles are not wanted"),
         fate => fate,
     }
 }
 
-/// May a collection be dropped from the target because the backup holds it under another name?
+/// Whether a collection may be dropped from the target because the backup contains it under another name.
 #[must_use]
 pub fn is_droppable(db: &str, coll: &str) -> bool {
     !matches!(db, "local" | "config") && matches!(fate(db, coll, &Wish::default()), Fate::Restore)
@@ -144,7 +147,7 @@ fn in_admin(coll: &str) -> Fate {
 
 fn in_config(coll: &str, wish: &Wish) -> Fate {
     match coll {
-        // This table is read but not restored: it shows to which replica set each shard id of the backup belongs.
+        // This table is read but not restored. It shows which replica set belongs to each shard id of the backup.
         "shards" if wish.config_server => Fate::Routing,
         "version" | "shards" => Fate::Leave("describes the cluster that made the backup"),
         "databases" | "collections" | "chunks" if wish.config_server => Fate::Routing,

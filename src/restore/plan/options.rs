@@ -1,10 +1,10 @@
-//! Collection options of a backup, fitted to the server that shall have them.
+//! Adapts the collection options of a backup to the server on which the collections are created.
 
 use super::version::Version;
 use crate::archive::meta::NamespaceKind;
 use bson::{Bson, Document};
 
-/// Options that came with a server version; creating a collection with them on an older one fails.
+/// Options that exist since a server version. An older server can't create a collection with them.
 const SINCE: &[(&str, Version)] = &[
     ("timeseries", Version::new(5, 0, 0)),
     ("expireAfterSeconds", Version::new(5, 0, 0)),
@@ -13,14 +13,14 @@ const SINCE: &[(&str, Version)] = &[
     ("encryptedFields", Version::new(6, 0, 0)),
 ];
 
-/// Options that a server version took away; they say nothing about the data and are left out there.
+/// Options that a server version removed. They don't affect the data, so they are left out for that version.
 const UNTIL: &[(&str, Version)] = &[("recordPreImages", Version::new(6, 0, 0))];
 
-/// What is left of the options, and what there is to say about it.
+/// The options that remain, and remarks about the others.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Fitted {
     pub options: Document,
-    /// Reasons why the server cannot have this collection.
+    /// Reasons why the server can't have this collection.
     pub problems: Vec<String>,
     pub notes: Vec<String>,
 }

@@ -1,5 +1,5 @@
-//! Pure: pieces of the oplog in the order of replay, and whether they cover what is to be replayed: a backup's slices
-//! (docs/format.md A.4), and PITR chunks behind them (A.5, E.7).
+//! Puts pieces of the oplog in the order of replay, and checks whether they cover the range to replay. The pieces are
+//! a backup's slices (docs/format.md A.4) and the PITR chunks after them (A.5, E.7).
 
 use crate::{
     layout::SliceName,
@@ -9,7 +9,7 @@ use crate::{
 use bson::Timestamp;
 use jiff::tz::TimeZone;
 
-/// What the two times of an object's name are.
+/// The meaning of the two times in an object's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ends {
     /// The times of the object's first and last entry. Slices of a backup and chunks that this program made have such names.
@@ -21,7 +21,7 @@ pub enum Ends {
     Unnamed,
 }
 
-/// One object of oplog entries; both ends inclusive.
+/// An object with oplog entries. Its range includes both ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OplogObject {
     pub name: String,
@@ -30,8 +30,8 @@ pub struct OplogObject {
     pub from: Timestamp,
     pub to: Timestamp,
     pub ends: Ends,
-    /// The time of an entry of this replica set, if one is known: the object's first entry must not be newer, its last entry
-    /// not older.
+    /// The time of an entry that this replica set has, if one is known. The object must contain it: its first entry
+    /// must not be newer, and its last entry must not be older.
     pub holds: Option<Timestamp>,
     /// Size and CRC-64/XZ of the uncompressed entries, if the backup's metadata records them.
     pub content: Option<(u64, i64)>,
@@ -40,7 +40,7 @@ pub struct OplogObject {
 }
 
 impl OplogObject {
-    /// An object with this name and range, of which nothing else is known yet.
+    /// Creates an object with this name and range. Nothing else is known about it yet.
     #[must_use]
     pub fn new(name: String, compression: Compression, (from, to): (Timestamp, Timestamp), ends: Ends) -> Self {
         Self { name, size: 0, compression, from, to, ends, holds: None, content: None, stored: None }
@@ -59,7 +59,7 @@ impl From<&Chunk> for OplogObject {
     }
 }
 
-/// A piece of the oplog, both ends inclusive.
+/// A piece of the oplog. Its range includes both ends.
 pub trait Piece {
     fn begins(&self) -> Timestamp;
     fn ends(&self) -> Timestamp;
@@ -75,17 +75,17 @@ impl Piece for OplogObject {
     }
 }
 
-/// Where a chain of pieces breaks off.
+/// The place where a chain of pieces is interrupted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gap {
-    /// Everything up to here is there.
+    /// All entries up to this time are in the chain.
     pub after: Timestamp,
-    /// Where the next piece begins; `None` when nothing follows.
+    /// The time at which the next piece begins, or `None` if no piece follows.
     pub next: Option<Timestamp>,
 }
 
 impl Gap {
-    /// In words, for the oplog of a replica set.
+    /// Describes the gap in the oplog of a replica set.
     #[must_use]
     pub fn explain(&self, rs: &str) -> String {
         match self.next {
@@ -97,9 +97,9 @@ impl Gap {
     }
 }
 
-/// The pieces that hold everything from `from` to `to`, in the order of replay; pieces touch when one begins at or before
-/// the end of those before it. What adds nothing is left out, and of several pieces that go on from the same place the one
-/// that reaches furthest is taken, so that their starts strictly grow.
+/// Returns the pieces that contain all entries from `from` to `to`, in the order of replay. Each piece begins at or
+/// before the end of the previous ones. Pieces that add nothing are left out. If several pieces continue from the same
+/// place, the one that reaches furthest is used, so each start is later than the one before.
 pub fn chain<T: Piece>(mut pieces: Vec<T>, from: Timestamp, to: Timestamp) -> Result<Vec<T>, Gap> {
     pieces.sort_by_key(|piece| (piece.begins(), piece.ends()));
     let mut chosen: Vec<T> = Vec::new();
@@ -122,8 +122,8 @@ pub fn chain<T: Piece>(mut pieces: Vec<T>, from: Timestamp, to: Timestamp) -> Re
 
 /// Reads the slices from a listing of the folder `dir` and checks that they cover `first` to `last` without a gap.
 ///
-/// No slice at all is right when nothing was written between the two, that is when they are equal or unknown (zero).
-/// The result is sorted by start: listings have no order.
+/// If nothing was written between the two times, that is, if they are equal or unknown (zero), there may be no slice at
+/// all. The result is sorted by start, because listings have no order.
 pub fn cover(
     dir: &str,
     objects: &[ObjectInfo],
@@ -176,12 +176,12 @@ fn gaps(dir: &str, slices: &[OplogObject], first: Timestamp, last: Timestamp) ->
     problems
 }
 
-/// A cluster time as people write it on our command line: `T,I`.
+/// Returns a cluster time in the form of our command line: `T,I`.
 pub fn at(ts: Timestamp) -> String {
     format!("{},{}", ts.time, ts.increment)
 }
 
-/// A cluster time for people and for our command line: `2026-03-01T10:20:30Z (T,I)`.
+/// Returns a cluster time in a form for people and for our command line: `2026-03-01T10:20:30Z (T,I)`.
 #[must_use]
 pub fn moment(ts: Timestamp) -> String {
     match jiff::Timestamp::from_second(i64::from(ts.time)) {
@@ -295,16 +295,17 @@ mod tests {
         type Chosen = Result<Vec<Range>, ((u32, u32), Option<(u32, u32)>)>;
         let cases: Vec<(Vec<Range>, Chosen)> = vec![
             (vec![whole(20), whole(10)], Ok(vec![whole(10), whole(20)])),
-            // One range is there twice, one lies inside another, one overlaps.
+            // One range occurs twice, one lies inside another, and one overlaps.
             (
                 vec![whole(10), whole(10), ((12, 1), (14, 1)), ((18, 1), (30, 1))],
                 Ok(vec![whole(10), ((18, 1), (30, 1))]),
             ),
-            // From the same start the longer one, whatever the order; longer than asked.
+            // Of two pieces with the same start, the longer one is used, in any order and even if it is longer than
+            // needed.
             (vec![((10, 1), (12, 1)), ((10, 1), (40, 1)), whole(10)], Ok(vec![((10, 1), (40, 1))])),
-            // A chunk may begin long before.
+            // A chunk may begin long before the range.
             (vec![((1, 1), (20, 1)), whole(20)], Ok(vec![((1, 1), (20, 1)), whole(20)])),
-            // Increments count.
+            // Increments are compared, too.
             (vec![whole(10), ((20, 2), (30, 1))], Err(((20, 1), Some((20, 2))))),
             (vec![whole(10)], Err(((20, 1), None))),
             (vec![((10, 2), (30, 1))], Err(((10, 1), Some((10, 2))))),

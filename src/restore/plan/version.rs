@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-/// `major.minor.patch`; what follows a `-` is cut.
+/// A version `major.minor.patch`. Anything after a `-` is ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
     pub major: u32,
@@ -16,7 +16,7 @@ impl Version {
         Self { major, minor, patch }
     }
 
-    /// Reads `6.0.5`, `v2.15.0`, `8.0.4-1`, `7.0`; `None` for anything else.
+    /// Reads `6.0.5`, `v2.15.0`, `8.0.4-1` or `7.0`. Returns `None` for anything else.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.strip_prefix('v').unwrap_or(text);
@@ -26,7 +26,7 @@ impl Version {
         parts.next().is_none().then_some(version)
     }
 
-    /// `major.minor` as a pair, for comparing release series.
+    /// Returns `major.minor` as a pair, to compare release series.
     #[must_use]
     pub fn series(self) -> (u32, u32) {
         (self.major, self.minor)
