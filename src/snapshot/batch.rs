@@ -1,13 +1,13 @@
-//! `insert` commands built straight from the bytes of a backup: a document is copied once, never decoded.
+//! Builds `insert` commands directly from the bytes of a backup. A document is copied once and never decoded.
 
 use crate::raw::{self, Writer};
 use bson::{RawDocument, RawDocumentBuf, doc, raw::RawBsonRef, rawdoc};
 
-/// The largest document that a server stores or returns: 16 MiB and the room that its own commands need.
+/// The largest document that a server stores or returns: 16 MiB, and the additional space that its own commands need.
 pub const MAX_DOCUMENT: usize = 16 * 1024 * 1024 + 16 * 1024;
-/// Smallest BSON document: its length and a closing zero.
+/// The smallest BSON document: its length and a zero byte.
 pub const MIN_DOCUMENT: usize = 5;
-/// Most documents that a server takes in one command.
+/// The most documents that a server accepts in one command.
 pub const MAX_DOCUMENTS: usize = 100_000;
 
 /// The collection of a batch, and how documents are inserted there.
@@ -15,18 +15,19 @@ pub const MAX_DOCUMENTS: usize = 100_000;
 pub struct InsertInto {
     pub db: String,
     pub coll: String,
-    /// Keeps the order of the documents, for capped collections: one insert at a time.
+    /// Whether the order of the documents must be kept, as in capped collections. Then the inserts are sent one after
+    /// the other.
     pub ordered: bool,
-    /// False for buckets of time series: the server insists on their validator.
+    /// False for buckets of time series, because the server requires that their validator runs.
     pub bypass_validation: bool,
 }
 
-/// Fields of a document that the server fills in with its own time.
+/// The fields of a document that the server replaces by its own time.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ZeroTimestamps {
-    /// The document's `_id` and nothing else.
+    /// A document with only the `_id` of the document.
     pub id: RawDocumentBuf,
-    /// Their names, of any bytes.
+    /// The names of the fields, which can contain any bytes.
     pub fields: Vec<Vec<u8>>,
 }
 
@@ -40,27 +41,27 @@ pub struct Batch {
     document_at: usize,
     documents: usize,
     document_bytes: usize,
-    /// Number of the first document within its object.
+    /// The number of the first document within its object.
     pub first: u64,
     zeros: Vec<ZeroTimestamps>,
 }
 
-/// A finished command.
+/// A finished `insert` command.
 #[derive(Debug)]
 pub struct Insert {
     pub command: RawDocumentBuf,
     pub documents: usize,
-    /// Bytes of the documents alone.
+    /// The size of the documents without the rest of the command.
     pub bytes: usize,
     pub first: u64,
-    /// Top-level `Timestamp(0, 0)`: the server replaces these by its own time when it inserts, so they are restored
-    /// afterwards.
+    /// Top-level fields with `Timestamp(0, 0)`. The server replaces these values by its own time when it inserts the
+    /// documents, so they are restored afterwards.
     pub zeros: Vec<ZeroTimestamps>,
 }
 
 impl Batch {
-    /// An empty batch with room for `capacity` bytes of documents. `majority` makes the server answer only when most
-    /// members have it.
+    /// Creates an empty batch with space for `capacity` bytes of documents. With `majority`, the server answers only
+    /// after a majority of the members has the batch.
     #[must_use]
     pub fn new(into: &InsertInto, majority: bool, first: u64, capacity: usize) -> Self {
         let concern = if majority {
@@ -87,7 +88,7 @@ impl Batch {
         self.documents
     }
 
-    /// Bytes used so far.
+    /// Returns the number of bytes used so far.
     #[must_use]
     pub fn len(&self) -> usize {
         self.bytes.len()
@@ -98,7 +99,7 @@ impl Batch {
         self.documents == 0
     }
 
-    /// Starts the next document; its bytes follow through [`Batch::extend`].
+    /// Begins the next document. Its bytes follow through [`Batch::extend`].
     pub fn begin(&mut self) {
         self.bytes.push(0x03);
         push_decimal(&mut self.bytes, self.documents);
@@ -106,12 +107,12 @@ impl Batch {
         self.document_at = self.bytes.len();
     }
 
-    /// Takes the next bytes of the current document.
+    /// Adds the next bytes of the current document.
     pub fn extend(&mut self, part: &[u8]) {
         self.bytes.extend_from_slice(part);
     }
 
-    /// Ends the current document. An error means that the bytes are no document.
+    /// Ends the current document. It is an error if its bytes are not a valid document.
     pub fn end(&mut self) -> Result<(), String> {
         let document = RawDocument::from_bytes(&self.bytes[self.document_at..]).map_err(|e| e.to_string())?;
         if let Some(zero) = zero_timestamps(document)? {
@@ -122,7 +123,7 @@ impl Batch {
         Ok(())
     }
 
-    /// The finished command.
+    /// Returns the finished command.
     #[must_use]
     pub fn finish(mut self) -> Insert {
         self.bytes.push(0);
@@ -137,7 +138,7 @@ impl Batch {
 }
 
 impl Insert {
-    /// The documents of the given positions as a batch of their own.
+    /// Returns a batch with only the documents at these positions.
     pub fn only(&self, into: &InsertInto, positions: &[usize]) -> Result<Self, String> {
         let documents = self.command.get_array("documents").map_err(|e| e.to_string())?;
         let mut batch = Batch::new(into, false, self.first, self.command.as_bytes().len());
@@ -154,7 +155,8 @@ impl Insert {
     }
 }
 
-/// The oplog entry that restores zero timestamps. An update of this form takes field names literally and keeps zeros.
+/// Returns the oplog entry that restores zero timestamps. An update of this form treats field names literally and keeps
+/// zeros.
 #[must_use]
 pub fn put_back(ns: &str, zero: &ZeroTimestamps) -> RawDocumentBuf {
     let mut fields = Writer::new();
@@ -168,7 +170,7 @@ pub fn put_back(ns: &str, zero: &ZeroTimestamps) -> RawDocumentBuf {
 /// The bytes of `Timestamp(0, 0)` in a document.
 const ZERO: [u8; 8] = [0; 8];
 
-/// Top-level fields with `Timestamp(0, 0)`, without `_id`, which the server leaves alone.
+/// Returns the top-level fields with `Timestamp(0, 0)`, except `_id`, which the server does not change.
 fn zero_timestamps(document: &RawDocument) -> Result<Option<ZeroTimestamps>, String> {
     let mut fields = Vec::new();
     for field in raw::fields(document) {

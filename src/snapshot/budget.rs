@@ -1,4 +1,4 @@
-//! One bound for the bytes of all pipelines together.
+//! A common memory limit for all pipelines.
 
 use bytes::Bytes;
 use std::sync::Arc;
@@ -7,17 +7,17 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 /// The unit in which bytes are counted.
 const UNIT: usize = 1024;
 
-/// Hands out memory; bytes count until their last copy is dropped.
+/// Grants memory. Bytes count until their last copy is dropped.
 #[derive(Debug, Clone)]
 pub struct Budget {
     free: Arc<Semaphore>,
     units: usize,
 }
 
-/// A part of the budget, which is free again when this is dropped.
+/// A part of the budget. It becomes free when this value is dropped.
 #[derive(Debug)]
 pub struct Reservation {
-    // The semaphore is never closed; without a permit the bytes would merely not be counted.
+    // The semaphore is never closed. If a permit were missing, the bytes would only not be counted.
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -28,14 +28,15 @@ impl Budget {
         Self { free: Arc::new(Semaphore::new(units)), units }
     }
 
-    /// Waits until there is room for `bytes`. More than the whole budget gets all of it.
+    /// Waits until `bytes` are free and reserves them. If `bytes` exceed the whole budget, all of it is reserved.
     pub async fn reserve(&self, bytes: usize) -> Reservation {
         let units = bytes.div_ceil(UNIT).clamp(1, self.units);
         let permit = self.free.clone().acquire_many_owned(u32::try_from(units).unwrap_or(u32::MAX)).await;
         Reservation { _permit: permit.ok() }
     }
 
-    /// Waits until there is room for the bytes and wraps them. More than the whole budget gets all of it.
+    /// Waits until the budget has space for the bytes, and wraps them. If they exceed the whole budget, all of it is
+    /// reserved.
     pub async fn admit(&self, bytes: impl AsRef<[u8]> + Send + 'static) -> Bytes {
         let reservation = self.reserve(bytes.as_ref().len()).await;
         Bytes::from_owner(Admitted { bytes, _reservation: reservation })
@@ -93,7 +94,7 @@ mod tests {
         assert_eq!(budget.free.available_permits(), 7, "bytes are rounded up to units");
     }
 
-    /// Replies of a size, handed on in slices.
+    /// Returns a stream of replies of one size, each passed on in slices.
     fn collection(budget: &Budget, replies: usize, reply: usize, slice: usize) -> ByteStream {
         let budget = budget.clone();
         stream::iter(0..replies)
@@ -110,8 +111,8 @@ mod tests {
             .boxed()
     }
 
-    /// A storage keeps the beginning of an object until its end, for a repetition, and gathers the rest. If these bytes counted,
-    /// the next reply would wait for ever.
+    /// Bytes that were sent do not count: a storage keeps the beginning of an object until its end, to be able to send
+    /// it again, and collects the rest. If these bytes counted, the next reply would wait for ever.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_was_sent_does_not_count() {
         const KIB: usize = 1 << 10;
@@ -122,7 +123,7 @@ mod tests {
         let store = open::open(&conf, "").await.expect("open");
         for compression in [Compression::None, Compression::S2] {
             let budget = Budget::new(16 << 20);
-            // One document of 9 MiB to a reply, and four of 255 KiB.
+            // One reply contains one document of 9 MiB, another four of 255 KiB.
             let giants = (0..2).map(|_| (3, 9 << 20, 512 * KIB));
             let large = (0..4).map(|_| (8, 4 * 255 * KIB, 255 * KIB));
             let (store, budget) = (&store, &budget);

@@ -1,11 +1,11 @@
 //! Dumps the collections of one node into compressed objects, several at once.
 //!
 //! # Memory
-//! The documents of all collections that are in memory stay below [`DumpPlan::in_flight`] bytes. In addition, each collection
-//! has the buffers of an encoder.
+//! The documents that are in memory, of all collections together, stay below [`DumpPlan::in_flight`] bytes. In
+//! addition, each collection has the buffers of an encoder.
 //!
 //! # Cancellation
-//! Dropping the future of [`dump`] stops everything; the storage keeps no unfinished object.
+//! If the caller drops the future of [`dump`], everything stops. The storage keeps no unfinished object.
 
 use super::routing_tables;
 use super::{
@@ -30,20 +30,20 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-/// What to dump and how.
+/// The parameters of a dump.
 #[derive(Debug, Clone)]
 pub struct DumpPlan {
     pub layout: ReplsetLayout,
     /// Compression level of the codec.
     pub level: Option<i32>,
-    /// Collections that are dumped at the same time.
+    /// How many collections are dumped at the same time.
     pub parallel: usize,
-    /// Bytes of documents in memory, of all collections together.
+    /// The most bytes of documents in memory, of all collections together.
     pub in_flight: usize,
     pub selection: Selection,
-    /// For a selection: the users and roles of the databases that are selected as a whole are dumped, too.
+    /// For a selection: whether the users and roles of databases that are selected as a whole are dumped, too.
     pub users: bool,
-    /// The node belongs to a config server: the routing of a selection is dumped.
+    /// Whether the node belongs to a config server, so that the routing of a selection is dumped.
     pub routing: bool,
 }
 
@@ -54,7 +54,7 @@ pub struct Dumped {
     pub namespaces: Vec<NamespaceMeta>,
     /// See [`Listing::remains`].
     pub remains: Vec<NamespaceMeta>,
-    /// Stored bytes of all objects.
+    /// The sum of the stored bytes of all objects.
     pub stored: u64,
     /// Every object that was stored, with its stored bytes.
     pub objects: Vec<(String, u64)>,
@@ -62,14 +62,14 @@ pub struct Dumped {
     pub docs: u64,
 }
 
-/// How often a collection is read from its start if the server ends the scan.
+/// How many times a collection is read again from its start if the server ends the scan.
 const REPEATS: usize = 20;
 
 /// Dumps every namespace of the backup. Users and roles are stored a second time, under the names from which a restore reads
 /// them.
 ///
 /// # Errors
-/// The node can't be read or the storage can't be written; objects that were finished before stay.
+/// The node can't be read or the storage can't be written. Objects that were already finished stay.
 pub async fn dump(
     client: &Client,
     storage: &Arc<dyn Storage>,
@@ -84,7 +84,7 @@ pub async fn dump(
     progress.bytes_total.store(namespaces.iter().map(|n| n.bytes).sum(), Relaxed);
     progress.docs_total.store(namespaces.iter().map(|n| n.count).sum(), Relaxed);
     progress.collections_total.store((namespaces.len() + remains.len()) as u64, Relaxed);
-    // The largest first, so that the dump does not end with one large collection alone.
+    // The largest collections come first, so that the dump does not end with a single large one.
     namespaces.sort_by_key(|n| std::cmp::Reverse(n.bytes));
 
     let budget = Budget::new(plan.in_flight);
@@ -165,8 +165,8 @@ impl Target {
         Self { own, escaped: String::new(), why: None }
     }
 
-    /// Whether the storage may have refused the name and not the content. A second attempt with the escaped name shows which
-    /// one.
+    /// Whether the storage may have refused the name and not the content. A second attempt with the escaped name
+    /// decides it.
     fn is_refused(&self, error: &storage::Error) -> bool {
         let unusual = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '/'));
         let name = self.own.rsplit_once('/').map_or("", |(_, name)| name);
@@ -175,8 +175,8 @@ impl Target {
     }
 }
 
-/// Returns the objects that can't have the names of their collections, each with the reason: one such name must not end the
-/// backup of all other collections. `objects` are the objects with documents.
+/// Returns the objects that can't have the names of their collections, each with the reason. One such name must not end
+/// the backup of all other collections. `objects` are the objects with documents.
 fn unfit_names<'a>(layout: &ReplsetLayout, objects: &[&'a str], same_letters: bool) -> HashMap<&'a str, String> {
     let own = [layout.metadata(), layout.meta_pbm()];
     let mut sorted = objects.to_vec();
@@ -218,7 +218,7 @@ async fn ignores_case(storage: &dyn Storage) -> Result<bool> {
     }
 }
 
-/// The users or roles that were created in some databases.
+/// Returns a namespace with the users or roles that were created in some databases.
 fn users_of_databases(coll: &str, databases: &[&str]) -> Namespace {
     Namespace {
         db: "admin".to_owned(),
@@ -237,7 +237,7 @@ fn id_index() -> bson::Document {
     doc! { "v": 2, "key": { "_id": 1 }, "name": "_id_" }
 }
 
-/// The metadata of a namespace without documents.
+/// Returns the metadata of a namespace without documents.
 fn describe_empty(namespace: &Namespace) -> NamespaceMeta {
     NamespaceMeta {
         db: namespace.db.clone(),
@@ -252,7 +252,7 @@ fn describe_empty(namespace: &Namespace) -> NamespaceMeta {
     }
 }
 
-/// One namespace: its metadata, stored bytes and number of documents.
+/// The metadata, the stored bytes and the number of documents of one namespace.
 type Part = (NamespaceMeta, u64, u64);
 
 /// Dumps the documents of one namespace.
@@ -345,7 +345,7 @@ mod tests {
     use super::*;
     use crate::model::compression::Compression;
 
-    /// The names of the collections in the database `a` that are stored under other names.
+    /// Returns the names of the collections in the database `a` that are stored under other names.
     fn unfit(compression: Compression, same_letters: bool, colls: &[&str]) -> Vec<String> {
         let layout = ReplsetLayout::new("b", "rs0", compression);
         let object = |coll: &str| match coll.split_once(':') {

@@ -6,27 +6,27 @@ use crate::raw;
 use bson::{Bson, Document, RawArrayBuf, RawDocumentBuf, doc, raw::cstr, rawdoc};
 use mongodb::{Client, error::ErrorKind};
 
-/// Updates sent in one command.
+/// The number of updates in one command.
 const UPDATES_AT_ONCE: usize = 500;
 
-/// Why documents did not arrive.
+/// Why documents were not inserted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The server refused a document.
     #[error("insert into '{ns}': the server refused {document} (code {code}): {message}")]
     Refused { ns: String, document: String, code: i32, message: String },
-    /// Most members did not confirm.
+    /// A majority of the members did not confirm the insert.
     #[error("insert into '{ns}': not confirmed by a majority: {reason}")]
     Unconfirmed { ns: String, reason: String },
     /// The command itself failed.
     #[error("{action} '{ns}'")]
     Server { action: &'static str, ns: String, source: mongodb::error::Error },
-    /// The answer cannot be understood, or counts fewer documents than were sent.
+    /// The answer can't be understood, or reports fewer documents than were sent.
     #[error("insert into '{ns}': {reason}")]
     Answer { ns: String, reason: String },
 }
 
-/// A document that the server refused, by its position in the batch.
+/// A document that the server refused, and its position in the batch.
 #[derive(Debug, Clone, PartialEq)]
 struct WriteError {
     index: usize,
@@ -36,15 +36,16 @@ struct WriteError {
 }
 
 impl WriteError {
-    /// The collection already has a document with this `_id`.
+    /// Whether the collection already has a document with this `_id`.
     fn is_same_id(&self) -> bool {
         self.code == DUPLICATE_KEY && self.key.as_ref().is_some_and(|key| key.len() == 1 && key.contains_key("_id"))
     }
 }
 
-/// Sends one batch; returns when the server has all of it.
+/// Sends one batch. Returns when the server has inserted all of it.
 ///
-/// For a time series, `series` is its name: buckets of mixed types are then allowed once the server asks for it.
+/// For a time series, `series` is its name. If the server requires it, buckets of mixed types are allowed for the
+/// series.
 pub async fn send(client: &Client, into: &InsertInto, insert: Insert, series: Option<&str>) -> Result<(), Error> {
     let ns = format!("{}.{}", into.db, into.coll);
     let (expected, first, zeros) = (insert.documents, insert.first, insert.zeros.clone());
@@ -73,7 +74,7 @@ pub async fn send(client: &Client, into: &InsertInto, insert: Insert, series: Op
     restore_zeros(client, &ns, &zeros).await
 }
 
-/// Returns when a majority of the members has everything that was written so far.
+/// Returns when a majority of the members has everything that was written before.
 pub async fn confirm(client: &Client) -> Result<(), Error> {
     // A write that changes nothing waits until the majority has the last operation of the server.
     let nothing = doc! {
@@ -102,7 +103,7 @@ async fn run(client: &Client, into: &InsertInto, insert: Insert) -> Result<Docum
     }
 }
 
-/// Whether the server's answer can't be decoded. This happens when it repeats an `_id` that contains invalid UTF-8: that of a
+/// Whether the server's answer can't be decoded. This happens when it repeats an `_id` with invalid UTF-8: the one of a
 /// duplicate document, or of a document that an update has inserted.
 pub(crate) fn is_unreadable(error: &mongodb::error::Error) -> bool {
     matches!(*error.kind, ErrorKind::BsonDeserialization(_) | ErrorKind::Bson(_) | ErrorKind::InvalidResponse { .. })
@@ -122,8 +123,8 @@ async fn insert_again(client: &Client, ns: &str, insert: &Insert) -> Result<Docu
     Ok(doc! { "ok": 1, "n": i64::try_from(all.len()).unwrap_or(i64::MAX) })
 }
 
-/// Inserts documents, or replaces those with the same `_id`, in the way a replay of the oplog does. The server's answer names no
-/// document.
+/// Inserts documents, or replaces those with the same `_id`, in the way in which the oplog is replayed. The server's
+/// answer contains no `_id`.
 pub(crate) async fn put(client: &Client, ns: &str, documents: &[RawDocumentBuf]) -> mongodb::error::Result<()> {
     let entries: Vec<_> =
         documents.iter().map(|document| rawdoc! { "op": "i", "ns": ns, "o": document.clone() }).collect();
@@ -143,9 +144,9 @@ fn apply_ops(entries: &[RawDocumentBuf]) -> RawDocumentBuf {
     rawdoc! { "applyOps": list }
 }
 
-/// Checks the answer to an insert. A document that already exists is no error: a scan reads a document twice if it is deleted
-/// and inserted again meanwhile. It does not matter which of the two versions stays, because the oplog of the scan contains both
-/// operations and is replayed afterwards. No other unique index exists yet.
+/// Checks the answer to an insert. It is no error if a document already exists: if a document is deleted and inserted
+/// again during a scan, the scan can read it twice. It does not matter which of the two versions stays, because the
+/// oplog of the backup contains both operations and is replayed afterwards. No other unique index exists yet.
 fn check(ns: &str, answer: &Document, expected: usize, first: u64) -> Result<(), Error> {
     let (twice, refusals): (Vec<_>, Vec<_>) = write_errors(ns, answer)?.into_iter().partition(WriteError::is_same_id);
     if let Some(error) = refusals.first() {
@@ -194,7 +195,7 @@ fn write_errors(ns: &str, answer: &Document) -> Result<Vec<WriteError>, Error> {
 async fn allow_mixed_schema(client: &Client, into: &InsertInto, series: &str) -> Result<(), Error> {
     let database = client.database(&into.db);
     let mut result = Ok(Document::new());
-    // Which of the two names is right depends on the server version.
+    // It depends on the server version which of the two names is right.
     for name in [series, into.coll.as_str()] {
         let command = doc! { "collMod": name, "timeseriesBucketsMayHaveMixedSchemaData": true };
         result = database.run_command(command).await;

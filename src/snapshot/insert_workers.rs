@@ -1,5 +1,5 @@
-//! Cuts the bytes of one collection into documents and batches, and inserts them with several workers. The promises of
-//! [`super::load`] about memory and durability are kept here.
+//! Cuts the bytes of one collection into documents and batches, and inserts them with several workers. This module
+//! keeps the promises of [`super::load`] about memory and durability.
 
 use super::{
     batch::{Batch, MAX_DOCUMENT, MAX_DOCUMENTS, MIN_DOCUMENT},
@@ -17,10 +17,10 @@ use std::sync::{
 };
 use tokio::task::JoinSet;
 
-/// One batch out of this many bytes waits for a majority.
+/// One batch in each of these spans of bytes waits for a majority.
 pub const MAJORITY_EVERY: u64 = 64 << 20;
 
-/// What all collections of one load share.
+/// The state that all collections of one load share.
 pub(super) struct Shared {
     client: Client,
     pub(super) options: LoadOptions,
@@ -41,7 +41,7 @@ impl Shared {
     }
 }
 
-/// Turns a collection's bytes into inserts.
+/// Turns the bytes of a collection into inserts.
 pub(super) struct Inserter {
     shared: Arc<Shared>,
     goal: Arc<Goal>,
@@ -49,9 +49,9 @@ pub(super) struct Inserter {
     object: String,
     workers: usize,
     inserts: JoinSet<Result<(), Error>>,
-    /// The first bytes of the next document, which are its length, until all four have come.
+    /// The first bytes of the next document, which contain its length, until all four have arrived.
     header: Vec<u8>,
-    /// Bytes of the current document that have not come yet.
+    /// The number of bytes of the current document that have not arrived yet.
     rest: usize,
     batch: Option<(Batch, Reservation)>,
     documents: u64,
@@ -60,7 +60,7 @@ pub(super) struct Inserter {
 
 impl Inserter {
     pub(super) fn new(shared: Arc<Shared>, goal: Goal, object: &str) -> Self {
-        // One insert after the other keeps the natural order.
+        // To keep the natural order, the inserts are sent one after the other.
         let workers = if goal.into.ordered { 1 } else { shared.options.workers.max(1) };
         Self {
             shared,
@@ -115,7 +115,7 @@ impl Inserter {
         Ok(())
     }
 
-    /// Begins a document whose length has arrived, in a new batch if it does not fit into the current one.
+    /// Begins a document after its length has arrived. If it does not fit into the current batch, a new batch begins.
     async fn begin_document(&mut self) -> Result<(), Error> {
         let length = self.header.as_slice().get_i32_le();
         let Some(length) = usize::try_from(length).ok().filter(|l| (MIN_DOCUMENT..=MAX_DOCUMENT).contains(l)) else {
@@ -144,14 +144,14 @@ impl Inserter {
         Ok(())
     }
 
-    /// Whether the next batch is the one of its [`MAJORITY_EVERY`] bytes that waits for a majority.
+    /// Whether the next batch is the one in its span of [`MAJORITY_EVERY`] bytes that waits for a majority.
     fn wants_majority(&self) -> bool {
         let step = self.shared.options.batch_bytes as u64;
         let before = self.shared.since_majority.fetch_add(step, Relaxed);
         before / MAJORITY_EVERY != (before + step) / MAJORITY_EVERY
     }
 
-    /// Hands the current batch to a worker, waiting for a free one.
+    /// Waits for a free worker and passes the current batch to it.
     pub(super) async fn send(&mut self) -> Result<(), Error> {
         let Some((batch, reservation)) = self.batch.take() else { return Ok(()) };
         while self.inserts.len() >= self.workers
@@ -172,7 +172,7 @@ impl Inserter {
         Ok(())
     }
 
-    /// Returns the error of an insert that has failed, without waiting for the others.
+    /// Returns the error of an insert that has failed. Does not wait for the others.
     pub(super) fn check_inserts(&mut self) -> Result<(), Error> {
         while let Some(done) = self.inserts.try_join_next() {
             done??;

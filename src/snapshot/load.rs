@@ -2,24 +2,24 @@
 //!
 //! # Overview
 //!
-//! `storage → decompress → checksum → batches of whole documents → insert`, several collections at once and several
-//! inserts of one collection at once. Collections exist already; nothing here creates or drops one.
+//! `storage → decompress → checksum → batches of whole documents → insert`. Several collections are loaded at once,
+//! with several inserts of one collection at once. The collections already exist; this module creates and drops none.
 //!
 //! # Memory
 //!
-//! All collections share one budget. A batch reserves its part of it before its first byte is copied, so the bytes of all
-//! batches (being filled, waiting or being sent) stay below [`LoadOptions::in_flight`], whatever the documents are. A document
-//! larger than the whole budget waits until no other batch is in memory.
+//! All collections share one budget. A batch reserves its part of the budget before its first byte is copied. So the
+//! bytes of all batches (that are being filled, wait or are being sent) stay below [`LoadOptions::in_flight`], whatever
+//! the documents are. A document larger than the whole budget waits until no other batch is in memory.
 //!
 //! # Durability
 //!
-//! The primary alone acknowledges most batches, which is faster than a majority each time. One batch out of each
-//! [`MAJORITY_EVERY`](super::insert_workers::MAJORITY_EVERY) bytes waits until most members have it, so that the primary cannot
-//! run far ahead of the others. At the end a majority confirms everything, and only then the data counts as loaded.
+//! Only the primary acknowledges most batches, which is faster than a majority each time. One batch in each span of
+//! [`MAJORITY_EVERY`](super::insert_workers::MAJORITY_EVERY) bytes waits until a majority has it, so that the other
+//! members do not fall far behind. At the end a majority confirms everything, and only then the data counts as loaded.
 //!
 //! # Retries
 //!
-//! None: an insert is not idempotent. The caller may drop, create and load again.
+//! There are no retries, because an insert is not idempotent. The caller may drop, create and load again.
 
 use super::{
     insert,
@@ -41,8 +41,8 @@ pub use super::{
     load_result::{Error, LoadProgress, Loaded},
 };
 
-/// Loads everything, the largest first, and returns when a majority has it and every object had the recorded size and
-/// checksum.
+/// Loads everything, with the largest collections first. Returns when a majority has it and every object had the
+/// recorded size and checksum.
 pub async fn load(
     storage: Arc<dyn Storage>,
     client: &Client,
@@ -86,7 +86,7 @@ async fn load_all(
     }
 }
 
-/// Loads one collection. All its inserts have been acknowledged when this returns without an error.
+/// Loads one collection. When this returns without an error, all its inserts have been acknowledged.
 async fn load_one(storage: Arc<dyn Storage>, shared: Arc<Shared>, item: LoadItem) -> Result<Loaded, Error> {
     let ns = item.goal.ns();
     let stored = |source| Error::Stored { ns: ns.clone(), source: Box::new(source) };
@@ -98,10 +98,10 @@ async fn load_one(storage: Arc<dyn Storage>, shared: Arc<Shared>, item: LoadItem
     inserter.finish().await
 }
 
-/// Reads the next chunk.
+/// Reads the next chunk of the object.
 ///
 /// # Errors
-/// The object is damaged or can't be read, or an insert has failed meanwhile.
+/// The object is damaged or can't be read, or one of the running inserts has failed.
 async fn read_next(reading: &mut Reading<'_>, inserter: &mut Inserter) -> Result<Option<Bytes>, Error> {
     inserter.check_inserts()?;
     reading.next().await.map_err(|source| Error::Stored { ns: inserter.ns(), source: Box::new(source) })

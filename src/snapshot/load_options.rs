@@ -1,4 +1,4 @@
-//! What a load takes: which documents, into which collections, and how much at once.
+//! The parameters of a load: the documents, their collections, and how many are loaded at once.
 
 use super::{
     batch::{InsertInto, MAX_DOCUMENTS},
@@ -9,7 +9,7 @@ use super::{
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Goal {
     pub into: InsertInto,
-    /// For buckets: the name of their time series.
+    /// For a bucket collection: the name of its time series.
     pub series: Option<String>,
 }
 
@@ -21,18 +21,18 @@ impl Goal {
     }
 }
 
-/// How much at once.
+/// How many collections, inserts and bytes are loaded at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoadOptions {
-    /// Collections at the same time.
+    /// The number of collections that are loaded at the same time.
     pub collections: usize,
-    /// Inserts at the same time for one collection.
+    /// The number of inserts at the same time for one collection.
     pub workers: usize,
-    /// Documents in one insert, at most.
+    /// The most documents in one insert.
     pub batch_documents: usize,
-    /// Bytes of documents in one insert, except that one document may be larger.
+    /// The most bytes of documents in one insert. A single document may be larger.
     pub batch_bytes: usize,
-    /// Bytes of all batches together.
+    /// The most bytes of all batches together.
     pub in_flight: usize,
 }
 
@@ -49,7 +49,7 @@ impl Default for LoadOptions {
     }
 }
 
-/// The documents of one collection and where they go.
+/// The documents of one collection and the collection into which they are inserted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadItem {
     pub data: StoredDocuments,

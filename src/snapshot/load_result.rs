@@ -4,15 +4,15 @@ use super::{insert, stored};
 use crate::archive::demux;
 use std::sync::atomic::AtomicU64;
 
-/// Counters that anybody may read while the load runs.
+/// Counters that can be read while the load runs.
 #[derive(Debug, Default)]
 pub struct LoadProgress {
     /// Uncompressed bytes that the server has acknowledged.
     pub bytes: AtomicU64,
     pub documents: AtomicU64,
-    /// Uncompressed bytes to load; known from the start of each load.
+    /// Uncompressed bytes to load. They are known when a load begins.
     pub total: AtomicU64,
-    /// Finished collections, and all collections.
+    /// The number of finished collections, and of all collections.
     pub collections: AtomicU64,
     pub collections_total: AtomicU64,
 }
@@ -37,7 +37,7 @@ impl std::ops::Add for Loaded {
     }
 }
 
-/// Why a load ended early. Its collections are incomplete then.
+/// Why a load ended early. Its collections are then incomplete.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("load '{ns}'")]

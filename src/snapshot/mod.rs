@@ -1,13 +1,13 @@
-//! Collections to compressed objects and back.
+//! Stores collections as compressed objects, and loads them back.
 //!
 //! The dump, in reading order: [`dump`] stores every namespace; [`namespaces`] and [`routing_tables`] list them, [`source`] reads
 //! the documents of one, with [`reply`] for the server's batches.
 //!
-//! The load: [`load`] inserts the stored objects and [`unpack`] a mongodump archive; [`load_options`] and [`load_result`] are what
-//! they take and report. [`stored`] reads an object back, [`insert_workers`] cuts it into batches, [`batch`] builds an insert and
-//! [`insert`] sends it.
+//! The load: [`load`] inserts the stored objects, and [`unpack`] those of a mongodump archive. [`load_options`] has
+//! their parameters and [`load_result`] their results. [`stored`] reads an object back, [`insert_workers`] cuts it into
+//! batches, [`batch`] builds an insert and [`insert`] sends it.
 //!
-//! Both: [`budget`] bounds the memory.
+//! Both: [`budget`] limits the memory.
 
 pub mod batch;
 pub mod budget;

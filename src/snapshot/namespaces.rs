@@ -1,7 +1,7 @@
 //! Lists the namespaces that a dump contains, with their options and indexes (docs/format.md A.3.5).
 //!
-//! Unlike the original's backups, ours contain no control collections: these describe the cluster that made the backup, nobody
-//! restores them, and `pbmConfig` would put the storage credentials in clear into every backup.
+//! Unlike the original's backups, ours contain no control collections. These collections describe the cluster that made
+//! the backup, they are never restored, and `pbmConfig` would put readable storage credentials into every backup.
 
 use crate::archive::meta::NamespaceKind;
 use crate::layout::BUCKETS;
@@ -14,20 +14,20 @@ use futures::{StreamExt, stream};
 use mongodb::{Client, Database};
 use std::{borrow::Cow, collections::HashSet};
 
-/// One namespace as the node describes it.
+/// One namespace, as the node describes it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Namespace {
     pub db: String,
     pub coll: String,
     pub kind: NamespaceKind,
     pub options: Document,
-    /// Every option the server returned; `None` where it lists no indexes.
+    /// Every option that the server returned, or `None` if the server lists no indexes for the namespace.
     pub indexes: Option<Vec<Document>>,
     pub uuid: Option<Uuid>,
-    /// Estimates, for ordering and progress only: documents and bytes.
+    /// Estimates of the documents and bytes, only for the order and the progress.
     pub count: u64,
     pub bytes: u64,
-    /// Only these of its documents are dumped.
+    /// If set, only matching documents are dumped.
     pub filter: Option<Document>,
 }
 
@@ -38,7 +38,8 @@ impl Namespace {
         format!("{}.{}", self.db, self.coll)
     }
 
-    /// Whether it contains documents itself. A view does not, and the documents of a time series are in its bucket collection.
+    /// Whether the namespace itself contains documents. A view does not, and the documents of a time series are in its
+    /// bucket collection.
     #[must_use]
     pub fn has_data(&self) -> bool {
         self.kind == NamespaceKind::Collection
@@ -47,10 +48,10 @@ impl Namespace {
 
 /// Collections of the `config` database that describe the cluster; the others are caches and state.
 const CONFIG: [&str; 7] = ["chunks", "collections", "databases", "settings", "shards", "tags", "version"];
-/// How often indexes are listed by UUID while the name changes from one collection to another.
+/// How often the indexes are listed by UUID again while the collection's name changes to another collection.
 const LOOKUPS: usize = 50;
-/// Collections that are described at the same time. Each needs two short commands, and with thousands of collections the round
-/// trips add up.
+/// The number of collections that are described at the same time. Each needs two short commands, and with thousands of
+/// collections the round trips add up.
 const DESCRIBED_AT_ONCE: usize = 8;
 
 /// Whether a collection is part of a full backup.
@@ -71,18 +72,19 @@ pub fn is_dumped(db: &str, coll: &str) -> bool {
 /// The namespaces to dump.
 #[derive(Debug, Default)]
 pub struct Listing {
-    /// Sorted by database and collection.
+    /// The namespaces, sorted by database and collection.
     pub namespaces: Vec<Namespace>,
-    /// Buckets while a collection or view has the name of their series: the failed creation of a series leaves them. 5.0 stores
-    /// measurements there that are inserted under that name, and a series that is created later takes the buckets as they are,
-    /// without an entry in the oplog.
+    /// Buckets whose series does not exist while a collection or view has its name. The failed creation of a series
+    /// leaves such buckets. 5.0 stores measurements in them that are inserted under that name. A series that is created
+    /// later uses these buckets with their content, without an entry in the oplog.
     pub remains: Vec<Namespace>,
 }
 
-/// Lists the namespaces of a backup; for a selection, without users and roles.
+/// Lists the namespaces of a backup. For a selection, users and roles are not included.
 ///
-/// The collections of one database are listed in one moment, so a collection that is renamed meanwhile is listed exactly once.
-/// A collection that is dropped while it is being described is left out: its drop is in the oplog of the backup.
+/// The collections of one database are listed at one moment, so a collection that is renamed meanwhile is listed
+/// exactly once. A collection that is dropped while it is being described is left out, because its drop is in the oplog
+/// of the backup.
 pub async fn list(client: &Client, selection: &Selection) -> Result<Listing> {
     let mut found = Vec::new();
     let databases = listing::databases(client).await?;
@@ -112,9 +114,10 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Listing> {
     Ok(Listing { namespaces, remains })
 }
 
-/// Keeps each name once. The server can list one name twice, because it reads the collections of a database in one moment and
-/// its views and time series in another, and because it lists a series whose creation is about to fail (5.0.4). If both
-/// namespaces existed, the oplog contains the change between them; if one of them failed to be created, the other one wins.
+/// Keeps each name once. The server can list a name twice, because it reads the collections of a database at one moment
+/// and its views and time series at another, and because it lists a series whose creation is about to fail (5.0.4). If
+/// both namespaces existed, the oplog contains the change between them. If the creation of one of them failed, the
+/// other one is kept.
 fn keep_names_once(found: &mut Vec<Namespace>) {
     found.sort_by_key(|namespace| match namespace.kind {
         NamespaceKind::Collection => 0,
@@ -125,16 +128,16 @@ fn keep_names_once(found: &mut Vec<Namespace>) {
     found.retain(|namespace| seen.insert((namespace.db.clone(), namespace.coll.clone())));
 }
 
-/// Bucket collections whose series has the name of a collection or view. They are left over, or about to be dropped, and then
-/// their drop is in the oplog.
+/// Returns the bucket collections whose series has the name of a collection or view. They are left over, or about to be
+/// dropped. In the latter case their drop is in the oplog.
 fn replaced_buckets(found: &[Namespace]) -> Vec<(String, String)> {
     let others = found.iter().filter(|namespace| namespace.kind != NamespaceKind::Timeseries);
     others.map(|other| (other.db.clone(), format!("{BUCKETS}{}", other.coll))).collect()
 }
 
-/// Time series whose buckets were listed without them. The buckets are created before the series and dropped after it, and the
-/// list may be made in between. A backup describes buckets only by their series, so they need one; if the series was being
-/// dropped, the drop is in the oplog.
+/// Returns a time series for each bucket collection that was listed without its series. The buckets are created before
+/// the series and dropped after it, and the list may be made in between. A backup describes buckets only through their
+/// series, so they need one. If the series was being dropped, the drop is in the oplog.
 fn unlisted_series(found: &[Namespace]) -> Vec<Namespace> {
     let of_series = |buckets: &&Namespace| {
         let name = buckets.coll.strip_prefix(BUCKETS)?;
@@ -167,8 +170,8 @@ pub async fn describe(db: &Database, described: &Document, selection: &Selection
     if !is_dumped(db.name(), coll) || !selection.wants(db.name(), coll) {
         return Ok(None);
     }
-    // Servers accept such names. The entries of the oplog and many commands name their collection, and this program can't write
-    // such a name there, so a restore would lose the collection.
+    // Servers accept such names. But oplog entries and many commands contain the name of their collection, and this
+    // program can't write such a name, so a restore would lose the collection.
     if let Cow::Owned(bytes) = text::to_bytes(coll) {
         let (db, coll) = (db.name(), bytes.escape_ascii());
         bail!("the name of collection '{db}.{coll}' is not valid UTF-8, so it can't be backed up; rename or drop it");
@@ -182,7 +185,7 @@ pub async fn describe(db: &Database, described: &Document, selection: &Selection
     let indexes = match kind {
         NamespaceKind::View => Some(Vec::new()),
         _ if coll.starts_with(BUCKETS) => None,
-        // By UUID, because another collection may have the name by now. Time series have no UUID.
+        // The indexes are listed by UUID, because another collection may have the name now. Time series have no UUID.
         _ => match list_indexes(db, coll, uuid.cloned().unwrap_or_else(|| coll.into())).await? {
             Some(indexes) if indexes.is_empty() => None,
             Some(mut indexes) => {
@@ -208,7 +211,7 @@ pub async fn describe(db: &Database, described: &Document, selection: &Selection
     }))
 }
 
-/// Lists the indexes of a collection; `None` if it has been dropped.
+/// Lists the indexes of a collection. Returns `None` if it has been dropped.
 ///
 /// Indexes that are still being built are left out. If they are finished before the backup's oplog ends, the oplog contains
 /// them; if not, they are not part of the state that the backup restores.
@@ -224,8 +227,8 @@ async fn list_indexes(db: &Database, coll: &str, by: Bson) -> Result<Option<Vec<
         };
         match code::code(&error) {
             Some(code::NAMESPACE_NOT_FOUND) => return Ok(None),
-            // The server turns a UUID into a name first and then looks the name up. If a view or a series has the name by
-            // now, the collection was dropped or has another name.
+            // The server first converts the UUID to a name and then looks up the name. If a view or a series has that
+            // name now, the collection was dropped or renamed.
             Some(code::COMMAND_NOT_SUPPORTED_ON_VIEW) if by.as_str().is_some() => return Ok(None),
             Some(code::COMMAND_NOT_SUPPORTED_ON_VIEW) if lookups < LOOKUPS => {}
             _ => return Err(error).with_context(what),
@@ -235,8 +238,8 @@ async fn list_indexes(db: &Database, coll: &str, by: Bson) -> Result<Option<Vec<
     Ok(Some(indexes))
 }
 
-/// Adds `prepareUnique` to the indexes of a series. If `collMod` set it on an index over measurements, the server lists it for
-/// the buckets only (6.0.5).
+/// Adds `prepareUnique` to the indexes of a series. If `collMod` set it on an index over measurements, the server lists
+/// it only for the buckets (6.0.5).
 async fn add_hidden_prepare_unique(db: &Database, series: &str, indexes: &mut [Document]) -> Result<()> {
     let buckets = format!("{BUCKETS}{series}");
     for hidden in list_indexes(db, &buckets, buckets.as_str().into()).await?.unwrap_or_default() {
@@ -248,8 +251,8 @@ async fn add_hidden_prepare_unique(db: &Database, series: &str, indexes: &mut [D
     Ok(())
 }
 
-/// Estimates the number of documents and their bytes. Zeroes if the server returns no numbers: they are for ordering and progress
-/// only.
+/// Estimates the number of documents and their bytes. Returns zeroes if the server returns no numbers, because they are
+/// only for the order and the progress.
 async fn estimate(db: &Database, coll: &str) -> (u64, u64) {
     let Ok(stats) = db.run_command(doc! { "collStats": coll }).await else { return (0, 0) };
     let number = |key: &str| -> u64 {

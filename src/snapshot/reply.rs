@@ -1,7 +1,7 @@
-//! Takes the documents out of a server's batch, without decoding and with at most one copy.
+//! Extracts the documents from a server's batch, without decoding and with at most one copy.
 //!
-//! A batch is a BSON array inside the reply, so there are array keys between its documents. Small documents are copied next to
-//! each other; large ones are slices of the reply itself.
+//! A batch is a BSON array inside the reply, so array keys lie between its documents. Small documents are copied next
+//! to each other. Large ones are slices of the reply itself.
 
 use bytes::Bytes;
 use mongodb::raw_batch_cursor::RawBatch;
@@ -12,7 +12,7 @@ const LARGE: usize = 64 * 1024;
 /// Pieces made of small documents have about this size; a piece of one large document is at most this size.
 pub const PIECE: usize = 512 * 1024;
 
-/// The bytes behind a batch, for [`Bytes::from_owner`].
+/// Owns the bytes of a batch, for [`Bytes::from_owner`].
 pub struct Owner(pub RawBatch);
 
 impl AsRef<[u8]> for Owner {
@@ -21,17 +21,17 @@ impl AsRef<[u8]> for Owner {
     }
 }
 
-/// The documents of one reply that were not taken yet.
+/// The documents of one reply that have not been taken yet.
 #[derive(Debug, Default)]
 pub struct Reply {
     /// The elements of the array, and how many of their bytes were taken.
     elements: Bytes,
     taken: usize,
-    /// The rest of a large document.
+    /// The remaining bytes of a large document.
     large: Bytes,
 }
 
-/// Bytes of documents, in order; `docs` documents begin in them.
+/// Bytes of documents in their order. `docs` is the number of documents that begin in them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Piece {
     pub bytes: Bytes,
@@ -42,7 +42,7 @@ impl Reply {
     /// `reply` is the server's whole answer to a `find` or `getMore`.
     ///
     /// # Errors
-    /// It is not such an answer.
+    /// The bytes are not such an answer.
     pub fn new(reply: &Bytes) -> io::Result<Self> {
         let root = bson::RawDocument::from_bytes(reply).map_err(io::Error::other)?;
         let cursor = root.get_document("cursor").map_err(io::Error::other)?;
@@ -61,20 +61,20 @@ impl Reply {
         self.taken == self.elements.len() && self.large.is_empty()
     }
 
-    /// The next document.
+    /// Returns the next document.
     ///
     /// # Errors
-    /// The batch holds something else than documents.
+    /// The batch contains something other than documents.
     pub fn next_document(&mut self) -> io::Result<Option<&[u8]>> {
         let Some(document) = self.peek()? else { return Ok(None) };
         self.taken = document.end;
         Ok(Some(&self.elements[document]))
     }
 
-    /// The next piece; `None` at the end.
+    /// Returns the next piece, or `None` at the end.
     ///
     /// # Errors
-    /// The batch holds something else than documents.
+    /// The batch contains something other than documents.
     pub fn next_piece(&mut self) -> io::Result<Option<Piece>> {
         if !self.large.is_empty() {
             let bytes = self.large.split_to(self.large.len().min(PIECE));
@@ -103,7 +103,8 @@ impl Reply {
         Ok((docs > 0).then(|| Piece { bytes: gathered.into(), docs }))
     }
 
-    /// The position of the next document. An element is a type, a key that ends with a zero, and the document.
+    /// Returns the position of the next document. An element consists of a type, a key that ends with a zero byte, and
+    /// the document.
     fn peek(&self) -> io::Result<Option<Range<usize>>> {
         let broken = || io::Error::new(io::ErrorKind::InvalidData, "the server's batch holds no well-formed documents");
         let rest = &self.elements[self.taken..];

@@ -12,8 +12,8 @@ use bson::{Bson, Document, doc};
 use futures::TryStreamExt;
 use mongodb::{Client, Database};
 
-/// The routing tables, each with a filter for the selection. The other tables of a full backup are listed with a filter that
-/// nothing passes: the original does the same.
+/// Lists the routing tables, each with a filter for the selection. The other tables of a full backup are listed with a
+/// filter that matches no document, as in the original.
 ///
 /// # Errors
 /// The config server can't be read.
@@ -32,7 +32,7 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Vec<Namespac
         let filter = match described.coll.as_str() {
             "databases" => doc! { "_id": { "$in": &databases } },
             "collections" => doc! { "_id": { "$in": &names } },
-            // Before 5.0 a chunk names its collection.
+            // Before 5.0 a chunk contains the name of its collection.
             "chunks" => doc! { "$or": [{ "uuid": { "$in": &uuids } }, { "ns": { "$in": &names } }] },
             "tags" => doc! { "ns": { "$in": &names } },
             _ => doc! { "_id": { "$in": [] } },
@@ -43,7 +43,7 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Vec<Namespac
     Ok(namespaces)
 }
 
-/// Ids and UUIDs of those documents of a table whose id is wanted.
+/// Returns the ids and UUIDs of those documents of a table whose id is wanted.
 async fn find_wanted(db: &Database, coll: &str, wanted: impl Fn(&str) -> bool) -> Result<Vec<Document>> {
     let failed = || format!("read config.{coll}");
     let level = majority::read_level(db.read_concern());

@@ -2,20 +2,21 @@
 //!
 //! # Consistency
 //!
-//! The scan follows natural order and is no snapshot. It reads at majority concern, unless the connection string asks for less;
-//! then a rollback on the node ends the backup, because it closes all connections. Everything up to the beginning of the
-//! backup's oplog is committed before the scan begins (`oplog::slice::first_write`), so the scan reads no version that is older
-//! than that beginning. It reads none that is newer than the end, which is determined after the last cursor was closed, when the
-//! majority has all that this node had (`oplog::slice::last_write`). Replaying the oplog over the documents therefore gives the
-//! state at the oplog's end.
+//! The scan follows natural order and is no snapshot. It reads at majority concern, unless the connection string asks
+//! for less; in that case a rollback on the node ends the backup, because it closes all connections. Every write before
+//! the beginning of the backup's oplog is committed before the scan begins (`oplog::slice::first_write`), so the scan
+//! reads no version that is older than that beginning. It also reads no version that is newer than the oplog's end: the
+//! end is determined after the last cursor was closed, when the majority has all writes of this node
+//! (`oplog::slice::last_write`). Replaying the oplog over the documents therefore gives the state at the oplog's end.
 //!
 //! # Scans that end early
 //!
 //! A collection is opened by its UUID if the server allows it, so that a rename does not make the cursor read another
-//! collection. When the server ends the scan, the UUID shows why. If the collection does not exist any more, its drop is in the
-//! oplog, and the documents that were read may stay. If it exists, documents that were not read would be missing, so the scan
-//! begins again: the collection was renamed, or the oldest documents of a capped collection were removed too soon, or the cursor
-//! was killed (also with its session, after half an hour in which the storage accepted nothing).
+//! collection. When the server ends the scan, the UUID shows why. If the collection does not exist any more, its drop
+//! is in the oplog, and the documents that were read can be kept. If it exists, documents that were not read would be
+//! missing, so the scan begins again. Possible reasons: the collection was renamed, the oldest documents of a capped
+//! collection were removed too soon, or the cursor was killed (possibly with its session, after half an hour in which
+//! the storage accepted nothing).
 
 use super::{
     budget::Budget,
@@ -38,21 +39,21 @@ use std::{
     },
 };
 
-/// Bytes of one server batch that we aim for.
+/// The intended size of one server batch in bytes.
 const BATCH_BYTES: u64 = 1024 * 1024;
 /// The assumed size of a document if the server returns none, as for buckets of time series.
 const UNKNOWN_BYTES: u64 = 16 * 1024;
 
-/// Counters of a whole dump that anybody may read while it runs.
+/// Counters of a whole dump that can be read while it runs.
 #[derive(Debug, Default)]
 pub struct DumpProgress {
-    /// Uncompressed bytes and documents read.
+    /// The bytes (uncompressed) and documents that were read.
     pub bytes: AtomicU64,
     pub docs: AtomicU64,
     /// Estimates of all bytes and documents.
     pub bytes_total: AtomicU64,
     pub docs_total: AtomicU64,
-    /// Finished namespaces, and all namespaces.
+    /// The number of finished namespaces, and of all namespaces.
     pub collections: AtomicU64,
     pub collections_total: AtomicU64,
 }
@@ -63,31 +64,31 @@ pub struct Scanned {
     pub bytes: u64,
     pub docs: u64,
     crc: crc64fast::Digest,
-    /// Why the scan has to begin again; its stream has failed.
+    /// Why the scan has to begin again, if its stream has failed for such a reason.
     pub repeat: Option<String>,
 }
 
 impl Scanned {
-    /// CRC-64/XZ of all bytes, as the metadata stores it.
+    /// Returns the CRC-64/XZ of all bytes, in the form of the metadata.
     #[must_use]
     pub fn crc(&self) -> i64 {
         if self.bytes == 0 { 0 } else { self.crc.sum64().cast_signed() }
     }
 }
 
-/// A collection being read.
+/// A collection that is being read.
 pub struct Scan {
     client: Client,
     namespace: Namespace,
     cursor: RawBatchCursor,
-    /// The batch whose documents are being handed on.
+    /// The batch whose documents are being passed on.
     reply: Reply,
     state: Arc<Mutex<Scanned>>,
     progress: Arc<DumpProgress>,
     budget: Budget,
 }
 
-/// Opens a collection and reads its first documents. `None` if it has no documents or does not exist any more.
+/// Opens a collection and reads its first documents. Returns `None` if it has no documents or does not exist any more.
 pub async fn open(
     client: &Client,
     namespace: &Namespace,
@@ -101,7 +102,7 @@ pub async fn open(
     loop {
         let batch = match cursor.next().await {
             None => return Ok(None),
-            // Nothing was read yet, so nothing is lost.
+            // Nothing has been read yet, so nothing is lost.
             Some(Err(error)) if is_interruption(&error) => {
                 return Box::pin(open(client, namespace, budget, progress)).await;
             }
@@ -155,13 +156,13 @@ fn uuid(namespace: &Namespace) -> Option<Bson> {
 }
 
 impl Scan {
-    /// Counts and checksum so far; final once the stream has ended.
+    /// Returns the present counts and checksum. They are final when the stream has ended.
     #[must_use]
     pub fn state(&self) -> Arc<Mutex<Scanned>> {
         self.state.clone()
     }
 
-    /// The documents, one after the other.
+    /// Returns the documents as a stream.
     pub fn stream(self) -> crate::storage::ByteStream {
         stream::try_unfold(self, |mut scan| async move {
             loop {
@@ -216,7 +217,7 @@ async fn still_exists(client: &Client, namespace: &Namespace) -> Result<bool, Mo
     Ok(found.get_document("cursor").and_then(|c| c.get_array("firstBatch")).is_ok_and(|all| !all.is_empty()))
 }
 
-/// Ignores poison, because the counters are valid between any two writes.
+/// Ignores a poisoned lock, because the counters are valid between any two writes.
 pub(super) fn lock(state: &Mutex<Scanned>) -> std::sync::MutexGuard<'_, Scanned> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -20,7 +20,7 @@ pub struct StoredDocuments {
     pub crc: i64,
 }
 
-/// Why an object cannot be read.
+/// Why an object can't be read.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("open '{object}'")]
@@ -32,18 +32,18 @@ pub enum Error {
     Damaged { object: String, reason: String },
 }
 
-/// An object being read; counts and checks while the bytes pass.
+/// An object that is being read. Its bytes are counted and checked while they pass.
 pub struct Reading<'a> {
     of: &'a StoredDocuments,
     stream: ByteStream,
     digest: crc64fast::Digest,
     bytes: u64,
-    /// Bytes that [`Reading::next_document`] has read ahead.
+    /// Bytes that [`Reading::next_document`] has already read.
     ahead: BytesMut,
 }
 
 impl StoredDocuments {
-    /// Begins to read.
+    /// Opens the object.
     pub async fn open(&self, storage: &dyn Storage) -> Result<Reading<'_>, Error> {
         let stream = storage
             .get(&self.object, None)
@@ -53,14 +53,14 @@ impl StoredDocuments {
         Ok(Reading { of: self, stream, digest: crc64fast::Digest::new(), bytes: 0, ahead: BytesMut::new() })
     }
 
-    /// Reads everything and checks size and checksum; keeps nothing.
+    /// Reads everything and checks size and checksum. Keeps no data.
     pub async fn verify(&self, storage: &dyn Storage) -> Result<(), Error> {
         let mut reading = self.open(storage).await?;
         while reading.next().await?.is_some() {}
         Ok(())
     }
 
-    /// The error for an object whose content is wrong.
+    /// Returns the error for an object with wrong content.
     #[must_use]
     pub fn damaged(&self, reason: String) -> Error {
         Error::Damaged { object: self.object.clone(), reason }
@@ -68,7 +68,7 @@ impl StoredDocuments {
 }
 
 impl Reading<'_> {
-    /// The next uncompressed bytes; `None` at the end, if the size and checksum are right.
+    /// Returns the next uncompressed bytes, or `None` at the end if size and checksum are right.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Error> {
         let chunk =
             self.stream.try_next().await.map_err(|source| Error::Read { object: self.of.object.clone(), source })?;
@@ -85,7 +85,8 @@ impl Reading<'_> {
         Ok(chunk)
     }
 
-    /// The next document; `None` at the end, if the size and checksum are right. Not to be mixed with [`Reading::next`].
+    /// Returns the next document, or `None` at the end if size and checksum are right. Must not be combined with
+    /// [`Reading::next`].
     pub async fn next_document(&mut self) -> Result<Option<RawDocumentBuf>, Error> {
         loop {
             if self.ahead.len() >= MIN_DOCUMENT {

@@ -1,9 +1,9 @@
 //! Loads one mongodump archive into many collections, in one pass.
 //!
-//! The namespaces are interleaved and the object is one compressed stream, so it is read once from its beginning to its end
-//! and every piece goes to its collection. Memory, durability and retries are those of [`super::load`]. At the end of a block
-//! its last batch is sent, so that only the current collection has a batch that is being filled. Otherwise idle collections
-//! could hold the whole budget while the current one waits for a part of it.
+//! The namespaces are interleaved in one compressed stream, so the object is read once from its beginning to its end
+//! and every piece goes to its collection. Memory, durability and retries are as in [`super::load`]. At the end of a
+//! block its last batch is sent, so that only the current collection has an unfinished batch. Otherwise idle
+//! collections could hold the whole budget while the current one waits for a part of it.
 
 use super::{
     insert,
@@ -34,10 +34,10 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Reads up to the first block.
+    /// Reads the archive up to its first block.
     ///
     /// # Errors
-    /// The object is not there, can't be read, or is no archive.
+    /// The object is missing, can't be read, or is no archive.
     pub async fn open(&self, storage: &dyn Storage) -> Result<Archive, Error> {
         let stream = match storage.get(&self.object, None).await {
             Ok(stream) => stream,
@@ -46,7 +46,7 @@ impl Packed {
         Archive::open(compress::decode(stream, self.compression)).await.map_err(|source| self.failed(source))
     }
 
-    /// An error of the archive with the object's name.
+    /// Returns an error of the archive with the object's name.
     #[must_use]
     pub fn failed(&self, source: demux::Error) -> Error {
         Error::Archive { object: self.object.clone(), source: Box::new(source) }
@@ -57,14 +57,14 @@ impl Packed {
 #[derive(Debug)]
 pub struct Job {
     packed: Packed,
-    /// By the namespace in the blocks.
+    /// The goals, by the namespace that the blocks contain.
     goals: HashMap<(String, String), Goal>,
-    /// Uncompressed bytes of all goals.
+    /// The sum of the uncompressed bytes of all goals.
     bytes: u64,
 }
 
 impl Job {
-    /// The collections of `items` out of `packed`, whatever object they name.
+    /// Creates a job that loads the collections of `items` from `packed`, even if the items contain other object names.
     #[must_use]
     pub fn new(packed: Packed, items: Vec<LoadItem>) -> Self {
         let bytes = items.iter().map(|item| item.data.size).sum();
@@ -78,11 +78,11 @@ fn as_io(error: storage::Error) -> io::Error {
     io::Error::new(kind, error)
 }
 
-/// Loads every namespace that has a goal, and reads past the others. Returns when a majority has everything and the whole archive
-/// was complete and undamaged.
+/// Loads every namespace that has a goal, and skips the others. Returns when a majority has everything and the whole
+/// archive was complete and undamaged.
 ///
 /// # Errors
-/// The archive is damaged or can't be read, or the server refuses something. The collections are then incomplete.
+/// The archive is damaged or can't be read, or the server refuses a document. The collections are then incomplete.
 pub async fn unpack(
     storage: &dyn Storage,
     client: &Client,
@@ -132,7 +132,7 @@ async fn distribute(
                     inserter.send().await?;
                 }
             }
-            // The last inserts of this collection end while the next blocks are read.
+            // The last inserts of this collection finish while the next blocks are read.
             Frame::End { ns, .. } => {
                 if let Some(inserter) = inserters[ns].take() {
                     finishing.spawn(inserter.finish());
