@@ -1,20 +1,21 @@
 //! How a restore reads objects of a store: `restore.numDownloadWorkers`, `downloadChunkMb` and `maxDownloadBufferMb`.
 //!
-//! - `downloadChunkMb`: the size of one ranged read; 8 where it is not set.
-//! - `numDownloadWorkers`: ranges of one object on their way at a time; 4 where it is not set.
-//! - `maxDownloadBufferMb`: what all of them on a node may hold, whatever the other two say. Ranges become smaller where
-//!   it has no room for one range of each object that is read at a time.
+//! - `downloadChunkMb`: the size of one ranged read. The default is 8.
+//! - `numDownloadWorkers`: how many ranges of one object are downloaded at the same time. The default is 4.
+//! - `maxDownloadBufferMb`: the most memory that all ranges on a node may use together, whatever the other two settings
+//!   are. If it is too small for one range of each object that is read at the same time, the ranges become smaller.
 //!
-//! Without a ceiling it is the product of the two others or, if that is more, what holds where nothing is set: 4 × 8 MiB
-//! for each object that is read at a time. So more workers or larger ranges make one large object faster, and do not cost
-//! their product once more for every collection. (The original's own ceiling is sixteen times the product.)
+//! If this limit is not set, it is the product of the other two settings or, if that is more, the product of their
+//! defaults for each object that is read at the same time (4 × 8 MiB each). So more workers or larger ranges make a
+//! single large object faster, but do not multiply the memory by the number of collections. (The original's own limit
+//! is sixteen times the product.)
 //!
 //! Files in a folder are not read in ranges.
 
 use super::resolved::DownloadSettings;
 use crate::storage::ranges::{AT_ONCE, Downloads, SIZE};
 
-/// What the settings come to if `readers` objects are read at a time.
+/// Returns the result of the settings if `readers` objects are read at the same time.
 #[must_use]
 pub fn of(set: DownloadSettings, readers: usize) -> Downloads {
     if set == DownloadSettings::default() {
@@ -50,7 +51,8 @@ mod tests {
             (6, 0, 0, 8 * MIB, 6),
             (0, 2, 0, 2 * MIB, 4),
             (16, 32, 0, 32 * MIB, 16),
-            // One worker reads ranges of 64 MiB, of four objects: no more than is held anyway.
+            // One worker per object reads ranges of 64 MiB, from four objects. The limit is not larger than with the
+            // defaults.
             (1, 64, 0, 32 * MIB, 1),
             (0, 0, 64, 8 * MIB, 4),
             (16, 32, 64, 16 * MIB, 16),

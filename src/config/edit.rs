@@ -1,4 +1,4 @@
-//! Single keys: reading one, and turning `key=value` into the update of the configuration document.
+//! Reads single keys, and converts `key=value` to an update of the configuration document.
 
 use super::{
     ConfigError, mask,
@@ -13,12 +13,13 @@ use bson::{Bson, Document};
 /// One change of the main configuration document.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// The key as the user wrote it, and the value as it will be shown.
+    /// The key as the user wrote it, and the value in the form that is shown.
     pub key: String,
     pub value: String,
-    /// Dotted path of the field. For an entry of a map it is the map itself: entries' names contain dots.
+    /// Dotted path of the field. For an entry of a map it is the path of the map, because the names of entries contain
+    /// dots.
     pub path: String,
-    /// The new value; `None` removes the setting.
+    /// The new value, or `None` to remove the setting.
     pub set: Option<Bson>,
 }
 
@@ -29,14 +30,14 @@ pub struct Update {
     pub unset: Document,
 }
 
-/// Changes several keys, one after the other, and checks the result as a whole: all changes are made or none. A key without a
-/// value is removed; so is a number or a codec whose value is empty.
+/// Changes several keys, one after the other, and checks the result as a whole: either all changes are made or none. A
+/// key without a value is removed. A number or a codec with an empty value is removed, too.
 ///
-/// Each change builds on the changes before it; if one is refused, `config` stays as it was. Mistakes that are already in the
-/// stored document prevent no change, so that users can correct them key by key.
+/// Each change builds on the previous changes. If one is refused, `config` does not change. Mistakes that are already
+/// in the stored document prevent no change, so that users can correct them key by key.
 ///
 /// # Errors
-/// An unknown key, a value that its key can't have, or settings that don't go together.
+/// A key is unknown, a value is not possible for its key, or the settings contradict each other.
 pub fn change<'a>(
     config: &mut Config,
     pairs: impl IntoIterator<Item = (&'a str, Option<&'a str>)>,
@@ -56,7 +57,7 @@ pub fn change<'a>(
         Err(error) if before.as_ref() != Err(&error) => return Err(error),
         _ => {}
     }
-    // A value that was given as hidden is replaced by the stored one.
+    // A value that was given as hidden is replaced by the stored value.
     let real = to_document(&changed).map_err(|error| ConfigError::Document(error.to_string()))?;
     let hidden = |change: &&mut Change| change.set.as_ref().and_then(Bson::as_str) == Some(mask::HIDDEN);
     for change in changes.iter_mut().filter(hidden) {
@@ -70,8 +71,9 @@ pub fn change<'a>(
     Ok(changes)
 }
 
-/// Converts the changes to an update of `stored`. A field that should be a group but is none in `stored` is replaced as a
-/// whole. So is a group that is changed together with a key in it, because a server refuses to change both.
+/// Converts the changes to an update of `stored`. If a field should be a group but is none in `stored`, it is replaced
+/// as a whole. A group that is changed together with one of its keys is also replaced as a whole, because a server
+/// refuses to change both.
 #[must_use]
 pub fn update(stored: &Document, changes: &[Change]) -> Update {
     let mut after = stored.clone();
@@ -97,15 +99,16 @@ fn is_inside(path: &str, group: &str) -> bool {
     path.strip_prefix(group).is_some_and(|rest| rest.starts_with('.'))
 }
 
-/// Returns the path, or the part of it that should be a group but is none in `stored` and has to be replaced.
+/// Returns the path. If a part of it should be a group but is none in `stored`, returns that part, which has to be
+/// replaced.
 fn writable<'a>(stored: &Document, path: &'a str) -> &'a str {
     let groups = path.match_indices('.').map(|(dot, _)| &path[..dot]);
     let mut broken = groups.filter(|group| lookup(stored, group).is_some_and(|value| value.as_document().is_none()));
     broken.next().unwrap_or(path)
 }
 
-/// Does an empty value remove the setting? Not for a text, where it is a valid value, nor for a switch, where it is most
-/// likely the mistake of a script.
+/// Whether an empty value removes the setting. It does not for a text, where it is a valid value, and not for a switch,
+/// where it is most likely an error in a script.
 fn takes_back(key: &str, text: &str) -> bool {
     let kind = schema::find(key).map(|found| found.kind);
     text.is_empty() && kind.is_some_and(|kind| !matches!(kind, Kind::Text | Kind::Bool))
@@ -132,7 +135,7 @@ fn one(doc: &mut Document, key: &str, text: &str) -> Result<Change, ConfigError>
     Ok(Change { key: key.to_owned(), value: value.to_owned(), path: found.path.to_owned(), set: Some(set) })
 }
 
-/// Removes a key. Unknown keys can be removed too, if they are stored.
+/// Removes a key. Unknown keys can be removed, too, if they are stored.
 fn take_back(doc: &mut Document, mistakes: &[crate::model::config::Mistake], key: &str) -> Result<Change, ConfigError> {
     let change = |path: &str, set| Change { key: key.to_owned(), value: String::new(), path: path.to_owned(), set };
     if let Some((found, entry)) = schema::find_entry(key) {
@@ -156,7 +159,7 @@ fn map_of(doc: &Document, path: &str) -> Document {
     }
 }
 
-/// The value of a key as text, secrets hidden; empty when it is not set.
+/// Returns the value of a key as text, or an empty text if it is not set. Secrets are hidden.
 pub fn get(config: &Config, key: &str) -> Result<String, ConfigError> {
     let doc = to_document(config).map_err(|error| ConfigError::Document(error.to_string()))?;
     let value = if let Some((found, entry)) = schema::find_entry(key) {

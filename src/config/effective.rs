@@ -1,4 +1,4 @@
-//! The configuration as it takes effect: what is set, and what holds where nothing is set.
+//! The configuration that takes effect: the settings, and the defaults of keys that are not set.
 
 use super::{
     ConfigError, mask, paths,
@@ -10,18 +10,18 @@ use bson::Document;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// The configuration with every default, secrets hidden.
+/// The configuration with every default. Secrets are hidden.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Effective {
     pub value: Value,
-    /// By dotted key: values that are nobody's but the default, with a remark where the value says too little.
+    /// The values that come from a default, by their dotted keys. A value has a remark if it does not explain itself.
     pub defaults: BTreeMap<&'static str, &'static str>,
 }
 
-/// Fills in what is not set. Of the storages only the one in use gets its defaults.
+/// Adds the defaults of keys that are not set. Of the storage types, only the one in use gets its defaults.
 ///
 /// # Errors
-/// The configuration can't be written as a document.
+/// The configuration can't be converted to a document.
 pub fn effective(config: &Config) -> Result<Effective, ConfigError> {
     let document = |config: &Config| to_document(config).map_err(|error| ConfigError::Document(error.to_string()));
     let (set, full) = (document(config)?, document(&with_defaults(config.clone()))?);
@@ -41,7 +41,7 @@ pub fn effective(config: &Config) -> Result<Effective, ConfigError> {
 }
 
 impl Effective {
-    /// As YAML; a comment marks each default.
+    /// Returns the configuration as YAML. A comment marks each default.
     #[must_use]
     pub fn yaml(&self) -> String {
         let mut out = String::new();
@@ -55,7 +55,7 @@ impl Effective {
             let path = if at.is_empty() { name.clone() } else { format!("{at}.{name}") };
             let head = format!("{}{}:", "  ".repeat(depth), scalar(&Value::from(name.as_str())));
             match value {
-                // The entries of a map are no groups: their names may hold dots.
+                // The entries of a map are not treated as groups, because their names may contain dots.
                 Value::Object(map) if schema::find(&path).is_some() && !map.is_empty() => {
                     out.push_str(&format!("{head}\n"));
                     for (name, value) in map {
@@ -81,7 +81,7 @@ impl Effective {
 }
 
 fn scalar(value: &Value) -> String {
-    // One line whatever it holds: JSON is YAML.
+    // The value is written in one line, whatever it contains. JSON is valid YAML.
     match serde_norway::to_string(value) {
         Ok(text) if text.trim_end().lines().count() == 1 => text.trim_end().to_owned(),
         _ => value.to_string(),

@@ -1,5 +1,5 @@
-//! Settings that are taken and change nothing: the original has them, and a configuration of its own must go in as it is.
-//! Whoever sets one is told.
+//! Settings that are accepted but have no effect. The original has them, and its configurations must be accepted
+//! unchanged. A user who sets one of them gets a message.
 
 use super::{paths, to_document};
 use crate::model::config::Config;
@@ -8,7 +8,7 @@ const VAULT: &str = "it is taken and used for nothing, as in the original";
 const PHYSICAL: &str = "only physical backups and restores have use for it";
 const NATIVE: &str = "it belongs to the native interface of the store, which is not spoken here";
 
-/// Keys, each with the reason.
+/// The keys, each with the reason why it has no effect.
 pub const IDLE: &[(&str, &str)] = &[
     ("storage.s3.credentials.vault.server", VAULT),
     ("storage.s3.credentials.vault.secret", VAULT),
@@ -28,14 +28,14 @@ pub const IDLE: &[(&str, &str)] = &[
     ("restore.timeouts.startingStatus", "restores have no such limit"),
 ];
 
-/// What there is to say about the settings of a configuration; with `only`, about those keys.
+/// Returns messages about such settings in a configuration; with `only`, just about those keys.
 #[must_use]
 pub fn told(config: &Config, only: Option<&[&str]>) -> Vec<String> {
     let doc = to_document(config).unwrap_or_default();
     let set = IDLE.iter().filter(|(key, _)| paths::lookup(&doc, key).is_some());
     let asked = |key: &str| {
         only.is_none_or(|only| {
-            // A group or an entry of a map may have been set, too.
+            // The user may have set a whole group or an entry of a map.
             let within =
                 |a: &str, b: &str| a.strip_prefix(b).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
             only.iter().any(|it| within(it, key) || within(key, it))

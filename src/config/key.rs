@@ -1,10 +1,10 @@
-//! What a key of the configuration is, and how its values are read and checked.
+//! Describes the keys of the configuration, and reads and checks their values.
 
 use crate::model::{compression::Compression, rate::Rate};
 use bson::{Bson, Document};
 use std::str::FromStr;
 
-/// What a key's value is, and so how its text is read.
+/// The kind of a key's value. It determines how the text of the value is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Bool,
@@ -15,11 +15,11 @@ pub enum Kind {
     Codec,
     /// Bytes per second.
     Rate,
-    /// Nanoseconds in the database; written as `30ms` or as a number.
+    /// Nanoseconds in the database. Users write `30ms` or a number.
     Duration,
-    /// Name → number; names may contain dots (`host:port`).
+    /// A map from names to numbers. Names may contain dots (`host:port`).
     MapF64,
-    /// Name → text.
+    /// A map from names to texts.
     MapText,
 }
 
@@ -28,23 +28,23 @@ pub enum Kind {
 pub struct Key {
     pub path: &'static str,
     pub kind: Kind,
-    /// Shown as `***`.
+    /// Whether the value is shown as `***`.
     pub secret: bool,
-    /// What holds where it is not set; nothing at all in most cases.
+    /// The default. Most keys have none.
     pub default: Option<Preset>,
     pub limits: Limits,
 }
 
-/// What holds where a key is not set.
+/// The default of a key.
 #[derive(Debug, Clone, Copy)]
 pub struct Preset {
-    /// As it would be written; absent where another key decides.
+    /// The value in the form in which users write it. Absent if another key decides the value.
     pub value: Option<&'static str>,
-    /// For people, if the value alone says too little.
+    /// An explanation for users, if the value does not explain itself.
     pub words: &'static str,
 }
 
-/// Values of the right type that make sense.
+/// Restricts the values that a key accepts, in addition to their type.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Limits {
     Any,
@@ -54,7 +54,8 @@ pub enum Limits {
     OneOf(&'static [&'static str]),
     /// `host:port` or an http(s) URL.
     Address,
-    /// Permissions in octal digits: the bits that must be there, and those that may.
+    /// Permissions in octal digits. The first field has the bits that must be set, the second one those that may be
+    /// set.
     Mode {
         needed: u32,
         allowed: u32,
@@ -62,7 +63,7 @@ pub enum Limits {
 }
 
 impl Kind {
-    /// Reads a value's text; `Err` says what would be right.
+    /// Reads the text of a value. An `Err` describes the valid values.
     pub fn parse(self, text: &str) -> Result<Bson, String> {
         match self {
             Self::Bool => match text.to_ascii_lowercase().as_str() {
@@ -100,7 +101,7 @@ impl Kind {
         }
     }
 
-    /// Reads the value of one entry of a map.
+    /// Reads the text of one entry of a map.
     pub fn parse_entry(self, text: &str) -> Result<Bson, String> {
         match self {
             Self::MapF64 => number(text).map(Bson::Double),
@@ -110,10 +111,10 @@ impl Kind {
 }
 
 impl Key {
-    /// Is a value of the right type one that makes sense?
+    /// Whether a value of the right type is within the limits.
     ///
     /// # Errors
-    /// What would be right.
+    /// A description of the valid values.
     pub fn check(&self, value: &Bson) -> Result<(), String> {
         match value {
             Bson::Document(map) => map.iter().try_for_each(|(name, value)| self.check_entry(name, value)),
@@ -180,7 +181,7 @@ fn address(text: &str) -> Result<(), String> {
     Err(wrong())
 }
 
-/// Permissions in octal digits.
+/// Reads permissions in octal digits.
 pub(super) fn mode(text: &str, needed: u32, allowed: u32) -> Result<u32, String> {
     let wrong =
         || format!("expected permissions in octal digits, with at least {needed:o} and nothing beyond {allowed:o}");

@@ -1,4 +1,4 @@
-//! The table of keys: type, secrecy, default and limits of each (docs/format.md C.3.1, C.3.2).
+//! The table of keys: their types, secrecy, defaults and limits (docs/format.md C.3.1, C.3.2).
 
 use super::key::{Key, Kind, Limits, Preset};
 
@@ -11,17 +11,17 @@ const fn secret(path: &'static str) -> Key {
 }
 
 impl Key {
-    /// Holds where nothing is set.
+    /// Sets the default value.
     const fn or(self, value: &'static str) -> Self {
         self.or_so(value, "")
     }
 
-    /// As [`Self::or`], with a remark where the value says too little.
+    /// Does the same as [`Self::or`], with a remark for values that don't explain themselves.
     const fn or_so(self, value: &'static str, words: &'static str) -> Self {
         Self { default: Some(Preset { value: Some(value), words }), ..self }
     }
 
-    /// Follows another key.
+    /// States that the default follows another key.
     const fn like(self, words: &'static str) -> Self {
         Self { default: Some(Preset { value: None, words }), ..self }
     }
@@ -47,9 +47,9 @@ impl Key {
     }
 }
 
-/// Of collections, files and inserts at once.
+/// The most collections, files and inserts at the same time.
 const MOST_WORKERS: f64 = 1024.0;
-/// MiB; what the drivers of Azure and Google can take.
+/// The largest range in MiB that the drivers of Azure and Google accept.
 const LARGEST_RANGE: f64 = 256.0;
 /// A month, in seconds.
 const LONGEST: f64 = 2_592_000.0;
@@ -57,7 +57,7 @@ const PATIENT: &str = "for two minutes";
 const PHYSICAL: &str = "for physical restores";
 const PREFERENCE: &str = "hidden members 2, other secondaries 1, the primary 0.5";
 
-/// All keys, in the order in which people expect to read them.
+/// All keys, in the order in which users expect them.
 pub const KEYS: &[Key] = &[
     key("storage.type", Kind::Text),
     key("storage.filesystem.path", Kind::Text),

@@ -1,4 +1,4 @@
-//! The configuration as people may see it: secrets hidden, numbers written as the original writes them.
+//! The configuration in the form that users see: secrets are hidden, and numbers are written as in the original.
 
 use super::{
     ConfigError,
@@ -9,10 +9,10 @@ use crate::model::config::{Config, StorageConf};
 use bson::{Bson, Document};
 use serde_json::{Map, Value};
 
-/// Shown in place of a secret.
+/// The text that is shown in place of a secret.
 pub const HIDDEN: &str = "***";
 
-/// Settings of a storage that say where requests go and how they are protected on the way.
+/// Settings of a storage that decide where requests go and how they are protected on the network.
 const DESTINATION: &[&str] = &[
     "region",
     "endpointUrl",
@@ -31,7 +31,7 @@ const DESTINATION: &[&str] = &[
 /// Replaces hidden secrets by the stored ones, if both belong to the same store.
 ///
 /// # Errors
-/// A secret is hidden and none is stored, or the stored one belongs to another store, to which it must not be sent.
+/// A secret is hidden but none is stored, or the stored one belongs to another store, to which it must not be sent.
 pub fn unmask(new: &mut StorageConf, stored: Option<&StorageConf>) -> Result<(), ConfigError> {
     let encode = |conf: &StorageConf| {
         bson::serialize_to_document(conf).map_err(|error| ConfigError::Document(error.to_string()))
@@ -72,7 +72,7 @@ fn is_hidden(value: &Bson) -> bool {
     value.as_str() == Some(HIDDEN)
 }
 
-/// Paths of secrets that are hidden.
+/// Collects the paths of hidden secrets.
 fn find_hidden(doc: &Document, at: &str, found: &mut Vec<String>) {
     for (name, value) in doc {
         let path = format!("{at}.{name}");
@@ -84,14 +84,14 @@ fn find_hidden(doc: &Document, at: &str, found: &mut Vec<String>) {
     }
 }
 
-/// Returns the first changed setting that makes `new` another store.
+/// Returns the first changed setting that makes `new` a different store.
 fn moved(old: &Document, new: &Document) -> Option<String> {
     let mut names: Vec<&String> = old.keys().chain(new.keys()).collect();
     names.dedup();
     for name in names {
         let (old, new) = (old.get(name), new.get(name));
         if DESTINATION.contains(&name.as_str()) {
-            // A missing value and an empty one are the same.
+            // A missing value and an empty one are equal.
             if is_set(old) != is_set(new) {
                 return Some(name.clone());
             }
@@ -114,14 +114,14 @@ fn is_secret(path: &str) -> bool {
     schema::find(path).map_or_else(|| path.contains(".credentials."), |key| key.secret)
 }
 
-/// The configuration for `pbm config`: no `_id`, no epoch, every secret replaced by `***`.
+/// Returns the configuration for `pbm config`: without `_id` and epoch, and with `***` in place of every secret.
 pub fn shown(config: &Config) -> anyhow::Result<Value> {
     let mut doc = super::to_document(config)?;
     doc.remove("epoch");
     Ok(masked(&doc, ""))
 }
 
-/// A document under the dotted path `at`, with secrets hidden.
+/// Returns the document at the dotted path `at`, with hidden secrets.
 #[must_use]
 pub fn masked(doc: &Document, at: &str) -> Value {
     let mut out = Map::new();
@@ -136,7 +136,7 @@ pub fn masked(doc: &Document, at: &str) -> Value {
     Value::Object(out)
 }
 
-/// A single value under its dotted path, hidden if it is a secret.
+/// Returns the value at its dotted path, or `***` if it is a secret.
 #[must_use]
 pub fn one(value: &Bson, path: &str) -> Value {
     match value {
@@ -147,7 +147,7 @@ pub fn one(value: &Bson, path: &str) -> Value {
     }
 }
 
-/// A value as JSON; a number without a fraction has no decimal point.
+/// Converts a value to JSON. A number without a fraction has no decimal point.
 #[must_use]
 pub fn json(value: &Bson) -> Value {
     match value {
@@ -159,12 +159,12 @@ pub fn json(value: &Bson) -> Value {
         Bson::Int32(number) => (*number).into(),
         Bson::Int64(number) => (*number).into(),
         Bson::Null => Value::Null,
-        // Nothing else is in a configuration.
+        // A configuration contains no other types.
         other => other.to_string().into(),
     }
 }
 
-/// A value as one line of text, as in `[key=value]`; empty for a value that is not set.
+/// Converts a value to one line of text, as in `[key=value]`. The text of a value that is not set is empty.
 #[must_use]
 pub fn text(value: &Value) -> String {
     match value {

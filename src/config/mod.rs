@@ -1,7 +1,9 @@
-//! Settings: reading the YAML file strictly, defaults, limits, single keys, and how they are shown.
+//! Settings: reads the YAML file strictly, and handles defaults, limits, single keys and the form in which settings are
+//! shown.
 //!
-//! All functions here are pure. Key names and types are those of the original (docs/format.md C.3); [`schema`] lists
-//! them once. Values that the original accepts and then fails on later (an unknown codec, a relative path) are refused.
+//! All functions here are pure. The names and types of keys are those of the original (docs/format.md C.3); only
+//! [`schema`] lists them. Some values are accepted by the original although they make it fail later (an unknown codec,
+//! a relative path). These are refused.
 
 pub mod downloads;
 pub mod duration;
@@ -56,8 +58,8 @@ impl ConfigError {
     }
 }
 
-/// Reads a configuration file: every key must be known, every value of its key's type and within its limits, and no secret
-/// hidden.
+/// Reads a configuration file. Every key must be known, every value must have its key's type and be within its limits,
+/// and no secret may be hidden.
 pub fn load(yaml: &str) -> Result<Config, ConfigError> {
     load_over(yaml, None)
 }
@@ -119,14 +121,14 @@ fn leaf(key: &schema::Key, value: &Yaml) -> Result<Option<Bson>, ConfigError> {
             Ok(Bson::Document(map))
         }
         (Kind::MapF64 | Kind::MapText, _) => Err("expected a group of names and values".to_owned()),
-        // As the original's files have it, unlike its `--set`.
+        // The original's files accept these words, but its `--set` does not.
         (Kind::Bool, Yaml::String(text)) if matches!(&*text.to_lowercase(), "yes" | "on" | "y") => {
             Ok(Bson::Boolean(true))
         }
         (Kind::Bool, Yaml::String(text)) if matches!(&*text.to_lowercase(), "no" | "off" | "n") => {
             Ok(Bson::Boolean(false))
         }
-        // Its digits may be gone already: 12e3.
+        // The YAML parser may already have changed the digits, as in 12e3.
         (Kind::Text, Yaml::Number(number)) if number.is_f64() => Err("write it in quotes".to_owned()),
         _ => match scalar(value) {
             Some(text) => key.kind.parse(&text),
@@ -155,7 +157,7 @@ fn wrong(key: &str, value: &Yaml, reason: &str) -> ConfigError {
 }
 
 fn unknown(path: &str) -> ConfigError {
-    // Name what would have been right at the deepest level that exists.
+    // The error names the valid keys at the deepest existing level.
     let mut group = path;
     let names = loop {
         group = group.rsplit_once('.').map_or("", |(parent, _)| parent);
@@ -173,7 +175,8 @@ fn unknown(path: &str) -> ConfigError {
     ConfigError::UnknownKey { key: path.to_owned(), known }
 }
 
-/// Checks what single values can't tell: known storage, complete settings, a level that its codec has.
+/// Checks combinations of values: that the storage type is known, its settings are complete, and the codec has the
+/// level.
 pub fn validate(config: &Config) -> Result<(), ConfigError> {
     validate_storage(&config.storage)?;
     if let Some(pitr) = &config.pitr {
@@ -204,7 +207,7 @@ fn level(key: &'static str, codec: Compression, level: Option<i32>) -> Result<()
     check_level(codec, level).map_err(|reason| ConfigError::setting(key, reason))
 }
 
-/// Is this a quorum for index builds: `majority`, `votingMembers`, or 1 to 50 members?
+/// Whether the text is a quorum for index builds: `majority`, `votingMembers`, or 1 to 50 members.
 pub fn index_commit_quorum(text: &str) -> Result<(), String> {
     if matches!(text, "majority" | "votingMembers") || text.parse().is_ok_and(|it: u8| (1..=50).contains(&it)) {
         return Ok(());
@@ -212,7 +215,7 @@ pub fn index_commit_quorum(text: &str) -> Result<(), String> {
     Err(format!("'{text}' is not majority, votingMembers or a number from 1 to 50"))
 }
 
-/// The configuration as programs use it: the sections that may be left out are there, the codecs are named.
+/// Returns the configuration in the form that programs use: optional sections exist and codecs are set.
 #[must_use]
 pub fn with_defaults(mut config: Config) -> Config {
     let resolved = Resolved::of(&config);
@@ -224,13 +227,14 @@ pub fn with_defaults(mut config: Config) -> Config {
     config
 }
 
-/// Do two settings name the same place (docs/format.md C.3.2)? If not, the catalogue has to be read anew.
+/// Whether two settings point to the same place (docs/format.md C.3.2). If not, the list of backups has to be read
+/// again.
 #[must_use]
 pub fn same_place(a: &StorageConf, b: &StorageConf) -> bool {
     a.kind == b.kind && place(a) == place(b)
 }
 
-/// The settings that distinguish one place from others of the same storage type.
+/// Returns the settings that distinguish one place from others of the same storage type.
 pub(crate) fn place(conf: &StorageConf) -> Document {
     let Some(kind) = conf.store_kind() else { return Document::new() };
     let doc = bson::serialize_to_document(conf).unwrap_or_default();
@@ -238,7 +242,7 @@ pub(crate) fn place(conf: &StorageConf) -> Document {
     kind.place().iter().filter_map(|key| Some(((*key).to_owned(), settings.get(key)?.clone()))).collect()
 }
 
-/// A number as JSON; without a decimal point where there is no fraction.
+/// Converts a number to JSON, without a decimal point if it has no fraction.
 #[must_use]
 pub fn json_number(number: f64) -> serde_json::Value {
     const EXACT: f64 = 9_007_199_254_740_992.0;

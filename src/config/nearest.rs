@@ -1,9 +1,9 @@
-//! The key that was meant.
+//! Finds the key that a user most likely meant.
 
 use super::schema;
 
-/// The known key or group that is most like `path`, if one is alike enough: a slip in a name, in its case, or only the
-/// last name without its groups.
+/// Returns the known key or group that is most similar to `path`, if it is similar enough. Typical mistakes are a wrong
+/// letter, a different case, or a last name without its groups.
 pub fn key(path: &str) -> Option<&'static str> {
     let wrong = path.to_lowercase();
     let known: Vec<&str> = schema::KEYS.iter().flat_map(|key| with_groups(key.path)).collect();
@@ -15,11 +15,11 @@ pub fn key(path: &str) -> Option<&'static str> {
     }
     let (distance, nearest) =
         known.into_iter().map(|known| (strsim::osa_distance(&wrong, &known.to_lowercase()), known)).min()?;
-    // One slip in a short name, some in a long one.
+    // A short name may have one wrong letter, a long name several.
     (distance <= (last(path).len() / 3).clamp(1, 4)).then_some(nearest)
 }
 
-/// `a.b.c` with `a` and `a.b`.
+/// Returns `a`, `a.b` and `a.b.c` for `a.b.c`.
 fn with_groups(path: &'static str) -> impl Iterator<Item = &'static str> {
     path.match_indices('.').map(|(at, _)| &path[..at]).chain([path])
 }

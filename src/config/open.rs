@@ -1,4 +1,5 @@
-//! From storage settings to a usable [`Storage`]: driver, retries, size limit; and the mark of an initialised storage.
+//! Opens a [`Storage`] from storage settings (driver, retries, size limit), and handles the mark of an initialised
+//! storage.
 
 use super::{
     ConfigError,
@@ -31,14 +32,14 @@ struct Driver {
     kind: StoreKind,
     /// Checks the settings as far as that is possible without the storage.
     check: fn(&StorageConf) -> Result<(), ConfigError>,
-    /// Opens it for the node with this `host:port`; some settings differ by node.
+    /// Opens the storage for the node with this `host:port`, because some settings differ by node.
     open: for<'a> fn(conf: &'a StorageConf, node: &'a str, How) -> BoxFuture<'a, anyhow::Result<Opened>>,
 }
 
-/// What the settings don't say.
+/// Parameters of opening that are not in the settings.
 #[derive(Debug, Default)]
 struct How {
-    /// How requests are repeated, in place of what the settings say.
+    /// How requests are repeated. It replaces the value in the settings.
     patience: Option<Patience>,
     /// How fast objects are sent.
     pace: Option<Pace>,
@@ -58,10 +59,10 @@ pub enum Root {
     MustExist,
 }
 
-/// A driver before the wrappers.
+/// A driver without its wrappers.
 struct Opened {
     driver: Arc<dyn Storage>,
-    /// `maxObjSizeGB` of the settings.
+    /// `maxObjSizeGB` in the settings.
     max_obj_size_gb: Option<f64>,
 }
 
@@ -79,30 +80,30 @@ fn drivers() -> impl Iterator<Item = &'static Driver> {
     ALWAYS.iter().chain(objects::DRIVERS)
 }
 
-/// The driver of a kind, if this build has it.
+/// Returns the driver of a storage type, if this build has it.
 fn driver(kind: StoreKind) -> Result<&'static Driver, ConfigError> {
     drivers().find(|driver| driver.kind == kind).ok_or_else(|| ConfigError::NotInBuild(kind.name().to_owned()))
 }
 
-/// Checks the settings of a storage as far as that is possible without asking it.
+/// Checks the settings of a storage as far as that is possible without contacting it.
 ///
 /// # Errors
-/// The key and the reason; a kind that this build can't open.
+/// The key and the reason, or a storage type that this build can't open.
 pub fn check(kind: StoreKind, conf: &StorageConf) -> Result<(), ConfigError> {
     (driver(kind)?.check)(conf)
 }
 
 /// Opens the storage that `conf` describes, as the node `node` (`host:port`) sees it.
 ///
-/// A directory is created if it is missing; nothing is written into it.
+/// A missing directory is created. Nothing is written into it.
 ///
 /// # Errors
-/// Unknown or unsupported types, missing settings, and whatever the driver meets.
+/// The type is unknown or unsupported, settings are missing, or the driver fails.
 pub async fn open(conf: &StorageConf, node: &str) -> anyhow::Result<Arc<dyn Storage>> {
     open_so(conf, node, How::default()).await
 }
 
-/// As [`open`]; everything that is sent to it keeps to a pace.
+/// Does the same as [`open`], but limits the rate at which data is sent.
 ///
 /// # Errors
 /// As [`open`].
@@ -115,7 +116,7 @@ pub async fn open_paced(
     open_so(conf, node, How { pace, root, ..How::default() }).await
 }
 
-/// As [`open`], for somebody who reads large objects.
+/// Does the same as [`open`], for a caller that reads large objects.
 ///
 /// # Errors
 /// As [`open`].
@@ -123,7 +124,7 @@ pub async fn open_to_read(conf: &StorageConf, node: &str, downloads: Downloads) 
     open_so(conf, node, How { downloads, root: Root::MustExist, ..How::default() }).await
 }
 
-/// As [`open`], for somebody who waits for the answer: what fails is repeated for a few seconds only.
+/// Does the same as [`open`], for a user who waits for the answer: failed requests are repeated only for a few seconds.
 ///
 /// # Errors
 /// As [`open`].
@@ -156,7 +157,7 @@ async fn open_so(conf: &StorageConf, node: &str, how: How) -> anyhow::Result<Arc
     Ok(Arc::new(Split::new(retrying, limit(kind, opened.max_obj_size_gb))))
 }
 
-/// The size limit in bytes. Values below the smallest allowed one are ignored, as in the original.
+/// Returns the size limit in bytes. Values below the smallest allowed one are ignored, as in the original.
 fn limit(kind: StoreKind, configured: Option<f64>) -> u64 {
     match configured {
         Some(gib) if gib >= 1.0 => {
@@ -302,21 +303,21 @@ mod objects {
     pub const DRIVERS: &[super::Driver] = &[];
 }
 
-/// What [`probe`] found.
+/// The result of [`probe`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Probe {
     Initialised,
-    /// Nobody has initialised this storage.
+    /// This storage is not initialised.
     Missing,
 }
 
-/// Looks for the mark of an initialised storage and reads it, which proves that we can read here.
+/// Reads the mark of an initialised storage, which proves that this node can read there.
 ///
 /// # Errors
-/// The storage's own, and [`Error::Invalid`] if the mark is empty: the original takes it for damage.
+/// The errors of the storage, and [`Error::Invalid`] if the mark is empty, which the original treats as damage.
 pub async fn probe(store: &dyn Storage) -> storage::Result<Probe> {
-    /// The original reads as much; what it says is never interpreted.
+    /// The original reads the same number of bytes. The content is never interpreted.
     const ENOUGH: u64 = 10;
     let size = match store.stat(layout::INIT).await {
         Err(error) if error.is_not_found() => return Ok(Probe::Missing),
@@ -350,7 +351,7 @@ pub async fn write_init(store: &dyn Storage) -> storage::Result<()> {
 /// Makes sure that the storage is initialised.
 ///
 /// # Errors
-/// As [`probe`] and [`write_init`].
+/// The errors of [`probe`] and [`write_init`].
 pub async fn initialise(store: &dyn Storage) -> storage::Result<()> {
     match probe(store).await? {
         Probe::Initialised => Ok(()),
@@ -358,7 +359,7 @@ pub async fn initialise(store: &dyn Storage) -> storage::Result<()> {
     }
 }
 
-/// Writes the mark anew, deleting the old one first: proves that we can write and delete here. For resync.
+/// Deletes the mark and writes it again, which proves that this node can write and delete there. A resync uses this.
 ///
 /// # Errors
 /// The storage's own.

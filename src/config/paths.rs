@@ -2,7 +2,7 @@
 
 use bson::{Bson, Document};
 
-/// The value at a dotted path.
+/// Returns the value at a dotted path.
 pub(super) fn lookup<'a>(doc: &'a Document, path: &str) -> Option<&'a Bson> {
     match path.split_once('.') {
         None => doc.get(path),
@@ -10,7 +10,7 @@ pub(super) fn lookup<'a>(doc: &'a Document, path: &str) -> Option<&'a Bson> {
     }
 }
 
-/// Writes a value at a dotted path. Groups that are missing are made.
+/// Writes a value at a dotted path. Missing groups are created.
 pub(super) fn put(doc: &mut Document, path: &str, value: Bson) {
     match path.split_once('.') {
         None => {
@@ -27,7 +27,7 @@ pub(super) fn put(doc: &mut Document, path: &str, value: Bson) {
     }
 }
 
-/// Removes what is at a dotted path.
+/// Removes the value at a dotted path.
 pub(super) fn remove(doc: &mut Document, path: &str) {
     match path.split_once('.') {
         None => {

@@ -1,4 +1,4 @@
-//! Trying a storage: may we write, read, list and delete there, and is there room?
+//! Tries a storage: whether this node may write, read, list and delete there, and how much space is free.
 
 use crate::layout;
 use crate::model::{agent::Space, config::StorageConf, store::StoreKind};
@@ -6,7 +6,7 @@ use crate::storage::{self, Storage};
 use anyhow::{Context, Result, ensure};
 use futures::TryStreamExt;
 
-/// What did not work, when it did not.
+/// The steps of a trial that succeeded.
 #[derive(Debug)]
 pub enum Tried {
     All,
@@ -14,14 +14,14 @@ pub enum Tried {
     NotDeleted(anyhow::Error),
 }
 
-/// Leftovers of killed agents that are removed at once.
+/// How many objects of killed agents are removed at once.
 const LEFT: usize = 20;
 
-/// Writes, reads, lists and deletes a small object as the node `node`; `instance` tells this run of its agent from
-/// earlier ones, whose leftovers are removed.
+/// Writes, reads, lists and deletes a small object as the node `node`. `instance` identifies this run of its agent, so
+/// that objects of earlier runs are recognized and removed.
 ///
 /// # Errors
-/// Writing, reading or listing failed, so that no backup can be made.
+/// Writing, reading or listing failed, so no backup can be made.
 pub async fn attempt(store: &dyn Storage, node: &str, instance: &str) -> Result<Tried> {
     let folder = layout::probe_folder(node);
     let name = format!("{folder}/{instance}");
@@ -43,7 +43,7 @@ pub async fn attempt(store: &dyn Storage, node: &str, instance: &str) -> Result<
     Ok(Tried::All)
 }
 
-/// The room on a storage that is a folder; `None` for others, and where it can't be told.
+/// Returns the free space if the storage is a folder. Returns `None` for other storages, and if the space is unknown.
 pub async fn space(conf: &StorageConf) -> Option<Space> {
     let path = conf.filesystem.as_ref().filter(|_| conf.is_of(StoreKind::Filesystem))?.path.clone();
     let asked = tokio::task::spawn_blocking(move || rustix::fs::statvfs(path)).await.ok()?.ok()?;

@@ -1,8 +1,9 @@
 //! Reads the stored configuration as far as this program knows its keys.
 //!
-//! Shells, other releases and the original write the configuration too. A value that can't be used must not make the rest
-//! unreadable: the value is reported, and its default holds. Settings that decide where data goes, who reaches it and how it
-//! is protected have no safe default: a storage with such a mistake is not used until the mistake is corrected.
+//! Users of shells, other releases and the original write the configuration, too. A value that can't be used must not
+//! make the rest unreadable: the value is reported, and its default is used. Settings that decide where data goes, who
+//! can read it and how it is protected have no safe default. A storage with such a mistake is not used until the
+//! mistake is corrected.
 
 use super::{
     mask,
@@ -15,17 +16,17 @@ use crate::model::{
 };
 use bson::{Bson, Document};
 
-/// The most characters of a value that are quoted.
+/// How many characters of a value are quoted at most.
 const QUOTED: usize = 60;
 
-/// Reads a stored document, of the main configuration or of a profile.
+/// Reads a stored document of the main configuration or of a profile.
 #[must_use]
 pub fn read(stored: &Document) -> Config {
     let mut mistakes = Vec::new();
     let usable = group(stored, "", &mut mistakes);
     let mut config = match super::from_document(usable) {
         Ok(config) => config,
-        // Every value was checked, so this is a bug of ours; the document itself is valid.
+        // Every value was checked, so this is a bug in this program. The document itself is valid.
         Err(error) => {
             let problem = format!("can't be read: {error}");
             mistakes.push(Mistake { key: "storage".to_owned(), problem });
@@ -53,7 +54,8 @@ pub(super) fn settle(config: &mut Config) {
     config.storage.unusable = config.mistakes.iter().find(serious).map(ToString::to_string);
 }
 
-/// Is the default of this key safe in place of a wrong value: no data goes to another place, and none is less protected?
+/// Whether the default of this key can safely replace a wrong value: no data goes to another place, and none is less
+/// protected.
 fn has_safe_default(path: &str) -> bool {
     const SAFE: &[&str] =
         &["insecureSkipTLSVerify", "debugTrace", "debugLogLevels", "forcePathStyle", "fileMode", "dirMode"];
@@ -97,7 +99,7 @@ fn group(stored: &Document, at: &str, mistakes: &mut Vec<Mistake>) -> Document {
     usable
 }
 
-/// Is this a field of the document that is no setting, with a value of its type?
+/// Whether this field of the document is not a setting, and its value has the right type.
 fn is_own(name: &str, value: &Bson) -> bool {
     match name {
         "name" => matches!(value, Bson::String(_)),
@@ -107,7 +109,8 @@ fn is_own(name: &str, value: &Bson) -> bool {
     }
 }
 
-/// Converts the value to the type of its key: shells write whole numbers as doubles, and people write numbers as texts.
+/// Converts the value to the type of its key, because shells write whole numbers as doubles, and users write numbers as
+/// texts.
 fn leaf(key: &Key, value: &Bson, mistakes: &mut Vec<Mistake>) -> Result<Bson, String> {
     match (key.kind, value) {
         (Kind::MapF64 | Kind::MapText, Bson::Document(entries)) => {
@@ -145,7 +148,7 @@ fn checked(key: &Key, value: Bson) -> Result<Bson, String> {
     key.check(&value).map(|()| value)
 }
 
-/// A single value as a user would write it.
+/// Returns a single value in the form in which a user would write it.
 fn plain(value: &Bson) -> Option<String> {
     match value {
         Bson::String(text) => Some(text.clone()),
@@ -154,7 +157,7 @@ fn plain(value: &Bson) -> Option<String> {
     }
 }
 
-/// A value as shown to people; `***` if it may be a secret.
+/// Returns a value in the form that users see, or `***` if it may be a secret.
 fn shown(value: &Bson, path: &str) -> String {
     match value {
         Bson::Document(_) | Bson::Array(_) => "a group of values".to_owned(),
@@ -170,7 +173,8 @@ fn quoted(value: &serde_json::Value) -> String {
     }
 }
 
-/// Removes compression levels that their codec does not have: a wrong codec may have been replaced by the default.
+/// Removes compression levels that their codec does not have, because a wrong codec may have been replaced by the
+/// default.
 fn drop_wrong_levels(config: &mut Config, mistakes: &mut Vec<Mistake>) {
     let backup = config.backup.as_mut().map(|it| ("backup", it.compression, &mut it.compression_level));
     let pitr = config.pitr.as_mut().map(|it| ("pitr", it.compression, &mut it.compression_level));
@@ -189,7 +193,7 @@ mod tests {
     use crate::model::compression::Compression;
     use bson::doc;
 
-    /// A stored value by its dotted path, beside a storage that is in order.
+    /// Returns a document with a correct storage and with this value at the dotted path.
     fn stored(path: &str, value: impl Into<Bson>) -> Document {
         let mut doc = doc! { "storage": { "type": "filesystem", "filesystem": { "path": "/b" } }, "epoch": bson::Timestamp { time: 5, increment: 1 } };
         super::super::paths::put(&mut doc, path, value.into());

@@ -1,19 +1,19 @@
-//! Secrets out of documents and text that leave the cluster: reports that people send around.
+//! Removes secrets from documents and texts that leave the cluster, such as reports that users send to others.
 //!
-//! A configuration is masked by its keys ([`super::mask`]). Here nothing is known about the place of a secret: errors in
-//! the log quote connection strings and answers of stores. So three things are hidden: strings under the name of a secret
-//! key, wherever it stands; every value that is known to be secret, wherever it occurs; and what looks like a password in
-//! a URI or in its options.
+//! [`super::mask`] hides the secrets of a configuration by their keys. Here the place of a secret is unknown: errors in
+//! the log quote connection strings and answers of stores. So three things are hidden: strings under the name of a
+//! secret key, wherever the name occurs; every known secret value, wherever it occurs; and text that looks like a
+//! password in a URI or in its options.
 
 use super::schema;
 use bson::{Bson, Document};
 
 const HIDDEN: &str = "***";
-/// Shorter values are not looked for in texts, where they would be parts of ordinary words.
+/// Shorter values are not hidden in texts, because there they are often parts of ordinary words.
 const SHORTEST: usize = 4;
-/// Lines of a secret of several lines (a private key) that are secrets themselves.
+/// If a secret has several lines (a private key), each line of at least this length is also a secret.
 const LONG_LINE: usize = 16;
-/// Names of secrets beside those of the configuration, in lower case.
+/// Names of secrets in addition to those of the configuration, in lower case.
 const NAMES: &[&str] = &[
     "password",
     "pwd",
@@ -29,17 +29,17 @@ const NAMES: &[&str] = &[
     "sslclientcertificatekeypassword",
     "key",
 ];
-/// Folders of settings in which everything is secret that the configuration does not know as open.
+/// In groups of this name, every setting is secret unless the configuration knows it as not secret.
 const FOLDER: &str = "credentials";
 
-/// Settings that are known to be secret.
+/// The known secret values.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets {
     values: Vec<String>,
 }
 
 impl Secrets {
-    /// Remembers every secret in the document of a configuration, a storage, a backup or a command.
+    /// Adds every secret in the document of a configuration, a storage, a backup or a command.
     pub fn learn(&mut self, doc: &Document) {
         self.learn_below(doc, false);
     }
@@ -58,7 +58,7 @@ impl Secrets {
         }
     }
 
-    /// Remembers the password of a connection string, as it stands there and decoded.
+    /// Adds the password of a connection string, both in its encoded and in its decoded form.
     pub fn learn_uri(&mut self, uri: &str) {
         let rest = uri.split_once("://").map_or(uri, |(_, rest)| rest);
         let authority = rest.split(['/', '?']).next().unwrap_or_default();
@@ -75,12 +75,12 @@ impl Secrets {
         self.values.push(value.to_owned());
         let lines = value.lines().map(str::trim).filter(|line| line.len() >= LONG_LINE && *line != value);
         self.values.extend(lines.map(str::to_owned));
-        // The longest first: one may be a part of another.
+        // The longest values come first, because one may be a part of another.
         self.values.sort_by_key(|value| std::cmp::Reverse(value.len()));
         self.values.dedup();
     }
 
-    /// A text with all secrets hidden.
+    /// Returns a text with all secrets hidden.
     #[must_use]
     pub fn text(&self, text: &str) -> String {
         let mut out = text.to_owned();
@@ -92,7 +92,7 @@ impl Secrets {
         options(&uris(&out))
     }
 
-    /// A document with all secrets hidden.
+    /// Returns a document with all secrets hidden.
     #[must_use]
     pub fn document(&self, doc: &Document) -> Document {
         self.below(doc, false)
@@ -119,7 +119,7 @@ fn is_secret_key(name: &str, inside: bool) -> bool {
         || (inside && name != FOLDER && !schema::is_open_name(name))
 }
 
-/// Where a URI, or the value of one of its options, ends for sure.
+/// Whether the character certainly ends a URI or the value of one of its options.
 fn ends_word(c: char) -> bool {
     c.is_whitespace() || matches!(c, '"' | '\'' | '`' | '<' | '>' | '\\')
 }
@@ -133,7 +133,8 @@ fn uris(text: &str) -> String {
         out.push_str(before);
         let word = &after[..after.find(ends_word).unwrap_or(after.len())];
         let authority = word.find(['/', '?', '#']).map_or(word, |end| &word[..end]);
-        // A password that should have been encoded: in a database's string everything up to the last @ belongs to it.
+        // If a password contains an @ that should have been encoded, everything up to the last @ of a connection string
+        // belongs to it.
         let whole = before.trim_end_matches("://").ends_with("mongodb");
         let user = authority.rfind('@').or_else(|| word.rfind('@').filter(|_| whole)).map(|end| &word[..end]);
         match user {
@@ -152,7 +153,7 @@ fn uris(text: &str) -> String {
     out
 }
 
-/// Hides values in `name=value`, as in the options of URIs, where the name is that of a secret.
+/// Hides values in `name=value` if the name is that of a secret, as in the options of URIs.
 fn options(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -174,7 +175,7 @@ fn options(text: &str) -> String {
     out
 }
 
-/// `%2F` as `/`; what is no such code stays.
+/// Decodes codes such as `%2F` to `/`. Other text does not change.
 fn decoded(text: &str) -> String {
     let bytes = text.as_bytes();
     let (mut out, mut at) = (Vec::with_capacity(bytes.len()), 0);

@@ -1,8 +1,7 @@
-//! The settings as operations use them: the value that is set or, where no usable value is set, the default of the table
-//! of keys.
+//! The settings in the form that operations use. If no usable value is set, the default from the table of keys is used.
 //!
-//! Backups, restores, slicing and `pbm doctor` all ask [`Resolved`], so that none of them derives a value in its own way.
-//! The defaults are read from the table when this program is compiled: a key without a default does not compile.
+//! Backups, restores, slicing and `pbm doctor` all use [`Resolved`], so that none of them computes a value differently.
+//! The defaults are read from the table when this program is compiled. A key without a default does not compile.
 
 use super::{
     key::{Key, Limits},
@@ -26,15 +25,15 @@ pub struct Resolved {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct BackupSettings {
-    /// How long the replica sets have to begin.
+    /// The time that the replica sets have to begin.
     pub start_within: Duration,
     /// How long a backup waits for the end of the balancer's round.
     pub balancer_round: Duration,
-    /// One slice of the backup's oplog covers this time.
+    /// The time that one slice of the backup's oplog covers.
     pub oplog_span: Duration,
-    /// The key that decides `oplog_span`.
+    /// The key from which `oplog_span` comes.
     pub oplog_span_key: &'static str,
-    /// Collections that are dumped at the same time. Where it is not set, the agent's own number holds.
+    /// How many collections are dumped at the same time. If it is not set, the agent uses its own number.
     pub parallel_collections: Option<usize>,
     pub compression: Compression,
     pub level: Option<i32>,
@@ -45,9 +44,9 @@ pub struct BackupSettings {
 #[derive(Debug, Clone, PartialEq)]
 pub struct PitrSettings {
     pub slicing: Slicing,
-    /// One chunk covers this time.
+    /// The time that one chunk covers.
     pub oplog_span: Duration,
-    /// Writes that are older than this are on the storage.
+    /// Writes that are older than this must be on the storage.
     pub max_loss: Option<Duration>,
     pub compression: Compression,
     pub level: Option<i32>,
@@ -56,19 +55,19 @@ pub struct PitrSettings {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RestoreSettings {
-    /// How long a restore waits for the end of the balancer's round; `None`: as long as it takes.
+    /// How long a restore waits for the end of the balancer's round. `None` means without a limit.
     pub balancer_limit: Option<Duration>,
-    /// Collections that are loaded at the same time. Where it is not set, half of the node's cores hold.
+    /// How many collections are loaded at the same time. If it is not set, it is half the number of the node's cores.
     pub parallel_collections: Option<usize>,
-    /// Inserts at the same time for one collection.
+    /// How many inserts run at the same time for one collection.
     pub insertion_workers: usize,
-    /// Documents in one insert, at most.
+    /// The most documents in one insert.
     pub batch_documents: usize,
     pub index_commit_quorum: Option<String>,
     pub downloads: DownloadSettings,
 }
 
-/// What is set of the three keys that [`downloads`](super::downloads) combines.
+/// The values of the three keys that [`downloads`](super::downloads) combines, if they are set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct DownloadSettings {
     pub workers: Option<usize>,
@@ -124,7 +123,7 @@ fn pitr_settings(pitr: PitrConf, slicing: Slicing, backup: &BackupSettings) -> P
         oplog_span: span(&pitr),
         max_loss: pitr.max_loss_sec.filter(|it| *it > 0.0).and_then(|it| Duration::try_from_secs_f64(it).ok()),
         compression,
-        // A level that is set without a codec need not be one of the codec that backups have.
+        // A level may be set without a codec. It is ignored if the default codec does not have it.
         level: level.filter(|level| check_level(compression, Some(*level)).is_ok()),
         priority: pitr.priority,
     }
@@ -146,7 +145,8 @@ fn restore_settings(restore: RestoreConf) -> RestoreSettings {
     }
 }
 
-/// A number that is set. For the keys that are read here, 0 means that nothing is set; a negative number is a mistake.
+/// Returns a number if it is set. For the keys that are read here, 0 means that nothing is set, and a negative number
+/// is a mistake.
 fn positive<T: TryFrom<i32> + Default + PartialOrd>(number: i32) -> Option<T> {
     T::try_from(number).ok().filter(|it| *it > T::default())
 }
@@ -167,7 +167,7 @@ fn span(pitr: &PitrConf) -> Duration {
     minutes(pitr.oplog_span_min).unwrap_or(Duration::from_secs(SPAN_MINUTES * 60))
 }
 
-/// The default of a key whose value is a whole number.
+/// Returns the default of a key whose value is a whole number.
 const fn default_of(path: &str) -> u64 {
     match key(path).default {
         Some(default) => match default.value {
@@ -181,7 +181,7 @@ const fn default_of(path: &str) -> u64 {
     }
 }
 
-/// The largest value of a key.
+/// Returns the largest value of a key.
 const fn most_of(path: &str) -> f64 {
     match key(path).limits {
         Limits::Within(_, most) => most,
@@ -220,7 +220,7 @@ mod tests {
     use crate::config::schema;
     use bson::Bson;
 
-    /// The default of a key, read as a value of the configuration.
+    /// Returns the default of a key, read like a value of the configuration.
     fn table(path: &str) -> Bson {
         let key = schema::find(path).expect(path);
         key.kind.parse(key.default.and_then(|default| default.value).expect(path)).expect(path)
@@ -234,7 +234,7 @@ mod tests {
         }
     }
 
-    /// The configuration of these keys.
+    /// Returns the settings for these keys.
     fn set(keys: &[(&str, Bson)]) -> Resolved {
         let mut doc = bson::Document::new();
         for (path, value) in keys {
@@ -258,7 +258,7 @@ mod tests {
         assert_eq!((it.pitr.max_loss, it.pitr.compression), (None, it.backup.compression));
         assert_eq!(it.restore.insertion_workers as u64, whole("restore.numInsertionWorkers"));
         assert_eq!(it.restore.batch_documents as u64, whole("restore.batchSize"));
-        // The defaults 0 of the table mean that something else decides.
+        // A default of 0 in the table means that another rule decides the value.
         for path in ["backup.numParallelCollections", "restore.numParallelCollections", "restore.timeouts.balancerStop"]
         {
             assert_eq!(whole(path), 0, "{path}");

@@ -1,28 +1,29 @@
-//! The keys of the configuration: the one place behind strict files, `--set`, reading a key, hiding secrets and filling in
-//! defaults. What a key is stands in [`key`](super::key), the keys themselves in [`keys`](super::keys).
+//! The keys of the configuration. Reading files strictly, `--set`, reading a key, hiding secrets and adding defaults
+//! all use this module. A key is described in [`key`](super::key), and the keys themselves are in
+//! [`keys`](super::keys).
 
 pub use super::key::{Key, Kind, Limits, Preset};
 pub use super::keys::KEYS;
 
-/// The key of exactly this path.
+/// Returns the key with exactly this path.
 #[must_use]
 pub fn find(path: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.path == path)
 }
 
-/// Is this the last part of a secret key's path?
+/// Whether this is the last part of a secret key's path.
 #[must_use]
 pub fn is_secret_name(name: &str) -> bool {
     KEYS.iter().filter(|key| key.secret).any(|key| key.path.rsplit('.').next() == Some(name))
 }
 
-/// Is this the last part of the path of a key that is no secret?
+/// Whether this is the last part of the path of a key that is not secret.
 #[must_use]
 pub fn is_open_name(name: &str) -> bool {
     KEYS.iter().filter(|key| !key.secret).any(|key| key.path.rsplit('.').next() == Some(name))
 }
 
-/// The map key that `path` is an entry of, with the entry's name: `backup.priority.127.0.0.1:27017`.
+/// If `path` is an entry of a map, returns the key of the map and the entry's name: `backup.priority.127.0.0.1:27017`.
 #[must_use]
 pub fn find_entry(path: &str) -> Option<(&'static Key, &str)> {
     KEYS.iter().filter(|key| matches!(key.kind, Kind::MapF64 | Kind::MapText)).find_map(|key| {
@@ -31,7 +32,8 @@ pub fn find_entry(path: &str) -> Option<(&'static Key, &str)> {
     })
 }
 
-/// Names directly under `group` (empty = top level), in order; empty when there is no such group.
+/// Returns the names directly under `group` (empty = top level) in their order. The result is empty if no such group
+/// exists.
 #[must_use]
 pub fn children(group: &str) -> Vec<&'static str> {
     let mut names: Vec<&'static str> = Vec::new();
@@ -54,7 +56,7 @@ pub fn children(group: &str) -> Vec<&'static str> {
 pub(super) mod tests {
     use super::*;
 
-    /// A value that the key takes, and that is not kept back as the value of nothing.
+    /// Returns a value that the key accepts and that does not count as "not set".
     pub fn sample(key: &Key) -> &'static str {
         match (key.kind, key.limits, key.default.and_then(|default| default.value)) {
             (Kind::Text, Limits::OneOf(choices), _) => choices[0],

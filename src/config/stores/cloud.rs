@@ -13,13 +13,14 @@ use crate::{
 };
 use base64::{Engine, prelude::BASE64_STANDARD};
 
-/// Blocks of one Azure blob.
+/// The most blocks of one Azure blob.
 const MOST_BLOCKS: u32 = 50_000;
 
-/// Settings of type `azure`, as the node (`host:port`) reaches the store. Without key and SAS, the environment's identity.
+/// Reads settings of type `azure` for the node (`host:port`). Without a key or SAS, the identity from the environment
+/// is used.
 ///
 /// # Errors
-/// Missing or impossible values.
+/// A value is missing or not valid.
 pub fn azure(conf: &StorageConf, node: &str) -> Result<AzureSettings, ConfigError> {
     const PART: usize = 10 << 20;
     let fields = group(conf.azure.as_ref(), "storage.azure")?;
@@ -50,18 +51,18 @@ pub fn azure(conf: &StorageConf, node: &str) -> Result<AzureSettings, ConfigErro
     })
 }
 
-/// How Google's store is reached.
+/// The interface through which Google's store is used.
 #[derive(Debug)]
 pub enum Gcs {
     Own(Box<GcsSettings>),
-    /// HMAC keys are those of its S3-compatible side.
+    /// Its S3-compatible interface, to which HMAC keys belong.
     ByS3(Box<Settings>),
 }
 
-/// Settings of type `gcs`.
+/// Reads settings of type `gcs`.
 ///
 /// # Errors
-/// Missing or impossible values.
+/// A value is missing or not valid.
 pub fn gcs(conf: &StorageConf) -> Result<Gcs, ConfigError> {
     let fields = group(conf.gcs.as_ref(), "storage.gcs")?;
     let bucket = fields.required("bucket")?.trim_matches('/').to_owned();

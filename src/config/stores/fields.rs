@@ -1,17 +1,18 @@
-//! Typed reading of a settings document, with the key in every complaint.
+//! Reads typed values from a settings document. Every error names the key.
 
 use super::super::ConfigError;
 use bson::{Bson, Document};
 use std::time::Duration;
 
-/// A group of settings. Values that are null or empty count as not set, as the original writes them.
+/// A group of settings. Null and empty values count as not set, because the original writes them for settings that are
+/// not set.
 pub struct Fields<'a> {
     at: String,
     doc: Option<&'a Document>,
 }
 
 impl<'a> Fields<'a> {
-    /// `at`: the group's dotted path.
+    /// `at` is the group's dotted path.
     pub fn new(at: &str, doc: &'a Document) -> Self {
         Self { at: at.to_owned(), doc: Some(doc) }
     }
@@ -20,7 +21,7 @@ impl<'a> Fields<'a> {
         Self { at: self.path(key), doc: self.doc.and_then(|doc| doc.get_document(key).ok()) }
     }
 
-    /// The dotted path of a key.
+    /// Returns the dotted path of a key.
     pub fn path(&self, key: &str) -> String {
         format!("{}.{key}", self.at)
     }
@@ -65,13 +66,13 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// A duration, in nanoseconds in the document; 0 counts as not set.
+    /// Returns a duration, which is in nanoseconds in the document. 0 counts as not set.
     pub fn duration(&self, key: &str) -> Option<Duration> {
         let nanos = u64::try_from(self.whole(key)?).ok()?;
         (nanos > 0).then(|| Duration::from_nanos(nanos))
     }
 
-    /// The entry of a map for this node (`host:port`), else the value of `key`.
+    /// Returns the entry of a map for this node (`host:port`), or the value of `key` if the map has no such entry.
     pub fn for_node(&self, map: &str, node: &str, key: &str) -> Option<&'a str> {
         let own = self.doc.and_then(|doc| doc.get_document(map).ok()).and_then(|map| map.get_str(node).ok());
         own.filter(|text| !text.is_empty()).or_else(|| self.text(key))

@@ -1,6 +1,8 @@
-//! Settings of object stores, from the documents of the configuration (docs/format.md C.3.2) to what drivers take.
+//! Converts the settings of object stores, from the documents of the configuration (docs/format.md C.3.2) to the
+//! drivers' types.
 //!
-//! Pure: a configuration is refused for what is wrong in it before it is stored, by the same code that opens the storage.
+//! Pure. The same code checks a configuration before it is stored and opens the storage, so a wrong configuration is
+//! refused.
 
 pub mod cloud;
 mod fields;
@@ -14,10 +16,10 @@ use crate::{
 use fields::Fields;
 use std::time::Duration;
 
-/// Bytes of an upload on their way at a time, of one object.
+/// How many parts of one object are uploaded at the same time.
 const IN_FLIGHT_PARTS: usize = 4;
 
-/// `maxObjSizeGB` of the settings in force.
+/// Returns the `maxObjSizeGB` of the storage type in use.
 #[must_use]
 pub fn max_obj_size_gb(conf: &StorageConf) -> Option<f64> {
     match conf.object_store() {
@@ -26,7 +28,7 @@ pub fn max_obj_size_gb(conf: &StorageConf) -> Option<f64> {
     }
 }
 
-/// Parts of `part` bytes (at least `smallest`), some at once.
+/// Returns the cut for parts of the configured size (at least `smallest`), with several parts at a time.
 fn cut(fields: &Fields<'_>, key: &str, smallest: i64, most: u32) -> Result<Cut, ConfigError> {
     const DEFAULT: i64 = 10 << 20;
     let part = fields.whole(key).filter(|it| *it != 0).unwrap_or(DEFAULT);
@@ -39,9 +41,9 @@ fn cut(fields: &Fields<'_>, key: &str, smallest: i64, most: u32) -> Result<Cut, 
     Ok(Cut { part, most, in_flight: part.saturating_mul(IN_FLIGHT_PARTS) })
 }
 
-/// How patiently calls are repeated: as the settings say, and otherwise longer than a store's bad minute.
+/// Returns how calls are repeated: as the settings require, and otherwise for longer than a short outage of a store.
 ///
-/// `retries` are repetitions; with them set their number decides alone.
+/// `retries` is a number of repetitions. If it is set, only this number limits the repetitions.
 fn patience(retries: Option<i64>, first: Option<Duration>, longest: Option<Duration>) -> Patience {
     let default = Patience::default();
     Patience {
@@ -53,7 +55,7 @@ fn patience(retries: Option<i64>, first: Option<Duration>, longest: Option<Durat
     }
 }
 
-/// A prefix without slashes at its ends.
+/// Returns a prefix without slashes at its ends.
 fn trimmed(text: Option<&str>) -> String {
     text.unwrap_or_default().trim_matches('/').to_owned()
 }

@@ -1,4 +1,4 @@
-//! S3, and the types whose stores are reached by its protocol: minio, oss.
+//! S3, and the storage types whose stores use its protocol: minio, oss, oci.
 
 use super::{ConfigError, Fields, cut, patience, trimmed};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
 };
 use bson::Document;
 
-/// The smallest part of an upload, but for the last one.
+/// The smallest part of an upload, except the last one.
 const SMALLEST_PART: i64 = 5 << 20;
 const MOST_PARTS: u32 = 10_000;
 
@@ -34,7 +34,7 @@ fn keys(credentials: &Fields<'_>, id: &str, secret: &str, token: &str) -> Result
     }
 }
 
-/// An address with a scheme; without one, https.
+/// Returns an address with a scheme. The default is https.
 fn address(text: &str) -> String {
     let text = text.trim_end_matches('/');
     if text.contains("://") { text.to_owned() } else { format!("https://{text}") }
@@ -50,16 +50,16 @@ fn most_parts(fields: &Fields<'_>) -> Result<u32, ConfigError> {
     }
 }
 
-/// Where AWS has S3 of a region.
+/// Returns the address of AWS's S3 in a region.
 fn aws(region: &str) -> String {
     let domain = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
     format!("https://s3.{region}.{domain}")
 }
 
-/// Settings of type `s3`, as the node (`host:port`) reaches the store.
+/// Reads settings of type `s3` for the node (`host:port`).
 ///
 /// # Errors
-/// Missing or impossible values.
+/// A value is missing or not valid.
 pub fn s3(conf: &StorageConf, node: &str) -> Result<Settings, ConfigError> {
     let fields = group(conf.s3.as_ref(), "storage.s3")?;
     let region = fields.text("region").unwrap_or("us-east-1").to_owned();
@@ -105,10 +105,10 @@ fn encryption(fields: &Fields<'_>) -> Result<Encryption, ConfigError> {
     }
 }
 
-/// Settings of type `minio`: the same protocol, other names.
+/// Reads settings of type `minio`: the same protocol with other names.
 ///
 /// # Errors
-/// Missing or impossible values.
+/// A value is missing or not valid.
 pub fn minio(conf: &StorageConf, node: &str) -> Result<Settings, ConfigError> {
     let fields = group(conf.minio.as_ref(), "storage.minio")?;
     let endpoint = fields.for_node("endpointMap", node, "endpoint");
@@ -143,10 +143,11 @@ pub fn minio(conf: &StorageConf, node: &str) -> Result<Settings, ConfigError> {
     })
 }
 
-/// Settings of type `oss`: Alibaba Cloud, by its S3-compatible endpoint, which wants the bucket in the host name.
+/// Reads settings of type `oss`: Alibaba Cloud through its S3-compatible endpoint, which requires the bucket in the
+/// host name.
 ///
 /// # Errors
-/// Missing or impossible values; roles to be assumed, which this build can't.
+/// A value is missing or not valid, or a role has to be assumed, which this build can't do.
 pub fn oss(conf: &StorageConf) -> Result<Settings, ConfigError> {
     let fields = group(conf.oss.as_ref(), "storage.oss")?;
     let region = fields.required("region")?.trim_start_matches("oss-").to_owned();
@@ -158,7 +159,7 @@ pub fn oss(conf: &StorageConf) -> Result<Settings, ConfigError> {
     }
     let keys = keys(&credentials, "accessKeyId", "accessKeySecret", "securityToken")?;
     let sealing = fields.group("serverSideEncryption");
-    // The interface has no request for another cipher of the data; what is used without being asked for may be named.
+    // The interface can't request another cipher for the data. The cipher that is used anyway may be set.
     if let Some(cipher) = sealing.text("encryptionAlgorithm").filter(|it| *it != "AES256") {
         let reason =
             format!("'{cipher}' can't be asked for by the S3-compatible interface; remove it and set it on the bucket");
@@ -173,7 +174,7 @@ pub fn oss(conf: &StorageConf) -> Result<Settings, ConfigError> {
     let retryer = fields.group("retryer");
     Ok(Settings {
         kind: "oss",
-        // The native endpoint `oss-REGION…` has its S3-compatible one beside it.
+        // For each native endpoint `oss-REGION…` there is an S3-compatible one with this name.
         endpoint: endpoint.replacen("://oss-", "://s3.oss-", 1),
         region: format!("oss-{region}"),
         path_style: false,
@@ -196,12 +197,12 @@ pub fn oss(conf: &StorageConf) -> Result<Settings, ConfigError> {
     })
 }
 
-/// Settings of type `oci`: Oracle Cloud, by its S3-compatible endpoint. That one takes customer secret keys, not the API
-/// keys of the native one, so they come from the environment of the agent or from `credentials.accessKeyId` and
-/// `credentials.secretAccessKey`, which we add to the original's settings.
+/// Reads settings of type `oci`: Oracle Cloud through its S3-compatible endpoint. This endpoint accepts customer secret
+/// keys and not the API keys of the native interface. So the keys come from the agent's environment or from
+/// `credentials.accessKeyId` and `credentials.secretAccessKey`, which we add to the original's settings.
 ///
 /// # Errors
-/// Missing or impossible values; credentials of the native interface.
+/// A value is missing or not valid, or the credentials are for the native interface.
 pub fn oci(conf: &StorageConf) -> Result<Settings, ConfigError> {
     let fields = group(conf.oci.as_ref(), "storage.oci")?;
     let (region, namespace) = (fields.required("region")?, fields.required("namespace")?);
