@@ -26,7 +26,7 @@ pub fn check(input: &[u8]) {
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Contents {
     prelude: Prelude,
-    /// Database, collection and documents. `None` in place of the documents if the archive has no block that ends them.
+    /// Database, collection and documents. The documents are `None` if the archive has no block that ends them.
     namespaces: Vec<(String, String, Option<Vec<u8>>)>,
 }
 
@@ -72,7 +72,7 @@ fn whole_documents(bytes: &[u8]) -> bool {
     cutter.push(bytes).is_ok() && !cutter.is_within_document()
 }
 
-/// The same contents, written by us, are read as the same.
+/// If we write the contents again, reading them gives the same contents.
 fn accepted(contents: &Contents) {
     let written = written(contents);
     let read = wait(read(&written, 1 + written.len() / 3)).expect("an archive that was written");
@@ -81,7 +81,7 @@ fn accepted(contents: &Contents) {
         Ok(namespaces) => {
             let again = Prelude { entries: namespaces.iter().map(PreludeEntry::of).collect(), ..Prelude::default() };
             let twice = read_prelude(&again).expect("descriptions that were written");
-            // Numbers that are no numbers differ from themselves, so the descriptions are compared as they are written.
+            // NaN is not equal to itself, so the descriptions are compared as texts.
             let texts = |prelude: &Prelude| -> Vec<PreludeEntry> { prelude.entries.clone() };
             let written = Prelude { entries: twice.iter().map(PreludeEntry::of).collect(), ..Prelude::default() };
             assert_eq!(texts(&written), texts(&again));

@@ -19,7 +19,7 @@ fn accepted(meta: &BackupMeta) {
     let written = text(meta);
     let again = read(written.as_bytes()).unwrap_or_else(|error| panic!("{error:#}: {written}"));
     assert_eq!(text(&again), written);
-    // Secrets are masked and empty errors left out; all else is the same.
+    // Secrets are masked and empty errors are left out. Everything else is unchanged.
     assert_eq!(
         (&again.name, again.kind, again.status, again.compression, &again.opid),
         (&meta.name, meta.kind, meta.status, meta.compression, &meta.opid)

@@ -8,9 +8,9 @@ use crate::{
 };
 use futures::TryStreamExt as _;
 
-/// Content beyond this is not read: a few bytes can stand for very many.
+/// Content after this many bytes is not read, because a few compressed bytes can contain very much.
 const ENOUGH: usize = 4 << 20;
-/// The largest piece that a decoder hands on: a block of an S2 stream.
+/// The largest piece that a decoder returns: a block of an S2 stream.
 const LARGEST_PIECE: usize = 4 << 20;
 
 /// The first byte chooses the codec.
@@ -45,7 +45,7 @@ pub(super) fn codec(input: &[u8]) -> Option<(Compression, &[u8])> {
 enum Read {
     All(Vec<u8>),
     Failed(String),
-    /// More than enough.
+    /// The stream is longer than [`ENOUGH`].
     Part,
 }
 
@@ -79,7 +79,7 @@ fn compressed_again(codec: Compression, content: &[u8]) {
     if codec != Compression::None {
         for cut in [0, encoded.len() / 2, encoded.len() - 1] {
             let part = decoded(&encoded[..cut], ENOUGH, codec);
-            // These streams have no end mark: a cut between two blocks shows only in the size of the content.
+            // These streams have no end mark, so a cut between two blocks is only visible in the size of the content.
             let between_blocks = cut > 0 && matches!(codec, Compression::S2 | Compression::Snappy);
             let is_beginning = matches!(&part, Read::All(part) if between_blocks && content.starts_with(part));
             assert!(matches!(part, Read::Failed(_)) || is_beginning, "{codec}: cut at {cut}");
@@ -87,7 +87,7 @@ fn compressed_again(codec: Compression, content: &[u8]) {
     }
 }
 
-/// Our reader of Snappy streams, and the library's.
+/// Our reader of Snappy streams and the library's reader give the same result.
 fn same_as_the_library(codec: Compression, stream: &[u8]) {
     if codec != Compression::Snappy {
         return;

@@ -8,7 +8,8 @@ use crate::{
 use bson::{Bson, Document};
 use serde_norway::Value as Yaml;
 
-/// A YAML file, and perhaps changes behind it: in each line `key=value`, or `key` alone, which removes the key.
+/// The input is a YAML file, which changes may follow. Each line of these is `key=value`, or only `key` to remove the
+/// key.
 pub fn check(input: &[u8]) {
     let (yaml, changes) = two_parts(input).unwrap_or((input, b""));
     let (Ok(yaml), Ok(changes)) = (std::str::from_utf8(yaml), std::str::from_utf8(changes)) else { return };
@@ -26,7 +27,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// What is shown can be loaded over what is stored, and nothing changes.
+/// The configuration that is shown can be loaded over the stored one without a change.
 fn shown_and_loaded(config: &Config) {
     validate(config).expect("it was loaded");
     assert_eq!(config.mistakes, []);
@@ -56,7 +57,7 @@ fn change(mut config: Config, changes: &str) {
             let update = edit::update(&stored, &done);
             let after = updated(stored, &update);
             let mut read = reading::read(&after);
-            // Mistakes in what was not changed are not part of `stored`.
+            // Mistakes in parts that were not changed are not in `stored`.
             read.mistakes.clone_from(&config.mistakes);
             read.storage.unusable.clone_from(&config.storage.unusable);
             assert_eq!(without_empty_groups(&read), without_empty_groups(&config), "{changes:?}: {update:?}");
@@ -68,7 +69,7 @@ fn change(mut config: Config, changes: &str) {
     }
 }
 
-/// Groups without a value mean the same as no groups.
+/// Returns the document without empty groups, which mean the same as missing groups.
 fn without_empty_groups(config: &Config) -> Document {
     fn without(document: Document) -> Document {
         let fields = document.into_iter().map(|(name, value)| match value {
@@ -80,7 +81,7 @@ fn without_empty_groups(config: &Config) -> Document {
     without(bson::serialize_to_document(config).expect("a configuration"))
 }
 
-/// The document after the update, as a server makes it. A server refuses two changes of which one is inside of the other.
+/// Returns the document after the update, as a server does it. A server refuses two changes if one is inside the other.
 fn updated(mut stored: Document, update: &edit::Update) -> Document {
     let paths: Vec<&String> = update.set.keys().chain(update.unset.keys()).collect();
     for path in &paths {
@@ -118,7 +119,8 @@ fn put(document: &mut Document, path: &str, value: Option<&Bson>) {
     }
 }
 
-/// A document that another program wrote: what can't be used is reported, and the rest is a configuration.
+/// A document that another program wrote: the values that can't be used are reported, and the rest is a valid
+/// configuration.
 fn stored_document(stored: &Document, changes: &str) {
     let config = reading::read(stored);
     for mistake in &config.mistakes {

@@ -1,4 +1,4 @@
-//! Extended JSON: options and indexes of collections are kept in it.
+//! Extended JSON, in which the options and indexes of collections are stored.
 
 use super::words;
 use crate::archive::extjson::{compact, indented, parse};
@@ -13,7 +13,7 @@ pub fn check(input: &[u8]) {
     };
     let text = compact(&document);
     let again = parse(text.as_bytes()).unwrap_or_else(|error| panic!("{error}: {text}"));
-    // Written again, because numbers that are no numbers differ from themselves.
+    // The text is compared, because NaN is not equal to itself.
     assert_eq!(compact(&again), text);
     let lines = indented(&document);
     let again = parse(lines.as_bytes()).unwrap_or_else(|error| panic!("{error}: {lines}"));

@@ -11,7 +11,7 @@ use crate::{
 };
 use bson::Timestamp;
 
-/// A name in each line.
+/// The input has a name in each line.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     for name in text.split('\n') {
@@ -44,7 +44,7 @@ fn name_holds(name: &str) {
     collection_holds(name);
 }
 
-/// There is one way to write a time, except that the increment 0 may be missing.
+/// A time has only one written form, except that the increment 0 may be missing.
 fn is_our_form(text: &str, ts: Timestamp) {
     let ours = format_ts(ts);
     assert!(text == ours || ts.increment == 0 && ours.strip_suffix("-0") == Some(text), "'{text}' is taken for {ours}");
@@ -70,7 +70,7 @@ fn chunk_holds(name: &str, chunk: &ChunkName) {
     is_our_form(parts.next().unwrap_or_default(), chunk.to);
 }
 
-/// Every collection has an object, under its own name or under an escaped one, and a storage keeps it.
+/// Every collection has an object, under its own name or under an escaped one, and a storage accepts that name.
 fn collection_holds(name: &str) {
     let (db, coll) = name.split_once('.').unwrap_or(("db", name));
     let at = ReplsetLayout::new("2026-11-21T00:44:27Z", "rs0", Compression::S2);

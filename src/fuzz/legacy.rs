@@ -1,4 +1,4 @@
-//! A replica set's part of a backup made before 2.0: one compressed archive, of which nothing else has a description.
+//! A replica set's part of a backup made before 2.0: one compressed archive without any other description.
 
 use super::{compress::codec, wait, words};
 use crate::{

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 const NAME: &str = "b/rs0/metadata.json";
 
-/// A `metadata.json`, and perhaps the `meta.pbm` beside it.
+/// The input is a `metadata.json`, which a `meta.pbm` may follow.
 pub fn check(input: &[u8]) {
     let (json, pbm) = two_parts(input).map_or((input, None), |(json, pbm)| (json, Some(pbm)));
     match read_metadata_json(json) {
@@ -52,7 +52,7 @@ fn accepted_json(meta: &ArchiveMeta) {
     assert_eq!(again.written, meta.written);
     let names = meta.namespaces.iter().map(|ns| (&ns.db, &ns.coll));
     assert_eq!(names.collect::<std::collections::BTreeSet<_>>().len(), meta.namespaces.len(), "each once");
-    // Buckets and system collections are not listed. All others come back as they were.
+    // Buckets and system collections are not listed. All others are unchanged.
     let mut others = BTreeMap::new();
     for ns in &again.namespaces {
         others.insert((&ns.db, &ns.coll), ns);
@@ -73,7 +73,7 @@ fn accepted_pbm(namespaces: &[NamespaceMeta], remains: &[NamespaceMeta]) {
     assert_eq!(again.len(), namespaces.len());
 }
 
-/// Files that are accepted together have the same description.
+/// If two files are accepted together, they contain the same description.
 fn both(json: &[u8], pbm: Option<&[u8]>) {
     let store = Memory::new();
     let put =
@@ -84,7 +84,7 @@ fn both(json: &[u8], pbm: Option<&[u8]>) {
     }
     let Ok(meta) = wait(described::read(&store, NAME)).inspect_err(|error| drop(words(error))) else { return };
     let Some((namespaces, _)) = pbm.map(|pbm| read_meta_pbm(pbm).expect("it was read before")) else { return };
-    // Only the first file has the names of objects, and what was written.
+    // Only the first file contains the names of objects and the list of stored objects.
     let text = |mut namespaces: Vec<NamespaceMeta>| {
         namespaces.iter_mut().for_each(|ns| ns.object = None);
         let meta = ArchiveMeta { namespaces, ..meta.clone() };

@@ -1,15 +1,16 @@
-//! What must hold for bytes from outside, whatever they are: one function for each kind of input, which panics where it does
-//! not hold.
+//! Properties that must hold for any bytes from outside. For each kind of input there is one function, which panics if
+//! a property does not hold.
 //!
-//! The module exists only in unit tests and in the programs of cargo-fuzz. A unit test calls every function with the files in
-//! `fuzz/corpus` and with changed copies of them; the programs in `fuzz/fuzz_targets` call the same functions with what
-//! libFuzzer makes up. `fuzz/README.md` says how to run them.
+//! The module exists only in unit tests and in the programs of cargo-fuzz. A unit test calls every function with the
+//! files in `fuzz/corpus` and with changed copies of them. The programs in `fuzz/fuzz_targets` call the same functions
+//! with inputs that libFuzzer generates. `fuzz/README.md` describes how to run them.
 //!
 //! # What every function checks
-//! - Accepted input is written back to the same bytes, or to other bytes that mean the same.
-//! - It does not matter in which pieces a stream arrives.
-//! - Memory stays within limits that the input can't choose: the programs count it, and the unit test runs with a limit.
-//! - Refused input gives an error with words, and with the place where there is one.
+//! - If an input is accepted, writing it again gives the same bytes, or other bytes with the same meaning.
+//! - The result does not depend on the pieces in which a stream arrives.
+//! - Memory stays within limits that do not depend on the input: the programs count it, and the unit test runs with a
+//!   limit.
+//! - If an input is refused, the error has an explanation and, where there is one, the place.
 
 mod archive;
 mod backup_json;
@@ -35,7 +36,7 @@ use std::{fmt, future::Future, io};
 pub struct Target {
     /// The name of the program, and of the folder with its corpus.
     pub name: &'static str,
-    /// Panics where a property does not hold.
+    /// Panics if a property does not hold.
     pub check: fn(&[u8]),
 }
 
@@ -56,7 +57,7 @@ pub const TARGETS: &[Target] = &[
 /// Checks one input.
 ///
 /// # Panics
-/// A property does not hold, or there is no target of this name.
+/// A property does not hold, or no target has this name.
 pub fn run(target: &str, input: &[u8]) {
     let found = TARGETS.iter().find(|it| it.name == target);
     (found.unwrap_or_else(|| panic!("there is no target '{target}'")).check)(input);
@@ -71,7 +72,7 @@ fn wait<F: Future>(future: F) -> F::Output {
     RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
-/// A stream that gives the bytes in pieces of this size.
+/// Returns a stream of the bytes in pieces of this size.
 fn pieces(bytes: &[u8], size: usize) -> ByteStream {
     let pieces: Vec<io::Result<Bytes>> =
         bytes.chunks(size.max(1)).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
@@ -82,7 +83,7 @@ fn pieces(bytes: &[u8], size: usize) -> ByteStream {
 fn words(error: impl fmt::Display) -> String {
     let text = format!("{error:#}");
     assert!(text.split_whitespace().count() >= 2, "an error without words: '{text}'");
-    // The pipeline says so when a codec panics.
+    // The pipeline reports this when a codec panics.
     assert!(!text.contains("ended unexpectedly"), "{text}");
     text
 }
@@ -94,7 +95,7 @@ fn two_parts(input: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&input[..at], &input[at + BETWEEN.len()..]))
 }
 
-/// Changes the first four and the last byte so that they frame a document, if there is room for one.
+/// Changes the first four bytes and the last byte so that the input has the frame of a document, if it is long enough.
 fn framed(input: &[u8]) -> Option<Vec<u8>> {
     let length = i32::try_from(input.len()).ok().filter(|length| *length >= 5)?;
     let mut document = input.to_vec();

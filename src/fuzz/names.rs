@@ -1,4 +1,4 @@
-//! What people write: namespaces, times, spans of time, rates and codecs.
+//! Texts that users write: namespaces, times, spans of time, rates and codecs.
 
 use super::words;
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
 };
 use std::fmt::Display;
 
-/// A text in each line. Behind an empty line stand namespaces that are left out.
+/// The input has a text in each line. After an empty line, the lines are excluded namespaces.
 pub fn check(input: &[u8]) {
     let Ok(text) = std::str::from_utf8(input) else { return };
     let lines: Vec<&str> = text.split('\n').collect();
@@ -102,7 +102,7 @@ fn selection_holds(selection: &Selection, wanted: &[&str], excluded: &[&str]) {
     }
 }
 
-/// Names that the patterns could fit, and some that they don't.
+/// Returns names that may match the patterns, and some that don't.
 fn candidates<'a>(patterns: impl Iterator<Item = &'a &'a str>) -> Vec<(String, String)> {
     let mut found = vec![("shop".to_owned(), "orders".to_owned()), ("admin".to_owned(), "x".to_owned())];
     for pattern in patterns.take(8) {
@@ -121,7 +121,7 @@ fn is_own(db: &str) -> bool {
     matches!(db, "admin" | "config" | "local")
 }
 
-/// The rule in other words than those of [`Selection`].
+/// Implements the rule of [`Selection`] in a second way.
 fn wants_by_rule(wanted: &[&str], excluded: &[&str], db: &str, coll: &str) -> bool {
     let fits = |pattern: &&str| {
         let Some((of_db, of_coll)) = pattern.trim().split_once('.') else { return false };
@@ -135,7 +135,7 @@ fn wants_by_rule(wanted: &[&str], excluded: &[&str], db: &str, coll: &str) -> bo
     !is_own(db) && (everything || wanted.iter().any(fits)) && !excluded.iter().any(fits)
 }
 
-/// Does the pattern fit the name? Tried in all ways: row by row, which beginnings of the pattern fit.
+/// Whether the pattern matches the name. Row by row, it computes which beginnings of the pattern match.
 fn fits(pattern: &[u8], name: &[u8]) -> bool {
     let mut row: Vec<bool> = vec![false; name.len() + 1];
     row[0] = true;

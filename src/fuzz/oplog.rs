@@ -27,7 +27,7 @@ pub fn check(input: &[u8]) {
         None => assert_eq!(read.len(), input.len()),
         Some(why) => {
             assert!(why.contains(&format!("damaged at its uncompressed byte {}", read.len())), "{why}");
-            // A wrong length does not keep the fields behind it from being looked at.
+            // Even if a length is wrong, the fields after it are examined.
             let framed = super::framed(&input[read.len()..]).unwrap_or_default();
             if let Some(entry) = RawDocument::from_bytes(&framed).ok().filter(|entry| well_formed(entry).is_ok()) {
                 entry_holds(entry);
@@ -98,7 +98,7 @@ fn contains(raw: &RawDocument, bytes: &[u8]) -> bool {
     bytes.is_empty() || raw.as_bytes().windows(bytes.len()).any(|window| window == bytes)
 }
 
-/// The operations of a transaction come back as they were.
+/// The operations of a transaction are read unchanged.
 fn operations_are_kept(ops: &RawArray, ts: Timestamp) {
     let all: Result<Vec<&RawDocument>, _> = operations(ops, ts).collect();
     let mut transactions = Transactions::new(usize::MAX);
@@ -118,7 +118,7 @@ fn operations_are_kept(ops: &RawArray, ts: Timestamp) {
     }
 }
 
-/// No operation on a control collection is stored, wherever it stands.
+/// No operation on a control collection is stored, wherever it is in the entry.
 fn secrets_are_left_out(entry: &RawDocument) {
     match secrets::judge(entry) {
         Ok(Verdict::Keep) => assert!(!is_about_control(entry), "{entry:?}"),
@@ -163,7 +163,7 @@ fn is_about_control(entry: &RawDocument) -> bool {
     }
 }
 
-/// All of the database `shop`, or one collection of it, becomes `clone`; then the other way round.
+/// Renames the database `shop`, or one of its collections, to `clone` and back. The result is the original entry.
 fn names_are_changed_and_changed_back(colls: Option<(&str, &str)>, entry: &RawDocument) {
     let place = |db: &str, coll: Option<&str>| -> Place { (db.to_owned(), coll.map(str::to_owned)) };
     let (from, to) = (place("shop", colls.map(|it| it.0)), place("clone", colls.map(|it| it.1)));
@@ -183,7 +183,7 @@ fn names_are_changed_and_changed_back(colls: Option<(&str, &str)>, entry: &RawDo
         assert_eq!(mapping.database(db), after.split_ns().0);
     }
     let twice = back.entry(once).expect("it was renamed before");
-    // UUIDs are other ones each time, of the same length.
+    // UUIDs differ each time but have the same length.
     let has_uuid = contains(entry, b"ui\0") || contains(entry, b"dropTarget\0");
     assert_eq!(twice.as_bytes().len(), entry.as_bytes().len(), "the names are the old ones");
     assert!(has_uuid || twice.as_bytes() == entry.as_bytes(), "{twice:?}");

@@ -1,4 +1,4 @@
-//! Documents that are walked without decoding them.
+//! Documents that are read without decoding them.
 
 use super::words;
 use crate::raw::{Field, Malformed, New, check as well_formed, fields, find, kind, rewrite, text};
@@ -46,7 +46,7 @@ fn document_holds(document: &RawDocument) {
         Err(error) => {
             let why = words(error);
             assert!(text::decode(document).is_err(), "decoded although '{why}'");
-            // The library has no limit of its own, so it is not asked about documents that are nested deeply.
+            // The library has no limit of its own, so it does not get documents that are nested deeply.
             if !why.contains("nested more deeply") && bytes.len() < 1 << 12 {
                 assert!(Document::try_from(document).is_err(), "the library accepts it: {why}");
             }
@@ -100,7 +100,8 @@ fn decoded_document(document: &RawDocument, decoded: &Document) {
     assert_eq!(encoded.as_bytes(), twice.as_bytes(), "decoding has no further effect");
 }
 
-/// Does the library keep everything of this document? It drops repeated fields and the names of elements of arrays, and
+/// Whether the library keeps everything in this document. It drops repeated fields and the names of array elements, and
+/// sorts the options of regular expressions.
 /// sorts the options of regular expressions.
 fn is_plain(document: &RawDocument) -> bool {
     let mut names = HashSet::new();

@@ -1,4 +1,4 @@
-//! Calls every function with its corpus, and with changed copies of it: the same ones each time.
+//! Calls every function with its corpus and with changed copies of it. The copies are the same in each run.
 
 use super::{TARGETS, run};
 use std::{
@@ -8,13 +8,13 @@ use std::{
     process::Command,
 };
 
-/// Changed copies for each target, if [`COPIES`] does not ask for another number.
+/// The number of changed copies for each target, unless [`COPIES`] sets another number.
 const CHANGED: u64 = 600;
 const COPIES: &str = "PBMBOX_FUZZ_COPIES";
-/// Longer inputs, and those whose names begin with `slow-`, are only checked as they are.
+/// Longer inputs, and inputs whose names begin with `slow-`, are checked only without changes.
 const LONGEST_CHANGED: usize = 16 << 10;
 
-/// The files of a target's corpus, by name.
+/// Returns the files of a target's corpus, sorted by name.
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(target);
     let files = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
@@ -45,7 +45,7 @@ fn corpus_and_changed_copies(target: &str) {
     }
 }
 
-/// Names the input if it fails, and prints it, so that it can become a file of the corpus.
+/// If an input fails, names and prints it, so that it can become a file of the corpus.
 fn run_and_name(target: &str, name: &str, input: &[u8]) {
     if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(target, input))) {
         let hex: String = input.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -54,7 +54,7 @@ fn run_and_name(target: &str, name: &str, input: &[u8]) {
     }
 }
 
-/// The splitmix64 generator: the same numbers on every machine and with every release of a library.
+/// The splitmix64 generator. It gives the same numbers on every machine and with every release of a library.
 struct Chance(u64);
 
 impl Chance {
@@ -70,7 +70,7 @@ impl Chance {
         usize::try_from(self.next() % end.max(1) as u64).expect("below a usize")
     }
 
-    /// One to four changes, one after the other.
+    /// Makes one to four changes, one after the other.
     fn changed(&mut self, input: &[u8], other: &[u8]) -> Vec<u8> {
         let mut bytes = input.to_vec();
         for _ in 0..=self.below(4) {
@@ -157,7 +157,7 @@ fn documents() {
     corpus_and_changed_copies("raw");
 }
 
-/// Memory is counted for a whole process, so the inputs are checked in one of their own.
+/// The memory of a whole process is counted, so the inputs are checked in a process of their own.
 #[test]
 fn memory_stays_within_limits() {
     const CHILD: &str = "PBMBOX_FUZZ_MEMORY";
@@ -182,7 +182,7 @@ fn memory_stays_within_limits() {
     }
 }
 
-/// The most memory of this process so far.
+/// Returns the largest memory use of this process so far.
 fn peak() -> u64 {
     let status = fs::read_to_string("/proc/self/status").expect("the state of this process");
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("the peak");
