@@ -1,4 +1,4 @@
-//! `<backup>.pbm.json` (docs/format.md A.2): the metadata of a backup as a file beside its data.
+//! `<backup>.pbm.json` (docs/format.md A.2): the metadata of a backup, in a file next to its data.
 
 use super::{extjson, json};
 use crate::model::{backup::BackupMeta, store::StoreKind};
@@ -8,13 +8,13 @@ use serde_json::{Map, Value, json};
 
 /// The most JSON values that a file may contain. A backup has some dozens for each shard and one for each selected namespace.
 const MOST_VALUES: usize = 200_000;
-/// Lists of data files, which only physical backups before 2.4.1 have. They may be long, and nothing here reads them.
+/// Lists of data files, which only physical backups before 2.4.1 have. They may be long, and no code here reads them.
 const FILES: [&str; 2] = ["files", "journal"];
-/// What stands in place of a secret.
+/// The text in place of a secret.
 const MASK: &str = "***";
-/// Keys of storage settings outside of `credentials` whose text is secret.
+/// Keys of storage settings outside `credentials` whose text is secret.
 const SECRET_KEYS: [&str; 1] = ["sseCustomerKey"];
-/// Keys within `credentials` whose text is no secret.
+/// Keys inside `credentials` whose text is not secret.
 const OPEN_KEYS: [&str; 3] = ["type", "signature-ver", "server"];
 
 const BACKUP: [&str; 27] = [
@@ -44,7 +44,7 @@ const BACKUP: [&str; 27] = [
     "error",
     "pbm_version",
     "balancer",
-    // Ours.
+    // This key is ours.
     "description",
 ];
 const REPLSET: [&str; 17] = [
@@ -66,12 +66,12 @@ const REPLSET: [&str; 17] = [
     "pbm_version",
     "mongo_version",
 ];
-/// Keys of the storage beside the settings of each kind.
+/// Keys of the storage, in addition to the settings of each type.
 const STORE: [&str; 3] = ["name", "profile", "type"];
 const FILESYSTEM: [&str; 6] = ["path", "maxObjSizeGB", "backupBuffSize", "restoreBuffSize", "fileMode", "dirMode"];
 
-/// The file's bytes: indented by tabs, no line break at the end. Secrets of the storage are masked, progress is left
-/// out.
+/// Returns the content of the file: indented by tabs, without a line break at the end. Secrets of the storage are
+/// masked, and the progress is left out.
 ///
 /// # Errors
 /// The metadata cannot be encoded.
@@ -98,8 +98,8 @@ pub fn write(meta: &BackupMeta) -> anyhow::Result<Vec<u8>> {
     Ok(json::indent(&compact, "\t").into_bytes())
 }
 
-/// Reads the file as the original does: unknown keys and anything after the first value are ignored, keys may have any
-/// case, what is missing or `null` is empty.
+/// Reads the file as the original does: unknown keys and everything after the first value are ignored, keys may be in
+/// any case, and missing or `null` values count as empty.
 ///
 /// # Errors
 /// The bytes do not begin with a JSON object, or a known key has a value of the wrong type.
@@ -148,7 +148,7 @@ fn condition(value: Value) -> anyhow::Result<Value> {
     with_default(condition, "status", json!("init"))
 }
 
-/// The known members of an object under their proper names, without nulls.
+/// Returns the known members of an object under their exact names, without nulls.
 fn pick(value: Value, known: &[&str], what: &str) -> anyhow::Result<Map<String, Value>> {
     let Value::Object(object) = value else { return Err(anyhow!("{what} is no JSON object")) };
     let named = |(key, value): (String, Value)| {
@@ -158,7 +158,7 @@ fn pick(value: Value, known: &[&str], what: &str) -> anyhow::Result<Map<String, 
     Ok(object.into_iter().filter_map(named).collect())
 }
 
-/// An empty word stands for the first of its kind, as a missing one.
+/// Removes empty words. An empty word has the same meaning as a missing one: the first value of its kind.
 fn drop_empty(object: &mut Map<String, Value>, keys: &[&str]) {
     object.retain(|key, value| !keys.contains(&key.as_str()) || value.as_str() != Some(""));
 }
@@ -168,7 +168,7 @@ fn with_default(mut object: Map<String, Value>, key: &str, default: Value) -> an
     Ok(Value::Object(object))
 }
 
-/// Converts every element of the array under `key`; null elements count as empty objects.
+/// Converts every element of the array at `key`. Null elements count as empty objects.
 fn each(
     object: &mut Map<String, Value>,
     key: &str,
@@ -186,7 +186,7 @@ fn each(
     Ok(())
 }
 
-/// `{"T", "I"}` to the form that [`bson::Timestamp`] reads.
+/// Converts `{"T", "I"}` to the form that [`bson::Timestamp`] reads.
 fn timestamp(object: &mut Map<String, Value>, key: &str) -> anyhow::Result<()> {
     if let Some(value) = object.remove(key) {
         let parts = pick(value, &["T", "I"], key)?;
@@ -211,7 +211,7 @@ fn omit_empty_errors(doc: &mut Document) {
     }
 }
 
-/// Masks what is secret in the settings of any storage. Credentials of gcs are left out as a whole.
+/// Masks the secrets in the settings of any storage. The credentials of gcs are removed.
 fn mask_store(store: &mut Document) {
     omit_empty(store, &["name"]);
     if store.get_bool("profile").is_ok_and(|on| !on) {
@@ -249,7 +249,7 @@ fn push_document(out: &mut String, doc: &Document) {
     out.push('}');
 }
 
-/// Plain JSON. Types that no field has are written as Extended JSON.
+/// Appends plain JSON. Values of types that no field has are written as Extended JSON.
 fn push_value(out: &mut String, value: &Bson) {
     match value {
         Bson::Int32(v) => out.push_str(&v.to_string()),

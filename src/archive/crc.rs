@@ -14,7 +14,7 @@ impl Crc64 {
         self.0.write(bytes);
     }
 
-    /// The checksum of everything so far, signed as the metadata keep it. No bytes give 0.
+    /// Returns the checksum of the bytes so far, as a signed number like in the metadata. Without any bytes it is 0.
     #[must_use]
     pub fn value(&self) -> i64 {
         self.0.sum64().cast_signed()

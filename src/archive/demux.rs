@@ -1,9 +1,9 @@
-//! A mongodump archive stream, read strictly and in one pass (docs/format.md A.7).
+//! Reads a mongodump archive stream strictly and in one pass (docs/format.md A.7).
 //!
-//! The namespaces of an archive are interleaved in blocks. [`Archive::next`] hands out their bytes as they come; nothing
-//! is collected beyond the chunk at hand. Everything that is not as it should be is an error with its place: bytes that
-//! are no document, namespaces that were not announced or go on after their end, a checksum that differs, and an end of
-//! the stream before every announced namespace has ended. So a stream that was read to [`None`] was whole.
+//! The namespaces of an archive are interleaved in blocks. [`Archive::next`] returns their bytes as they arrive and
+//! keeps only the current chunk. Every irregularity is an error with its position: bytes that are not a document,
+//! namespaces that were not announced or continue after their end, a wrong checksum, and an end of the stream before
+//! every announced namespace has ended. So a stream that was read to [`None`] was complete.
 
 use super::{
     crc::Crc64,
@@ -16,16 +16,17 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use futures::TryStreamExt as _;
 use std::{collections::HashMap, io};
 
-/// No list of namespaces takes more memory: some hundred thousand of them.
+/// The most memory for a list of namespaces. It is enough for some hundred thousand of them.
 const LONGEST_PRELUDE: u64 = 512 << 20;
-/// What an entry of the list takes beside its bytes: a compressed archive can announce millions of very short names.
+/// The memory for an entry of the list in addition to its bytes: a compressed archive can announce millions of very
+/// short names.
 const ENTRY: u64 = 512;
 
 fn is_too_long(bytes: u64, entries: usize) -> bool {
     bytes.saturating_add(ENTRY.saturating_mul(entries as u64)) > LONGEST_PRELUDE
 }
 
-/// Why an archive can't be read. Places are bytes of the uncompressed stream.
+/// Why an archive can't be read. Positions count bytes of the uncompressed stream.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the archive can't be read on from its byte {at}")]
@@ -41,15 +42,15 @@ fn within(ns: &Option<String>) -> String {
 /// The next piece of an archive. `ns` is a position in [`Archive::names`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Frame {
-    /// Bytes of documents; they go on where the last piece of this namespace ended, also within a document.
+    /// Bytes of documents. They continue the last piece of this namespace, possibly within a document.
     Part { ns: usize, bytes: Bytes },
-    /// A block has ended behind a whole document; the next piece may be of another namespace.
+    /// A block has ended after a complete document. The next piece may belong to another namespace.
     BlockEnd { ns: usize },
-    /// All of the namespace was there and had the right checksum.
+    /// The namespace was complete and had the right checksum.
     End { ns: usize, size: u64, crc: i64 },
 }
 
-/// An archive being read.
+/// An archive that is being read.
 pub struct Archive {
     prelude: Prelude,
     names: Vec<(String, String)>,
@@ -64,15 +65,15 @@ struct Progress {
     crc: Crc64,
     size: u64,
     ended: bool,
-    /// Views may have no blocks at all.
+    /// Whether the namespace may have no blocks at all, like a view.
     optional: bool,
 }
 
 #[derive(Clone, Copy)]
 enum State {
-    /// A block's header is next, or the end of the stream.
+    /// A block's header or the end of the stream comes next.
     Header,
-    /// Within a block, with this much of a document still to come.
+    /// The position is inside a block. This is the number of missing bytes of the current document.
     Body {
         ns: usize,
         rest: usize,
@@ -81,10 +82,10 @@ enum State {
 }
 
 impl Archive {
-    /// Reads up to the first block.
+    /// Reads the archive up to its first block.
     ///
     /// # Errors
-    /// The stream fails, or does not begin as an archive does.
+    /// The stream fails, or does not begin like an archive.
     pub async fn open(stream: ByteStream) -> Result<Self, Error> {
         let mut source = Source { stream, ahead: BytesMut::new(), at: 0, ended: false };
         if !source.fill(MAGIC.len()).await? || source.ahead[..MAGIC.len()] != MAGIC {
@@ -111,7 +112,7 @@ impl Archive {
         };
         for entry in &prelude.entries {
             let name = (entry.db.clone(), entry.data_collection());
-            // Old tools list the buckets of a time series too.
+            // Old tools also list the buckets of a time series.
             if let Some(&known) = archive.by_name.get(&name) {
                 archive.progress[known].optional &= entry.is_view();
                 continue;
@@ -129,23 +130,25 @@ impl Archive {
         &self.prelude
     }
 
-    /// Database and collection of every namespace that may have blocks; a time series' are those of its buckets.
+    /// Returns the database and collection of every namespace that may have blocks. For a time series, these are those
+    /// of its buckets.
     #[must_use]
     pub fn names(&self) -> &[(String, String)] {
         &self.names
     }
 
-    /// `db.coll`.
+    /// Returns `db.coll`.
     #[must_use]
     pub fn ns(&self, ns: usize) -> String {
         let (db, coll) = &self.names[ns];
         format!("{db}.{coll}")
     }
 
-    /// The next piece; `None` only after everything was there and right. Not to be called again after an error.
+    /// Returns the next piece, or `None` after the whole archive was read and correct. Must not be called again after
+    /// an error.
     ///
     /// # Errors
-    /// The stream fails, or is not what it should be.
+    /// The stream fails or is not valid.
     pub async fn next(&mut self) -> Result<Option<Frame>, Error> {
         match self.state {
             State::Finished => Ok(None),
@@ -188,7 +191,7 @@ impl Archive {
         Ok(Some(Frame::End { ns: id, size: progress.size, crc }))
     }
 
-    /// As many bytes of the block's documents as are at hand, at least one; or the end of the block.
+    /// Returns the available bytes of the block's documents, at least one, or the end of the block.
     async fn next_part(&mut self, ns: usize, mut rest: usize) -> Result<Frame, Error> {
         let needed = if rest > 0 { 1 } else { 4 };
         if !self.source.fill(needed).await? {
@@ -238,17 +241,17 @@ impl Archive {
     }
 }
 
-/// The stream with what was read too far.
+/// The stream, with the bytes that were read ahead.
 struct Source {
     stream: ByteStream,
     ahead: BytesMut,
-    /// The place of `ahead`'s first byte.
+    /// The position of the first byte of `ahead`.
     at: u64,
     ended: bool,
 }
 
 impl Source {
-    /// Reads until `least` bytes are at hand; false if the stream ends before.
+    /// Reads until at least `least` bytes are available. Returns false if the stream ends before.
     async fn fill(&mut self, least: usize) -> Result<bool, Error> {
         while self.ahead.len() < least && !self.ended {
             let at = self.at + self.ahead.len() as u64;
@@ -265,7 +268,7 @@ impl Source {
         self.ahead.split_to(bytes).freeze()
     }
 
-    /// The next document, or `None` at a terminator.
+    /// Returns the next document, or `None` at a terminator.
     async fn document(&mut self, ns: Option<&str>) -> Result<Option<Document>, Error> {
         let cut = |source: &Self| source.damaged(ns.map(str::to_owned), "it ends where a document should be");
         if !self.fill(4).await? {
@@ -280,7 +283,7 @@ impl Source {
             return Err(cut(self));
         }
         let document = RawDocument::from_bytes(&self.ahead[..length]).map_err(|e| e.to_string());
-        // The library has no limit for nested documents, and ends the program when it has no stack left.
+        // The library does not limit nested documents, and aborts the program when the stack is full.
         let document = document.and_then(|raw| raw::check(raw).map(|()| raw).map_err(|e| e.to_string()));
         let document = document.and_then(|raw| Document::try_from(raw).map_err(|e| e.to_string()));
         let document = document.map_err(|e| self.damaged(ns.map(str::to_owned), e))?;
@@ -319,7 +322,7 @@ fn read_entry(entry: &Document) -> Result<PreludeEntry, String> {
     })
 }
 
-/// The namespace, and for the block that ends it the checksum.
+/// The namespace and, in the block that ends it, the checksum.
 type BlockHeader = ((String, String), Option<i64>);
 
 fn read_block_header(header: &Document) -> Result<BlockHeader, String> {

@@ -10,7 +10,7 @@ use crate::storage::{self, Storage};
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
 
-/// Index options that servers of all versions have had.
+/// Index options of all server versions.
 const INDEX_OPTIONS: [&str; 31] = [
     "2dsphereIndexVersion",
     "background",
@@ -44,7 +44,7 @@ const INDEX_OPTIONS: [&str; 31] = [
     "wildcardProjection",
     "safe",
 ];
-/// Options that servers of all versions have given for collections, views and time series.
+/// Options of collections, views and time series in all server versions.
 const COLLECTION_OPTIONS: [&str; 22] = [
     "autoIndexId",
     "capped",
@@ -69,13 +69,13 @@ const COLLECTION_OPTIONS: [&str; 22] = [
     "validationLevel",
     "validator",
 ];
-/// The option that only views have, in addition to those above.
+/// An option that only views have, in addition to the options above.
 const VIEW_ON: &str = "viewOn";
 
 /// Reads the `metadata.json` with this name and compares it with the `meta.pbm` in the same folder.
 ///
 /// # Errors
-/// One of the two can't be read or is damaged, or they disagree.
+/// One of the two files can't be read or is damaged, or they contradict each other.
 pub async fn read(storage: &dyn Storage, name: &str) -> Result<ArchiveMeta> {
     let bytes = storage::read_all(storage, name, METADATA_LIMIT).await?;
     let meta = read_metadata_json(&bytes).with_context(|| format!("read '{name}'"))?;
@@ -147,7 +147,7 @@ fn agree(json: &[NamespaceMeta], pbm: &[NamespaceMeta]) -> Result<()> {
 /// How many characters of a difference an error shows.
 const SHOWN: usize = 40;
 
-/// Both texts, from the position where they first differ.
+/// Returns both texts, beginning at the first difference.
 fn difference(a: &str, b: &str) -> String {
     let same = a.chars().zip(b.chars()).take_while(|(a, b)| a == b).count();
     let part = |text: &str| text.chars().skip(same.saturating_sub(SHOWN / 2)).take(SHOWN).collect::<String>();

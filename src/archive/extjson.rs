@@ -4,7 +4,7 @@ use super::json;
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use bson::{Bson, Document};
 
-/// One line, no spaces.
+/// Returns the document in one line without spaces.
 #[must_use]
 pub fn compact(doc: &Document) -> String {
     let mut out = String::new();
@@ -12,16 +12,16 @@ pub fn compact(doc: &Document) -> String {
     out
 }
 
-/// Several lines, each level indented by two spaces; no line break at the end.
+/// Returns the document in several lines. Each level is indented by two spaces. There is no line break at the end.
 #[must_use]
 pub fn indented(doc: &Document) -> String {
     json::indent(&compact(doc), "  ")
 }
 
-/// Reads canonical or relaxed Extended JSON. Bare whole numbers become `Int32` where they fit, else `Int64`.
+/// Reads canonical or relaxed Extended JSON. Plain whole numbers become `Int32` if they fit, and `Int64` otherwise.
 ///
 /// # Errors
-/// The text is no JSON object, or a `$` key announces a type whose value does not fit.
+/// The text is not a JSON object, or a `$` key has a value that does not fit its type.
 pub fn parse(text: &[u8]) -> serde_json::Result<Document> {
     serde_json::from_slice(text)
 }
@@ -91,7 +91,7 @@ pub(super) fn push_value(out: &mut String, value: &Bson) {
         Bson::MinKey => out.push_str("{\"$minKey\":1}"),
         Bson::MaxKey => out.push_str("{\"$maxKey\":1}"),
         Bson::Undefined => out.push_str("{\"$undefined\":true}"),
-        // Its parts are private; its own JSON form is the canonical one.
+        // The fields of this type are private. Its own JSON form is the canonical one.
         Bson::DbPointer(_) => out.push_str(&serde_json::to_string(value).unwrap_or_else(|_| "null".to_owned())),
     }
 }
@@ -102,8 +102,8 @@ fn push_text(out: &mut String, key: &str, text: &str) {
     out.push('}');
 }
 
-/// The fewest digits that read back as the same number: with a point from 1e-4 to below 1e6, else with an exponent of
-/// at least two digits.
+/// Returns the shortest text that reads back as the same number: with a decimal point from 1e-4 to below 1e6, and
+/// otherwise with an exponent of at least two digits.
 fn double(v: f64) -> String {
     if v.is_nan() {
         return "NaN".to_owned();

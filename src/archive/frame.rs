@@ -1,4 +1,4 @@
-//! The pieces of a mongodump archive stream, as they are written (docs/format.md A.7), and cutting bytes at documents.
+//! Writes the parts of a mongodump archive stream (docs/format.md A.7), and cuts bytes between documents.
 //!
 //! ```text
 //! stream := magic header entry* TERM block*      block := { db, collection, EOF, CRC } document* TERM
@@ -12,15 +12,15 @@ use bytes::{Buf as _, Bytes, BytesMut};
 
 /// The first bytes of every archive.
 pub const MAGIC: [u8; 4] = [0x6d, 0xe2, 0x99, 0x81];
-/// Ends the list of namespaces and every block; where a document's length would be, it is −1.
+/// Ends the list of namespaces and every block. It stands in the place of a document's length and has the value −1.
 pub const TERM: [u8; 4] = [0xff; 4];
 /// The only version of the format.
 pub const FORMAT: &str = "0.1";
 /// The namespace of the oplog: database and collection.
 pub const OPLOG: (&str, &str) = ("", "oplog");
-/// Largest document in a stream: 16 MiB and the room that entries of the oplog get.
+/// The largest document in a stream: 16 MiB, and the additional space that oplog entries may use.
 pub const LARGEST: usize = 16 * 1024 * 1024 + 16 * 1024;
-/// Smallest document: its length and a closing zero.
+/// The smallest document: its length and a zero byte.
 pub const SMALLEST: usize = 5;
 
 impl PreludeEntry {
@@ -34,7 +34,7 @@ impl PreludeEntry {
         }
     }
 
-    /// The entry that announces the oplog.
+    /// Returns the entry that announces the oplog.
     #[must_use]
     pub fn oplog() -> Self {
         Self { db: OPLOG.0.to_owned(), coll: OPLOG.1.to_owned(), ..Self::default() }
@@ -45,13 +45,13 @@ impl PreludeEntry {
         (self.db.as_str(), self.coll.as_str()) == OPLOG
     }
 
-    /// A view has no documents, and need not have blocks.
+    /// Whether the namespace is a view. A view has no documents and need not have blocks.
     #[must_use]
     pub fn is_view(&self) -> bool {
         self.kind == NamespaceKind::View.as_str() || (self.kind.is_empty() && self.metadata.contains("\"viewOn\""))
     }
 
-    /// The collection that its blocks name: for a time series that of its buckets.
+    /// Returns the collection that the blocks contain. For a time series, it is the bucket collection.
     #[must_use]
     pub fn data_collection(&self) -> String {
         match self.kind == NamespaceKind::Timeseries.as_str() {
@@ -61,7 +61,7 @@ impl PreludeEntry {
     }
 }
 
-/// The head of a stream, up to its first block.
+/// Returns the beginning of a stream, up to its first block.
 #[must_use]
 pub fn head(prelude: &Prelude) -> Vec<u8> {
     let mut out = MAGIC.to_vec();
@@ -86,13 +86,13 @@ pub fn head(prelude: &Prelude) -> Vec<u8> {
     out
 }
 
-/// One block of whole documents: to be written in this order.
+/// Returns one block of complete documents, in pieces that must be written in this order.
 #[must_use]
 pub fn block(db: &str, coll: &str, documents: Bytes) -> [Bytes; 3] {
     [header(db, coll, false, 0).into(), documents, Bytes::from_static(&TERM)]
 }
 
-/// The block that ends a namespace; `crc` is of all its documents (A.3.2).
+/// Returns the block that ends a namespace. `crc` is the checksum of all its documents (A.3.2).
 #[must_use]
 pub fn end(db: &str, coll: &str, crc: i64) -> Bytes {
     let mut out = header(db, coll, true, crc);
@@ -110,19 +110,19 @@ fn push(out: &mut Vec<u8>, document: &Document) {
     out.extend_from_slice(&document.to_vec().expect("strings and numbers, far below 2 GiB"));
 }
 
-/// Cuts a stream of documents behind whole ones.
+/// Cuts a stream of documents after complete documents.
 #[derive(Debug, Default)]
 pub struct Cutter {
     ahead: BytesMut,
-    /// Where the last whole document in `ahead` ends.
+    /// The position in `ahead` after the last complete document.
     whole: usize,
 }
 
 impl Cutter {
-    /// Takes the next bytes.
+    /// Adds the next bytes.
     ///
     /// # Errors
-    /// A length that no document has.
+    /// A length is impossible for a document.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), String> {
         self.ahead.extend_from_slice(bytes);
         while let Some(mut rest) = self.ahead.get(self.whole..).filter(|rest| rest.len() >= 4) {
@@ -135,7 +135,7 @@ impl Cutter {
         Ok(())
     }
 
-    /// The whole documents so far, if they are at least `least` bytes.
+    /// Returns the complete documents so far, if they have at least `least` bytes.
     pub fn take(&mut self, least: usize) -> Option<Bytes> {
         if self.whole == 0 || self.whole < least {
             return None;
@@ -143,14 +143,14 @@ impl Cutter {
         Some(self.ahead.split_to(std::mem::take(&mut self.whole)).freeze())
     }
 
-    /// Bytes of a document that is not whole yet.
+    /// Whether there are bytes of an incomplete document.
     #[must_use]
     pub fn is_within_document(&self) -> bool {
         self.ahead.len() > self.whole
     }
 }
 
-/// A document's length word, checked.
+/// Checks the length field of a document.
 pub(super) fn length(word: i32) -> Result<usize, String> {
     usize::try_from(word)
         .ok()

@@ -1,4 +1,5 @@
-//! JSON text with the escapes and the layout of the original's files (docs/format.md A.2), and reading what others have written.
+//! Writes JSON text with the escapes and the layout of the original's files (docs/format.md A.2), and reads JSON of
+//! others.
 
 use anyhow::Context as _;
 use serde::{
@@ -94,7 +95,7 @@ impl<'de> Visitor<'de> for Bounded<'_> {
     }
 }
 
-/// Appends a quoted string. `<`, `>`, `&` and the two Unicode line separators are escaped too.
+/// Appends a quoted string. `<`, `>`, `&` and the two Unicode line separators are escaped, too.
 pub fn push_string(out: &mut String, text: &str) {
     out.push('"');
     for c in text.chars() {
@@ -115,14 +116,14 @@ pub fn push_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Appends the comma before any element but the first.
+/// Appends a comma, except before the first element.
 pub fn push_comma(out: &mut String, index: usize) {
     if index > 0 {
         out.push(',');
     }
 }
 
-/// Lays compact JSON out in lines, each level indented by `unit`. Empty arrays and objects stay on their line.
+/// Formats compact JSON in lines, with each level indented by `unit`. Empty arrays and objects stay on their line.
 pub fn indent(compact: &str, unit: &str) -> String {
     let mut out = String::with_capacity(compact.len() * 2);
     let mut depth = 0;

@@ -9,13 +9,13 @@ use anyhow::{Context as _, anyhow, bail};
 use bson::{Bson, Document, RawDocument, doc};
 use std::collections::HashSet;
 
-/// Version of the archive format in `metadata.json`; there is no other.
+/// The only version of the archive format in `metadata.json`.
 const FORMAT: &str = "0.1";
 
 /// The largest `metadata.json` that is written and read: some hundred thousand collections.
 pub const METADATA_LIMIT: usize = 1 << 30;
 
-/// What a namespace is.
+/// The kind of a namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NamespaceKind {
     Collection,
@@ -38,20 +38,21 @@ impl NamespaceKind {
     }
 }
 
-/// One collection, view or time series as the server described it, and what was stored of it.
+/// One collection, view or time series: its description by the server, and its stored data.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NamespaceMeta {
     pub db: String,
     pub coll: String,
     pub kind: NamespaceKind,
-    /// `listCollections.options`, empty if the server gave none.
+    /// The `options` from `listCollections`, empty if the server returned none.
     pub options: Document,
-    /// `listIndexes`, every option the server returned; `None` (written as `null`) where the server lists none.
+    /// The result of `listIndexes` with every option that the server returned. `None` (written as `null`) if the server
+    /// lists no indexes.
     pub indexes: Option<Vec<Document>>,
     pub uuid: Option<bson::Uuid>,
-    /// CRC-64/XZ of the uncompressed documents, in file order.
+    /// CRC-64/XZ of the uncompressed documents, in the order of the file.
     pub crc: i64,
-    /// Uncompressed bytes; 0 means that there is no object.
+    /// The number of uncompressed bytes. 0 means that there is no object.
     pub size: i64,
     /// The name of the object with the documents, if the collection's own name can't be an object name: see
     /// [`layout::escaped_name`]. *Added by us*.
@@ -59,29 +60,29 @@ pub struct NamespaceMeta {
 }
 
 impl NamespaceMeta {
-    /// The name of the object that contains the documents.
+    /// Returns the name of the object that contains the documents.
     #[must_use]
     pub fn object_in(&self, at: &ReplsetLayout) -> String {
         self.object.as_ref().map_or_else(|| at.collection(&self.db, &self.coll), |name| at.escaped(name))
     }
 
-    /// The name of the object that contains the documents of buckets that belong to no time series.
+    /// Returns the name of the object that contains the documents of buckets that belong to no time series.
     #[must_use]
     pub fn remains_in(&self, at: &ReplsetLayout) -> String {
         self.object.as_ref().map_or_else(|| at.remains(&self.db, &self.coll), |name| at.escaped(name))
     }
 }
 
-/// Everything that `metadata.json` says.
+/// The content of `metadata.json`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ArchiveMeta {
-    /// Collections dumped at the same time.
+    /// The number of collections that were dumped at the same time.
     pub concurrent_collections: i32,
     pub server_version: String,
     /// Version of the backup software.
     pub tool_version: String,
     pub namespaces: Vec<NamespaceMeta>,
-    /// Buckets that belong to no time series, and that a later series may take. *Added by us*: a field of its own, which
+    /// Buckets that belong to no time series but that a later series may use. *Added by us*: a separate field, which
     /// the original does not read.
     pub remains: Vec<NamespaceMeta>,
     /// Every object that was stored for this replica set. *Added by us*, like `remains`; empty if the backup does not record
@@ -89,12 +90,12 @@ pub struct ArchiveMeta {
     pub written: Vec<Written>,
 }
 
-/// An object as it was stored.
+/// An object that was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Written {
     /// The name relative to the folder of the replica set's part, such as `shop.orders.s2`.
     pub name: String,
-    /// Bytes on the storage.
+    /// The number of bytes on the storage.
     pub stored: i64,
     /// Only for an oplog slice: its uncompressed bytes and their CRC-64/XZ. [`NamespaceMeta`] has both for a collection.
     pub content: Option<(i64, i64)>,
@@ -121,7 +122,7 @@ impl Written {
 }
 
 impl ArchiveMeta {
-    /// What has documents, each with the object that holds them.
+    /// Returns the namespaces that have documents, each with the name of the object that contains them.
     pub fn stored<'a>(&'a self, at: &ReplsetLayout) -> impl Iterator<Item = (String, &'a NamespaceMeta)> {
         let usual = self.namespaces.iter().map(|ns| (ns.object_in(at), ns));
         let remains = self.remains.iter().map(|ns| (ns.remains_in(at), ns));
@@ -129,11 +130,12 @@ impl ArchiveMeta {
     }
 }
 
-/// `metadata.json` in canonical Extended JSON, namespaces ordered by database and collection.
+/// Returns `metadata.json` in canonical Extended JSON, with namespaces sorted by database and collection.
 ///
-/// Takes every namespace that was dumped. A bucket collection is not listed, its checksum and size go to its time
-/// series; other `system.*` collections than `system.js` are listed only for `admin` and `config`. What is stored under an
-/// escaped name is in a list of its own, which the original does not read: it restores the rest.
+/// `meta` contains every namespace that was dumped. A bucket collection is not listed; its time series gets its
+/// checksum and size. Of the other `system.*` collections, `system.js` is always listed, and the rest only for `admin`
+/// and `config`. Collections that are stored under an escaped name are in a separate list. The original does not read
+/// that list, so it restores the other collections.
 #[must_use]
 pub fn write_metadata_json(meta: &ArchiveMeta) -> Vec<u8> {
     let mut namespaces: Vec<&NamespaceMeta> = meta.namespaces.iter().filter(|ns| is_listed(ns)).collect();
@@ -163,10 +165,10 @@ pub fn write_metadata_json(meta: &ArchiveMeta) -> Vec<u8> {
     extjson::indented(&file).into_bytes()
 }
 
-/// A longer `metadata.json` could be written, but nobody would read it again.
+/// Checks the size of a `metadata.json`, because a larger one could be written but never read again.
 ///
 /// # Errors
-/// It would have more than [`METADATA_LIMIT`] bytes.
+/// The size is more than [`METADATA_LIMIT`] bytes.
 pub fn check_size(bytes: usize) -> anyhow::Result<()> {
     if bytes > METADATA_LIMIT {
         bail!(
@@ -177,7 +179,8 @@ pub fn check_size(bytes: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A namespace as an element of a list, with the checksum and size of what holds its documents.
+/// Returns a namespace as an element of a list, with the checksum and size of the namespace that contains its
+/// documents.
 fn listed(ns: &NamespaceMeta, data: &NamespaceMeta) -> Document {
     let mut listed = doc! {
         "db": &ns.db,
@@ -193,7 +196,7 @@ fn listed(ns: &NamespaceMeta, data: &NamespaceMeta) -> Document {
     listed
 }
 
-/// Options, indexes and UUID of a namespace as one line of canonical Extended JSON.
+/// Returns the options, indexes and UUID of a namespace as one line of canonical Extended JSON.
 #[must_use]
 pub fn collection_metadata(ns: &NamespaceMeta) -> String {
     let mut inner = Document::new();
@@ -205,8 +208,8 @@ pub fn collection_metadata(ns: &NamespaceMeta) -> String {
     extjson::compact(&inner)
 }
 
-/// The namespaces that an archive announces. Its oplog is none of them; sizes and checksums are zero, because an archive
-/// has them only behind the data.
+/// Returns the namespaces that an archive announces, without its oplog. Sizes and checksums are zero, because an
+/// archive has them only after the data.
 ///
 /// # Errors
 /// A namespace lacks its name or has an unknown type, or its metadata can't be read.
@@ -219,8 +222,8 @@ pub fn read_prelude(prelude: &Prelude) -> anyhow::Result<Vec<NamespaceMeta>> {
     namespaces.collect()
 }
 
-/// Reads `metadata.json`. Numbers may be of any integer type. An unknown key is an error: it shows that the file is damaged,
-/// and the value of the right key would be missing without a warning.
+/// Reads `metadata.json`. Numbers may be of any integer type. An unknown key is an error, because it shows that the
+/// file is damaged: the right key would be missing without a warning.
 ///
 /// # Errors
 /// The bytes are not a `metadata.json`, a namespace lacks its name or has an unknown type, or a key is unknown.
@@ -274,7 +277,7 @@ fn list<T>(file: &Document, field: &str, read: impl Fn(&Bson) -> anyhow::Result<
     }
 }
 
-/// The document has no other keys.
+/// Checks that the document has no other keys.
 fn only(doc: &Document, known: &[&str]) -> anyhow::Result<()> {
     match doc.keys().find(|key| !known.contains(&key.as_str())) {
         Some(key) => Err(anyhow!("'{key}' is no key that it can have: it is damaged, or of a newer version")),
@@ -282,8 +285,8 @@ fn only(doc: &Document, known: &[&str]) -> anyhow::Result<()> {
     }
 }
 
-/// `meta.pbm`: all namespaces, buckets too, as one BSON document, ordered by the names of their objects. `remains` has a field
-/// of its own, *added by us*.
+/// Returns `meta.pbm`: all namespaces, including buckets, as one BSON document, sorted by the names of their objects.
+/// `remains` has its own field, *added by us*.
 ///
 /// # Errors
 /// The document cannot be encoded, that is, it would be larger than 2 GiB.
@@ -321,7 +324,7 @@ fn specification(ns: &NamespaceMeta) -> Bson {
 /// The bytes are not a `meta.pbm`.
 pub fn read_meta_pbm(bytes: &[u8]) -> anyhow::Result<(Vec<NamespaceMeta>, Option<Vec<NamespaceMeta>>)> {
     let raw = RawDocument::from_bytes(bytes).context("read it as BSON")?;
-    // The library has no limit for nested documents, and ends the program when it has no stack left.
+    // The library does not limit nested documents, and aborts the program when the stack is full.
     raw::check(raw).context("read it as BSON")?;
     let file = Document::try_from(raw).context("read it as BSON")?;
     let read = |spec: &Bson| {
@@ -338,7 +341,7 @@ pub fn read_meta_pbm(bytes: &[u8]) -> anyhow::Result<(Vec<NamespaceMeta>, Option
     Ok((namespaces, remains))
 }
 
-/// A collection that is listed twice would be loaded twice.
+/// Checks that no namespace is listed twice, because it would be loaded twice.
 fn each_once(namespaces: &[NamespaceMeta]) -> anyhow::Result<()> {
     let mut seen = HashSet::new();
     match namespaces.iter().find(|ns| !seen.insert((&ns.db, &ns.coll))) {
@@ -352,7 +355,7 @@ pub(super) fn is_listed(ns: &NamespaceMeta) -> bool {
     whole || !ns.coll.starts_with("system.") || ns.coll == "system.js"
 }
 
-/// The namespace that holds the documents: for a time series its buckets, where they are in the list.
+/// Returns the namespace that contains the documents. For a time series these are its buckets, if they are in the list.
 pub(super) fn data_of<'a>(ns: &'a NamespaceMeta, all: &'a [NamespaceMeta]) -> &'a NamespaceMeta {
     if ns.kind != NamespaceKind::Timeseries {
         return ns;
@@ -398,7 +401,7 @@ fn read_named(entry: &Document, db: String, coll: String) -> anyhow::Result<Name
     read_described(entry, &inner, db, coll)
 }
 
-/// `inner` has options, indexes and UUID, `entry` the rest.
+/// `inner` contains options, indexes and UUID, and `entry` contains the rest.
 fn read_described(entry: &Document, inner: &Document, db: String, coll: String) -> anyhow::Result<NamespaceMeta> {
     let kind = match text(entry, "type")?.as_str() {
         "" => NamespaceKind::Collection,
@@ -438,7 +441,7 @@ fn read_described(entry: &Document, inner: &Document, db: String, coll: String) 
     })
 }
 
-/// A string; empty where it is missing or null.
+/// Returns a string, or an empty one if it is missing or null.
 fn text(doc: &Document, key: &str) -> anyhow::Result<String> {
     match doc.get(key) {
         Some(Bson::String(value)) => Ok(value.clone()),
@@ -447,7 +450,7 @@ fn text(doc: &Document, key: &str) -> anyhow::Result<String> {
     }
 }
 
-/// An integer of any width; 0 where it is missing or null.
+/// Returns an integer of any width, or 0 if it is missing or null.
 fn integer(doc: &Document, key: &str) -> anyhow::Result<i64> {
     match doc.get(key) {
         Some(Bson::Int64(value)) => Ok(*value),
@@ -457,7 +460,7 @@ fn integer(doc: &Document, key: &str) -> anyhow::Result<i64> {
     }
 }
 
-/// A number of bytes; 0 where it is missing or null.
+/// Returns a number of bytes, or 0 if it is missing or null.
 fn size(doc: &Document, key: &str) -> anyhow::Result<i64> {
     match integer(doc, key)? {
         negative @ ..0 => Err(anyhow!("'{key}' is {negative}, and nothing has a negative size")),

@@ -1,5 +1,5 @@
-//! What a logical backup keeps beside the data: namespaces with options, indexes, sizes and checksums, and the
-//! metadata file of the whole backup; and mongodump's archive streams, which backups before 2.0 are and exports become.
+//! The metadata of a logical backup: namespaces with options, indexes, sizes and checksums, and the metadata file of
+//! the whole backup. Also mongodump's archive streams, the format of backups before 2.0 and of exports.
 
 pub mod backup_json;
 pub mod crc;

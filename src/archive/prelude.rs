@@ -1,10 +1,10 @@
 //! The list of namespaces at the beginning of an archive (docs/format.md A.7).
 
-/// What stands before the data.
+/// The part of an archive before the data.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Prelude {
     pub concurrent_collections: i32,
-    /// Readers want it to be a version number.
+    /// The server's version. Programs that read archives require a version number.
     pub server_version: String,
     pub tool_version: String,
     pub entries: Vec<PreludeEntry>,
@@ -15,8 +15,8 @@ pub struct Prelude {
 pub struct PreludeEntry {
     pub db: String,
     pub coll: String,
-    /// Options, indexes and UUID as canonical Extended JSON; empty for the oplog.
+    /// Options, indexes and UUID as canonical Extended JSON, or an empty text for the oplog.
     pub metadata: String,
-    /// `collection`, `view`, `timeseries`; empty in archives of old tools.
+    /// `collection`, `view` or `timeseries`. Empty in archives of old tools.
     pub kind: String,
 }

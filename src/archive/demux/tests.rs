@@ -45,7 +45,8 @@ fn sample() -> Vec<u8> {
     out
 }
 
-/// What was read of each namespace, with `true` where its end was seen; and the error that ended the reading.
+/// Returns the content that was read of each namespace, with `true` if its end was reached, and the error that ended
+/// the reading.
 async fn read(bytes: &[u8], step: usize) -> (Vec<(String, Vec<u8>, bool)>, Option<String>) {
     let chunks: Vec<_> = bytes.chunks(step).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
     let mut archive = match Archive::open(stream::iter(chunks).boxed()).await {
@@ -92,7 +93,7 @@ async fn a_cut_anywhere_is_an_error_with_its_place() {
         let error = error.unwrap_or_else(|| panic!("cut at {cut}: nothing was noticed"));
         assert!(error.contains("damaged at its byte"), "{cut}: {error}");
     }
-    // At the border of two blocks only the list of namespaces shows that something is missing.
+    // At the border between two blocks, only the list of namespaces shows that data is missing.
     let last = frame::end("a", "y", crc(&documents(0, 3))).len();
     let (_, error) = read(&sample[..sample.len() - last], 1 << 20).await;
     assert!(error.is_some_and(|e| e.contains("it ends before the end of 'a.y'")));
@@ -107,12 +108,12 @@ async fn a_flipped_bit_anywhere_in_the_data_is_an_error() {
             let mut bytes = sample.clone();
             bytes[at] ^= bit;
             let (found, error) = read(&bytes, 1 << 20).await;
-            // A flag in a header that reads as the same flag changes nothing.
+            // If a flag in a header is changed to a value with the same meaning, nothing changes.
             let same = error.is_none() && found == read(&sample, 1 << 20).await.0;
             assert!(error.is_some() || same, "byte {at}, bit {bit:#x}: {found:?}");
         }
     }
-    // The head has no checksum. Names and lengths show; what the texts of options say can't.
+    // The head has no checksum. Changed names and lengths are detected, but changed texts of options can't be.
     for at in 0..frame::MAGIC.len() {
         let mut bytes = sample.clone();
         bytes[at] ^= 1;
@@ -140,7 +141,7 @@ fn short_names_count_more_than_their_bytes() {
     assert!(is_too_long(513 << 20, 1));
 }
 
-/// Bytes of all blocks.
+/// Returns the bytes of all blocks.
 fn blocks(sample: &[u8]) -> usize {
     let at = sample.windows(4).position(|w| w == frame::TERM).expect("the end of the list");
     sample.len() - at - 4
