@@ -14,7 +14,12 @@
 //! pbmPitr/.probe.<node>/<run of its agent>           ours: written, read, listed and deleted to see that it works
 //! ```
 
-use crate::model::{backup::BackupReplset, compression::Compression, names::PBM_VERSION};
+use crate::model::{
+    backup::BackupReplset,
+    chunk::Chunk,
+    compression::Compression,
+    names::{PBM_VERSION, series_name},
+};
 use bson::Timestamp;
 use jiff::{civil, tz::TimeZone};
 
@@ -37,8 +42,6 @@ pub const BACKUP_META_SUFFIX: &str = ".pbm.json";
 pub const PITR: &str = "pbmPitr";
 /// Folder of physical restores' synchronisation files and metadata.
 pub const RESTORES: &str = ".pbm.restore";
-/// Prefix of a time-series collection's bucket collection; never part of an object's name.
-pub const BUCKETS: &str = "system.buckets.";
 
 /// Folder for the documents of collections whose names can't be object names. It holds no objects of other collections,
 /// because their names begin with a database and a dot. The original neither writes nor reads it.
@@ -132,7 +135,7 @@ impl ReplsetLayout {
     /// the bucket collection of a time series goes under the time series' name.
     #[must_use]
     pub fn collection(&self, db: &str, coll: &str) -> String {
-        let coll = coll.strip_prefix(BUCKETS).unwrap_or(coll);
+        let coll = series_name(coll);
         format!("{}/{db}.{coll}{}", self.root, self.compression.suffix())
     }
 
@@ -252,6 +255,20 @@ pub struct ChunkName {
 }
 
 impl ChunkName {
+    /// The chunk in the object `fname`, which has this name and `size` bytes.
+    #[must_use]
+    pub fn chunk(self, fname: String, size: u64) -> Chunk {
+        Chunk {
+            rs: self.rs,
+            fname,
+            compression: self.compression,
+            start_ts: self.from,
+            end_ts: self.to,
+            size: i64::try_from(size).unwrap_or(i64::MAX),
+            stored: None,
+        }
+    }
+
     /// Parses the full object name. As in the original the folder of the day is not looked at; `None` for anything
     /// that is no chunk (docs/format.md A.5).
     #[must_use]

@@ -6,7 +6,7 @@
 
 use crate::archive::meta::{NamespaceKind, NamespaceMeta, collection_metadata};
 use crate::archive::prelude::{Prelude, PreludeEntry};
-use crate::layout::BUCKETS;
+use crate::model::names::BUCKETS;
 use bson::{Bson, Document, doc};
 use bytes::{Buf as _, Bytes, BytesMut};
 

@@ -2,7 +2,8 @@
 
 use super::{extjson, prelude::Prelude};
 use crate::{
-    layout::{self, BUCKETS, ReplsetLayout},
+    layout::{self, ReplsetLayout},
+    model::names::BUCKETS,
     raw,
 };
 use anyhow::{Context as _, anyhow, bail};

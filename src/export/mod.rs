@@ -221,7 +221,7 @@ fn pick<'a>(namespaces: &'a [NamespaceMeta], selection: &Selection) -> (Vec<Prel
     let (mut entries, mut picked) = (Vec::new(), Vec::new());
     for meta in namespaces {
         let (db, coll) = (meta.db.as_str(), meta.coll.as_str());
-        let buckets = coll.starts_with(crate::layout::BUCKETS);
+        let buckets = coll.starts_with(crate::model::names::BUCKETS);
         let to = match (db, coll) {
             // The consistent copies take the places of what they were copied from.
             ("admin", TMP_USERS) if selection.users => "system.users",

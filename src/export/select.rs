@@ -1,8 +1,7 @@
 //! Which namespaces of a backup go into an export.
 
 use crate::{
-    layout::BUCKETS,
-    model::selection,
+    model::{names::series_name, selection},
     restore::plan::namespaces::{Fate, Wish, fate},
 };
 use anyhow::{Result, bail};
@@ -39,7 +38,7 @@ impl Selection {
     /// A collection by its own name; buckets go with their time series.
     #[must_use]
     pub fn wants(&self, db: &str, coll: &str) -> bool {
-        let coll = coll.strip_prefix(BUCKETS).unwrap_or(coll);
+        let coll = series_name(coll);
         // The server's own tables are of no use elsewhere.
         let exportable = db != "config" && fate(db, coll, &Wish::default()) == Fate::Restore;
         exportable && self.both().all(|selection| selection.wants(db, coll))

@@ -49,3 +49,12 @@ pub const CONTROL: &[&str] = &[
 pub fn is_control_namespace(ns: &str) -> bool {
     ns.strip_prefix("admin.").is_some_and(|coll| CONTROL.contains(&coll))
 }
+
+/// Begins the name of the collection that holds the buckets of a time series.
+pub const BUCKETS: &str = "system.buckets.";
+
+/// The name of the time series for the collection of its buckets; every other name as it is.
+#[must_use]
+pub fn series_name(coll: &str) -> &str {
+    coll.strip_prefix(BUCKETS).unwrap_or(coll)
+}

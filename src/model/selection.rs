@@ -4,9 +4,6 @@ use super::serde_help::null_default;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The prefix of the collections that hold the measurements of time series.
-const BUCKETS: &str = "system.buckets.";
-
 /// Namespaces by name: whole databases (`db.*`) and single collections, views or time series (`db.coll`), without some.
 ///
 /// A `*` in a name stands for any characters, none included. Without any it is everything. The buckets of a time series go
@@ -186,7 +183,7 @@ impl Selection {
     /// A collection, view or time series by its own name; buckets by that of their time series.
     #[must_use]
     pub fn wants(&self, db: &str, coll: &str) -> bool {
-        let coll = coll.strip_prefix(BUCKETS).unwrap_or(coll);
+        let coll = super::names::series_name(coll);
         let any = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.has(db, coll));
         self.is_everything() || any(&self.wanted) && !any(&self.excluded)
     }

@@ -393,15 +393,7 @@ pub async fn adopt(control: &Control, storage: &dyn Storage, rs: &str) -> Result
             if name.rs != rs || name.from > last.end_ts || name.to <= last.end_ts || object.size == 0 {
                 continue;
             }
-            last = Chunk {
-                rs: name.rs,
-                fname: object.name,
-                compression: name.compression,
-                start_ts: name.from,
-                end_ts: name.to,
-                size: i64::try_from(object.size).unwrap_or(i64::MAX),
-                stored: None,
-            };
+            last = name.chunk(object.name, object.size);
             tracing::info!("{} was stored before a crash and is noted now", last.fname);
             control.chunks.add(&last).await?;
         }

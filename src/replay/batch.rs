@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use tokio::task::JoinSet;
 use tracing::Instrument;
 
-use crate::layout::BUCKETS;
+use crate::model::names::BUCKETS;
 use crate::oplog::entry::{Entry, Kind};
 use crate::replay::key::Key;
 use crate::replay::lane_report::LaneReport;

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, doc, rawdoc};
 use mongodb::Client;
 
-use crate::layout::BUCKETS;
+use crate::model::names::BUCKETS;
 use crate::mongo::{code, majority};
 use crate::replay::capped;
 use crate::replay::catalog::{Catalog, Collection, Index, Level};

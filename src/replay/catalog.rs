@@ -21,7 +21,7 @@ use std::collections::BTreeMap;
 use bson::{Bson, Document, Uuid};
 
 use crate::archive::meta::{NamespaceKind, NamespaceMeta};
-use crate::layout::BUCKETS;
+use crate::model::names::BUCKETS;
 use crate::replay::key::{Key, is_found_by_name};
 
 /// The largest size of a capped collection that the server accepts.
@@ -341,7 +341,7 @@ impl Collection {
 
 fn key_of(meta: &NamespaceMeta) -> Key {
     match (meta.kind, meta.uuid) {
-        (NamespaceKind::Timeseries, _) => Key::name(&meta.db, &format!("system.buckets.{}", meta.coll)),
+        (NamespaceKind::Timeseries, _) => Key::name(&meta.db, &format!("{BUCKETS}{}", meta.coll)),
         (_, Some(uuid)) if !is_found_by_name(&meta.db, &meta.coll) => Key::uuid(uuid),
         _ => Key::name(&meta.db, &meta.coll),
     }

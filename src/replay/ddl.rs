@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, RawDocument, RawDocumentBuf, Uuid, doc, rawdoc};
 
-use crate::layout::BUCKETS;
+use crate::model::names::BUCKETS;
 use crate::model::selection::Selection;
 use crate::mongo::code;
 use crate::oplog::entry::{Command, Entry};

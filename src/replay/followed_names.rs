@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use anyhow::{Result, bail};
 use bson::Uuid;
 
-use crate::layout::BUCKETS;
+use crate::model::names::{BUCKETS, series_name};
 use crate::model::selection::Selection;
 use crate::oplog::entry::{Command, Entry, Kind, operations, show};
 use crate::replay::key::lasting_uuid;
@@ -134,8 +134,8 @@ impl Followed {
         match entry.command()? {
             Command::Create { coll } => {
                 self.add_database(db);
-                // The bucket collection of a time series is treated like the series.
-                let plain = coll.strip_prefix(BUCKETS).unwrap_or(coll);
+                // Buckets go with their series.
+                let plain = series_name(coll);
                 if selection.wants(db, plain) {
                     let ns = format!("{db}.{plain}");
                     self.add_name(&ns, asked);
@@ -210,7 +210,7 @@ impl Followed {
     /// Records the target's namespaces that have this name: a collection, a view, or a time series and its buckets.
     fn add_name(&mut self, ns: &str, asked: Asked<'_>) {
         let Some((db, coll)) = ns.split_once('.') else { return };
-        let plain = coll.strip_prefix(BUCKETS).unwrap_or(coll);
+        let plain = series_name(coll);
         for coll in [plain.to_owned(), format!("{BUCKETS}{plain}")] {
             if asked.present.has(db, &coll) {
                 self.named.insert((db.to_owned(), coll));

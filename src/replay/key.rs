@@ -2,7 +2,7 @@
 
 use bson::Uuid;
 
-use crate::layout::BUCKETS;
+use crate::model::names::BUCKETS;
 
 /// How a collection of the restore is found on the target.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -17,6 +17,7 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use crate::model::names::BUCKETS;
 use crate::raw::{Field, fields, kind};
 use crate::replay::catalog::Collection;
 use crate::replay::key::Key;
@@ -30,10 +31,7 @@ pub(super) fn lane(
     id: Option<Field<'_>>,
     lanes: usize,
 ) -> usize {
-    if lanes <= 1
-        || matches!(db, "admin" | "config")
-        || coll.starts_with("system.") && !coll.starts_with("system.buckets.")
-    {
+    if lanes <= 1 || matches!(db, "admin" | "config") || coll.starts_with("system.") && !coll.starts_with(BUCKETS) {
         return 0;
     }
     // The keys of this hasher are fixed, so that equal operations take equal lanes in every run.

@@ -20,7 +20,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use anyhow::{Context, Result};
 use bson::{RawDocument, RawDocumentBuf, Uuid};
 
-use crate::layout::BUCKETS;
+use crate::model::names::BUCKETS;
 use crate::raw::{Field, Malformed, New, find, rewrite};
 
 /// The namespace of a collection that is cloned, or of its clone. `None` stands for all collections of the database.

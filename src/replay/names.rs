@@ -11,7 +11,7 @@ use std::collections::HashSet;
 use anyhow::{Context, Result, bail};
 use bson::{RawDocument, Uuid, rawdoc};
 
-use crate::layout::BUCKETS;
+use crate::model::names::BUCKETS;
 use crate::oplog::entry::Entry;
 use crate::raw::find;
 use crate::replay::catalog::Catalog;

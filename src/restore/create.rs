@@ -2,9 +2,9 @@
 //! E.5).
 
 use super::{plan::Drop, target_state::list};
+use crate::model::names::BUCKETS;
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta},
-    layout::BUCKETS,
     mongo::code,
     raw::text,
 };

@@ -7,12 +7,12 @@
 //! others: users, roles and routing tables.
 
 use super::plan::namespaces::{Fate, Wish, fate};
+use crate::model::names::BUCKETS;
 use crate::{
     archive::{
         demux::{Archive, Frame},
         meta::{NamespaceKind, NamespaceMeta, read_prelude},
     },
-    layout::BUCKETS,
     model::{backup::BackupReplset, compression::Compression},
     snapshot::unpack::Packed,
     storage::{ObjectInfo, Storage, memory::Memory, write_all},

@@ -10,7 +10,8 @@
 
 use super::router::{Ids, RoutingSource, clear, database_version, fill, run_or_older, text_of, uuid_of};
 use crate::archive::described;
-use crate::layout::{BUCKETS, ReplsetLayout};
+use crate::layout::ReplsetLayout;
+use crate::model::names::series_name;
 use crate::model::{backup::BackupMeta, selection::Selection};
 use crate::snapshot::stored::StoredDocuments;
 use crate::storage::Storage;
@@ -32,18 +33,14 @@ pub async fn names(storage: &dyn Storage, backup: &BackupMeta, selection: &Selec
         let name = ReplsetLayout::new(&backup.name, &part.name, backup.compression).metadata_of(part);
         let meta = described::read(storage, &name).await?;
         let selected = meta.namespaces.into_iter().filter(|ns| selection.wants(&ns.db, &ns.coll));
-        found.extend(selected.map(|ns| format!("{}.{}", ns.db, plain(&ns.coll))));
+        found.extend(selected.map(|ns| format!("{}.{}", ns.db, series_name(&ns.coll))));
     }
     Ok(found)
 }
 
-fn plain(coll: &str) -> &str {
-    coll.strip_prefix(BUCKETS).unwrap_or(coll)
-}
-
-/// Returns the name under which users know a sharded collection.
+/// The name by which people know a sharded collection.
 pub(super) fn known_as(ns: &str) -> String {
-    ns.split_once('.').map_or_else(|| ns.to_owned(), |(db, coll)| format!("{db}.{}", plain(coll)))
+    ns.split_once('.').map_or_else(|| ns.to_owned(), |(db, coll)| format!("{db}.{}", series_name(coll)))
 }
 
 /// For a config server: returns the databases of the target that keep their primary shard, or all reasons why the

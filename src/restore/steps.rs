@@ -15,34 +15,24 @@
 //! The caller publishes statuses between the steps and logs their results. A failed step leaves the target incomplete.
 //! The restore then has to be run again from its beginning, which is always possible.
 
+mod prepare;
+
 use super::{
-    create,
-    legacy_archive::{Contents, inspect},
-    oplog_check, part,
-    plan::{
-        Drop, Facts, Planned, PointInTime, Refusal, RestorePlan, Target, TargetNamespace,
-        namespaces::Wish,
-        plan as decide, restorable,
-        slices::{at, moment},
-        version::Version,
-    },
+    create, part,
+    plan::{Drop, Planned, PointInTime, RestorePlan, Target, TargetNamespace, namespaces::Wish},
     router::{self, Ids},
     settings,
     stream::{Rewrite, replay_all, until},
-    target_state, users,
+    users,
 };
 use crate::{
-    archive::{
-        described,
-        meta::{NamespaceKind, NamespaceMeta, Written},
-    },
-    layout::{BUCKETS, Generation, PITR, ReplsetLayout},
-    model::{backup::BackupMeta, selection::Selection},
+    archive::meta::{NamespaceKind, NamespaceMeta},
+    model::{backup::BackupMeta, names::BUCKETS, selection::Selection},
     replay::{
         apply::{ReplayOptions, Replayed, Replayer, Settled},
         build::{Built, CommitQuorum},
         catalog::Catalog,
-        followed_names::{Asked, Followed, Present},
+        followed_names::Followed,
         own_routing::OwnRouting,
         txn::Committed,
     },
@@ -51,12 +41,12 @@ use crate::{
         load::{Goal, LoadItem, LoadOptions, LoadProgress, Loaded, load},
         unpack::{Job, Packed, unpack},
     },
-    storage::{self, ObjectInfo, Storage},
+    storage::Storage,
 };
 use anyhow::{Context as _, Result};
 use mongodb::Client;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 use tokio_util::sync::CancellationToken;
@@ -80,17 +70,7 @@ pub struct Order {
     pub places: BTreeMap<String, String>,
 }
 
-/// The parts of a replica set's backup.
-struct Stored<'a> {
-    namespaces: &'a [NamespaceMeta],
-    remains: &'a [NamespaceMeta],
-    objects: &'a [ObjectInfo],
-    written: &'a [Written],
-    /// The archive of a backup made before 2.0.
-    archive: Option<Packed>,
-}
-
-/// State: everything is planned and the oplog has been read. Nothing is changed.
+/// Everything is planned and the oplog has been read; nothing is changed.
 #[derive(Debug)]
 pub struct Checked {
     catalog: Catalog,
@@ -140,109 +120,6 @@ struct Work {
     target: Target,
     progress: Arc<LoadProgress>,
     followed: Followed,
-}
-
-impl Steps {
-    /// Reads, checks and plans, and changes nothing. `client` is connected to the primary.
-    pub async fn prepare(storage: Arc<dyn Storage>, client: Client, order: Order) -> Result<Self> {
-        let part = restorable(&order.backup, &order.rs)?;
-        if Generation::of(&order.backup.pbm_version) == Generation::Archive {
-            if order.sharded && !order.wish.selection.is_everything() {
-                let reasons = vec!["it was made before 2.0, and of a sharded cluster's such backup a part can't be restored: restore all of it".to_owned()];
-                return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
-            }
-            let contents = inspect(storage.as_ref(), part, order.backup.compression, &order.wish).await?;
-            return Self::with(storage, client, order, contents).await;
-        }
-        let layout = ReplsetLayout::new(&order.backup.name, &order.rs, order.backup.compression);
-        let name = layout.metadata_of(part);
-        let metadata = described::read(storage.as_ref(), &name).await?;
-        let folder = format!("{}/{}", order.backup.name, order.rs);
-        let wanted = metadata.stored(&layout).map(|(name, _)| name);
-        let objects =
-            storage::list_with(storage.as_ref(), &folder, wanted).await.with_context(|| format!("list '{folder}'"))?;
-        let aside = storage.clone();
-        let stored = Stored {
-            namespaces: &metadata.namespaces,
-            remains: &metadata.remains,
-            objects: &objects,
-            written: &metadata.written,
-            archive: None,
-        };
-        Self::plan_with(storage, aside, client, order, stored).await
-    }
-
-    /// Does the same as [`Steps::prepare`], for a backup made before 2.0.
-    async fn with(storage: Arc<dyn Storage>, client: Client, order: Order, contents: Contents) -> Result<Self> {
-        let Contents { packed, namespaces, aside, objects } = contents;
-        let stored =
-            Stored { namespaces: &namespaces, remains: &[], objects: &objects, written: &[], archive: Some(packed) };
-        Self::plan_with(storage, aside, client, order, stored).await
-    }
-
-    async fn plan_with(
-        storage: Arc<dyn Storage>,
-        aside: Arc<dyn Storage>,
-        client: Client,
-        mut order: Order,
-        stored: Stored<'_>,
-    ) -> Result<Self> {
-        let Stored { namespaces, remains, objects, written, archive } = stored;
-        let target = target_state::read(&client).await?;
-        let mut facts = Facts {
-            backup: &order.backup,
-            rs: &order.rs,
-            namespaces,
-            remains,
-            objects,
-            archive: archive.as_ref(),
-            target: &target,
-            wish: &order.wish,
-            followed: None,
-            point: order.point.as_ref(),
-            sharded: order.sharded,
-        };
-        // The first plan shows which oplog objects are replayed. The second plan is made after these objects have been read.
-        let first = decide_noted(&facts, written)?;
-        let mut ids = order.ids.clone();
-        if order.sharded && order.wish.config_server {
-            for (id, rs) in router::shard_ids(aside.as_ref(), &first.routing).await? {
-                match order.places.get(&rs) {
-                    Some(place) if *place != id => drop(ids.insert(id, place.clone())),
-                    _ => drop(ids.remove(&id)),
-                }
-            }
-            if order.wish.selection.is_everything() {
-                let shards = order.places.values().map(String::as_str).collect();
-                let reasons = router::strangers(aside.as_ref(), &first.routing, &ids, &shards).await?;
-                if !reasons.is_empty() {
-                    return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
-                }
-            }
-        }
-        let followed = read_oplog(&storage, &order, &first, &target).await?;
-        facts.followed = Some(&followed);
-        // The second plan also contains the collections that the oplog renames into the selection.
-        let plan = decide_noted(&facts, written)?;
-        let mut routing = OwnRouting::default();
-        if order.wish.config_server && !order.wish.selection.is_everything() {
-            let selection = &order.wish.selection;
-            let nothing = order.point.is_none() && followed.sharded.is_empty() && followed.creates.is_empty();
-            if nothing && part::names(aside.as_ref(), &order.backup, selection).await?.is_empty() {
-                let reasons = vec![format!("it holds nothing of {selection}")];
-                return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
-            }
-            let kept = part::kept(aside.as_ref(), &client, &plan.routing, &ids, selection, &followed);
-            let kept = Box::pin(kept).await?;
-            routing.kept = kept.map_err(|reasons| Refusal { backup: order.backup.name.clone(), reasons })?;
-        }
-        let major = |version: Version| i32::try_from(version.major).context("read the server's version");
-        let catalog = Catalog::new(major(target.server)?).at_features_of(major(target.able_to())?);
-        order.ids = ids;
-        let progress = Arc::default();
-        let work = Box::new(Work { storage, aside, archive, client, order, plan, target, progress, followed });
-        Ok(Self { work, state: Checked { catalog, routing } })
-    }
 }
 
 impl<S> Steps<S> {
@@ -442,82 +319,7 @@ impl Steps<Current> {
     }
 }
 
-/// Makes the plan, and adds what was recorded about its objects when they were stored.
-fn decide_noted(facts: &Facts<'_>, written: &[Written]) -> Result<RestorePlan, Refusal> {
-    let mut plan = decide(facts)?;
-    let layout = ReplsetLayout::new(&facts.backup.name, facts.rs, facts.backup.compression);
-    let reasons = note_written(&mut plan, &layout, written, facts.objects);
-    if reasons.is_empty() { Ok(plan) } else { Err(Refusal { backup: facts.backup.name.clone(), reasons }) }
-}
-
-/// Adds the sizes and checksums that the backup recorded to the plan's oplog slices. Returns a reason for every object of the
-/// plan whose size on the storage is not the recorded one.
-fn note_written(
-    plan: &mut RestorePlan,
-    layout: &ReplsetLayout,
-    written: &[Written],
-    objects: &[ObjectInfo],
-) -> Vec<String> {
-    let noted: HashMap<String, &Written> = written.iter().map(|it| (layout.object(&it.name), it)).collect();
-    for slice in &mut plan.oplog {
-        let content = noted.get(&slice.name).and_then(|it| it.content);
-        slice.content = content.and_then(|(size, crc)| Some((u64::try_from(size).ok()?, crc)));
-    }
-    let users = [&plan.users.users, &plan.users.roles];
-    let data = plan.data().chain(users.into_iter().flatten()).map(|data| data.object.as_str());
-    let needed: HashSet<&str> = data.chain(plan.oplog.iter().map(|slice| slice.name.as_str())).collect();
-    let differs = |info: &&ObjectInfo| {
-        needed.contains(info.name.as_str())
-            && noted.get(&info.name).is_some_and(|it| u64::try_from(it.stored) != Ok(info.size))
-    };
-    let why = |info: &ObjectInfo| {
-        let stored = noted.get(&info.name).map_or(0, |it| it.stored);
-        format!("object '{}' has {} bytes in place of the {stored} that were written", info.name, info.size)
-    };
-    objects.iter().filter(differs).map(why).collect()
-}
-
-/// Reads the whole oplog that will be replayed, so that a missing or damaged object is found before the restore drops
-/// anything. Returns the names that the oplog creates, renames or drops.
-async fn read_oplog(
-    storage: &Arc<dyn Storage>,
-    order: &Order,
-    plan: &RestorePlan,
-    target: &Target,
-) -> Result<Followed> {
-    let present = target.namespaces.iter().map(|ns| (ns.db.as_str(), ns.coll.as_str(), ns.uuid));
-    let present = Present::new(present);
-    let asked = Asked { selection: &order.wish.selection, present: &present };
-    let rewrite = Rewrite { clone: order.wish.clone.as_ref(), ids: None };
-    let oplog = &plan.oplog;
-    oplog_check::check(storage, oplog, oplog_check::Reading { asked, rewrite, end: plan.end }).await.map_err(
-        |unsound| {
-            // If a backup lacks one of its own slices, it can't be restored to any moment.
-            let own = oplog.get(unsound.at).is_some_and(|object| !object.name.starts_with(PITR));
-            if own || order.point.is_none() {
-                return anyhow::anyhow!(
-                    "{}; nothing was changed; restore another backup, or the saved oplog from an earlier one \
-                 (--base-snapshot)",
-                    unsound.why
-                );
-            }
-            let before = unsound.at.checked_sub(1).map(|before| oplog[before].to);
-            let advice = match before.filter(|before| *before > super::plan::moment::end(&order.backup)) {
-                Some(before) => format!(
-                    "the last moment before it that can be restored is {}: repeat with --time {}",
-                    moment(before),
-                    at(before)
-                ),
-                None => {
-                    format!("without it only the backup itself can be restored, by its name: {}", order.backup.name)
-                }
-            };
-            anyhow::anyhow!("{}; nothing was changed; {advice}", unsound.why)
-        },
-    )
-}
-
-/// Returns the namespaces to create, without the options and indexes that the catalogue sets later.
+/// What is to be created of these namespaces; the catalogue keeps the rest.
 fn take_up(catalog: &mut Catalog, planned: &[Planned]) -> Vec<NamespaceMeta> {
     let first = |it: &Planned| NamespaceMeta { options: catalog.add(&it.meta), ..it.meta.clone() };
     planned.iter().map(first).collect()

@@ -4,7 +4,7 @@
 //! the backup, they are never restored, and `pbmConfig` would put readable storage credentials into every backup.
 
 use crate::archive::meta::NamespaceKind;
-use crate::layout::BUCKETS;
+use crate::model::names::BUCKETS;
 use crate::model::{names, selection::Selection};
 use crate::mongo::{code, listing};
 use crate::raw::text;

@@ -3,7 +3,7 @@
 use super::{
     checks,
     give_up::Sent,
-    restore::{Remapping, Slicing, TAKEN_WITHIN, parse_remapping},
+    restore::{Remapping, Slicing, TAKEN_WITHIN, complete, parse_remapping},
 };
 use crate::cmd::{
     follow::{
@@ -76,11 +76,7 @@ impl Report for Replayed {
             let name = &self.name;
             return format!("Oplog replay {name} is running; `pbm describe-restore {name}` shows how it ends");
         }
-        let mut done = format!("Oplog replay {} is complete", self.name);
-        if self.sharded {
-            done += "\nBefore clients come back, run db.adminCommand({flushRouterConfig: 1}) on every mongos, or restart them";
-        }
-        done + self.slicing.advice()
+        complete(&format!("Oplog replay {}", self.name), self.sharded, self.slicing)
     }
 }
 

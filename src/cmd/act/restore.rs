@@ -187,7 +187,7 @@ impl Slicing {
     }
 
     /// What the user has to know and do.
-    pub fn advice(self) -> &'static str {
+    fn advice(self) -> &'static str {
         match self {
             Self::Off => "",
             Self::On => {
@@ -202,6 +202,17 @@ impl Slicing {
     }
 }
 
+/// The text at the end of an operation that has changed data, with what the user has to do now.
+pub fn complete(what: &str, sharded: bool, slicing: Slicing) -> String {
+    // A router forgets its old routing only if it is asked itself.
+    let routers = if sharded {
+        "\nBefore clients come back, run db.adminCommand({flushRouterConfig: 1}) on every mongos, or restart them"
+    } else {
+        ""
+    };
+    format!("{what} is complete{routers}{}", slicing.advice())
+}
+
 impl Report for Restored {
     fn text(&self) -> String {
         if self.status != Status::Done {
@@ -210,12 +221,7 @@ impl Report for Restored {
                 self.name, self.what, self.name
             );
         }
-        let mut text = format!("Restore {} of {} is complete", self.name, self.what);
-        if self.sharded {
-            // Routers keep the old routing; nobody but they can be told to forget it.
-            text += "\nBefore clients come back, run db.adminCommand({flushRouterConfig: 1}) on every mongos, or restart them";
-        }
-        text + self.slicing.advice()
+        complete(&format!("Restore {} of {}", self.name, self.what), self.sharded, self.slicing)
     }
 }
 

@@ -41,14 +41,18 @@ pub trait Watched: Plane {
     fn progress(&self) -> Vec<&Progress>;
 }
 
+/// The reason of the whole operation, or the first one of a replica set.
+fn first_reason<'a>(own: &'a Option<String>, parts: impl Iterator<Item = &'a Option<String>>) -> Option<&'a str> {
+    std::iter::once(own).chain(parts).find_map(|reason| reason.as_deref().filter(|it| !it.is_empty()))
+}
+
 impl Watched for BackupMeta {
     const WHAT: &'static str = "backup";
     fn status(&self) -> Status {
         self.status
     }
     fn error(&self) -> Option<&str> {
-        let of_member = || self.replsets.iter().find_map(|rs| rs.error.as_deref().filter(|e| !e.is_empty()));
-        self.error.as_deref().filter(|error| !error.is_empty()).or_else(of_member)
+        first_reason(&self.error, self.replsets.iter().map(|rs| &rs.error))
     }
     fn hb(&self) -> Timestamp {
         self.hb
@@ -67,8 +71,7 @@ impl Watched for RestoreMeta {
         self.status
     }
     fn error(&self) -> Option<&str> {
-        let of_member = || self.replsets.iter().find_map(|rs| rs.error.as_deref().filter(|e| !e.is_empty()));
-        self.error.as_deref().filter(|error| !error.is_empty()).or_else(of_member)
+        first_reason(&self.error, self.replsets.iter().map(|rs| &rs.error))
     }
     fn hb(&self) -> Timestamp {
         self.hb

@@ -1,8 +1,8 @@
 //! Decides which namespaces of a backup are restored, and by which step (docs/format.md E.5).
 
+use crate::model::names::BUCKETS;
 use crate::{
     archive::meta::NamespaceMeta,
-    layout::BUCKETS,
     model::{
         backup::BackupMeta,
         names::{TMP_ROLES, TMP_USERS, is_control_namespace},

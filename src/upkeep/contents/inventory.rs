@@ -10,7 +10,7 @@ use crate::{
     archive::backup_json,
     control::ChunkTable,
     layout::{self, ChunkName, Generation},
-    model::{backup::BackupMeta, chunk::Chunk, config::StorageConf, status::Status},
+    model::{backup::BackupMeta, config::StorageConf, status::Status},
     storage::{self, Storage},
 };
 use anyhow::{Context, Result};
@@ -171,15 +171,7 @@ pub async fn chunks(store: &dyn Storage) -> Result<ChunkTable> {
     let mut chunks = ChunkTable::default();
     while let Some(object) = objects.try_next().await.context("list the storage for PITR chunks")? {
         let Some(name) = ChunkName::parse(&object.name).filter(|_| object.size > 0) else { continue };
-        chunks.push(Chunk {
-            rs: name.rs,
-            fname: object.name,
-            compression: name.compression,
-            start_ts: name.from,
-            end_ts: name.to,
-            size: i64::try_from(object.size).unwrap_or(i64::MAX),
-            stored: None,
-        });
+        chunks.push(name.chunk(object.name, object.size));
     }
     chunks.keep_longest();
     Ok(chunks)

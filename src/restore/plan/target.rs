@@ -1,0 +1,46 @@
+//! The replica set that is restored, as a plan sees it.
+
+use super::{namespaces::is_droppable, version::Version};
+use crate::model::names::series_name;
+use bson::Uuid;
+use std::fmt;
+
+/// What the restored replica set looks like before anything is changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Target {
+    pub server: Version,
+    /// `featureCompatibilityVersion`, empty if unknown.
+    pub fcv: String,
+    pub namespaces: Vec<TargetNamespace>,
+}
+
+impl Target {
+    /// The version whose features collections may use: a server at an older feature compatibility version refuses newer
+    /// features.
+    #[must_use]
+    pub fn able_to(&self) -> Version {
+        Version::parse(&self.fcv).filter(|fcv| fcv.series() < self.server.series()).unwrap_or(self.server)
+    }
+}
+
+/// A collection, view or time series that exists on the target; bucket collections are listed too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TargetNamespace {
+    pub db: String,
+    pub coll: String,
+    pub uuid: Option<Uuid>,
+}
+
+impl fmt::Display for TargetNamespace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.db, self.coll)
+    }
+}
+
+impl TargetNamespace {
+    /// Whether this is a users' namespace, or the bucket collection of a users' time series.
+    #[must_use]
+    pub fn is_droppable(&self) -> bool {
+        is_droppable(&self.db, series_name(&self.coll))
+    }
+}
