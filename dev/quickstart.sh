@@ -9,6 +9,10 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
+for argument in "$@"; do
+    [ "$argument" = --keep ] || { echo "'$argument' is not known: there is only --keep" >&2; exit 2; }
+done
+
 took() {
     local seconds=$((SECONDS - $1))
     if [ "$seconds" -lt 60 ]; then echo "$seconds s"; else echo "$((seconds / 60)) min $((seconds % 60)) s"; fi
@@ -25,7 +29,7 @@ begun=$SECONDS
 cargo build --profile quick --no-default-features --bin pbmbox
 echo "      built: $(took "$begun")"
 begun=$SECONDS
-wait "$fetch"
+wait "$fetch" || { echo "The mongod was not fetched; the reason stands above, among the lines of the build." >&2; exit 1; }
 trap - EXIT
 echo "      waited for mongod: $(took "$begun")"
 

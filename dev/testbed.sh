@@ -122,8 +122,7 @@ default_server() {
 }
 
 wanted=${1:-usual}
-# `all` once meant more than nothing.
-case $wanted in usual | default | all) ;; *) die "'$1' is not 'default'" ;; esac
+case $wanted in usual | default) ;; *) die "'$1' is not 'default'" ;; esac
 
 # For the test that cuts a network: a namespace of its own.
 network_tools() {

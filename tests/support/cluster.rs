@@ -197,6 +197,7 @@ impl ReplicaSet {
                 &self.options.oplog_mb.to_string(),
             ])
             .args(["--setParameter", "enableTestCommands=1"])
+            .arg("--nounixsocket")
             .args(["--setParameter", "maxNumberOfTransactionOperationsInSingleOplogEntry=7"])
             // A journal in small files, not 300 MB that are reserved in advance.
             .args(["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=10MB)"])

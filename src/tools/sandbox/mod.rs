@@ -8,18 +8,15 @@ mod shop;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
-use mongodb::{
-    Client,
-    bson::{Document, doc},
-};
-use processes::{Agent, Folder, Mongod, until};
+use mongodb::bson::{Document, doc};
+use processes::{Agent, Folder, Mongod};
 use std::{
     ffi::OsString,
     fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::{Duration, Instant},
+    time::Instant,
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -154,9 +151,9 @@ async fn conduct(cli: &Cli) -> Result<()> {
     );
     let programs = Programs::new(folder.path().join("bin"), server.uri())?;
     println!("  $ export PBM_MONGODB_URI='{}'\n  $ pbm-agent &", programs.uri);
-    let log = folder.path().join("agent.log");
-    let _agent = Agent::start(&programs.folder.join("pbm-agent"), &programs.uri, &log)?;
-    wait_for_agent(&client, &log).await?;
+    let mut agent = Agent::start(&programs.folder.join("pbm-agent"), &programs.uri, folder.path().join("agent.log"))?;
+    let agents = client.database("admin").collection::<Document>("pbmAgents");
+    agent.wait_for(async || agents.find_one(doc! {}).await.ok().flatten()).await?;
 
     steps.next("Some data: a shop with orders, their indexes, a view and a time series.");
     shop::fill(&client).await?;
@@ -190,19 +187,11 @@ async fn conduct(cli: &Cli) -> Result<()> {
         println!("\nIt stays until Ctrl-C. In another terminal:");
         println!("  export PBM_MONGODB_URI='{}' PATH='{}':$PATH", programs.uri, programs.folder.display());
         println!("  pbm status");
-        println!("The agent's log: {}", log.display());
+        println!("The agent's log: {}", agent.log().display());
         std::future::pending::<()>().await;
     }
     println!("Everything is removed again. Run it with --keep to play with the sandbox.");
     Ok(())
-}
-
-async fn wait_for_agent(client: &Client, log: &Path) -> Result<()> {
-    let agents = client.database("admin").collection::<Document>("pbmAgents");
-    until(Duration::from_secs(30), async || agents.find_one(doc! {}).await.ok().flatten())
-        .await
-        .map(drop)
-        .with_context(|| format!("wait for the agent; its log:\n{}", fs::read_to_string(log).unwrap_or_default()))
 }
 
 async fn configure(programs: &Programs, folder: &Path) -> Result<()> {

@@ -16,7 +16,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Nothing came within `limit`.
-pub async fn until<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+async fn until<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
     let since = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -54,6 +54,25 @@ impl Drop for Folder {
 
 struct Process(Child);
 
+impl Process {
+    /// Calls `look` until it gives something or the process ends. An error has the end of its `log`.
+    async fn wait_for<T>(&mut self, what: &str, log: &Path, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+        let found = until(START_LIMIT, async || match self.0.try_wait() {
+            Ok(Some(status)) => Some(Err(anyhow!("it ended with {status}"))),
+            _ => look().await.map(Ok),
+        });
+        let found = found.await.and_then(|found| found);
+        found.with_context(|| format!("{what}; the end of its log:\n{}", last_lines(log)))
+    }
+}
+
+fn last_lines(log: &Path) -> String {
+    const LINES: usize = 5;
+    let text = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(LINES)..].join("\n")
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
@@ -80,6 +99,8 @@ impl Mongod {
             // A journal in small files, not 300 MB that are reserved in advance; no statistics of every second.
             .args(["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=10MB)"])
             .args(["--setParameter", "diagnosticDataCollectionEnabled=false"])
+            // Its socket would lie outside of the folder.
+            .arg("--nounixsocket")
             .arg("--dbpath")
             .arg(&data)
             .arg("--logpath")
@@ -109,23 +130,8 @@ impl Mongod {
         Ok(server)
     }
 
-    /// Calls `look` until it gives something or the server ends.
-    async fn wait_for<T>(&mut self, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
-        let process = &mut self.process.0;
-        let found = until(START_LIMIT, async || match process.try_wait() {
-            Ok(Some(status)) => Some(Err(anyhow!("it ended with {status}"))),
-            _ => look().await.map(Ok),
-        });
-        let found = found.await.and_then(|found| found);
-        found.with_context(|| format!("start a mongod; {}", self.last_lines()))
-    }
-
-    /// The end of its log, for messages.
-    fn last_lines(&self) -> String {
-        const LINES: usize = 5;
-        let text = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().collect();
-        format!("the end of its log:\n{}", lines[lines.len().saturating_sub(LINES)..].join("\n"))
+    async fn wait_for<T>(&mut self, look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+        self.process.wait_for("start a mongod", &self.log, look).await
     }
 
     pub fn address(&self) -> String {
@@ -152,13 +158,26 @@ fn free_port() -> Result<u16> {
 }
 
 /// A running agent.
-pub struct Agent(#[expect(dead_code, reason = "ends the process when it is dropped")] Process);
+pub struct Agent {
+    process: Process,
+    log: PathBuf,
+}
 
 impl Agent {
-    pub fn start(program: &Path, uri: &str, log: &Path) -> Result<Self> {
-        let out = File::create(log).with_context(|| format!("make {}", log.display()))?;
+    pub fn start(program: &Path, uri: &str, log: PathBuf) -> Result<Self> {
+        let out = File::create(&log).with_context(|| format!("make {}", log.display()))?;
         let mut command = Command::new(program);
         command.env("PBM_MONGODB_URI", uri).stdin(Stdio::null()).stdout(Stdio::null()).stderr(out);
-        command.spawn().map(|child| Self(Process(child))).with_context(|| format!("start {}", program.display()))
+        let child = command.spawn().with_context(|| format!("start {}", program.display()))?;
+        Ok(Self { process: Process(child), log })
+    }
+
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// Calls `look` until it gives something or the agent ends.
+    pub async fn wait_for<T>(&mut self, look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+        self.process.wait_for("start the agent", &self.log, look).await
     }
 }
