@@ -128,24 +128,10 @@ fn keep_beating(
     })
 }
 
-/// Writes one heartbeat into the lock, and into the operation's document if this agent leads the operation. Returns
-/// `false` if this agent does not hold the lock.
-///
-/// Without other writes, the cluster time can be ten seconds old, and a heartbeat with this time would count as stale
-/// before [`FENCE`] is over. The heartbeat itself is a write and advances the time. If it advanced the time by a second
-/// or more, the heartbeat is repeated.
+/// Writes one heartbeat to the lock, and to the operation's document if this agent leads it. Returns `false` if the lock is not
+/// ours.
 async fn attempt(control: &Control, header: &LockHeader, leads: bool) -> Result<bool> {
-    let mut now = control.cluster_time().await?;
-    if !control.locks.beat(header, now).await? {
-        return Ok(false);
-    }
-    let advanced = control.time_of_last_call().await?;
-    if advanced.time > now.time {
-        now = advanced;
-        if !control.locks.beat(header, now).await? {
-            return Ok(false);
-        }
-    }
+    let Some(now) = control.beat(header).await? else { return Ok(false) };
     match header.kind.as_str() {
         name::BACKUP if leads => control.backups.beat_of(&header.opid, now).await?,
         name::RESTORE | name::REPLAY if leads => control.restores.beat_of(&header.opid, now).await?,

@@ -188,6 +188,8 @@ impl Watch {
             opid: String::new(),
             epoch: config.epoch,
         };
+        // By the time of a silent cluster the new lock would begin seconds old.
+        let now = node.control.advanced_cluster_time().await?;
         if !node.control.locks.try_take_slicing(&header, now).await? {
             return Ok(None);
         }
@@ -389,10 +391,7 @@ impl Guard<'_> {
     /// Writes a heartbeat into the lock, publishes the progress, and checks which other agents could do the work.
     async fn beat(&mut self) -> Result<Verdict> {
         let node = self.node;
-        let now = node.control.cluster_time().await?;
-        if !node.control.locks.beat_slicing(self.lock, now).await? {
-            return Err(slicing::LockLost.into());
-        }
+        let Some(now) = node.control.beat_slicing(self.lock).await? else { return Err(slicing::LockLost.into()) };
         let agents = node.control.agents.alive_for_slicing(&node.rs, &node.leader_rs, now).await?;
         let mix = Mix::of(&agents, &node.leader_rs, &node.rs);
         let (rank, candidates) = rank(&self.lock.node, node, &mix, &agents, &pitr(&self.config));

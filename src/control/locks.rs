@@ -2,7 +2,7 @@
 //! C.6).
 
 use super::{
-    Bell,
+    Bell, Control,
     table::{Home, Table},
 };
 use crate::model::{
@@ -12,6 +12,7 @@ use crate::model::{
 use crate::mongo::code::is_duplicate_key;
 use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc};
+use mongodb::options::{Acknowledgment, CollectionOptions, WriteConcern};
 use std::{collections::HashSet, sync::Arc};
 
 /// Fields of a slicing lock, *added by us*: the time up to which the slicer was asked to store the oplog, and the time
@@ -25,7 +26,44 @@ pub struct Locks {
     coll: Table<Lock>,
     once: Table<LockHeader>,
     slicing: Table<Lock>,
+    /// The same two collections; the primary alone confirms a write.
+    coll_quick: Table<Lock>,
+    slicing_quick: Table<Lock>,
     bell: Arc<Bell>,
+}
+
+impl Control {
+    /// Shows that the holder of an operation's lock lives. Returns the cluster time of this heartbeat; `None` if the lock is not
+    /// ours any more.
+    pub async fn beat(&self, mine: &LockHeader) -> Result<Option<Timestamp>> {
+        self.beat_in(&self.locks.coll_quick, &self.locks.coll, mine).await
+    }
+
+    /// As [`Self::beat`], for the lock of a slicer.
+    pub async fn beat_slicing(&self, mine: &LockHeader) -> Result<Option<Timestamp>> {
+        self.beat_in(&self.locks.slicing_quick, &self.locks.slicing, mine).await
+    }
+
+    /// The time of a silent cluster stands still for up to ten seconds, so a heartbeat with it would count as stale too early.
+    /// A write advances the time. The first write is confirmed by the primary alone; then only one write waits for the majority.
+    async fn beat_in(&self, quick: &Table<Lock>, coll: &Table<Lock>, mine: &LockHeader) -> Result<Option<Timestamp>> {
+        let what = || format!("refresh the {} lock of {}", mine.kind, mine.replset);
+        let filter = header_filter(mine)?;
+        // Attempts overtake each other: a late one must not replace a newer heartbeat.
+        let newest = |now: Timestamp| doc! { "$max": { "hb": now } };
+        let now = self.time_of_last_call().await?;
+        let done = quick.update_one(filter.clone(), newest(now)).await.with_context(what)?;
+        if done.matched == 0 {
+            return Ok(None);
+        }
+        if done.modified == 0 {
+            // The time has not moved since the last heartbeat.
+            self.bell.ring().await;
+        }
+        let now = self.time_of_last_call().await?;
+        let done = coll.update_one(filter, newest(now)).await.with_context(what)?;
+        Ok((done.matched > 0).then_some(now))
+    }
 }
 
 /// How an attempt to take a lock ended.
@@ -61,10 +99,14 @@ const WITHDRAWN: &str = "(withdrawn)";
 
 impl Locks {
     pub(super) fn new(home: &Home, bell: &Arc<Bell>) -> Self {
+        let quick = WriteConcern::builder().w(Acknowledgment::Nodes(1)).journal(false).build();
+        let quick = CollectionOptions::builder().write_concern(quick).build();
         Self {
             coll: home.table(names::LOCK),
             once: home.table(names::OP_LOG),
             slicing: home.table(names::LOCK_OP),
+            coll_quick: home.table_with(names::LOCK, quick.clone()),
+            slicing_quick: home.table_with(names::LOCK_OP, quick),
             bell: bell.clone(),
         }
     }

@@ -98,11 +98,6 @@ pub enum Debt {
 impl Debt {
     const ALL: [Self; 2] = [Self::Balancer, Self::Slicing];
 
-    /// Whether backups can have this debt, and not only restores.
-    pub const fn is_of_backups(self) -> bool {
-        matches!(self, Self::Balancer)
-    }
-
     const fn key(self) -> &'static str {
         match self {
             Self::Balancer => "balancer_due",

@@ -186,9 +186,10 @@ impl<'a> Entry<'a> {
         if self.kind != Kind::Command {
             return Ok(None);
         }
-        let Some(lsid) = self.raw.get("lsid").ok().flatten().and_then(RawBsonRef::as_document) else { return Ok(None) };
-        let Some(number) = self.raw.get("txnNumber").ok().flatten().and_then(integer) else { return Ok(None) };
-        if self.raw.get("multiOpType").ok().flatten().and_then(integer) == Some(1) {
+        let number = |name| find(self.raw, name).and_then(|field| field.integer());
+        let Some(lsid) = find(self.raw, "lsid").and_then(|field| field.document()) else { return Ok(None) };
+        let Some(transaction) = number("txnNumber") else { return Ok(None) };
+        if number("multiOpType") == Some(1) {
             return Ok(None);
         }
         let flag = |name| matches!(self.o.get(name), Ok(Some(RawBsonRef::Boolean(true))));
@@ -202,11 +203,11 @@ impl<'a> Entry<'a> {
             ("abortTransaction", _) => Part::Abort,
             _ => return Ok(None),
         };
-        let prev = self.raw.get("prevOpTime").ok().flatten().and_then(RawBsonRef::as_document);
+        let prev = find(self.raw, "prevOpTime").and_then(|field| field.document());
         let prev = prev.and_then(|prev| prev.get("ts").ok().flatten()).and_then(|ts| ts.as_timestamp());
         let session = base64::engine::general_purpose::STANDARD_NO_PAD.encode(lsid.as_bytes());
         let prev = prev.unwrap_or(Timestamp { time: 0, increment: 0 });
-        Ok(Some(TxnEntry { id: format!("{session}-{number}"), part, prev }))
+        Ok(Some(TxnEntry { id: format!("{session}-{transaction}"), part, prev }))
     }
 
     /// Returns the command of an `op: "c"` entry.
@@ -319,10 +320,6 @@ fn uuid(value: RawBsonRef<'_>) -> Option<Uuid> {
         }
         _ => None,
     }
-}
-
-fn integer(value: RawBsonRef<'_>) -> Option<i64> {
-    value.as_i64().or_else(|| value.as_i32().map(i64::from))
 }
 
 #[cfg(test)]

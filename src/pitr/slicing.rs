@@ -286,8 +286,7 @@ impl Slicing {
         let Slice { bytes, stored, .. } = slice::store(&self.client, &settings.storage, &budget, wanted).await?;
         chunk.size = i64::try_from(bytes).unwrap_or(i64::MAX);
         chunk.stored = i64::try_from(stored).ok();
-        let now = self.control.cluster_time().await?;
-        if !self.control.locks.beat_slicing(&self.lock, now).await? {
+        if self.control.beat_slicing(&self.lock).await?.is_none() {
             // Another agent goes on where the index ends. The object stays: that agent may have noted it by now.
             return Err(LockLost.into());
         }

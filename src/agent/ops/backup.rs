@@ -11,6 +11,7 @@ use crate::config::resolved::Resolved;
 use crate::control::{Look, Waited};
 use crate::model::{
     command::{BackupCmd, name},
+    config::Config,
     status::Status,
 };
 use crate::mongo::{admin::explain, majority};
@@ -51,7 +52,9 @@ pub(in crate::agent) async fn take_part(
 async fn appears(task: &Task, name: &str) -> Result<bool> {
     let node = &task.node;
     let look = || async { Ok(Look::at(node.control.backups.get(name).await?.map(drop))) };
-    Ok(matches!(node.control.bell.until(TAKE_OVER, task.cancel.cancelled(), look).await?, Waited::Found(())))
+    // An agent that ends while it waits does not lead: others of this replica set do.
+    let waited = node.control.bell.until(TAKE_OVER, task.cancel.cancelled(), look).await?;
+    Ok(waited != Waited::TimedOut(()))
 }
 
 async fn work(task: &Task, backup: &BackupCmd, run: impl AsyncFn(&Cx, &Job) -> Result<()>) -> Result<()> {
@@ -68,7 +71,7 @@ async fn work(task: &Task, backup: &BackupCmd, run: impl AsyncFn(&Cx, &Job) -> R
     let Some(op) = op.nominated().lease(node, name::BACKUP).await?.go() else { return Ok(()) };
     op.run(async |op| {
         node.control.backups.acknowledge(&op.name, &node.rs, &node.me()).await?;
-        let (settings, storage) = match storage(node, backup).await {
+        let (config, storage) = match storage(node, backup).await {
             Ok(ready) => ready,
             Err(error) => {
                 // The recipe has not begun, so only this code can report the error.
@@ -77,14 +80,14 @@ async fn work(task: &Task, backup: &BackupCmd, run: impl AsyncFn(&Cx, &Job) -> R
                 return Err(error);
             }
         };
+        let cx = context(node, op, Some(&config)).await?;
         let parallel = backup
             .num_parallel_colls
             .filter(|n| *n > 0)
             .and_then(|n| usize::try_from(n).ok())
-            .or(settings.backup.parallel_collections)
+            .or(cx.settings.backup.parallel_collections)
             .unwrap_or(node.parallel);
         let job = Job { command: backup.clone(), storage, primary: node.primary.clone(), parallel };
-        let cx = Cx { settings, ..context(node, op).await? };
         let result = Box::pin(run(&cx, &job)).await;
         if op.lost_its_lock() || result.is_err() {
             // The backup's objects may have been removed before this agent noticed the end, and it may have written
@@ -101,17 +104,17 @@ async fn work(task: &Task, backup: &BackupCmd, run: impl AsyncFn(&Cx, &Job) -> R
     .await
 }
 
-/// Returns the settings for this backup, and its storage. They are read again, because the leader's decision is based
-/// on this configuration or a newer one.
-async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Resolved, Arc<dyn Storage>)> {
+/// The configuration for this backup, and its storage. Read again: the leader's decision is based on this configuration or a
+/// newer one.
+async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Config, Arc<dyn Storage>)> {
     let config = node.control.config.main().await?.context("the configuration is gone")?;
-    let settings = Resolved::of(&config);
+    let limit = backup.limit_upload.unwrap_or(Resolved::of(&config).backup.limit_upload);
     let place = place::storage(&node.control, &config.storage, &backup.profile).await?;
-    let storage = node.open_to_write(&place, backup.limit_upload.unwrap_or(settings.backup.limit_upload)).await?;
+    let storage = node.open_to_write(&place, limit).await?;
     if node.in_leader_rs {
         sharing::begin(node, storage.as_ref(), &place).await;
     }
-    Ok((settings, storage))
+    Ok((config, storage))
 }
 
 /// Returns the reason why this node can't be read now, or `None` if it can. The node was nominated by its document in

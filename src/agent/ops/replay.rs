@@ -26,8 +26,9 @@ pub(in crate::agent) async fn handle(task: Task, window: ReplayCmd) -> Result<()
         }
     };
     op.run(async |op| {
-        let cx = context(node, op).await?;
-        let source = source(node, None).await;
+        let config = node.control.config.main().await?;
+        let cx = context(node, op, config.as_ref()).await?;
+        let source = source(node, config.as_ref(), None).await;
         Box::pin(replay::run(&cx, &source, &window)).await
     })
     .await

@@ -39,19 +39,19 @@ pub(in crate::agent) async fn handle(task: Task, restore: RestoreCmd) -> Result<
         }
     };
     op.run(async |op| {
-        let cx = context(node, op).await?;
-        let source = source(node, Some(&restore)).await;
+        let config = node.control.config.main().await?;
+        let cx = context(node, op, config.as_ref()).await?;
+        let source = source(node, config.as_ref(), Some(&restore)).await;
         Box::pin(restore::run(&cx, &source, &restore)).await
     })
     .await
 }
 
-/// Returns the storage to read from, or why it can't be used.
-pub(super) async fn source(node: &Node, restore: Option<&RestoreCmd>) -> Source {
-    match node.control.config.main().await {
-        Ok(Some(config)) => open(node, &config, restore).await.map_err(|error| explain(&error)),
-        Ok(None) => Err("there is no configuration; give one with `pbm config --file`".into()),
-        Err(error) => Err(explain(&error)),
+/// What is read, or why it can't be.
+pub(super) async fn source(node: &Node, config: Option<&Config>, restore: Option<&RestoreCmd>) -> Source {
+    match config {
+        Some(config) => open(node, config, restore).await.map_err(|error| explain(&error)),
+        None => Err("there is no configuration; give one with `pbm config --file`".into()),
     }
 }
 
@@ -77,13 +77,12 @@ async fn open(node: &Node, config: &Config, restore: Option<&RestoreCmd>) -> Res
     Ok(Arc::new(Sources { backup: store, main: main.await? }))
 }
 
-/// Returns the context for recipes that write to this primary.
-pub(in crate::agent) async fn context(node: &Node, op: &Op<Leased>) -> Result<Cx> {
-    let config = node.control.config.main().await?.unwrap_or_default();
+/// What a recipe works with on this node, by this configuration.
+pub(in crate::agent) async fn context(node: &Node, op: &Op<Leased>, config: Option<&Config>) -> Result<Cx> {
     Ok(Cx {
         control: node.control.clone(),
         client: node.client.clone(),
-        settings: Resolved::of(&config),
+        settings: Resolved::of(config.unwrap_or(&Config::default())),
         opid: op.opid.clone(),
         rs: node.rs.clone(),
         me: node.me(),

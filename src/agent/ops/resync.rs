@@ -32,7 +32,7 @@ pub(in crate::agent) async fn handle(task: Task, command: ResyncCmd) -> Result<(
         tracing::info!("started");
         tokio::select! {
             () = op.cancel.cancelled() => bail!("{}; repeat it", op.why_early(name::RESYNC)),
-            done = read(node, &command) => done?,
+            done = op.cancel.while_held(read(node, &command)) => done?,
         }
         tracing::info!("{SUCCEED}");
         Ok(())
