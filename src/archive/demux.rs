@@ -99,7 +99,7 @@ impl Archive {
         while let Some(entry) = source.document(None).await? {
             prelude.entries.push(read_entry(&entry).map_err(|reason| source.damaged(None, reason))?);
             if is_too_long(source.at, prelude.entries.len()) {
-                return Err(source.damaged(None, "its list of namespaces has no end"));
+                return Err(source.damaged(None, "its list of namespaces takes more than 512 MiB of memory"));
             }
         }
         let mut archive = Self {

@@ -14,7 +14,7 @@ use crate::model::{
     serde_help::zero_ts,
     status::{Condition, Status},
 };
-use crate::operation::{Cx, balancer, progress};
+use crate::operation::{self, Cx, Kind, progress};
 use crate::oplog::slice::{self, Slice, Wanted};
 use crate::rendezvous::{arrive, reach};
 use crate::snapshot::{
@@ -263,7 +263,7 @@ async fn finish(cx: &Cx, job: &Job) -> Result<()> {
     }
     storage::write_all(job.storage.as_ref(), &layout::backup_meta(&cx.name), backup_json::write(&meta)?).await?;
     // Before anybody sees `done`: whoever waited for it may rely on the balancer.
-    balancer::give_back_of(cx, &cx.control.backups).await;
+    operation::pay_debts(cx, Kind::Backup).await;
     Ok(())
 }
 

@@ -46,6 +46,5 @@ pub async fn carry_out(cx: &Cx, recipe: impl AsyncFnOnce(&ControlBoard<BackupMet
         }
         recipe(&board).await
     };
-    let pay_debts = async || balancer::give_back_of(cx, &cx.control.backups).await;
-    operation::run(cx, &board, Kind::Backup, recipe, pay_debts).await
+    operation::run(cx, &board, Kind::Backup, recipe).await
 }

@@ -180,7 +180,7 @@ fn unknown(path: &str) -> ConfigError {
 pub fn validate(config: &Config) -> Result<(), ConfigError> {
     validate_storage(&config.storage)?;
     if let Some(pitr) = &config.pitr {
-        level("pitr.compressionLevel", pitr.compression.unwrap_or_default(), pitr.compression_level)?;
+        level("pitr.compressionLevel", config.pitr_compression(), pitr.compression_level)?;
     }
     if let Some(backup) = &config.backup {
         level("backup.compressionLevel", backup.compression.unwrap_or_default(), backup.compression_level)?;

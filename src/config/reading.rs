@@ -176,10 +176,12 @@ fn quoted(value: &serde_json::Value) -> String {
 /// Removes compression levels that their codec does not have, because a wrong codec may have been replaced by the
 /// default.
 fn drop_wrong_levels(config: &mut Config, mistakes: &mut Vec<Mistake>) {
-    let backup = config.backup.as_mut().map(|it| ("backup", it.compression, &mut it.compression_level));
-    let pitr = config.pitr.as_mut().map(|it| ("pitr", it.compression, &mut it.compression_level));
+    let of_slices = config.pitr_compression();
+    let backup = config.backup.as_mut();
+    let backup = backup.map(|it| ("backup", it.compression.unwrap_or_default(), &mut it.compression_level));
+    let pitr = config.pitr.as_mut().map(|it| ("pitr", of_slices, &mut it.compression_level));
     for (section, codec, level) in backup.into_iter().chain(pitr) {
-        if let Err(reason) = check_level(codec.unwrap_or_default(), *level) {
+        if let Err(reason) = check_level(codec, *level) {
             let value = level.take().unwrap_or_default();
             let key = format!("{section}.compressionLevel");
             mistakes.push(Mistake { key, problem: format!("can't be '{value}': {reason}") });

@@ -4,9 +4,9 @@ use super::words;
 use crate::{
     cmd::io::{times, units},
     config::duration,
-    layout::BUCKETS,
     model::{
         compression::Compression,
+        names::BUCKETS,
         rate::Rate,
         selection::{NotSelectable, Selection},
     },

@@ -59,6 +59,12 @@ impl Config {
             Some(_) => Slicing::On,
         }
     }
+    /// The codec of PITR chunks: their own setting, else that of backups.
+    #[must_use]
+    pub fn pitr_compression(&self) -> Compression {
+        let own = self.pitr.as_ref().and_then(|pitr| pitr.compression);
+        own.or_else(|| self.backup.as_ref()?.compression).unwrap_or_default()
+    }
 
     /// Is point-in-time recovery switched on?
     #[must_use]

@@ -10,16 +10,13 @@ use anyhow::Result;
 
 /// Whether any operation has this debt.
 pub(super) async fn is_owed(control: &Control, debt: Debt) -> Result<bool> {
-    Ok(!control.restores.owing(debt).await?.is_empty()
-        || (debt.is_of_backups() && !control.backups.owing(debt).await?.is_empty()))
+    Ok(!control.restores.owing(debt).await?.is_empty() || !control.backups.owing(debt).await?.is_empty())
 }
 
 /// Records that only the operation `name` has this debt. Call this before the feature is switched off.
 pub(super) async fn take<T: OpDocument>(control: &Control, docs: &OpDocs<T>, name: &str, debt: Debt) -> Result<()> {
     docs.owe(name, debt).await?;
-    if debt.is_of_backups() {
-        forgive_others(&control.backups, name, debt).await?;
-    }
+    forgive_others(&control.backups, name, debt).await?;
     forgive_others(&control.restores, name, debt).await
 }
 
@@ -53,9 +50,7 @@ pub(super) async fn pay_forgotten<F: Future<Output = Result<()>>>(
     switch_on: impl Fn() -> F,
 ) -> Result<Vec<String>> {
     let mut paid = Vec::new();
-    if debt.is_of_backups() {
-        pay_ended(&control.backups, debt, &switch_on, &mut paid).await?;
-    }
+    pay_ended(&control.backups, debt, &switch_on, &mut paid).await?;
     pay_ended(&control.restores, debt, &switch_on, &mut paid).await?;
     Ok(paid)
 }

@@ -18,7 +18,7 @@ pub(super) async fn exceeded(cx: &Cx) -> Error {
     let why = last_reason(|| majority::lack(&cx.client)).await;
     let (rs, limit) = (&cx.rs, LIMIT.as_secs());
     anyhow!(
-        "the majority of replica set {rs} has confirmed no writes for {limit} s ({why}): the data is incomplete; bring these \
+        "the majority of replica set {rs} has confirmed no writes for {limit} s ({why}): the data may be incomplete; bring these \
          members back, then run it again"
     )
 }

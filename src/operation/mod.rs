@@ -50,11 +50,15 @@ impl Cx {
 /// The reason of a backup that an operator cancelled, in the original's words.
 pub const CANCELED: &str = "backup canceled";
 
-/// Switches on again what this restore or replay switched off: the balancer and point-in-time recovery. If that fails,
-/// the agents of the leader replica set do it later.
-pub async fn give_back_of_restore(cx: &Cx) {
-    balancer::give_back_of(cx, &cx.control.restores).await;
+/// Switches on again what an operation of this kind has switched off: the balancer, and for a restore point-in-time recovery. If
+/// that fails, the agents of the leader replica set do it later.
+pub async fn pay_debts(cx: &Cx, kind: Kind) {
+    match kind {
+        Kind::Backup => balancer::give_back_of(cx, &cx.control.backups).await,
+        Kind::Restore | Kind::Replay => balancer::give_back_of(cx, &cx.control.restores).await,
+    }
     if cx.role == Role::Leader
+        && kind == Kind::Restore
         && let Err(error) = slicing_pause::give_back(&cx.control, &cx.name).await
     {
         tracing::warn!("point-in-time recovery stays off for now: {}", admin::explain(&error));
@@ -96,8 +100,8 @@ impl Kind {
     }
 }
 
-/// Runs a recipe to its end, sends heartbeats, and watches the other replica sets. On failure `pay_debts` switches on
-/// again what the operation had switched off, and the operation's document has the reason before this returns.
+/// Runs a recipe to its end, with heartbeats and an eye on the other replica sets. On failure the operation's debts are
+/// paid, and the operation's document has the reason before this returns.
 ///
 /// # Errors
 /// The error that ended the operation.
@@ -106,7 +110,6 @@ pub async fn run<T: Plane>(
     board: &ControlBoard<T>,
     kind: Kind,
     recipe: impl Future<Output = Result<()>>,
-    pay_debts: impl AsyncFnOnce(),
 ) -> Result<()> {
     // A recipe is a large future. Without the box, each of these steps would need stack space for it.
     let recipe = Box::pin(recipe);
@@ -128,7 +131,7 @@ pub async fn run<T: Plane>(
         },
         |early| kind.early_end(early),
     );
-    pay_debts().await;
+    pay_debts(cx, kind).await;
     board.end_badly(status, &reason).await;
     Err(error.context(format!("{} {}", kind.word(), cx.name)))
 }

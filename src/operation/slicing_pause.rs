@@ -10,7 +10,7 @@
 
 use super::debt;
 use crate::control::{Control, Debt};
-use crate::model::{command::name, lock::is_stale};
+use crate::model::{agent::AgentStat, command::name, lock::is_stale};
 use anyhow::Result;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -18,16 +18,14 @@ use tokio::time::Instant;
 /// How long point-in-time recovery stays off after the last slicer has ended, so that agents of the original notice it.
 const SEEN: Duration = Duration::from_secs(6);
 
-/// Switches point-in-time recovery off for the restore `name`. Returns whether it has to be switched on at the end: it
-/// was on, or it was off only because of a restore that died.
-pub async fn hold(control: &Control, name: &str) -> Result<bool> {
+/// Switches point-in-time recovery off for the restore `name`.
+pub async fn hold(control: &Control, name: &str) -> Result<()> {
     let on = control.config.main().await?.is_some_and(|config| config.pitr_is_on());
     if !on && !debt::is_owed(control, Debt::Slicing).await? {
-        return Ok(false);
+        return Ok(());
     }
     debt::take(control, &control.restores, name, Debt::Slicing).await?;
-    control.config.switch_pitr_off(control.cluster_time().await?).await?;
-    Ok(true)
+    control.config.switch_pitr_off(control.cluster_time().await?).await.map(drop)
 }
 
 /// Switches point-in-time recovery off for a restore that is refused: agents of the original may wait until it is off.
@@ -41,9 +39,8 @@ pub async fn hold_for_originals(control: &Control, name: &str) -> Result<()> {
 }
 
 async fn originals_live(control: &Control) -> Result<bool> {
-    let agents = control.agents.all().await?;
-    let now = control.time_of_last_call().await?;
-    Ok(agents.iter().any(|agent| agent.is_original() && !is_stale(agent.hb, now)))
+    let agents = control.agents.living(control.time_of_last_call().await?).await?;
+    Ok(agents.iter().any(AgentStat::is_original))
 }
 
 /// Switches point-in-time recovery on again, unless another restore has taken the debt over. While an agent of the

@@ -259,6 +259,8 @@ fn slicing_is_looked_at_when_it_is_on() {
     facts.control.slicing_errors = vec![("a".into(), "h:1: no base".into())];
     assert!(first(&facts).starts_with("Failure slicing a: nobody saves its oplog: h:1: no base"));
     facts.control.locks = vec![lock("restore", "b", NOW)];
+    assert!(first(&facts).starts_with("Failure slicing a: nobody saves its oplog"), "the lock of another replica set");
+    facts.control.locks = vec![lock("restore", "a", NOW), lock("restore", "b", NOW)];
     assert!(judge(&facts).iter().all(|it| it.verdict == Verdict::Ok), "it pauses");
     facts.control.locks.clear();
     facts.control.slicers = vec![lock("pitr", "a", NOW), lock("pitr", "b", NOW)];

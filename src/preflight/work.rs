@@ -50,10 +50,9 @@ pub(super) fn slicing(facts: &Facts) -> Vec<Finding> {
     if !config.pitr_is_on() {
         return vec![Finding::ok(Check::Slicing, CLUSTER, "point-in-time recovery is off")];
     }
-    let pausing = control.locks.iter().any(|lock| lock.pauses_slicing(now));
     let switched_on = config.epoch.is_some_and(|epoch| now.time.saturating_sub(epoch.time) <= BEGINS_WITHIN);
     let sets = facts.replsets.iter();
-    let mut out: Vec<Finding> = sets.map(|set| sliced(facts, &set.name, now, pausing, switched_on)).collect();
+    let mut out: Vec<Finding> = sets.map(|set| sliced(facts, &set.name, now, switched_on)).collect();
     out.extend(mixed(facts, now));
     out
 }
@@ -74,7 +73,7 @@ fn mixed(facts: &Facts, now: Timestamp) -> Option<Finding> {
 }
 
 /// `switched_on`: slicing was switched on so recently that it may not have begun yet.
-fn sliced(facts: &Facts, rs: &str, now: Timestamp, pausing: bool, switched_on: bool) -> Finding {
+fn sliced(facts: &Facts, rs: &str, now: Timestamp, switched_on: bool) -> Finding {
     let control = &facts.control;
     let pitr = control.pitr.as_ref();
     let reports = pitr.map(|pitr| pitr.replsets.as_slice()).unwrap_or_default();
@@ -82,7 +81,7 @@ fn sliced(facts: &Facts, rs: &str, now: Timestamp, pausing: bool, switched_on: b
     let reported = reported.map(|it| it.error.clone().unwrap_or_else(|| "no reason is given".to_owned()));
     let logged = control.slicing_errors.iter().find(|(set, _)| set == rs).map(|(_, said)| said.clone());
     let Some(lock) = alive(&control.slicers, now).find(|lock| lock.header.replset == rs) else {
-        if pausing {
+        if control.locks.iter().any(|lock| lock.header.replset == rs && lock.pauses_slicing(now)) {
             return Finding::ok(Check::Slicing, rs, "it pauses for another operation");
         }
         let failed = reported.or(logged);

@@ -20,7 +20,7 @@ use crate::control::ControlBoard;
 use crate::model::{
     backup::BackupMeta, command::RestoreCmd, restore::RestoreMeta, selection::Selection, status::Status,
 };
-use crate::operation::{self, Cx, balancer, progress};
+use crate::operation::{self, Cx, Kind, balancer, progress};
 use crate::rendezvous::{Role, gather, reach};
 use crate::replay::txn::Committed;
 use crate::snapshot::load::LoadOptions;
@@ -95,7 +95,7 @@ pub(super) async fn run(
     reach(board, cx.role, Status::Running, None, &cx.cancel, async || Ok(())).await?;
 
     let progress = steps.progress();
-    let (mut steps, loaded) = tokio::select! {
+    let (steps, loaded) = tokio::select! {
         done = steps.load(&cx.cancel) => done?,
         () = progress::publish_load(cx, &progress) => unreachable!("samples have no end"),
     };
@@ -103,9 +103,7 @@ pub(super) async fn run(
     let swapped = steps.put_users_back(&cx.cancel).await?;
     tracing::info!("put back {} users and {} roles", swapped.users, swapped.roles);
     steps.put_settings_back(&cx.cancel).await?;
-    if me.config {
-        steps.put_routing_back(&ours, &cx.cancel).await?;
-    }
+    let steps = steps.put_routing_back(me.config.then_some(&ours), &cx.cancel).await?;
     reach(board, cx.role, Status::DumpDone, None, &cx.cancel, async || Ok(())).await?;
 
     progress::publish_phase(cx, "oplog").await;
@@ -126,7 +124,7 @@ pub(super) async fn run(
         router::forget(&cx.client).await?;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
-        operation::give_back_of_restore(cx).await;
+        operation::pay_debts(cx, Kind::Restore).await;
         restores.set(name, doc! { "stat": statistics(cx) }).await.map(drop)
     })
     .await?;

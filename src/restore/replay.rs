@@ -56,7 +56,7 @@ pub async fn run(cx: &Cx, storage: &Source, window: &ReplayCmd) -> Result<()> {
     begin(cx, document(&cx.control, &cx.opid, window).await?).await?;
     let board = cx.board(cx.cluster.names());
     let recipe = recipe(cx, storage, window, &board);
-    operation::run(cx, &board, Kind::Replay, recipe, async || operation::give_back_of_restore(cx).await).await
+    operation::run(cx, &board, Kind::Replay, recipe).await
 }
 
 async fn recipe(cx: &Cx, storage: &Source, window: &ReplayCmd, board: &ControlBoard<RestoreMeta>) -> Result<()> {
@@ -125,7 +125,7 @@ async fn recipe(cx: &Cx, storage: &Source, window: &ReplayCmd, board: &ControlBo
         router::forget(&cx.client).await?;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
-        operation::give_back_of_restore(cx).await;
+        operation::pay_debts(cx, Kind::Replay).await;
         restores.set(&cx.name, doc! { "stat": statistics(cx) }).await.map(drop)
     })
     .await

@@ -43,18 +43,15 @@ pub async fn run(cx: &Cx, storage: &Source, restore: &RestoreCmd) -> Result<()> 
             }
         }
     };
-    operation::run(cx, &board, Kind::Restore, recipe, async || operation::give_back_of_restore(cx).await).await
+    operation::run(cx, &board, Kind::Restore, recipe).await
 }
 
 /// Returns the first option that would change what is restored and is not implemented. Such options are refused and
 /// never ignored.
 fn unsupported(restore: &RestoreCmd) -> Option<String> {
-    let what = if restore.external {
-        "external restores need Percona Server for MongoDB and are"
-    } else {
-        return None;
-    };
-    Some(format!("{what} not supported by this agent; nothing was changed"))
+    let why =
+        "external restores need Percona Server for MongoDB and are not supported by this agent; nothing was changed";
+    restore.external.then(|| why.to_owned())
 }
 
 async fn first_document(control: &Control, opid: &str, restore: &RestoreCmd) -> Result<RestoreMeta> {

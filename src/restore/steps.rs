@@ -7,7 +7,7 @@
 //! load               create everything empty; storage → decompress → insert → Filled
 //!   put_users_back     users and roles
 //!   put_settings_back  the content of `config.settings`
-//!   put_routing_back   the tables of a config server
+//! put_routing_back   the tables of a config server, nothing elsewhere → Routed
 //! replay             oplog objects in order, up to the end of the backup or to the moment → Current
 //! finish             indexes and the options that had to wait
 //! ```
@@ -84,10 +84,14 @@ pub struct Emptied(Checked);
 
 /// State: the documents of the backup are loaded.
 #[derive(Debug)]
-pub struct Filled {
+pub struct Filled(Checked);
+
+/// The routing tables of the backup are there, too.
+#[derive(Debug)]
+pub struct Routed {
     catalog: Catalog,
     routing: OwnRouting,
-    /// The UUID of `config.system.sessions` in the backup. Set when its routing is restored.
+    /// The UUID of `config.system.sessions` in the backup.
     sessions: Option<bson::Uuid>,
 }
 
@@ -206,9 +210,9 @@ impl Steps<Checked> {
 impl Steps<Emptied> {
     /// Creates everything empty and loads all documents. Returns when a majority has them.
     pub async fn load(self, cancel: &CancellationToken) -> Result<(Steps<Filled>, Loaded)> {
-        let Self { work, state: Emptied(Checked { mut catalog, routing }) } = self;
-        let loaded = Box::pin(work.load(&mut catalog, cancel)).await?;
-        Ok((Steps { work, state: Filled { catalog, routing, sessions: None } }, loaded))
+        let Self { work, state: Emptied(mut checked) } = self;
+        let loaded = Box::pin(work.load(&mut checked.catalog, cancel)).await?;
+        Ok((Steps { work, state: Filled(checked) }, loaded))
     }
 }
 
@@ -259,24 +263,33 @@ impl Steps<Filled> {
         until(cancel, work).await.context("put the settings of the cluster back")
     }
 
-    /// Restores the routing tables of a config server, with the new ids of the shards. In a full restore, databases
-    /// that are not in `ours` keep their routing.
-    pub async fn put_routing_back(&mut self, ours: &BTreeSet<String>, cancel: &CancellationToken) -> Result<()> {
-        let (aside, client, source, ids) =
-            (self.work.aside.as_ref(), &self.work.client, &self.work.plan.routing, &self.work.order.ids);
-        let selection = &self.work.order.wish.selection;
-        if selection.is_everything() {
-            let work = router::put_back(aside, client, source, ids, ours);
-            self.state.sessions = until(cancel, work).await.context("put the routing tables back")?;
-        } else {
-            let own = (&self.state.routing.kept, &self.work.followed);
-            let work = part::put_back(aside, client, source, ids, selection, own);
-            self.state.routing = until(cancel, Box::pin(work)).await.context("put the selection's routing back")?;
+    /// Puts the routing tables of a config server back, with the shards' new ids. In a full restore, databases that are not
+    /// among `ours` keep their routing. `ours` is `None` on every other replica set: it has no routing tables.
+    pub async fn put_routing_back(
+        self,
+        ours: Option<&BTreeSet<String>>,
+        cancel: &CancellationToken,
+    ) -> Result<Steps<Routed>> {
+        let Self { work, state: Filled(Checked { catalog, mut routing }) } = self;
+        let mut sessions = None;
+        if let Some(ours) = ours {
+            let (aside, client) = (work.aside.as_ref(), &work.client);
+            let (source, ids, selection) = (&work.plan.routing, &work.order.ids, &work.order.wish.selection);
+            if selection.is_everything() {
+                let back = router::put_back(aside, client, source, ids, ours);
+                sessions = until(cancel, back).await.context("put the routing tables back")?;
+            } else {
+                let own = (&routing.kept, &work.followed);
+                let back = Box::pin(part::put_back(aside, client, source, ids, selection, own));
+                routing = until(cancel, back).await.context("put the selection's routing back")?;
+            }
         }
-        Ok(())
+        Ok(Steps { work, state: Routed { catalog, routing, sessions } })
     }
+}
 
-    /// Replays the oplog up to the end of the backup or to the wanted moment.
+impl Steps<Routed> {
+    /// Replays the oplog up to the end of the backup, or to the moment that is wanted.
     ///
     /// After the replay, `exchange` receives the transactions that this shard committed. When all shards have replayed,
     /// it returns the transactions that any shard committed.
@@ -284,7 +297,7 @@ impl Steps<Filled> {
     where
         F: AsyncFnOnce(&[Committed]) -> Result<HashSet<String>>,
     {
-        let Self { work, state: Filled { catalog, routing, sessions } } = self;
+        let Self { work, state: Routed { catalog, routing, sessions } } = self;
         let Work { plan, order, followed, .. } = work.as_ref();
         let start = plan.oplog.first().map_or(plan.end, |slice| slice.from);
         let mut options = ReplayOptions::new(start, plan.end, plan.consistent_from);

@@ -10,7 +10,7 @@ use crate::raw::{Malformed, New, check, find, rewrite};
 /// Shard id where the oplog comes from → here, only where they differ.
 pub type Ids = BTreeMap<String, String>;
 
-/// An entry of the oplog with the shard ids of the target.
+/// An entry of the oplog with the shard ids of the target. The entry was checked when it was read.
 ///
 /// # Errors
 /// It can't be read.
@@ -26,7 +26,7 @@ pub fn translated(raw: RawDocumentBuf, ids: &Ids) -> Result<RawDocumentBuf> {
 fn translate_entry(entry: &RawDocument, ids: &Ids) -> Result<RawDocumentBuf, Malformed> {
     let routing = matches!(find(entry, "ns").and_then(|ns| ns.text()), Some("config.chunks" | "config.databases"));
     rewrite(entry, |field| match field.document().filter(|_| field.name == b"o") {
-        Some(o) if routing => translate(o, ids).map(New::Nested),
+        Some(o) if routing => translate_checked(o, ids).map(New::Nested),
         Some(o) => translate_operations(o, ids).map(New::Nested),
         None => Ok(New::Same),
     })

@@ -1,3 +1,4 @@
+use super::version::Version;
 use super::*;
 use crate::layout::format_ts;
 use crate::model::selection::Selection;

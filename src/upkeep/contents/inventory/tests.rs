@@ -1,5 +1,6 @@
 use super::super::fixture::{self, SELECTIVE, SHARDED};
 use super::*;
+use crate::model::chunk::Chunk;
 use crate::{
     model::compression::Compression,
     storage::{
