@@ -100,7 +100,7 @@ pub fn filelist(backup: &str, rs: &str) -> String {
     format!("{backup}/{rs}/filelist.pbm")
 }
 
-/// Names of one replica set's objects in one logical backup.
+/// Names of one replica set's objects in one backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplsetLayout {
     root: String,
@@ -162,6 +162,13 @@ impl ReplsetLayout {
     #[must_use]
     pub fn escaped(&self, name: &str) -> String {
         format!("{}/{ESCAPED}/{name}{}", self.root, self.compression.suffix())
+    }
+
+    /// The object of a data file in a physical backup, or of a range of it: offset and length.
+    #[must_use]
+    pub fn data_file(&self, path: &str, range: Option<(i64, i64)>) -> String {
+        let range = range.map(|(offset, length)| format!(".{offset}-{length}")).unwrap_or_default();
+        format!("{}/{path}{}{range}", self.root, self.compression.suffix())
     }
 
     /// The folder of the backup's oplog slices.
