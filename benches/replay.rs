@@ -15,6 +15,9 @@
 #[path = "../tests/support/cluster.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod cluster;
+#[path = "../tests/support/doctored.rs"]
+#[allow(dead_code, reason = "the tests use more of it")]
+mod doctored;
 #[path = "../tests/support/wait.rs"]
 #[allow(dead_code, reason = "the tests use more of it")]
 mod wait;

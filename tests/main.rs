@@ -28,6 +28,7 @@ mod replay;
 mod restore;
 mod retention;
 mod selective;
+mod servers;
 mod sharded;
 mod slicing;
 mod storage;

@@ -2,6 +2,7 @@
 //!
 //! The server is the one that `dev/testbed.sh` provides; a missing one is a failure that says so.
 
+use super::doctored::{Doctor, Proxy};
 use mongodb::bson::{Document, doc};
 use mongodb::{Client, options::ClientOptions};
 use std::collections::HashSet;
@@ -23,6 +24,9 @@ const KEY: &str = "throwawaythrowaway";
 pub enum Version {
     /// The default, 6.0.
     Current,
+    /// The newest 6.0 that is to be had.
+    #[allow(dead_code, reason = "the benchmark and the example need no such server")]
+    Newer,
     /// 5.0.
     Older,
     /// 4.4.
@@ -53,6 +57,8 @@ pub struct Options {
     pub cache_gb: f64,
     pub oplog_mb: u32,
     pub args: Vec<String>,
+    /// A proxy in front of each member changes its answers.
+    pub doctor: Option<Doctor>,
 }
 
 impl Default for Options {
@@ -68,6 +74,7 @@ impl Default for Options {
             cache_gb: 0.25,
             oplog_mb: 990,
             args: Vec::new(),
+            doctor: None,
         }
     }
 }
@@ -128,8 +135,12 @@ pub fn binary(version: Version) -> (PathBuf, Option<PathBuf>) {
                 .and_then(|paths| std::env::split_paths(&paths).map(|p| p.join("mongod")).find(|p| p.exists()));
             (on_path.unwrap_or_else(|| panic!("there is no mongod; {advice}")), None)
         }
-        Version::Older | Version::Oldest => {
-            let name = if version == Version::Older { "mongod-5.0.4" } else { "mongod-4.4.2" };
+        Version::Newer | Version::Older | Version::Oldest => {
+            let name = match version {
+                Version::Oldest => "mongod-4.4.2",
+                Version::Older => "mongod-5.0.4",
+                Version::Newer | Version::Current => "mongod-6.0.27",
+            };
             let cached = cache().join(name);
             assert!(cached.exists(), "there is no {name}; {advice}");
             let libraries = cache().join("libssl1.1");
@@ -140,8 +151,22 @@ pub fn binary(version: Version) -> (PathBuf, Option<PathBuf>) {
 
 #[derive(Debug)]
 struct Member {
+    /// At which everybody finds it.
     port: u16,
+    /// At which it listens.
+    own_port: u16,
+    _proxy: Option<Proxy>,
     process: Option<Child>,
+}
+
+impl Member {
+    fn new(doctor: Option<&Doctor>) -> Self {
+        let own_port = free_port();
+        let Some(doctor) = doctor else { return Self { port: own_port, own_port, _proxy: None, process: None } };
+        let port = free_port();
+        let proxy = Proxy::open(port, own_port, doctor.clone());
+        Self { port, own_port, _proxy: Some(proxy), process: None }
+    }
 }
 
 /// A running replica set; killed and wiped when dropped.
@@ -166,7 +191,7 @@ impl ReplicaSet {
         if options.tls {
             certificates(folder.path());
         }
-        let members = (0..options.members).map(|_| Member { port: free_port(), process: None }).collect();
+        let members = (0..options.members).map(|_| Member::new(options.doctor.as_ref())).collect();
         let mut set = Self { members, options, folder };
         for n in 0..set.members.len() {
             set.spawn(n);
@@ -187,7 +212,7 @@ impl ReplicaSet {
                 "--bind_ip",
                 "127.0.0.1",
                 "--port",
-                &self.members[n].port.to_string(),
+                &self.members[n].own_port.to_string(),
             ])
             .args([
                 "--wiredTigerCacheSizeGB",
@@ -272,7 +297,7 @@ impl ReplicaSet {
     async fn wait_until_all_listen(&self) {
         for member in &self.members {
             super::wait::until("mongod to listen", LIMIT, async || {
-                tokio::net::TcpStream::connect(("127.0.0.1", member.port)).await.ok()
+                tokio::net::TcpStream::connect(("127.0.0.1", member.own_port)).await.ok()
             })
             .await;
         }
