@@ -21,6 +21,7 @@
 //! | L3 engines | [`snapshot`] | collections to compressed objects and back |
 //! | L3 engines | [`oplog`] → snapshot | oplog entries, and ranges of the oplog as objects |
 //! | L3 engines | [`replay`] → oplog | oplog entries onto a target |
+//! | L3 engines | [`datafiles`] | data files of a mongod: copied, stored, and started again |
 //! | L3 engines | [`routing`] | which shard has which documents |
 //! | L2 facts | [`storages`] → config, control | which storage a backup lies on, and whether it is the one of before |
 //! | L2 facts | [`control`] → config, mongo | the control collections |
@@ -60,6 +61,7 @@ pub mod cmd;
 pub mod compress;
 pub mod config;
 pub mod control;
+pub mod datafiles;
 pub mod export;
 #[cfg(any(test, fuzzing, doc))]
 pub mod fuzz;

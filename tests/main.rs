@@ -7,6 +7,7 @@ mod citations;
 mod cli;
 mod compat;
 mod control;
+mod datafiles;
 mod doctor;
 mod dump;
 mod export;

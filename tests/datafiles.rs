@@ -1,0 +1,3 @@
+//! Data files of real mongods.
+
+mod server;
