@@ -14,6 +14,7 @@
 //! | L4 recipes | [`backup`] → operation, upkeep | a replica set's part of a backup |
 //! | L4 recipes | [`restore`] → operation, pitr | a replica set's part of a restore, and the plan that is made before it |
 //! | L4 recipes | [`export`] → restore | a backup as a mongodump archive |
+//! | L4 recipes | [`serve`] → restore | a read-only server on the data of a backup |
 //! | L4 recipes | [`pitr`] | slices of the oplog, and the timelines that they make |
 //! | L4 recipes | [`operation`] | what backups and restores have in common: supervision, debts, progress, lost agents |
 //! | L4 recipes | [`upkeep`] → pitr | what a storage contains, and deletion |
@@ -79,6 +80,7 @@ pub mod rendezvous;
 pub mod replay;
 pub mod restore;
 pub mod routing;
+pub mod serve;
 pub mod snapshot;
 pub mod storage;
 pub mod storages;

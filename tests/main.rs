@@ -29,6 +29,7 @@ mod replay;
 mod restore;
 mod retention;
 mod selective;
+mod serve;
 mod servers;
 mod sharded;
 mod slicing;

@@ -145,7 +145,8 @@ mod tests {
         for cut in 1..good.len() {
             assert!(read(&good[..cut]).is_err(), "cut after {cut} bytes");
         }
-        let wrong: [(&str, fn(&mut DataFile)); 6] = [
+        type Change = fn(&mut DataFile);
+        let wrong: [(&str, Change); 6] = [
             ("out of the dbPath", |it| it.path = "../a".into()),
             ("absolute", |it| it.path = "/data/a".into()),
             ("a negative size", |it| it.file_size = -1),

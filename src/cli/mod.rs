@@ -1,4 +1,5 @@
-//! Command lines in general: manual pages, completion scripts, and the spellings that scripts for the original use.
+//! Command lines in general: manual pages, completion scripts, the spellings that scripts for the original use, and signals.
 
 pub mod pages;
 pub mod pflag;
+pub mod signals;

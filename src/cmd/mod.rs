@@ -58,6 +58,7 @@ enum Command {
     Restore(act::restore::Restore),
     OplogReplay(act::oplog_replay::OplogReplay),
     Export(act::export::Export),
+    Serve(act::serve::Serve),
     DescribeRestore(show::describe::DescribeRestore),
     DeleteBackup(act::delete::DeleteBackup),
     DeletePitr(act::delete::DeletePitr),
@@ -112,6 +113,7 @@ fn start(cli: Cli) -> Result<()> {
         Command::Restore(it) => to.run(async |cx| it.run(cx).await),
         Command::OplogReplay(it) => to.run(async |cx| it.run(cx).await),
         // It may read the backup from a folder, and then needs no server.
+        Command::Serve(it) => io::launch::on_runtime(it.run(to.uri.as_deref(), to.format)),
         Command::Export(it) => io::launch::on_runtime(it.run(to.uri.as_deref(), to.format)),
         Command::DescribeRestore(it) => to.run(async |cx| it.run(cx).await),
         Command::DeleteBackup(it) => to.run(async |cx| it.run(cx).await),
@@ -270,6 +272,9 @@ mod tests {
             "pbm export",
             "pbm export b --config a --dir b",
             "pbm export b --ns a.b --with-users-and-roles",
+            "pbm serve",
+            "pbm serve b --time tomorrow",
+            "pbm serve b --port 0",
             "pbm diagnostic --name b",
             "pbm diagnostic --path d",
             "pbm nosuch",
@@ -322,6 +327,8 @@ mod tests {
             "pbm config --effective -q -o json",
             "pbm export b --ns a.*,b.c --out - --dir /srv --replset rs0 --gzip --no-oplog",
             "pbm export b -o file -c pbm.yaml --with-users-and-roles",
+            "pbm serve b --time 1772360430,3 --ns a.* --port 27018 --mongod /usr/bin/mongod --folder /srv -o json",
+            "pbm serve b -c pbm.yaml --replset rs0 --exec mongosh",
         ] {
             assert!(Cli::try_parse_from(args(text)).is_ok(), "{text}");
         }

@@ -157,6 +157,12 @@ impl Server {
         format!("mongodb://{}/?directConnection=true", socket.replace('/', "%2F"))
     }
 
+    /// Its name as the only member of a replica set.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.folder.socket().display().to_string()
+    }
+
     /// Returns when the process has ended by itself.
     pub async fn ended(&mut self) -> std::io::Result<ExitStatus> {
         self.child.wait().await

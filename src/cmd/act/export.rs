@@ -1,32 +1,26 @@
 //! `pbm export`: a backup as a mongodump archive. It reads the storage by itself; agents have no part in it.
 
+use super::source::{Found, Source, replset};
 use crate::cmd::io::{
-    context::Context,
     error::{CliError, Result},
     output::{Format, Outlet, Report},
-    selection as names, storage as place, units,
+    selection as names, units,
 };
 use crate::{
-    archive::backup_json,
-    compress, config,
+    compress,
     export::{self, Exported, Progress, select::Selection},
-    layout,
-    model::{
-        backup::BackupMeta,
-        compression::Compression,
-        config::{FilesystemConf, StorageConf},
-    },
-    storage::{self, ByteStream, Storage},
+    model::compression::Compression,
+    storage::ByteStream,
 };
 use anyhow::Context as _;
 use clap::{Args, builder::TypedValueParser as _, builder::ValueParser};
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 use std::{
     io::IsTerminal as _,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::atomic::Ordering::Relaxed,
     time::Duration,
 };
 use tokio::{
@@ -34,8 +28,6 @@ use tokio::{
     sync::mpsc,
 };
 
-/// No backup's metadata file is as large.
-const META_LIMIT: usize = 64 << 20;
 /// Pieces on their way to the file; most are a block.
 const WAITING: usize = 4;
 
@@ -61,12 +53,8 @@ pub struct Export {
     /// The file to write; `-` is stdout, which is also the default
     #[arg(id = "out", short, long, value_name = "FILE", value_parser = file_parser())]
     out: Option<Outlet>,
-    /// Take the storage from this YAML file, such as `pbm config --file` takes, and ask no server
-    #[arg(short, long, value_name = "FILE", conflicts_with = "dir")]
-    config: Option<PathBuf>,
-    /// Take this directory as the storage, and ask no server
-    #[arg(short, long, value_name = "PATH")]
-    dir: Option<PathBuf>,
+    #[command(flatten)]
+    source: Source,
     /// The replica set, of a backup that has several
     #[arg(long, value_name = "NAME")]
     replset: Option<String>,
@@ -119,7 +107,7 @@ impl Export {
             }
             _ => None,
         };
-        let (store, backup) = self.find(uri, format).await?;
+        let Found { store, backup } = self.source.find(&self.backup_name, uri, format).await?;
         let rs = replset(&backup, self.replset.as_deref())?;
         let export = export::prepare(store, &backup, &rs, selection, !self.no_oplog).await?;
         let bar = bar(export.bytes, format);
@@ -138,68 +126,6 @@ impl Export {
             None => format.note(&written.text()),
         }
         Ok(())
-    }
-
-    /// The storage and the backup on it.
-    async fn find(&self, uri: Option<&str>, format: Format) -> Result<(Arc<dyn Storage>, BackupMeta)> {
-        let conf = match (&self.config, &self.dir) {
-            (Some(file), _) => config::load(&super::config::read(file)?)?.storage,
-            (None, Some(dir)) => directory(dir),
-            (None, None) => {
-                let cx = Context::connect(uri, format).await.map_err(|error| {
-                    error.hint("without a server: give the storage with --config FILE or --dir PATH")
-                })?;
-                let backup = cx.control.backups.get(&self.backup_name).await?.ok_or_else(|| {
-                    CliError::not_found(format!("there is no backup named {}", self.backup_name))
-                        .hint("`pbm status -s backups` shows all of them")
-                })?;
-                // Where the backup is, which need not be where new ones go.
-                return Ok((place::open_here(&backup.store).await?, backup));
-            }
-        };
-        let store = place::open_here(&conf).await?;
-        let backup = read_meta(store.as_ref(), &self.backup_name).await?;
-        Ok((store, backup))
-    }
-}
-
-fn directory(dir: &Path) -> StorageConf {
-    let filesystem = FilesystemConf { path: dir.display().to_string(), ..FilesystemConf::default() };
-    StorageConf { kind: "filesystem".to_owned(), filesystem: Some(filesystem), ..StorageConf::default() }
-}
-
-async fn read_meta(store: &dyn Storage, name: &str) -> Result<BackupMeta> {
-    let file = layout::backup_meta(name);
-    match storage::read_all(store, &file, META_LIMIT).await {
-        Ok(bytes) => Ok(backup_json::read(&bytes).with_context(|| format!("read '{file}'"))?),
-        Err(error) if error.is_not_found() => {
-            let refused = CliError::not_found(format!("there is no backup named {name} on this storage"));
-            Err(match newest(store).await {
-                Some(newest) => refused.hint(format!("its newest one is {newest}")),
-                None => refused.hint("it has no backups at all; is it the right place?"),
-            })
-        }
-        Err(error) => Err(anyhow::Error::from(error).into()),
-    }
-}
-
-async fn newest(store: &dyn Storage) -> Option<String> {
-    let objects: Vec<_> = store.list("").try_collect().await.ok()?;
-    let names = objects.iter().filter_map(|object| object.name.strip_suffix(layout::BACKUP_META_SUFFIX));
-    names.filter(|name| !name.contains('/')).max().map(str::to_owned)
-}
-
-fn replset(backup: &BackupMeta, wanted: Option<&str>) -> Result<String> {
-    let names: Vec<&str> = backup.replsets.iter().map(|part| part.name.as_str()).collect();
-    match (wanted, names.as_slice()) {
-        (Some(name), _) if names.contains(&name) => Ok(name.to_owned()),
-        (None, [only]) => Ok((*only).to_owned()),
-        (wanted, _) => {
-            let said = wanted
-                .map_or_else(|| "has several replica sets".to_owned(), |name| format!("has no replica set {name}"));
-            Err(CliError::usage(format!("backup {} {said}", backup.name))
-                .hint(format!("give --replset with one of: {}", names.join(", "))))
-        }
     }
 }
 

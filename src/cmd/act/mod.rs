@@ -16,3 +16,5 @@ pub mod physical;
 pub mod profile;
 pub mod prune_plan;
 pub mod restore;
+pub mod serve;
+pub mod source;

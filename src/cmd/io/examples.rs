@@ -33,6 +33,13 @@ pub const PBM: &[(&str, &[&str])] = &[
     ),
     ("oplog-replay", &["pbm oplog-replay --start 2026-03-01T10:20:30 --end 2026-03-01T11:00:00 --wait"]),
     ("export", &["pbm export 2026-03-01T10:20:30Z --out backup.archive"]),
+    (
+        "serve",
+        &[
+            "pbm serve 2026-03-01T10:20:30Z --time 2026-03-01T11:30:00",
+            "pbm serve 2026-03-01T10:20:30Z --ns shop.orders --exec 'mongosh --quiet --eval \"db.getSiblingDB(\\\"shop\\\").orders.countDocuments()\"'",
+        ],
+    ),
     ("describe-restore", &["pbm describe-restore 2026-03-01T10:20:30.123456789Z"]),
     ("delete-backup", &["pbm delete-backup 2026-03-01T10:20:30Z", "pbm delete-backup --older-than 30d --dry-run"]),
     ("delete-pitr", &["pbm delete-pitr --older-than 2w --dry-run"]),

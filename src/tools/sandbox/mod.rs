@@ -6,6 +6,7 @@
 mod processes;
 mod shop;
 
+use crate::cli::signals;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use mongodb::bson::{Document, doc};
@@ -18,7 +19,6 @@ use std::{
     process::ExitCode,
     time::Instant,
 };
-use tokio::signal::unix::{SignalKind, signal};
 
 /// A private MongoDB, an agent, a backup, an accident and a restore, explained while they happen
 #[derive(Debug, Parser)]
@@ -58,14 +58,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
 
 /// Returns when the user or the system wants the sandbox to end.
 async fn stop_signal() -> Result<()> {
-    let listen = |kind| signal(kind).context("listen for signals");
-    let (mut interrupt, mut terminate) = (listen(SignalKind::interrupt())?, listen(SignalKind::terminate())?);
-    let mut hangup = listen(SignalKind::hangup())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
+    signals::end().await?;
     eprintln!("\nStopped. The sandbox is removed.");
     Ok(())
 }
