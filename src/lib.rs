@@ -19,10 +19,10 @@
 //! | L4 recipes | [`operation`] | what backups and restores have in common: supervision, debts, progress, lost agents |
 //! | L4 recipes | [`upkeep`] → pitr | what a storage contains, and deletion |
 //! | L4 recipes | [`preflight`] → pitr, restore | checks before an operation, and for `pbm doctor` |
+//! | L3 engines | [`datafiles`] | data files of a mongod: copied, stored, and started again |
 //! | L3 engines | [`snapshot`] | collections to compressed objects and back |
 //! | L3 engines | [`oplog`] → snapshot | oplog entries, and ranges of the oplog as objects |
 //! | L3 engines | [`replay`] → oplog | oplog entries onto a target |
-//! | L3 engines | [`datafiles`] | data files of a mongod: copied, stored, and started again |
 //! | L3 engines | [`routing`] | which shard has which documents |
 //! | L2 facts | [`storages`] → config, control | which storage a backup lies on, and whether it is the one of before |
 //! | L2 facts | [`control`] → config, mongo | the control collections |
