@@ -5,6 +5,7 @@
 //! document.
 
 use super::{node::Node, op::roll_call};
+use crate::backup as recipes;
 use crate::config::resolved::Resolved;
 use crate::control::{Declined, HEARTBEAT, Look, Waited, unix_now};
 use crate::model::{
@@ -25,7 +26,7 @@ use crate::rendezvous::{Cancel, Early};
 use crate::storages::place;
 use crate::topo::{
     cluster::Cluster,
-    elect::{self, Field, Preference},
+    elect::{self, Field, Locked, Preference},
     suits::unfit,
 };
 use anyhow::{Result, anyhow, bail};
@@ -56,7 +57,7 @@ pub(super) async fn lead(
     let cluster = node.cluster().await?;
     let reject = match &place {
         Err(why) => Some(why.clone()),
-        Ok(_) => refusal(node, opid, backup).await?,
+        Ok(_) => refusal(node, &cluster, opid, backup).await?,
     };
     let mut meta = first_document(node, &cluster, opid, backup, place.unwrap_or_default()).await?;
     if let Some(reason) = &reject {
@@ -85,7 +86,8 @@ pub(super) async fn lead(
     };
     let settings = config.map(|config| Resolved::of(config).backup);
     let priority = settings.as_ref().and_then(|settings| settings.priority.as_ref());
-    let preference = Preference { priority, slicing: &slicing };
+    let files = (backup.kind == BackupType::Physical).then_some(Locked { only_member: backup.allow_only_member });
+    let preference = Preference { priority, slicing: &slicing, files };
     let nominations = async {
         let alive = living(node).await?;
         let fields: Vec<(String, Field)> =
@@ -135,12 +137,9 @@ async fn place(node: &Node, backup: &BackupCmd, config: Option<&Config>) -> Resu
 }
 
 /// Returns the reason why this backup must not start, if there is one.
-async fn refusal(node: &Node, opid: &str, backup: &BackupCmd) -> Result<Option<String>> {
-    if backup.kind != BackupType::Logical {
-        return Ok(Some(format!(
-            "{} backups need Percona Server for MongoDB and are not supported by this agent; use --type logical",
-            backup.kind
-        )));
+async fn refusal(node: &Node, cluster: &Cluster, opid: &str, backup: &BackupCmd) -> Result<Option<String>> {
+    if let Some(why) = refused_kind(cluster, backup) {
+        return Ok(Some(why));
     }
     match Selection::of(&backup.nss, backup.narrowed.as_ref()) {
         Err(error) => return Ok(Some(format!("the selection can't be used: {error}"))),
@@ -157,6 +156,17 @@ async fn refusal(node: &Node, opid: &str, backup: &BackupCmd) -> Result<Option<S
             lock.header.kind, lock.header.opid, lock.header.node
         )
     }))
+}
+
+/// Returns the reason why a backup of this type can't be made, if there is one.
+fn refused_kind(cluster: &Cluster, backup: &BackupCmd) -> Option<String> {
+    match backup.kind {
+        BackupType::Logical => None,
+        BackupType::Physical if cluster.sharded => Some(recipes::NOT_SHARDED.to_owned()),
+        BackupType::Physical if is_selective(backup) => Some(recipes::NOT_SELECTIVE.to_owned()),
+        BackupType::Physical => None,
+        kind => Some(format!("{kind} backups are not supported by this agent; use --type logical or --type physical")),
+    }
 }
 
 fn is_selective(backup: &BackupCmd) -> bool {

@@ -47,7 +47,7 @@ const BACKUP: [&str; 27] = [
     // This key is ours.
     "description",
 ];
-const REPLSET: [&str; 17] = [
+const REPLSET: [&str; 19] = [
     "name",
     "backup_name",
     "oplog_name",
@@ -63,8 +63,11 @@ const REPLSET: [&str; 17] = [
     "node",
     "error",
     "conditions",
+    "mongod_opts",
     "pbm_version",
     "mongo_version",
+    // This key is ours.
+    "physical",
 ];
 /// Keys of the storage, in addition to the settings of each type.
 const STORE: [&str; 3] = ["name", "profile", "type"];

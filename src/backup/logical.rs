@@ -121,8 +121,10 @@ fn first_part(cx: &Cx, layout: &ReplsetLayout, first: Timestamp) -> BackupReplse
         node: cx.me.clone(),
         error: None,
         conditions: vec![Condition { timestamp: now, status: Status::Running, error: None }],
+        mongod_opts: None,
         pbm_version: PBM_VERSION.into(),
         mongo_version: cx.version.server.clone(),
+        physical: None,
         dump_end: None,
         progress: None,
     }

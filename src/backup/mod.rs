@@ -14,6 +14,13 @@ use anyhow::Result;
 use mongodb::Client;
 use std::sync::Arc;
 
+/// Why a physical backup can't be made of a sharded cluster.
+pub const NOT_SHARDED: &str =
+    "physical backups of sharded clusters are not supported yet by this release; use --type logical";
+/// Why a physical backup can't be of selected namespaces.
+pub const NOT_SELECTIVE: &str = "a physical backup consists of whole data files, so it can't be of selected namespaces; \
+                                 leave --ns out, or use --type logical";
+
 /// What is to be backed up, and where to.
 #[derive(Debug)]
 pub struct Job {

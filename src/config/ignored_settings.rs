@@ -19,7 +19,6 @@ pub const IDLE: &[(&str, &str)] = &[
     ("storage.oci.credentials.userPrincipal.fingerprint", NATIVE),
     ("storage.oci.credentials.userPrincipal.privateKey", NATIVE),
     ("storage.oci.credentials.userPrincipal.privateKeyPassphrase", NATIVE),
-    ("backup.numParallelFiles", PHYSICAL),
     ("restore.numParallelFiles", PHYSICAL),
     ("restore.mongodLocation", PHYSICAL),
     ("restore.mongodLocationMap", PHYSICAL),
@@ -52,8 +51,8 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_told() {
         let config = load(
-            "storage: {type: filesystem, filesystem: {path: /b}}\nbackup: {numParallelFiles: 3, compression: zstd}\n\
-             restore: {mongodLocation: /usr/bin/mongod, batchSize: 5}",
+            "storage: {type: filesystem, filesystem: {path: /b}}\nbackup: {compression: zstd}\n\
+             restore: {mongodLocation: /usr/bin/mongod, numParallelFiles: 3, batchSize: 5}",
         )
         .expect("good");
         let all = told(&config, None);

@@ -184,6 +184,13 @@ pub fn validate(config: &Config) -> Result<(), ConfigError> {
     }
     if let Some(backup) = &config.backup {
         level("backup.compressionLevel", backup.compression.unwrap_or_default(), backup.compression_level)?;
+        let spool = backup.physical.as_ref().map_or("", |physical| &physical.spool_path);
+        if !spool.is_empty() && !spool.starts_with('/') {
+            return Err(ConfigError::setting(
+                "backup.physical.spoolPath",
+                format!("'{spool}' is not an absolute path"),
+            ));
+        }
     }
     if let Some(quorum) = config.restore.as_ref().and_then(|restore| restore.index_commit_quorum.as_ref()) {
         const KEY: &str = "restore.indexCommitQuorum";

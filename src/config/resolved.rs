@@ -9,10 +9,10 @@ use super::{
 };
 use crate::model::{
     compression::Compression,
-    config::{BackupConf, Config, PitrConf, RestoreConf, Slicing, Timeouts},
+    config::{BackupConf, Config, PhysicalBackupConf, PitrConf, RestoreConf, Slicing, Timeouts},
     rate::Rate,
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
 /// All settings of operations.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,6 +38,20 @@ pub struct BackupSettings {
     pub level: Option<i32>,
     pub limit_upload: Rate,
     pub priority: Option<BTreeMap<String, f64>>,
+    /// How many data files are stored at the same time. If it is not set, the agent uses its own number.
+    pub parallel_files: Option<usize>,
+    pub physical: PhysicalSettings,
+}
+
+/// How physical backups take the data files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PhysicalSettings {
+    pub snapshot_command: Option<String>,
+    pub remove_snapshot_command: Option<String>,
+    /// The folder for clones and copies. If it is not set, it is in the dbPath.
+    pub spool: Option<PathBuf>,
+    /// How long a server may be locked.
+    pub max_lock: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -78,6 +92,7 @@ pub struct DownloadSettings {
 
 const START_WITHIN: u64 = default_of("backup.timeouts.startingStatus");
 const BALANCER_ROUND: u64 = default_of("backup.timeouts.balancerStop");
+const MAX_LOCK: u64 = default_of("backup.physical.maxLockSec");
 const SPAN_KEY: &str = "pitr.oplogSpanMin";
 const SPAN_MINUTES: u64 = default_of(SPAN_KEY);
 const MOST_MINUTES: f64 = most_of(SPAN_KEY);
@@ -109,6 +124,18 @@ fn backup_settings(backup: BackupConf, pitr: &PitrConf) -> BackupSettings {
         level: backup.compression_level,
         limit_upload: backup.limit_upload.unwrap_or_default(),
         priority: backup.priority,
+        parallel_files: positive(backup.num_parallel_files),
+        physical: physical_settings(backup.physical.unwrap_or_default()),
+    }
+}
+
+fn physical_settings(physical: PhysicalBackupConf) -> PhysicalSettings {
+    let set = |text: String| Some(text).filter(|text| !text.trim().is_empty());
+    PhysicalSettings {
+        snapshot_command: set(physical.snapshot_command),
+        remove_snapshot_command: set(physical.remove_snapshot_command),
+        spool: set(physical.spool_path).map(PathBuf::from),
+        max_lock: seconds(physical.max_lock_sec).unwrap_or(Duration::from_secs(MAX_LOCK)),
     }
 }
 
@@ -256,11 +283,17 @@ mod tests {
         assert_eq!(it.restore.insertion_workers as u64, whole("restore.numInsertionWorkers"));
         assert_eq!(it.restore.batch_documents as u64, whole("restore.batchSize"));
         // A default of 0 in the table means that another rule decides the value.
-        for path in ["backup.numParallelCollections", "restore.numParallelCollections", "restore.timeouts.balancerStop"]
-        {
+        assert_eq!(it.backup.physical.max_lock.as_secs(), whole("backup.physical.maxLockSec"));
+        for path in [
+            "backup.numParallelCollections",
+            "backup.numParallelFiles",
+            "restore.numParallelCollections",
+            "restore.timeouts.balancerStop",
+        ] {
             assert_eq!(whole(path), 0, "{path}");
         }
         assert_eq!((it.backup.parallel_collections, it.restore.parallel_collections), (None, None));
+        assert_eq!(it.backup.parallel_files, None);
         assert_eq!((it.restore.balancer_limit, it.restore.downloads), (None, DownloadSettings::default()));
     }
 

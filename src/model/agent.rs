@@ -1,5 +1,6 @@
 //! `admin.pbmAgents` (docs/format.md C.2).
 
+use super::backup::Way;
 use super::member::MemberState;
 use super::serde_help::{is_default, null_default, null_ts, zero_ts};
 use bson::Timestamp;
@@ -78,6 +79,38 @@ pub struct AgentStat {
     /// *Added by us*: room on the storage, where that is a folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub space: Option<Space>,
+    /// *Added by us*: what it would mean for the replica set if the node were locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<Locking>,
+    /// *Added by us*: whether the agent can copy the node's data files.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<Files>,
+}
+
+/// *Added by us*: what it would mean for a replica set if one of its members were locked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Locking {
+    /// Why that endangers the others; empty if it does not.
+    #[serde(default, deserialize_with = "null_default")]
+    pub e: String,
+    /// No other member has data.
+    #[serde(default, deserialize_with = "null_default")]
+    pub only: bool,
+    #[serde(default, deserialize_with = "null_default")]
+    pub votes: bool,
+}
+
+/// *Added by us*: the data files of a node, as its agent sees them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct Files {
+    /// Why they can't be copied; empty if they can.
+    #[serde(default, deserialize_with = "null_default")]
+    pub e: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub way: Option<Way>,
+    /// Of all files.
+    #[serde(default, deserialize_with = "null_default")]
+    pub bytes: i64,
 }
 
 /// *Added by us*: an object was written to the storage, read, listed and deleted.
@@ -160,6 +193,8 @@ impl AgentStat {
             clock: None,
             probe: None,
             space: None,
+            lock: None,
+            files: None,
             v: String::new(),
             mv: String::new(),
             pbms: SubsysStatus::default(),

@@ -4,7 +4,7 @@ use super::config::{StorageConf, any_storage};
 use super::selection::Narrowed;
 use super::serde_help::{is_default, null_default, null_ts, zero_ts};
 use super::status::{Condition, Status};
-use bson::Timestamp;
+use bson::{Document, Timestamp};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -139,16 +139,65 @@ pub struct BackupReplset {
     pub error: Option<String>,
     #[serde(default, deserialize_with = "null_default")]
     pub conditions: Vec<Condition>,
+    /// Of a physical backup: the settings of the server that its files depend on (docs/format.md A.8.4).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mongod_opts: Option<Document>,
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub pbm_version: String,
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub mongo_version: String,
+    /// *Added by us*: of a physical backup, how its files were taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical: Option<Taking>,
     /// *Added by us*: the newest write of the node when its dump was complete. Only in sharded clusters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump_end: Option<Timestamp>,
     /// *Added by us*: how far the data step is. Only in the database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,
+}
+
+/// How the data files of a server that has no backup cursor are taken while they don't change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Way {
+    /// The file system clones them.
+    Reflink,
+    /// A command of the operator makes a snapshot of the volume.
+    Snapshot,
+    /// They are copied before, and what changed is copied again.
+    TwoPasses,
+    /// They are sent to the storage while the server is locked.
+    UnderLock,
+}
+
+impl Way {
+    /// For people.
+    #[must_use]
+    pub const fn words(self) -> &'static str {
+        match self {
+            Self::Reflink => "cloned by the file system",
+            Self::Snapshot => "a snapshot of the volume, made by backup.physical.snapshotCommand",
+            Self::TwoPasses => "copied in two passes",
+            Self::UnderLock => "sent to the storage under the lock",
+        }
+    }
+}
+
+/// *Added by us*: how the files of a physical backup were taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Taking {
+    pub way: Way,
+    /// Milliseconds for which the lock was expected to be held.
+    #[serde(default)]
+    pub expected_ms: i64,
+    /// Milliseconds for which it was held.
+    #[serde(default)]
+    pub lock_ms: i64,
+    /// Bytes that were copied meanwhile.
+    #[serde(default)]
+    pub copied: i64,
 }
 
 /// Candidates for one replica set and the one that took the work.

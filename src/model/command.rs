@@ -76,6 +76,8 @@ pub struct BackupCmd {
     pub level: Option<i32>,
     #[serde(rename = "numParallelColls", default, skip_serializing_if = "Option::is_none")]
     pub num_parallel_colls: Option<i32>,
+    #[serde(rename = "numParallelFiles", default, skip_serializing_if = "Option::is_none")]
+    pub num_parallel_files: Option<i32>,
     #[serde(default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
     pub profile: String,
     #[serde(rename = "usersAndRoles", default, deserialize_with = "null_default", skip_serializing_if = "is_default")]
@@ -86,6 +88,14 @@ pub struct BackupCmd {
     /// *Added by us*: a person's words, kept with the backup.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
+    /// *Added by us*: the only member of a replica set may be locked for a physical backup.
+    #[serde(
+        rename = "allowLockOnOnlyMember",
+        default,
+        deserialize_with = "null_default",
+        skip_serializing_if = "is_default"
+    )]
+    pub allow_only_member: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -237,6 +237,27 @@ pub struct BackupConf {
     /// *Added by us*: how fast each node sends a backup to the storage.
     #[serde(rename = "limitUpload", default, skip_serializing_if = "Option::is_none")]
     pub limit_upload: Option<Rate>,
+    /// *Added by us*.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical: Option<PhysicalBackupConf>,
+}
+
+/// *Added by us*: how physical backups take the data files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PhysicalBackupConf {
+    /// Makes a snapshot of the volume and prints the path of the data files in it.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub snapshot_command: String,
+    /// Removes that snapshot.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub remove_snapshot_command: String,
+    /// Where clones and copies lie for a while.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "String::is_empty")]
+    pub spool_path: String,
+    /// Seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_lock_sec: Option<i64>,
 }
 
 /// Seconds.

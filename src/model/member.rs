@@ -24,6 +24,11 @@ impl MemberState {
         matches!(self, Self::Primary | Self::Secondary)
     }
 
+    #[must_use]
+    pub fn is_arbiter(self) -> bool {
+        self == Self::Arbiter
+    }
+
     /// Does the member take part in replication?
     #[must_use]
     pub fn replicates(self) -> bool {

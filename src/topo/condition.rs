@@ -4,8 +4,8 @@
 //! An agent asks its node to fill its line in `pbmAgents`, and asks again right before it begins to work, because the line may
 //! be some seconds old.
 
-use super::suits;
-use crate::model::agent::AgentStat;
+use super::{lockable, suits};
+use crate::model::agent::{AgentStat, Locking};
 use crate::mongo::{
     self, Hello, Server,
     admin::{self, ReplStatus},
@@ -25,6 +25,8 @@ pub struct Condition {
     unfit: Option<&'static str>,
     /// Why the majority confirms nothing.
     no_majority: Option<String>,
+    /// What it would mean to lock the member. `None` if the user may not ask.
+    locking: Option<Locking>,
     /// The clock of this host minus that of the member, in milliseconds.
     clock: Option<i64>,
 }
@@ -40,11 +42,12 @@ pub async fn of(member: &dyn Server) -> Result<Condition> {
     let clock = hello.local_time.map(|there| middle - there.timestamp_millis());
     let status = admin::repl_status(member).await?;
     let config = admin::set_config(member).await.ok();
-    let no_majority = config.and_then(|config| majority::missing(&status, &config));
+    let no_majority = config.as_ref().and_then(|config| majority::missing(&status, config));
+    let locking = config.as_ref().map(|config| lockable::locking(&status, config));
     // An arbiter holds no data that could be locked, and refuses this command.
     let locked = !hello.arbiter_only && admin::is_fsync_locked(member).await.unwrap_or(false);
     let unfit = suits::unreadable(hello.build_indexes == Some(false), locked);
-    Ok(Condition { hello, status, unfit, no_majority, clock })
+    Ok(Condition { hello, status, unfit, no_majority, locking, clock })
 }
 
 /// As [`of`], over a new connection to the member at `host`.
@@ -70,6 +73,7 @@ impl Condition {
         stat.unfit = self.unfit.unwrap_or_default().to_owned();
         stat.no_majority = self.no_majority.clone().unwrap_or_default();
         stat.clock = self.clock;
+        stat.lock.clone_from(&self.locking);
         if let Some(me) = self.status.me() {
             stat.s = me.state;
             stat.state.clone_from(&me.state_str);

@@ -1,6 +1,6 @@
 //! Pure: which agents may do a replica set's work, in which order (docs/format.md D.2.3).
 
-use super::suits::unfit;
+use super::suits::{unfit, unfit_for_files};
 use crate::model::{agent::AgentStat, member::MemberState};
 use rand::seq::SliceRandom;
 use std::collections::BTreeMap;
@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 const PRIMARY: f64 = 0.5;
 const ORDINARY: f64 = 1.0;
 const HIDDEN: f64 = 2.0;
+/// Of a node that is locked and whose vote is not missed.
+const VOTELESS: f64 = 1.5;
 /// Of a node that slices the oplog, where somebody else could do the work beside it.
 const SLICING: f64 = 0.9;
 
@@ -27,16 +29,32 @@ pub struct Preference<'a> {
     pub priority: Option<&'a BTreeMap<String, f64>>,
     /// Nodes that slice the oplog, where that counts.
     pub slicing: &'a [String],
+    /// The data files of the node are copied, for which it is locked.
+    pub files: Option<Locked>,
+}
+
+/// The work locks the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Locked {
+    /// The only member with data may be locked, too.
+    pub only_member: bool,
 }
 
 /// Sorts the living agents of `rs`. With priorities their numbers are the scores, and 1 for nodes that they do not
 /// name; else a hidden node comes before an ordinary secondary, that before one that slices, and that before the primary.
+///
+/// For work that locks the node, one without votes comes between the first two, and the primary is left out unless it is the
+/// only member with data.
 #[must_use]
 pub fn field(agents: &[AgentStat], rs: &str, preference: Preference<'_>) -> Field {
     let mut scored: Vec<(f64, String)> = Vec::new();
     let mut rejected = Vec::new();
     for agent in agents.iter().filter(|a| a.rs == rs) {
-        match unfit(agent) {
+        let why = match preference.files {
+            Some(locked) => unfit_for_files(agent, locked.only_member),
+            None => unfit(agent),
+        };
+        match why {
             Some(why) => rejected.push((agent.n.clone(), why)),
             None => scored.push((score(agent, preference), agent.n.clone())),
         }
@@ -56,6 +74,7 @@ fn score(agent: &AgentStat, preference: Preference<'_>) -> f64 {
         None if preference.slicing.contains(&agent.n) => SLICING,
         None if agent.s == MemberState::Primary => PRIMARY,
         None if agent.hdn => HIDDEN,
+        None if preference.files.is_some() && agent.lock.as_ref().is_some_and(|lock| !lock.votes) => VOTELESS,
         None => ORDINARY,
     }
 }
@@ -114,8 +133,32 @@ mod tests {
         let got = field(&agents, "rs0", Preference { slicing: &slicing, ..Preference::default() });
         assert_eq!(got.tiers, [["a"], ["h"], ["p"]]);
         let priority = BTreeMap::from([("h".to_owned(), 3.0)]);
-        let got = field(&agents, "rs0", Preference { priority: Some(&priority), slicing: &slicing });
+        let got = field(&agents, "rs0", Preference { priority: Some(&priority), slicing: &slicing, files: None });
         assert_eq!(got.tiers[0], ["h"]);
+    }
+
+    #[test]
+    fn the_node_to_lock_is_hidden_or_without_votes_and_no_primary() {
+        use crate::model::agent::{Files, Locking};
+        let able = |n: &str, s, votes| AgentStat {
+            own: "1".into(),
+            lock: Some(Locking { votes, ..Locking::default() }),
+            files: Some(Files::default()),
+            ..agent(n, s)
+        };
+        let agents = [
+            able("p", 1, true),
+            able("a", 2, true),
+            able("n", 2, false),
+            AgentStat { hdn: true, ..able("h", 2, true) },
+        ];
+        let files = Some(Locked { only_member: false });
+        let got = field(&agents, "rs0", Preference { files, ..Preference::default() });
+        assert_eq!(got.tiers, [["h"], ["n"], ["a"]]);
+        assert!(got.unfit[0].1.contains("primary"), "{got:?}");
+        let priority = BTreeMap::from([("p".to_owned(), 9.0), ("a".to_owned(), 3.0)]);
+        let got = field(&agents, "rs0", Preference { files, priority: Some(&priority), ..Preference::default() });
+        assert_eq!(got.tiers[0], ["a"]);
     }
 
     #[test]

@@ -5,4 +5,5 @@ pub mod cluster;
 pub mod condition;
 pub mod elect;
 pub mod identity;
+pub mod lockable;
 pub mod suits;

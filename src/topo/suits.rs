@@ -53,6 +53,33 @@ pub fn unfit(agent: &AgentStat) -> Option<String> {
     unfit_node(agent).or_else(|| agent.faults().next().map(|(what, why)| format!("it can't use the {what}: {why}")))
 }
 
+/// Why an agent can't take a physical backup; `None` if it can. `allow_only`: the only member with data may be locked.
+#[must_use]
+pub fn unfit_for_files(agent: &AgentStat, allow_only: bool) -> Option<String> {
+    if let Some(why) = unfit(agent) {
+        return Some(why);
+    }
+    let (Some(lock), Some(files)) = (&agent.lock, &agent.files) else {
+        let why = match agent.is_original() {
+            true => "its agent is of the original, which makes no physical backups of this server",
+            false => "its agent has not looked at its data files yet, or is of an earlier release",
+        };
+        return Some(why.to_owned());
+    };
+    let refusal = if !files.e.is_empty() {
+        &files.e
+    } else if lock.only && !allow_only {
+        "it is the only member with data, and all writes wait while it is locked; --allow-lock-on-only-member accepts that"
+    } else if agent.s == MemberState::Primary && !lock.only {
+        "it is the primary, which is never locked"
+    } else if !lock.e.is_empty() {
+        &lock.e
+    } else {
+        return None;
+    };
+    Some(refusal.to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -60,6 +87,26 @@ mod tests {
 
     fn agent() -> AgentStat {
         AgentStat::healthy("rs0", "h:1", 2)
+    }
+
+    #[test]
+    fn who_may_be_locked_for_its_files() {
+        use crate::model::agent::{Files, Locking};
+        let locking = Locking { e: String::new(), only: false, votes: true };
+        let able = AgentStat { own: "1".into(), lock: Some(locking.clone()), files: Some(Files::default()), ..agent() };
+        assert_eq!(unfit_for_files(&able, false), None);
+        let only = AgentStat { s: 1.into(), lock: Some(Locking { only: true, ..locking.clone() }), ..able.clone() };
+        assert_eq!(unfit_for_files(&only, true), None);
+        let refused = |agent: &AgentStat| unfit_for_files(agent, true).expect("a reason");
+        assert!(unfit_for_files(&only, false).expect("a reason").contains("--allow-lock-on-only-member"));
+        assert!(refused(&AgentStat { s: 1.into(), ..able.clone() }).contains("the primary"));
+        let endangers = Locking { e: "votes are missing".into(), ..locking };
+        assert_eq!(refused(&AgentStat { lock: Some(endangers), ..able.clone() }), "votes are missing");
+        let blind = Files { e: "it lies elsewhere".into(), ..Files::default() };
+        assert_eq!(refused(&AgentStat { files: Some(blind), ..able.clone() }), "it lies elsewhere");
+        assert!(refused(&AgentStat { files: None, ..able.clone() }).contains("earlier release"));
+        assert!(refused(&agent()).contains("original"));
+        assert!(refused(&AgentStat { repl_lag: 40, ..able }).contains("behind"));
     }
 
     #[test]

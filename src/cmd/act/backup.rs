@@ -159,6 +159,8 @@ impl Backup {
             narrowed,
             compression,
             level,
+            num_parallel_files: None,
+            allow_only_member: false,
             num_parallel_colls: self.num_parallel_collections.filter(|n| *n > 0),
             profile: place.name.clone().unwrap_or_default(),
             users_and_roles: self.with_users_and_roles,
