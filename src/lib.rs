@@ -22,8 +22,8 @@
 //! | L3 engines | [`datafiles`] | data files of a mongod: copied, stored, and started again |
 //! | L3 engines | [`snapshot`] | collections to compressed objects and back |
 //! | L3 engines | [`oplog`] → snapshot | oplog entries, and ranges of the oplog as objects |
-//! | L3 engines | [`replay`] → oplog | oplog entries onto a target |
-//! | L3 engines | [`routing`] | which shard has which documents |
+//! | L3 engines | [`replay`] → oplog, routing | oplog entries onto a target |
+//! | L3 engines | [`routing`] → snapshot | which shard has which documents |
 //! | L2 facts | [`storages`] → config, control | which storage a backup lies on, and whether it is the one of before |
 //! | L2 facts | [`control`] → config, mongo | the control collections |
 //! | L2 facts | [`config`] | settings, from YAML and documents to opened storages |

@@ -50,11 +50,12 @@ use crate::replay::catalog::Catalog;
 use crate::replay::ddl::Ddl;
 use crate::replay::filter::Scope;
 use crate::replay::key::{Key, lasting_uuid};
-use crate::replay::own_routing;
+use crate::replay::op::document_id;
 use crate::replay::state::State;
 use crate::replay::stats::{Stats, Tolerance};
 use crate::replay::target::Target;
 use crate::replay::txn::{Committed, Open, Transactions};
+use crate::routing::own;
 
 /// The server applies each command in one thread. If the server and this program share two processors, a second lane
 /// makes the replay a fifth faster, and more than two lanes make it slower (benches/replay.rs).
@@ -324,10 +325,11 @@ impl Replayer {
         if let Some(wanted) = self.scope.wants_routing(entry) {
             return Ok(wanted);
         }
+        let (Some(table), Some(id)) = (self.scope.routing_table(entry), document_id(entry)) else { return Ok(false) };
         // An operation that was collected and not sent may have inserted the document.
         self.flush().await?;
-        let stored = own_routing::stored_document(&self.target, entry).await?;
-        Ok(stored.is_some_and(|stored| self.scope.wants_stored_routing(&stored)))
+        let stored = own::stored_document(self.target.client(), table, id).await?;
+        Ok(stored.is_some_and(|stored| self.scope.routing.includes_document(table, &stored)))
     }
 
     /// The last prepared transactions that the replayed oplog committed. The other shards need this list.
@@ -359,9 +361,7 @@ impl Replayer {
     pub async fn finish(mut self) -> Result<Replayed> {
         self.flush().await?;
         self.ddl.finish(&mut self.state).await?;
-        if self.scope.config_server && !self.scope.selection.is_everything() {
-            own_routing::remove_orphaned_chunks(&self.target, &self.scope.routing.uuids).await?;
-        }
+        self.scope.routing.remove_orphaned_chunks(self.target.client()).await?;
         let open = self.txns.take_all();
         Ok(Replayed { catalog: self.state.catalog, stats: self.state.stats, last: self.last, open })
     }

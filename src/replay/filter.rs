@@ -5,28 +5,24 @@
 
 use std::collections::HashSet;
 
-use bson::RawDocument;
-
 use crate::model::{names, selection::Selection};
 use crate::oplog::entry::{Command, Entry, Kind};
-use crate::raw::find;
 use crate::replay::op::document_id;
-use crate::replay::own_routing::OwnRouting;
+use crate::routing::own::Own;
+use crate::routing::tables::Table;
 
 /// The operations that a replay applies.
 #[derive(Debug, Clone, Default)]
 pub struct Scope {
     /// The target is a config server: the routing documents of the cluster are applied.
     pub config_server: bool,
-    /// The UUID of the source's `config.system.sessions`, whose chunks are not applied.
-    pub sessions: Option<bson::Uuid>,
     pub selection: Selection,
     /// For a selection: whether users and roles of databases that are selected as a whole are replayed, too.
     pub users: bool,
     /// UUIDs of collections that get a selected name later. All their operations are replayed.
     pub followed: HashSet<[u8; 16]>,
-    /// For a selection on a config server: the part of the routing that may change.
-    pub routing: OwnRouting,
+    /// The part of a config server's routing that may change.
+    pub routing: Own,
 }
 
 impl Scope {
@@ -45,12 +41,8 @@ impl Scope {
                     && (self.selection.is_everything() || view.is_some_and(|(db, view)| self.selection.wants(db, view)))
             }
             None if db == "admin" && matches!(coll, "system.users" | "system.roles") => self.wants_user(entry),
-            None if self.is_routing(entry) => !self.is_foreign_routing(entry),
-            None => {
-                self.wants_collection(db, coll, is_restored)
-                    && !self.is_foreign_routing(entry)
-                    && !is_balancer_switch(entry)
-            }
+            None if self.routing_table(entry).is_some() => true,
+            None => self.wants_collection(db, coll, is_restored) && !is_balancer_switch(entry),
             Some(Command::ApplyOps(_) | Command::Unknown(_)) => true,
             Some(Command::Harmless) => false,
             Some(Command::DropDatabase) => {
@@ -70,39 +62,18 @@ impl Scope {
     /// Whether an operation that passed [`Scope::wants`] may change its routing table. `None` means that only the
     /// stored document can decide it.
     pub(super) fn wants_routing(&self, entry: &Entry<'_>) -> Option<bool> {
-        if self.selection.is_everything() || entry.kind == Kind::Command || !self.is_routing(entry) {
-            return Some(true);
-        }
-        self.routing.includes_operation(entry, &self.selection)
+        let Some(table) = self.routing_table(entry) else { return Some(true) };
+        self.routing.includes_operation(table, document_id(entry), entry.o)
     }
 
-    /// Decides the same as [`Scope::wants_routing`], from the stored document.
-    pub(super) fn wants_stored_routing(&self, document: &RawDocument) -> bool {
-        self.routing.includes_document(document, &self.selection) == Some(true)
-    }
-
-    /// Whether the operation changes a document of the cluster's routing tables.
-    fn is_routing(&self, entry: &Entry<'_>) -> bool {
-        let tables = ["config.databases", "config.collections", "config.chunks", "config.tags"];
-        self.config_server && tables.contains(&entry.ns)
+    /// Returns the routing table of which the operation changes a document.
+    pub(super) fn routing_table(&self, entry: &Entry<'_>) -> Option<Table> {
+        Table::of(entry.ns).filter(|_| self.config_server && entry.kind != Kind::Command)
     }
 
     fn wants_user(&self, entry: &Entry<'_>) -> bool {
         let db = text_id(entry).and_then(|id| id.split_once('.')).map_or("", |(db, _)| db);
         self.selection.is_everything() || self.users && self.selection.wants_database(db)
-    }
-
-    /// Whether the operation changes the routing of `config.system.sessions`, a collection that every cluster creates
-    /// for itself.
-    fn is_foreign_routing(&self, entry: &Entry<'_>) -> bool {
-        match entry.ns {
-            "config.collections" => text_id(entry) == Some("config.system.sessions"),
-            "config.chunks" => {
-                let uuid = find(entry.o, "uuid").and_then(|field| field.uuid());
-                uuid.is_some() && uuid == self.sessions
-            }
-            _ => false,
-        }
     }
 
     fn wants_collection(&self, db: &str, coll: &str, is_restored: bool) -> bool {
@@ -149,7 +120,7 @@ mod tests {
     fn wants(scope: &Scope, raw: &RawDocumentBuf) -> bool {
         let entry = Entry::parse(raw, Some(Timestamp { time: 1, increment: 1 })).unwrap();
         let command = (entry.kind == Kind::Command).then(|| entry.command().unwrap());
-        scope.wants(&entry, command.as_ref(), false)
+        scope.wants(&entry, command.as_ref(), false) && scope.wants_routing(&entry) != Some(false)
     }
 
     fn document(ns: &str) -> RawDocumentBuf {

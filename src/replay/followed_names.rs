@@ -16,7 +16,7 @@ use crate::model::selection::Selection;
 use crate::oplog::entry::{Command, Entry, Kind, operations, show};
 use crate::replay::key::lasting_uuid;
 use crate::replay::op::document_id;
-use crate::replay::own_routing::collection_uuid;
+use crate::routing::own::collection_uuid;
 
 /// The namespaces of the target before the restore, by name and by UUID. While the oplog is read, only names of these
 /// namespaces are recorded, so even a long oplog needs no more memory than the list of the target's namespaces.

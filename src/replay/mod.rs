@@ -7,7 +7,8 @@
 //! - [`apply`] is the entry point. A `Replayer` reads entries in their order, keeps transactions until their commit,
 //!   and passes each operation to the modules below. Its documentation states what the replay promises: consistency,
 //!   order, memory, retries.
-//! - [`filter`] decides which operations are applied, and [`own_routing`] which changes of a cluster's routing tables.
+//! - [`filter`] decides which operations are applied. [`routing::own`](crate::routing::own) decides it for a cluster's
+//!   routing tables.
 //! - [`txn`] keeps the operations of transactions until their commit is known.
 //! - `batch` collects inserts, updates and deletes, and sends them in several lanes at the same time: `lanes` chooses the lane of
 //!   an operation, `send` sends one lane, and `lane_report` judges the server's answers.
@@ -46,7 +47,6 @@ mod lanes;
 pub mod mapping;
 mod names;
 mod op;
-pub mod own_routing;
 mod send;
 mod state;
 pub mod stats;

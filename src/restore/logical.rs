@@ -2,7 +2,7 @@
 //! E.3).
 
 use super::{
-    oplog_check, part,
+    oplog_check,
     plan::{
         PointInTime,
         members::{Participants, mapping, participants},
@@ -10,9 +10,9 @@ use super::{
         namespaces::Wish,
     },
     record::first_part,
-    router, shard_transactions, slicing_end,
+    shard_transactions, slicing_end,
     sources::Source,
-    steps::{Order, Steps},
+    steps::{Order, Steps, all_shards},
     stream::until,
 };
 use crate::config::resolved::RestoreSettings;
@@ -23,6 +23,7 @@ use crate::model::{
 use crate::operation::{self, Cx, Kind, balancer, progress};
 use crate::rendezvous::{Role, gather, reach};
 use crate::replay::txn::Committed;
+use crate::routing;
 use crate::snapshot::load::LoadOptions;
 use crate::topo::cluster;
 use anyhow::{Context, Result, anyhow, bail};
@@ -89,7 +90,7 @@ pub(super) async fn run(
 
     tracing::info!("dropping {} collections that the restore replaces", steps.plan().drops.len());
     if cx.cluster.sharded && !me.config {
-        Box::pin(clear_routing(cx, &steps, parts, &ours, &me.id)).await?;
+        Box::pin(steps.drop_on_all_shards(cx.control.client(), &me.id, &ours)).await?;
     }
     let steps = steps.drop(&cx.cancel).await?;
     reach(board, cx.role, Status::Running, None, &cx.cancel, async || Ok(())).await?;
@@ -103,7 +104,7 @@ pub(super) async fn run(
     let swapped = steps.put_users_back(&cx.cancel).await?;
     tracing::info!("put back {} users and {} roles", swapped.users, swapped.roles);
     steps.put_settings_back(&cx.cancel).await?;
-    let steps = steps.put_routing_back(me.config.then_some(&ours), &cx.cancel).await?;
+    let steps = steps.put_routing_back(&ours, &cx.cancel).await?;
     reach(board, cx.role, Status::DumpDone, None, &cx.cancel, async || Ok(())).await?;
 
     progress::publish_phase(cx, "oplog").await;
@@ -121,7 +122,7 @@ pub(super) async fn run(
 
     if cx.cluster.sharded {
         // The restored collections must be usable at once, so no server may keep the routing from before the restore.
-        router::forget(&cx.client).await?;
+        routing::drop::forget(&cx.client).await?;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
         operation::pay_debts(cx, Kind::Restore).await;
@@ -168,41 +169,7 @@ async fn replaced_everywhere(cx: &Cx, steps: &Steps, parts: &Parts) -> Result<BT
         let told = part.get_array(MAKES).map(Vec::as_slice).unwrap_or_default();
         made.extend(told.iter().filter_map(Bson::as_str).map(str::to_owned));
     }
-    router::replaced(steps.storage(), &parts.backup, steps.selection(), made).await
-}
-
-/// Drops the databases and sharded collections that the restore replaces, on all shards, if their primary shard is this
-/// one.
-async fn clear_routing(cx: &Cx, steps: &Steps, parts: &Parts, ours: &BTreeSet<String>, id: &str) -> Result<()> {
-    let selection = steps.selection();
-    let forgotten = if selection.is_everything() {
-        let extra = match steps.drops_extra() {
-            true => router::databases_of(cx.control.client(), id).await?,
-            false => BTreeSet::new(),
-        };
-        drop_databases(cx, id, &ours.union(&extra).cloned().collect()).await?;
-        let restored = |ns: &str| ns.split_once('.').is_some_and(|(db, _)| ours.contains(db) || extra.contains(db));
-        router::forget_range_deletions(&cx.client, restored).await?
-    } else {
-        let mut names = part::names(steps.storage(), &parts.backup, selection).await?;
-        names.extend(steps.created().iter().chain(ours).cloned());
-        let databases = names.iter().map(|ns| ns.split_once('.').map_or(ns.as_str(), |(db, _)| db));
-        let databases = databases.filter(|db| selection.wants_database(db)).map(str::to_owned).collect();
-        drop_databases(cx, id, &databases).await?;
-        let extra = steps.drops_extra();
-        let go = |ns: &str| names.contains(ns) || extra && selection.wants_namespace(ns);
-        let dropped = part::drop_collections(cx.control.client(), &cx.client, id, go).await?;
-        tracing::info!("dropped {dropped} sharded collections whose primary shard this is");
-        part::forget_range_deletions(&cx.client, selection).await?
-    };
-    tracing::info!("removed {forgotten} planned deletions of chunks that had moved away");
-    Ok(())
-}
-
-async fn drop_databases(cx: &Cx, id: &str, databases: &BTreeSet<String>) -> Result<()> {
-    let dropped = router::drop_databases(cx.control.client(), &cx.client, id, databases).await?;
-    tracing::info!("dropped {dropped} databases whose primary shard this is");
-    Ok(())
+    all_shards::replaced(steps.storage(), &parts.backup, steps.selection(), made).await
 }
 
 /// Stops the balancer, and waits for the end of its round, but not longer than configured.

@@ -7,7 +7,6 @@
 //! | pure: what will be done, or every reason why not | [`plan`] |
 //! | what the plan is made from | [`target_state`], [`legacy_archive`], [`oplog_check`], `sources` |
 //! | the steps, each of which consumes the state before it | [`steps`], with [`create`], [`users`], `settings`, `stream` |
-//! | a sharded cluster's routing, of everything or of a selection | [`router`], [`part`] |
 //! | what the replica sets of a cluster exchange | `shard_transactions`, `slicing_end` |
 //!
 //! A physical recipe belongs beside `logical`, with steps of its own; `plan`, `record` and `start` serve both.
@@ -16,11 +15,9 @@ pub mod create;
 pub mod legacy_archive;
 mod logical;
 pub mod oplog_check;
-pub mod part;
 pub mod plan;
 mod record;
 pub mod replay;
-pub mod router;
 mod settings;
 mod shard_transactions;
 mod slicing_end;

@@ -19,10 +19,7 @@ use self::{
     options::fit,
     slices::OplogObject,
 };
-use super::{
-    legacy_archive::aside_name,
-    router::{self, RoutingSource},
-};
+use super::legacy_archive::aside_name;
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta},
     layout::{self, ReplsetLayout},
@@ -34,6 +31,7 @@ use crate::{
         status::Status,
     },
     replay::{followed_names::Followed, temporary_names},
+    routing::{OWN, tables::RoutingSource},
     snapshot::{stored::StoredDocuments, unpack::Packed},
     storage::ObjectInfo,
 };
@@ -403,7 +401,7 @@ impl<'a> Draft<'a> {
         let there: BTreeSet<_> = self.facts.target.namespaces.iter().map(|ns| ns.db.as_str()).collect();
         let selection = &self.facts.wish.selection;
         let replayed = self.facts.followed.into_iter().flat_map(|followed| &followed.databases);
-        let replayed = replayed.map(String::as_str).filter(|db| selection.touches(db) && !router::OWN.contains(db));
+        let replayed = replayed.map(String::as_str).filter(|db| selection.touches(db) && !OWN.contains(db));
         let wanted: BTreeSet<_> = self.taken.keys().map(|(db, _)| db.as_str()).chain(replayed).collect();
         for db in wanted {
             if let Some(other) = there.iter().find(|other| **other != db && other.eq_ignore_ascii_case(db)) {

@@ -16,7 +16,7 @@ use super::{
         slices::{OplogObject, at},
     },
     record::{begin, empty_document, first_part, insert_refused},
-    router, shard_transactions,
+    shard_transactions,
     sources::Source,
     stream::{Rewrite, replay_all, until},
     target_state,
@@ -32,6 +32,7 @@ use crate::replay::{
     followed_names::{Asked, Present},
     txn::Committed,
 };
+use crate::routing::{self, own::Own, shard_ids};
 use crate::topo::cluster;
 use anyhow::{Context as _, Result, anyhow};
 use bson::{Timestamp, Uuid, doc};
@@ -94,11 +95,11 @@ async fn recipe(cx: &Cx, storage: &Source, window: &ReplayCmd, board: &ControlBo
     let features = i32::try_from(target.able_to().major).context("read the feature compatibility version")?;
     let mut options = ReplayOptions::new(window.start, window.end, window.end);
     options.scope.config_server = me.config;
-    options.scope.sessions = if me.config { sessions(cx).await? } else { None };
+    options.scope.routing = Own::everything(if me.config { sessions(cx).await? } else { None });
     let catalog = existing_catalog::read(&cx.client, major).await?.at_features_of(features);
     let mut replayer = Replayer::new(cx.client.clone(), catalog, options);
     // The window contains no shard ids. If a replica set was renamed, its old name is assumed to be its old id.
-    let ids = router::ids(map.iter().map(|(from, to)| (from.clone(), cx.cluster.members[to].id.clone())));
+    let ids = shard_ids::ids(map.iter().map(|(from, to)| (from.clone(), cx.cluster.members[to].id.clone())));
     let rewrite = Rewrite { ids: Some(&ids).filter(|_| me.config), ..Rewrite::default() };
     replay_all(storage.as_ref(), &mut replayer, &objects, rewrite, &cx.cancel).await?;
     let members = cx.cluster.names();
@@ -122,7 +123,7 @@ async fn recipe(cx: &Cx, storage: &Source, window: &ReplayCmd, board: &ControlBo
     let built = until(&cx.cancel, replayed.catalog.build(&cx.client, &quorum)).await.context("build indexes")?;
     tracing::info!("built {} indexes on {} collections", built.indexes, built.collections);
     if cx.cluster.sharded {
-        router::forget(&cx.client).await?;
+        routing::drop::forget(&cx.client).await?;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
         operation::pay_debts(cx, Kind::Replay).await;

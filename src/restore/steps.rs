@@ -15,12 +15,12 @@
 //! The caller publishes statuses between the steps and logs their results. A failed step leaves the target incomplete.
 //! The restore then has to be run again from its beginning, which is always possible.
 
+pub mod all_shards;
 mod prepare;
 
 use super::{
-    create, part,
-    plan::{Drop, Planned, PointInTime, RestorePlan, Target, TargetNamespace, namespaces::Wish},
-    router::{self, Ids},
+    create,
+    plan::{Planned, PointInTime, RestorePlan, Target, TargetNamespace, namespaces::Wish},
     settings,
     stream::{Rewrite, replay_all, until},
     users,
@@ -33,9 +33,9 @@ use crate::{
         build::{Built, CommitQuorum},
         catalog::Catalog,
         followed_names::Followed,
-        own_routing::OwnRouting,
         txn::Committed,
     },
+    routing::{own::Own, put_back, shard_ids::Ids},
     snapshot::{
         batch::InsertInto,
         load::{Goal, LoadItem, LoadOptions, LoadProgress, Loaded, load},
@@ -74,8 +74,8 @@ pub struct Order {
 #[derive(Debug)]
 pub struct Checked {
     catalog: Catalog,
-    /// For a selection on a config server: see [`OwnRouting`].
-    routing: OwnRouting,
+    /// The part of a cluster's routing that the restore replaces.
+    routing: Own,
 }
 
 /// State: everything that the restore replaces is dropped.
@@ -90,9 +90,8 @@ pub struct Filled(Checked);
 #[derive(Debug)]
 pub struct Routed {
     catalog: Catalog,
-    routing: OwnRouting,
-    /// The UUID of `config.system.sessions` in the backup.
-    sessions: Option<bson::Uuid>,
+    /// The part of a cluster's routing that the replay may change.
+    routing: Own,
 }
 
 /// State: the oplog is replayed, so the documents are those of the wanted moment.
@@ -143,12 +142,6 @@ impl<S> Steps<S> {
         &self.work.order.wish.selection
     }
 
-    /// Whether namespaces that the backup lacks are dropped, too.
-    #[must_use]
-    pub fn drops_extra(&self) -> bool {
-        self.work.order.wish.drop_extra
-    }
-
     /// Returns the storage of the backup.
     #[must_use]
     pub fn storage(&self) -> &dyn Storage {
@@ -160,46 +153,9 @@ impl<S> Steps<S> {
     pub fn progress(&self) -> Arc<LoadProgress> {
         self.work.progress.clone()
     }
-
-    /// Returns the selected names (`db.coll`) that the oplog creates or gives to a collection.
-    #[must_use]
-    pub fn created(&self) -> &BTreeSet<String> {
-        &self.work.followed.creates
-    }
 }
 
 impl Steps<Checked> {
-    /// Returns the databases and collections that the oplog of this replica set creates or drops and that other replica
-    /// sets may also have. For a full restore these are databases, including those in the backup's routing table. For a
-    /// selective restore they are the databases that are selected as a whole, and the sharded collections (`db.coll`)
-    /// that get a selected name. `config` is a client of the config servers.
-    pub async fn makes(&self, config: &Client) -> Result<BTreeSet<String>> {
-        let selection = &self.work.order.wish.selection;
-        if selection.is_everything() {
-            let mut made = self.work.followed.databases.clone();
-            if self.work.order.wish.config_server {
-                made.extend(router::named(self.work.aside.as_ref(), &self.work.plan.routing).await?);
-            }
-            return Ok(made);
-        }
-        let whole = self.work.followed.databases.iter().filter(|db| selection.wants_database(db));
-        let mut made: BTreeSet<String> = whole.cloned().collect();
-        made.extend(part::sharded(config, |ns| self.work.followed.creates.contains(ns)).await?);
-        Ok(made)
-    }
-
-    /// Adds all namespaces that the target has in these databases and collections (`db.coll`) to the planned drops,
-    /// because the restore replaces them on every shard.
-    pub fn replace(&mut self, names: &BTreeSet<String>) {
-        let goes = |ns: &&TargetNamespace| {
-            ns.is_droppable() && (names.contains(&ns.db) || names.contains(&part::known_as(&ns.to_string())))
-        };
-        let more = self.work.target.namespaces.iter().filter(goes);
-        let more = more.map(|ns| Drop { db: ns.db.clone(), coll: ns.coll.clone() });
-        let all: BTreeSet<Drop> = std::mem::take(&mut self.work.plan.drops).into_iter().chain(more).collect();
-        self.work.plan.drops = all.into_iter().collect();
-    }
-
     /// Drops everything that the restore replaces. From here on the target is changed.
     pub async fn drop(self, cancel: &CancellationToken) -> Result<Steps<Emptied>> {
         create::drop_all(&self.work.client, &self.work.plan.drops, cancel).await?;
@@ -264,27 +220,15 @@ impl Steps<Filled> {
     }
 
     /// Puts the routing tables of a config server back, with the shards' new ids. In a full restore, databases that are not
-    /// among `ours` keep their routing. `ours` is `None` on every other replica set: it has no routing tables.
-    pub async fn put_routing_back(
-        self,
-        ours: Option<&BTreeSet<String>>,
-        cancel: &CancellationToken,
-    ) -> Result<Steps<Routed>> {
+    /// among `ours` keep their routing. Does nothing on other replica sets.
+    pub async fn put_routing_back(self, ours: &BTreeSet<String>, cancel: &CancellationToken) -> Result<Steps<Routed>> {
         let Self { work, state: Filled(Checked { catalog, mut routing }) } = self;
-        let mut sessions = None;
-        if let Some(ours) = ours {
-            let (aside, client) = (work.aside.as_ref(), &work.client);
-            let (source, ids, selection) = (&work.plan.routing, &work.order.ids, &work.order.wish.selection);
-            if selection.is_everything() {
-                let back = router::put_back(aside, client, source, ids, ours);
-                sessions = until(cancel, back).await.context("put the routing tables back")?;
-            } else {
-                let own = (&routing.kept, &work.followed);
-                let back = Box::pin(part::put_back(aside, client, source, ids, selection, own));
-                routing = until(cancel, back).await.context("put the selection's routing back")?;
-            }
+        if work.order.wish.config_server {
+            let (source, ids) = (&work.plan.routing, &work.order.ids);
+            let back = put_back::put_back(work.aside.as_ref(), &work.client, source, ids, routing, ours);
+            routing = until(cancel, Box::pin(back)).await.context("put the routing tables back")?;
         }
-        Ok(Steps { work, state: Routed { catalog, routing, sessions } })
+        Ok(Steps { work, state: Routed { catalog, routing } })
     }
 }
 
@@ -297,12 +241,11 @@ impl Steps<Routed> {
     where
         F: AsyncFnOnce(&[Committed]) -> Result<HashSet<String>>,
     {
-        let Self { work, state: Routed { catalog, routing, sessions } } = self;
+        let Self { work, state: Routed { catalog, routing } } = self;
         let Work { plan, order, followed, .. } = work.as_ref();
         let start = plan.oplog.first().map_or(plan.end, |slice| slice.from);
         let mut options = ReplayOptions::new(start, plan.end, plan.consistent_from);
         options.scope.config_server = order.wish.config_server;
-        options.scope.sessions = sessions;
         options.scope.selection = order.wish.selection.clone();
         options.scope.users = order.wish.users;
         options.scope.followed = followed.uuids.clone();

@@ -1,16 +1,13 @@
 //! Passes the entries of oplog objects to the replay.
 
-use super::{
-    plan::slices::{Ends, OplogObject, at},
-    router::Ids,
-};
+use super::plan::slices::{Ends, OplogObject, at};
 use crate::{
     oplog::read,
     replay::{
         apply::{Flow, Replayer},
         mapping::Mapping,
     },
-    routing::shard_ids::translated,
+    routing::shard_ids::{Ids, translated},
     storage::Storage,
 };
 use anyhow::{Context as _, Result, bail};

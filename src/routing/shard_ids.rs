@@ -1,14 +1,51 @@
 //! Shards of another cluster: the routing in a config server's oplog, with the ids that the shards have where it is replayed.
 
-use std::collections::BTreeMap;
-
+use super::tables::{RoutingSource, each};
+use crate::raw::{Malformed, New, check, find, rewrite};
+use crate::storage::Storage;
 use anyhow::{Context, Result};
 use bson::{RawDocument, RawDocumentBuf};
-
-use crate::raw::{Malformed, New, check, find, rewrite};
+use std::collections::BTreeMap;
 
 /// Shard id where the oplog comes from → here, only where they differ.
 pub type Ids = BTreeMap<String, String>;
+
+/// Returns the mapping from the shard ids of a backup's replica sets to those of the cluster.
+pub fn ids(pairs: impl IntoIterator<Item = (String, String)>) -> Ids {
+    pairs.into_iter().filter(|(from, to)| from != to).collect()
+}
+
+/// Returns `ids`, corrected by the backup's own table of shards: a backup made before 2.0 records its shard ids only there.
+/// `places` maps each replica set of the backup to its shard id in the cluster.
+pub async fn by_table(
+    storage: &dyn Storage,
+    source: &RoutingSource,
+    mut ids: Ids,
+    places: &BTreeMap<String, String>,
+) -> Result<Ids> {
+    for (id, rs) in listed(storage, source).await? {
+        match places.get(&rs) {
+            Some(place) if *place != id => drop(ids.insert(id, place.clone())),
+            _ => drop(ids.remove(&id)),
+        }
+    }
+    Ok(ids)
+}
+
+/// Returns the shard ids in the backup's table of shards, each with its replica set.
+async fn listed(storage: &dyn Storage, source: &RoutingSource) -> Result<BTreeMap<String, String>> {
+    let mut listed = BTreeMap::new();
+    each(storage, source.shards.as_ref(), |shard| {
+        let (id, host) = (shard.get_str("_id"), shard.get_str("host"));
+        let id = id.context("read the id of a shard")?;
+        if let Some((rs, _)) = host.context("read the hosts of a shard")?.split_once('/') {
+            listed.insert(id.to_owned(), rs.to_owned());
+        }
+        Ok(())
+    })
+    .await?;
+    Ok(listed)
+}
 
 /// An entry of the oplog with the shard ids of the target. The entry was checked when it was read.
 ///
@@ -109,5 +146,29 @@ mod tests {
             let made = translated(raw, &ids).expect("an entry");
             assert_eq!(Document::try_from(made).expect("a document"), wanted);
         }
+    }
+
+    #[tokio::test]
+    async fn the_table_of_shards_corrects_the_ids() {
+        let store = crate::storage::memory::Memory::new();
+        let shards = [
+            doc! { "_id": "one", "host": "rs1/h:1,h:2" },
+            doc! { "_id": "shardB", "host": "rs2/h:3" },
+            doc! { "_id": "gone", "host": "rs3/h:4" },
+        ];
+        let shards = crate::routing::tables::tests::stored(&store, "shards", &shards).await;
+        let source = RoutingSource { shards, ..RoutingSource::default() };
+        let map = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
+            pairs.iter().map(|(from, to)| ((*from).to_owned(), (*to).to_owned())).collect()
+        };
+        let assumed = ids(map(&[("rs1", "a"), ("shardB", "x"), ("gone", "y")]));
+        let found = by_table(&store, &source, assumed, &map(&[("rs1", "a"), ("rs2", "shardB")])).await.expect("read");
+        assert_eq!(found, map(&[("one", "a"), ("rs1", "a")]));
+    }
+
+    #[test]
+    fn only_ids_that_differ_are_translated() {
+        let ids = ids([("a", "b"), ("b", "a"), ("c", "c")].map(|(from, to)| (from.to_owned(), to.to_owned())));
+        assert_eq!(ids.len(), 2);
     }
 }

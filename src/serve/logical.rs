@@ -12,7 +12,12 @@ use crate::storage::Storage;
 use anyhow::{Context as _, Result, bail};
 use bson::{Document, doc};
 use mongodb::Client;
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -81,7 +86,7 @@ async fn restore(storage: Arc<dyn Storage>, client: Client, wish: Wish, cancel: 
     let steps = steps.drop(cancel).await?;
     let (steps, _) = steps.load(cancel).await?;
     steps.put_users_back(cancel).await?;
-    let steps = steps.put_routing_back(None, cancel).await?;
+    let steps = steps.put_routing_back(&BTreeSet::new(), cancel).await?;
     let own = async |mine: &[Committed]| Ok(mine.iter().map(|txn| txn.id.clone()).collect());
     let (steps, _) = steps.replay(cancel, own).await?;
     steps.finish(cancel).await.map(drop)

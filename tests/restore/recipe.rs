@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::TryStreamExt;
 use mongodb::bson::{Bson, Document, doc, oid::ObjectId};
@@ -41,7 +41,7 @@ async fn restore(server: &Server, store: &Store, backup: &BackupMeta) -> Vec<Str
     let restore = prepare(server, store, backup).await.unwrap().drop(&cancel).await.unwrap();
     let (restore, _) = restore.load(&cancel).await.unwrap();
     restore.put_users_back(&cancel).await.unwrap();
-    let restore = restore.put_routing_back(None, &cancel).await.unwrap();
+    let restore = restore.put_routing_back(&BTreeSet::new(), &cancel).await.unwrap();
     let (restore, _) = restore.replay(&cancel, alone).await.unwrap();
     restore.finish(&cancel).await.unwrap();
     restore.plan().warnings.clone()

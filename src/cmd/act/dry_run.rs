@@ -18,8 +18,7 @@ use crate::restore::{
         namespaces::{Wish, is_droppable},
         slices,
     },
-    router,
-    steps::{Order, Steps},
+    steps::{Order, Steps, all_shards},
 };
 use crate::snapshot::load::LoadOptions;
 use crate::storage::Storage;
@@ -170,7 +169,7 @@ async fn replace_everywhere(
     for (_, _, steps) in prepared.iter() {
         made.extend(steps.makes(cx.control.client()).await?);
     }
-    let replaced = router::replaced(store, asked.backup, &asked.wish.selection, made).await?;
+    let replaced = all_shards::replaced(store, asked.backup, &asked.wish.selection, made).await?;
     for (_, _, shard) in prepared.iter_mut().filter(|(_, config, _)| !config) {
         shard.replace(&replaced);
     }

@@ -1,7 +1,7 @@
 //! Decides which replica sets of the cluster take part in a restore, and which part of the backup each one gets
 //! (docs/format.md E.3).
 
-use crate::restore::router::{Ids, ids};
+use crate::routing::shard_ids::{Ids, ids};
 use crate::{layout::Generation, model::backup::BackupMeta, topo::cluster::Cluster};
 use anyhow::Context as _;
 use bson::Document;

@@ -1,6 +1,6 @@
 //! The first step: reads the metadata, the list of objects, the target and the oplog, and makes the plan. Changes nothing.
 
-use super::{Checked, Order, Steps, Work};
+use super::{Checked, Order, Steps, Work, all_shards::selected_names};
 use crate::{
     archive::{
         described,
@@ -10,20 +10,19 @@ use crate::{
     replay::{
         catalog::Catalog,
         followed_names::{Asked, Followed, Present},
-        own_routing::OwnRouting,
     },
     restore::{
         legacy_archive::{Contents, inspect},
-        oplog_check, part,
+        oplog_check,
         plan::{
             self, Facts, Refusal, RestorePlan, Target, plan as decide, restorable,
             slices::{at, moment},
             version::Version,
         },
-        router,
         stream::Rewrite,
         target_state,
     },
+    routing::{check, own::Own, shard_ids},
     snapshot::unpack::Packed,
     storage::{self, ObjectInfo, Storage},
 };
@@ -106,45 +105,41 @@ impl Steps {
         };
         // The first plan shows which oplog objects are replayed. The second plan is made after these objects have been read.
         let first = decide_noted(&facts, written)?;
-        let mut ids = order.ids.clone();
-        if order.sharded && order.wish.config_server {
-            for (id, rs) in router::shard_ids(aside.as_ref(), &first.routing).await? {
-                match order.places.get(&rs) {
-                    Some(place) if *place != id => drop(ids.insert(id, place.clone())),
-                    _ => drop(ids.remove(&id)),
-                }
-            }
-            if order.wish.selection.is_everything() {
-                let shards = order.places.values().map(String::as_str).collect();
-                let reasons = router::strangers(aside.as_ref(), &first.routing, &ids, &shards).await?;
-                if !reasons.is_empty() {
-                    return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
-                }
-            }
-        }
         let followed = read_oplog(&storage, &order, &first, &target).await?;
         facts.followed = Some(&followed);
         // The second plan also contains the collections that the oplog renames into the selection.
         let plan = decide_noted(&facts, written)?;
-        let mut routing = OwnRouting::default();
-        if order.wish.config_server && !order.wish.selection.is_everything() {
-            let selection = &order.wish.selection;
-            let nothing = order.point.is_none() && followed.sharded.is_empty() && followed.creates.is_empty();
-            if nothing && part::names(aside.as_ref(), &order.backup, selection).await?.is_empty() {
-                let reasons = vec![format!("it holds nothing of {selection}")];
-                return Err(Refusal { backup: order.backup.name.clone(), reasons }.into());
-            }
-            let kept = part::kept(aside.as_ref(), &client, &plan.routing, &ids, selection, &followed);
-            let kept = Box::pin(kept).await?;
-            routing.kept = kept.map_err(|reasons| Refusal { backup: order.backup.name.clone(), reasons })?;
+        let mut routing = Own::default();
+        if order.wish.config_server {
+            order.ids = shard_ids::by_table(aside.as_ref(), &plan.routing, order.ids, &order.places).await?;
+            let checked = check_routing(aside.as_ref(), &client, &order, &plan, &followed);
+            routing = Box::pin(checked).await?;
         }
         let major = |version: Version| i32::try_from(version.major).context("read the server's version");
         let catalog = Catalog::new(major(target.server)?).at_features_of(major(target.able_to())?);
-        order.ids = ids;
         let progress = Arc::default();
         let work = Box::new(Work { storage, aside, archive, client, order, plan, target, progress, followed });
         Ok(Self { work, state: Checked { catalog, routing } })
     }
+}
+
+/// Decides which part of the cluster's routing is replaced.
+async fn check_routing(
+    aside: &dyn Storage,
+    config: &Client,
+    order: &Order,
+    plan: &RestorePlan,
+    followed: &Followed,
+) -> Result<Own> {
+    let selection = &order.wish.selection;
+    let refuse = |reasons| Refusal { backup: order.backup.name.clone(), reasons };
+    let created = order.point.is_some() || !followed.sharded.is_empty() || !followed.creates.is_empty();
+    if !selection.is_everything() && !created && selected_names(aside, &order.backup, selection).await?.is_empty() {
+        return Err(refuse(vec![format!("it holds nothing of {selection}")]).into());
+    }
+    let (source, ids, places) = (&plan.routing, &order.ids, &order.places);
+    let facts = check::Facts { source, ids, places, selection, moved: &followed.moved, sharded: &followed.sharded };
+    Ok(check::check(aside, config, &facts).await?.map_err(refuse)?)
 }
 
 /// The plan, with what was noted of its objects when they were stored.
