@@ -1,35 +1,35 @@
-//! Pure: where slicing begins, so that the timeline has no hole that could be avoided and never mixes with one of before a
-//! restore.
+//! Decides where slicing begins. The timeline gets no gap that can be avoided, and it never mixes with a timeline from
+//! before a restore. Pure functions.
 
 use super::timeline::Line;
 use crate::model::{restore::RestoreMeta, status::Status};
 use bson::Timestamp;
 
-/// What is known when slicing of a replica set begins.
+/// The facts when slicing of a replica set begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Facts {
     /// The end of the newest chunk.
     pub saved: Option<Timestamp>,
-    /// The last write of the newest backup that chunks can be replayed on; `None` also with `pitr.oplogOnly`.
+    /// The last write of the newest backup on which chunks can be replayed. Also `None` with `pitr.oplogOnly`.
     pub base: Option<Timestamp>,
-    /// Where the oplog of a backup begins that is being made and will be such a base: its last write is not known yet.
+    /// The first write of a backup that is being made and will be such a base. Its last write is not known yet.
     pub coming: Option<Timestamp>,
-    /// When the newest restore began to change data: what was sliced up to here is of a timeline that has ended.
+    /// When the newest restore began to change data. Chunks up to here belong to a timeline that has ended.
     pub restored: Option<Timestamp>,
     /// The oldest entry of the oplog.
     pub oldest: Timestamp,
-    /// The newest entry of the oplog that the majority has.
+    /// The newest entry of the oplog that a majority has.
     pub newest: Timestamp,
 }
 
-/// Where to begin.
+/// The place where slicing begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Begin {
-    /// No chunk holds an older entry of the new timeline; the entry at or before this time is the first one.
+    /// A new timeline begins. Its first entry is the one at this time, or the last one before it.
     pub at: Timestamp,
-    /// The timeline has a hole that the oplog could not fill.
+    /// The timeline has a gap, because the oplog does not reach back to the end of the last chunk.
     pub gap: Option<Line>,
-    /// The newest base backup is from before the timeline: a new one is needed.
+    /// The newest base backup is older than the timeline, so a new backup is needed.
     pub needs_base: bool,
 }
 
@@ -39,7 +39,7 @@ pub fn begin(facts: &Facts) -> Begin {
     let after = facts.restored.unwrap_or(Timestamp { time: 0, increment: 0 });
     let saved = facts.saved.filter(|saved| *saved > after);
     let base = facts.base.filter(|base| *base > after);
-    // Something newer than the end of the last chunk, from which a backup can be rolled forward.
+    // The newest base backup, if it is newer than the last chunk and this oplog continues it.
     let fresh = base.filter(|base| *base >= facts.oldest && saved.is_none_or(|saved| *base > saved));
     let coming = facts.coming.filter(|coming| *coming > after && *coming >= facts.oldest);
     if let Some(saved) = saved
@@ -49,14 +49,14 @@ pub fn begin(facts: &Facts) -> Begin {
     }
     let at = fresh.or(coming).unwrap_or(facts.newest).max(facts.oldest);
     let gap = saved.map(|saved| Line { start: saved, end: at });
-    // A base before the gap is of use only up to it.
+    // A base before the gap can only be replayed up to the gap.
     Begin { at, gap, needs_base: fresh.or(coming).is_none() }
 }
 
-/// When a restore began to change data; `None` if it never did, or if what it did is part of the timeline (the replay of
-/// chunks is a series of writes like any others).
+/// Returns when a restore began to change data. Returns `None` if it changed nothing. Also `None` for a replay of chunks: its
+/// writes are part of the timeline, like all other writes.
 ///
-/// Restores of the original tell only the wall clock's seconds of their beginning.
+/// The original records only the start of a restore, in seconds of the wall clock.
 #[must_use]
 pub fn changed_from(restore: &RestoreMeta) -> Option<Timestamp> {
     if restore.backup.is_empty() {

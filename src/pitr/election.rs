@@ -1,40 +1,40 @@
-//! Pure: may this agent slice its replica set's oplog now, must it stop?
+//! Decides whether this agent may slice its replica set's oplog now, and whether it has to stop. Pure functions.
 //!
-//! Every agent asks for itself, of what the control collections tell all of them; the slicing lock (`pbmLockOp`) lets only
-//! one through. So no agent waits for another one's answer, and one that is silent or dead holds nobody up: it is not
-//! among the living, and its lock grows stale.
+//! Every agent decides for itself, from the control collections, which are the same for all agents. The slicing lock
+//! (`pbmLockOp`) admits only one agent. So no agent waits for an answer of another one. An agent that is silent or dead blocks
+//! nobody: it does not count as alive, and its lock becomes stale.
 
 use crate::model::agent::AgentStat;
 use crate::topo::elect::{self, Preference};
 use std::{collections::BTreeMap, time::Duration};
 
-/// How long the better candidates have before the next ones may take the work.
+/// How long each group of better candidates has before the next group may take the work.
 pub const PER_TIER: Duration = Duration::from_secs(5);
 
-/// What is known of one replica set.
+/// The facts about one replica set.
 #[derive(Debug, Clone, Copy)]
 pub struct Facts<'a> {
     pub rs: &'a str,
     /// This agent's node.
     pub me: &'a str,
-    /// The living agents, of this replica set at least.
+    /// The living agents, at least those of this replica set.
     pub agents: &'a [AgentStat],
     /// `pitr.priority`.
     pub priority: Option<&'a BTreeMap<String, f64>>,
 }
 
-/// Where this agent stands among those that could slice.
+/// The position of this agent among the candidates for slicing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rank {
-    /// Nobody is better.
+    /// No candidate is better.
     First,
-    /// So many groups are better, the first of them with these nodes.
+    /// The number of groups of better candidates, and the nodes of the best group.
     Behind { groups: u32, best: Vec<String> },
-    /// It can't, for this reason.
+    /// This agent can't slice, for this reason.
     Unfit(String),
 }
 
-/// Judges this agent's node, and gives all nodes that could slice, best first.
+/// Returns the position of this agent's node, and all candidates, the best ones first.
 #[must_use]
 pub fn rank(facts: &Facts<'_>) -> (Rank, Vec<String>) {
     let field = elect::field(facts.agents, facts.rs, Preference { priority: facts.priority, ..Preference::default() });
@@ -53,7 +53,7 @@ pub fn rank(facts: &Facts<'_>) -> (Rank, Vec<String>) {
 }
 
 impl Rank {
-    /// May the lock be tried when nobody has held it for `vacant`?
+    /// Whether this agent may try to take the lock after no agent has held it for `vacant`.
     #[must_use]
     pub fn may_take(&self, vacant: Duration) -> bool {
         match self {
@@ -63,7 +63,7 @@ impl Rank {
         }
     }
 
-    /// Why the holder should give the work to another one, if it should.
+    /// Returns the reason why the holder of the lock should leave the work to another agent, if there is one.
     #[must_use]
     pub fn must_yield(&self) -> Option<String> {
         match self {

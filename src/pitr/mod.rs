@@ -1,17 +1,17 @@
 //! Point-in-time recovery: the oplog kept in chunks, continuously, and what can be restored from them.
 //!
 //! # Overview
-//! On every replica set one agent reads the oplog of its node and stores it chunk by chunk ([`slicing`]). [`election`] says
-//! which agent, [`begin`] where it begins, [`timeline`] what all of it amounts to. Beside agents of the original the rules
-//! are other ones ([`beside`]).
+//! On every replica set one agent reads the oplog of its node and stores it chunk by chunk ([`slicing`]). [`election`] decides
+//! which agent does this, [`begin`] decides where it begins, and [`timeline`] computes which moments the chunks cover. While
+//! agents of the original are alive, other rules apply ([`beside`]).
 //!
 //! # Consistency
-//! A chunk holds every entry between two entries that the majority has, both included, and begins with the entry at which
-//! the one before it ended; so chunks of different agents, of different nodes, join. Backups do not interrupt slicing:
-//! a backup keeps the oplog of its own time itself, and the timeline goes on beside it.
+//! A chunk contains all entries from one entry to another, both included. A majority has both of them. The first entry of a
+//! chunk is the last entry of the chunk before it, so chunks of different agents and nodes join. Backups do not interrupt
+//! slicing: a backup stores the oplog of its own time itself, and the timeline continues beside it.
 //!
-//! A restore rewrites history. Slicing ends before it changes anything and begins anew after it, not where it ended, so the
-//! old timeline and the new one never touch.
+//! A restore replaces the data, so the old timeline ends. Slicing stops before a restore changes anything. After the restore
+//! it begins at a later entry and not where it stopped, so the old and the new timeline never touch.
 
 pub mod begin;
 pub mod beside;

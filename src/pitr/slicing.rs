@@ -1,23 +1,24 @@
-//! One chunk after another, until told to stop (docs/format.md A.5, D.5.5).
+//! Stores one chunk after another until it is asked to stop (docs/format.md A.5, D.5.5).
 //!
 //! # Overview
-//! A chunk is stored when its span is over ([`Settings::span`]), earlier when much was written ([`LARGE`]) or the oplog is
-//! about to lose what is not stored yet. With [`Settings::max_loss`] the unsaved tail is stored as a small chunk each time
-//! that many seconds have passed; when the span is over the small chunks are replaced by one with all their entries, so
-//! that their number stays what it would be without.
+//! A chunk is stored when its span is over ([`Settings::span`]). It is stored earlier if much was written ([`LARGE`]), or if
+//! the oplog will soon lose entries that are not stored yet. With [`Settings::max_loss`] the unsaved end of the oplog is
+//! stored as a small chunk whenever that time has passed. When the span is over, one chunk with all their entries replaces the
+//! small chunks, so the number of chunks does not grow.
 //!
 //! # Consistency
-//! Chunks end with an entry that the majority has. The index in the control collections names a chunk only after the whole
-//! object is stored, and only if the slicing lock is still ours then: an agent that was stopped and wakes up later adds
-//! nothing to a timeline that another one continues.
+//! Chunks end with an entry that a majority has. A chunk is added to the index in the control collections only after its
+//! whole object is stored, and only if this agent still has the slicing lock. So an agent that was paused and continues later
+//! adds nothing to a timeline that another agent continues.
 //!
 //! # Retries
-//! What fails is tried again, as long as it takes, and always from the same place: the oplog is the buffer, nothing is held
-//! here. If it loses entries before they could be stored, that is a gap: it is told, and slicing goes on behind it.
+//! A failed attempt is repeated until it succeeds, always from the same entry. The oplog is the buffer; nothing is kept in
+//! memory. If the oplog loses entries before they are stored, the timeline has a gap: the log reports it, and slicing
+//! continues after the gap.
 //!
 //! # Crash
-//! The next slicer begins where the index ends. A chunk that was stored but not noted is noted then ([`adopt`]); small
-//! chunks whose replacement is noted already are removed ([`drop_contained`]).
+//! The next slicer begins where the index ends. It adds chunks that were stored but are not in the index ([`adopt`]), and
+//! removes small chunks whose replacement is in the index ([`drop_contained`]).
 
 use super::timeline::Line;
 use crate::control::Control;
@@ -38,35 +39,35 @@ use tokio_util::sync::CancellationToken;
 
 /// Bytes of oplog after which a chunk is stored early.
 pub const LARGE: u64 = 128 << 20;
-/// Bytes of oplog on their way to the storage.
+/// The most bytes of oplog that are kept in memory while they are stored.
 const IN_FLIGHT: usize = 4 << 20;
-/// Time between two looks at the oplog.
+/// Time between two checks of the oplog.
 const LOOK: Duration = Duration::from_secs(5);
 /// The longest pause between two attempts.
 const PAUSE: Duration = Duration::from_secs(15);
-/// How long the last chunk may take.
+/// The time limit for the last chunk.
 const LAST: Duration = Duration::from_secs(30);
-/// So many of the newest chunks are looked at for what a crash left.
+/// How many of the newest chunks are searched for remains of a crash.
 const RECENT: i64 = 500;
 
-/// What may change while slicing goes on.
+/// The settings, which can change while an agent slices.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// One chunk has this time of oplog.
+    /// The time that one chunk covers.
     pub span: Duration,
-    /// Writes that are older are on the storage; `None`: after `span`.
+    /// After this time a write is on the storage. `None` means after `span`.
     pub max_loss: Option<Duration>,
     pub compression: Compression,
     pub level: Option<i32>,
     pub storage: Arc<dyn Storage>,
 }
 
-/// How far slicing is.
+/// The progress of slicing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// Everything up to here is stored.
+    /// All entries up to this time are stored.
     pub saved: Timestamp,
-    /// Why the last attempt failed; empty when it did not.
+    /// Why the last attempt failed. Empty if it succeeded.
     pub error: String,
 }
 
@@ -74,36 +75,36 @@ pub struct Progress {
 #[derive(Debug)]
 pub struct Slicing {
     pub control: Control,
-    /// Direct connection to the node.
+    /// A direct connection to the node.
     pub client: Client,
     /// Our slicing lock.
     pub lock: LockHeader,
     pub settings: watch::Receiver<Settings>,
     pub progress: watch::Sender<Progress>,
-    /// The time up to which somebody wants the oplog to be stored now.
+    /// The time up to which the oplog has to be stored at once, because a user asked for it.
     pub flush: watch::Receiver<Timestamp>,
-    /// Ends slicing, after a last chunk.
+    /// Ends slicing after a last chunk.
     pub quit: CancellationToken,
 }
 
 /// Why a chunk is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Due {
-    /// The tail only.
+    /// Only the unsaved end of the oplog is stored.
     Tail,
-    /// The span is over, or full.
+    /// The span is over, or much was written.
     Span,
-    /// Somebody asked for the oplog to be stored.
+    /// A user asked for it.
     Flush,
-    /// The last one.
+    /// It is the last chunk.
     Quit,
 }
 
 impl Slicing {
-    /// Stores everything after `begin`, which is the time of an entry, until told to stop.
+    /// Stores all entries after `begin`, which is the time of an entry, until it is asked to stop.
     ///
     /// # Errors
-    /// Only what makes going on useless: the lock is not ours any more.
+    /// This agent no longer has the lock. All other errors are handled here.
     pub async fn run(mut self, begin: Timestamp) -> Result<()> {
         let mut span = Span { next: begin, begun: Instant::now(), tail: Vec::new() };
         let mut due = Due::Tail;
@@ -131,7 +132,7 @@ impl Slicing {
                             Err(error) => tracing::warn!("{}", explain(&error)),
                         }
                     }
-                    // More than a span is waiting: no pause.
+                    // More than a span is not stored yet, so there is no pause.
                     due = if behind { Due::Span } else { self.wait(&span, started).await };
                 }
                 Err(error) if error.is::<LockLost>() => return Err(error),
@@ -152,7 +153,7 @@ impl Slicing {
     fn tell(&self, saved: Timestamp, error: String) {
         self.progress.send_if_modified(|told| {
             if error.is_empty() && !told.error.is_empty() {
-                // The original takes this word for the end of an error.
+                // The original's agents take this text to mean that the error is over.
                 tracing::debug!("start_ok");
             }
             let now = Progress { saved, error };
@@ -162,7 +163,7 @@ impl Slicing {
         });
     }
 
-    /// An attempt failed. If the oplog has lost what comes next, goes on behind the gap.
+    /// Handles a failed attempt. If the oplog has lost the next entries, continues after the gap.
     async fn failed(&self, span: &mut Span, error: &anyhow::Error) {
         let why = explain(error);
         if self.progress.borrow().error != why {
@@ -184,7 +185,7 @@ impl Slicing {
         }
     }
 
-    /// Waits until something is due.
+    /// Waits until a chunk is due.
     async fn wait(&mut self, span: &Span, started: Instant) -> Due {
         let mut grown = Grown::default();
         loop {
@@ -211,7 +212,7 @@ impl Slicing {
         }
     }
 
-    /// Much was written, or the oplog, which loses its oldest entries, has more behind `next` than in front of it.
+    /// Whether much was written, or the oplog, which loses its oldest entries, has fewer entries before `next` than after it.
     async fn is_urgent(&self, next: Timestamp, grown: &mut Grown) -> Result<bool> {
         let (oldest, newest) = slice::window(&self.client).await?;
         let large = grown.by(slice::size(&self.client).await?) >= LARGE;
@@ -219,7 +220,7 @@ impl Slicing {
         Ok(large || rolling && next.time.saturating_sub(oldest.time) <= newest.time.saturating_sub(next.time))
     }
 
-    /// Stores what is due; `true` if more than a span is left.
+    /// Stores the chunk that is due. Returns `true` if more than a span is left.
     async fn store(&self, span: &mut Span, due: Due) -> Result<bool> {
         let settings = self.settings.borrow().clone();
         let newest = slice::last_write(&self.client).await?;
@@ -236,7 +237,7 @@ impl Slicing {
                     return Ok(to < newest);
                 }
                 Err(error) if error.is::<LockLost>() => return Err(error),
-                // The small ones stay what they are.
+                // The small chunks stay as they are.
                 Err(error) => {
                     tracing::warn!(
                         "the small chunks since {} can't be joined: {}",
@@ -252,7 +253,7 @@ impl Slicing {
             self.chunk(&settings, from, to).await?;
             span.next = to;
             if to != newest {
-                // Catching up: these chunks are large enough.
+                // While this agent catches up, its chunks are large enough.
                 span.restart(to);
             } else if due == Due::Flush || due == Due::Tail && settings.max_loss.is_some() {
                 span.tail.push(chunk_of(&self.lock.replset, from, to, settings.compression));
@@ -264,8 +265,8 @@ impl Slicing {
         Ok(to < newest)
     }
 
-    /// Where a chunk that begins at `next` ends: no further than a span away, so that no catching up makes a chunk
-    /// that is too large.
+    /// Returns where a chunk that begins at `next` ends. It covers at most a span, so that chunks do not become too large
+    /// while this agent catches up.
     async fn end_of_next(&self, next: Timestamp, newest: Timestamp, span: Duration) -> Result<Timestamp> {
         let seconds = u32::try_from(span.as_secs().max(60)).unwrap_or(u32::MAX);
         let limit = Timestamp { time: next.time.saturating_add(seconds), increment: u32::MAX };
@@ -287,7 +288,7 @@ impl Slicing {
         chunk.size = i64::try_from(bytes).unwrap_or(i64::MAX);
         chunk.stored = i64::try_from(stored).ok();
         if self.control.beat_slicing(&self.lock).await?.is_none() {
-            // Another agent goes on where the index ends. The object stays: that agent may have noted it by now.
+            // Another agent continues where the index ends. The object stays, because that agent may have added it to the index.
             return Err(LockLost.into());
         }
         self.control.chunks.add(&chunk).await?;
@@ -296,12 +297,12 @@ impl Slicing {
     }
 }
 
-/// The slicing lock went to another agent.
+/// The slicing lock belongs to another agent.
 #[derive(Debug, thiserror::Error)]
 #[error("the slicing lock is held by another agent now")]
 pub struct LockLost;
 
-/// For log and status.
+/// Describes the error for the log and the status.
 #[must_use]
 pub fn gap_message(gap: Line) -> String {
     format!(
@@ -317,7 +318,7 @@ struct Span {
     /// Everything up to here is stored.
     next: Timestamp,
     begun: Instant,
-    /// The small chunks of this span, in order.
+    /// The small chunks of this span, in their order.
     tail: Vec<Chunk>,
 }
 
@@ -327,7 +328,7 @@ impl Span {
     }
 }
 
-/// Bytes written to the oplog, from looks at the size of what it holds.
+/// Estimates how many bytes were written to the oplog, from repeated readings of its size.
 #[derive(Debug, Default)]
 struct Grown {
     size: Option<u64>,
@@ -347,8 +348,8 @@ fn chunk_of(rs: &str, from: Timestamp, to: Timestamp, compression: Compression) 
     Chunk { rs: rs.to_owned(), fname, compression, start_ts: from, end_ts: to, size: 0, stored: None }
 }
 
-/// Takes chunks out of the index, then deletes their objects. While a replay may read them they stay, for
-/// [`drop_contained`] to find.
+/// Removes chunks from the index and then deletes their objects. While a replay may read them, they stay, and
+/// [`drop_contained`] removes them later.
 async fn forget(control: &Control, storage: &dyn Storage, chunks: Vec<Chunk>) {
     let Some(rs) = chunks.first().map(|chunk| chunk.rs.clone()) else { return };
     match control.locks.of(&rs).await {
@@ -358,7 +359,7 @@ async fn forget(control: &Control, storage: &dyn Storage, chunks: Vec<Chunk>) {
     }
     let names: Vec<String> = chunks.into_iter().map(|chunk| chunk.fname).collect();
     if let Err(error) = control.chunks.remove(&names).await {
-        // They say nothing wrong: the joined chunk covers them.
+        // They do no harm: the joined chunk contains all their entries.
         tracing::warn!("small chunks that were joined stay: {}", explain(&error));
         return;
     }
@@ -369,10 +370,10 @@ async fn forget(control: &Control, storage: &dyn Storage, chunks: Vec<Chunk>) {
     }
 }
 
-/// Notes chunks that were stored but not noted before a crash: those that continue the newest chunk of `rs`.
+/// Adds the chunks to the index that were stored before a crash and are not in it, if they continue the newest chunk of `rs`.
 ///
 /// # Errors
-/// The storage can't be listed, the index can't be written.
+/// The storage can't be listed, or the index can't be written.
 pub async fn adopt(control: &Control, storage: &dyn Storage, rs: &str) -> Result<()> {
     let Some(mut last) = control.chunks.last(rs).await? else { return Ok(()) };
     let folder = last.fname.rsplit_once('/').map_or(PITR, |(folder, _)| folder).to_owned();
@@ -400,7 +401,7 @@ pub async fn adopt(control: &Control, storage: &dyn Storage, rs: &str) -> Result
     Ok(())
 }
 
-/// Removes recent small chunks whose joined chunk is noted too.
+/// Removes recent small chunks whose joined chunk is in the index.
 ///
 /// # Errors
 /// The index can't be read.

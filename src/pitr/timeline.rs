@@ -1,4 +1,4 @@
-//! Pure: from oplog chunks to continuous timelines, their gaps, and the spans of time that can be restored.
+//! Computes continuous timelines from oplog chunks, with their gaps and the spans of time that can be restored. Pure functions.
 
 use crate::model::{
     backup::{BackupMeta, BackupType},
@@ -9,14 +9,14 @@ use bson::Timestamp;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 
-/// A piece of the oplog that is on the storage without a gap; both ends are entries of it.
+/// A range of the oplog that is on the storage without a gap. Both ends are entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Line {
     pub start: Timestamp,
     pub end: Timestamp,
 }
 
-/// Whole seconds, both ends included.
+/// A span in whole seconds, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Span {
     pub start: u32,
@@ -27,16 +27,16 @@ pub struct Span {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Range {
     pub range: Span,
-    /// No backup precedes it.
+    /// No backup is before it.
     #[serde(rename = "noBaseSnapshot", skip_serializing_if = "std::ops::Not::not")]
     pub no_base: bool,
 }
 
-/// What each replica set has: lines in order, none touching the next.
+/// The lines of each replica set, in their order. No line touches the next one.
 pub type Lines = BTreeMap<String, Vec<Line>>;
 
-/// Adds a chunk. Chunks of a replica set must come by start; they touch when one begins at or before the end of those
-/// before it.
+/// Adds a chunk. The chunks of a replica set must be added in the order of their start. A chunk continues a line if it begins
+/// at or before the end of that line.
 pub fn extend(lines: &mut Lines, rs: &str, chunk: Line) {
     if !lines.contains_key(rs) {
         lines.insert(rs.to_owned(), Vec::new());
@@ -48,7 +48,7 @@ pub fn extend(lines: &mut Lines, rs: &str, chunk: Line) {
     }
 }
 
-/// As [`extend`] with all of them, in any order.
+/// Adds all chunks, which may have any order. See [`extend`].
 #[must_use]
 pub fn timelines(chunks: &[Chunk]) -> Lines {
     let mut sorted: Vec<&Chunk> = chunks.iter().collect();
@@ -60,15 +60,15 @@ pub fn timelines(chunks: &[Chunk]) -> Lines {
     lines
 }
 
-/// The line that holds `at`.
+/// Returns the line that contains `at`.
 #[must_use]
 pub fn line_at(lines: &[Line], at: Timestamp) -> Option<Line> {
     let after = lines.partition_point(|line| line.start <= at);
     lines[..after].last().filter(|line| line.end >= at).copied()
 }
 
-/// How far the oplog continues a backup on every one of its replica sets: the last time that it can be restored to.
-/// `None` when some replica set has nothing that joins it.
+/// Returns the last moment to which a backup can be restored: up to there the oplog continues it on all of its replica sets.
+/// Returns `None` if no oplog continues the backup on one of them.
 #[must_use]
 pub fn reach(lines: &Lines, backup: &BackupMeta) -> Option<Timestamp> {
     let ends = backup.replsets.iter().map(|rs| {
@@ -78,7 +78,7 @@ pub fn reach(lines: &Lines, backup: &BackupMeta) -> Option<Timestamp> {
     ends.reduce(|a, b| Some(a?.min(b?))).flatten()
 }
 
-/// What every one of `members` has. A replica set without chunks voids everything.
+/// Returns the lines that all of `members` have. The result is empty if one of them has no chunks.
 #[must_use]
 pub fn common(timelines: &Lines, members: &[String]) -> Vec<Line> {
     let mut members = members.iter();
@@ -87,7 +87,7 @@ pub fn common(timelines: &Lines, members: &[String]) -> Vec<Line> {
     members.fold(of(first).to_vec(), |common, rs| overlap(&common, of(rs)))
 }
 
-/// Both are in order and touch nowhere, so one pass over each is enough.
+/// Both lists are sorted, and their lines do not touch, so one pass over each list is enough.
 fn overlap(mut a: &[Line], mut b: &[Line]) -> Vec<Line> {
     let mut out = Vec::new();
     while let (Some(x), Some(y)) = (a.first(), b.first()) {
@@ -100,14 +100,14 @@ fn overlap(mut a: &[Line], mut b: &[Line]) -> Vec<Line> {
     out
 }
 
-/// Times of which a replica set has no oplog, although it has some before and after them.
+/// A range for which a replica set has no oplog, although it has some before and after it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Gap {
     pub rs: String,
-    /// The last entry before it.
+    /// The last entry before the gap.
     #[serde(serialize_with = "whole_seconds")]
     pub from: Timestamp,
-    /// The first entry after it.
+    /// The first entry after the gap.
     #[serde(serialize_with = "whole_seconds")]
     pub to: Timestamp,
 }
@@ -117,7 +117,8 @@ fn whole_seconds<S: Serializer>(ts: &Timestamp, to: S) -> Result<S::Ok, S::Error
     to.serialize_u32(ts.time)
 }
 
-/// The gaps of each of `members`, oldest first. One that has nothing lacks all that the others have.
+/// Returns the gaps of each of `members`, the oldest first. A replica set without chunks has a
+/// single gap, which covers the chunks of all others.
 #[must_use]
 pub fn gaps(lines: &Lines, members: &[String]) -> Vec<Gap> {
     let mut out = Vec::new();
@@ -135,14 +136,14 @@ pub fn gaps(lines: &Lines, members: &[String]) -> Vec<Gap> {
     out
 }
 
-/// As the original prints them: in whole seconds, without those that are shorter.
+/// Returns the spans as the original prints them: in whole seconds, without spans that are shorter than a second.
 #[must_use]
 pub fn seconds(lines: &[Line]) -> Vec<Span> {
     let spans = lines.iter().map(|line| Span { start: line.start.time, end: line.end.time });
     spans.filter(|span| span.start < span.end).collect()
 }
 
-/// Oplog can be replayed on this backup: it is finished, of the whole cluster, and on the main storage.
+/// Whether oplog can be replayed on this backup: it is complete, contains the whole cluster, and is on the main storage.
 #[must_use]
 pub fn is_base(backup: &BackupMeta) -> bool {
     backup.status == Status::Done
@@ -151,7 +152,7 @@ pub fn is_base(backup: &BackupMeta) -> bool {
         && backup.store.profile != Some(true)
 }
 
-/// Splits spans at the first backup that they can be replayed on.
+/// Splits spans at the first backup on which they can be replayed.
 #[must_use]
 pub fn with_bases(spans: &[Span], backups: &[BackupMeta]) -> Vec<Range> {
     let mut ends: Vec<u32> = backups.iter().filter(|b| is_base(b)).map(|b| b.last_write_ts.time).collect();
