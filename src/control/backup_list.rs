@@ -3,16 +3,16 @@
 //! A resync writes in batches, and at no moment are known backups missing: first each backup that was found replaces
 //! its document, and then the documents of backups that were not found are removed.
 
-use super::{OpDocs, ops::CLEANUP_DUE};
+use super::{OpDocs, calls::Query, ops::CLEANUP_DUE};
 use crate::model::{backup::BackupMeta, config::StorageConf, names, status::Status};
 use crate::mongo::code::DUPLICATE_KEY;
 use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, doc};
-use futures::{Stream, TryStreamExt};
 use std::collections::HashSet;
 
 /// A command is one document, and the server limits documents to 16 MiB.
 const BATCH_BYTES: usize = 4 << 20;
+const READ: &str = "read admin.pbmBackups";
 const WRITE: &str = "write backups to admin.pbmBackups";
 
 /// The storage of some backups, in the form in which their documents name it.
@@ -41,14 +41,11 @@ pub struct Entry {
 
 impl OpDocs<BackupMeta> {
     /// Returns the names of the backups on a storage. Failed backups whose objects must still be removed are left out.
-    pub async fn names_on(&self, shelf: Shelf<'_>) -> Result<impl Stream<Item = Result<String>> + use<>> {
-        const READ: &str = "read admin.pbmBackups";
+    async fn names_on(&self, shelf: Shelf<'_>) -> Result<Vec<String>> {
         let mut filter = shelf.filter();
         filter.insert(CLEANUP_DUE, doc! { "$ne": true });
-        let found = self.stored.find(filter).projection(doc! { "_id": 0, "name": 1 }).await.context(READ)?;
-        Ok(found
-            .map_err(|error| anyhow::Error::new(error).context(READ))
-            .try_filter_map(async |d| Ok(d.get_str("name").ok().map(str::to_owned))))
+        let found = self.coll.find(Query::from(filter).only(doc! { "_id": 0, "name": 1 })).await.context(READ)?;
+        Ok(found.iter().filter_map(|found| found.get_str("name").ok().map(str::to_owned)).collect())
     }
 
     /// Returns the newest complete backup of all namespaces on the main storage.
@@ -56,18 +53,16 @@ impl OpDocs<BackupMeta> {
         let mut filter = Shelf::Main.filter();
         filter
             .extend(doc! { "status": Status::Done.as_str(), "nss": { "$in": [Bson::Null, Bson::Array(Vec::new())] } });
-        let found =
-            self.stored.find_one(filter).sort(doc! { "start_ts": -1 }).await.context("read admin.pbmBackups")?;
+        let newest = Query::from(filter).sorted(doc! { "start_ts": -1 });
+        let found = self.coll.find_one(newest).await.context(READ)?;
         Ok(found.and_then(|found| self.unreadable.read(names::BACKUPS, found)))
     }
 
     /// Returns the names and storages of all complete backups. A backup whose storage can't be read is left out.
     pub async fn places_of_done(&self) -> Result<Vec<(String, StorageConf)>> {
-        const READ: &str = "read admin.pbmBackups";
-        let done =
-            self.stored.find(doc! { "status": Status::Done.as_str() }).projection(doc! { "name": 1, "store": 1 });
-        let done: Vec<Document> =
-            done.sort(doc! { "start_ts": 1 }).await.context(READ)?.try_collect().await.context(READ)?;
+        let done = Query::from(doc! { "status": Status::Done.as_str() });
+        let done = done.sorted(doc! { "start_ts": 1 }).only(doc! { "name": 1, "store": 1 });
+        let done = self.coll.find(done).await.context(READ)?;
         let place = |backup: &Document| {
             let store = bson::deserialize_from_document(backup.get_document("store").ok()?.clone()).ok()?;
             Some((backup.get_str("name").ok()?.to_owned(), store))
@@ -77,7 +72,7 @@ impl OpDocs<BackupMeta> {
 
     /// Returns the number of known backups on a storage.
     pub async fn count_on(&self, shelf: Shelf<'_>) -> Result<u64> {
-        self.stored.count_documents(shelf.filter()).await.context("count the backups in admin.pbmBackups")
+        self.coll.count(shelf.filter()).await.context("count the backups in admin.pbmBackups")
     }
 
     /// Writes the backups that were found on a storage. Each replaces the document of the same name. Returns the names
@@ -107,15 +102,9 @@ impl OpDocs<BackupMeta> {
         Ok(kept)
     }
 
-    /// The driver's method for many documents works only with newer servers, but old servers know the command itself.
     async fn put_batch(&self, batch: Vec<(&str, Document)>) -> Result<Vec<String>> {
         let (names, updates): (Vec<&str>, Vec<Document>) = batch.into_iter().unzip();
-        let mut command = doc! { "update": self.stored.name(), "updates": updates, "ordered": false };
-        if let Some(concern) = self.stored.write_concern() {
-            command.insert("writeConcern", bson::serialize_to_document(concern).context("encode the write concern")?);
-        }
-        let db = self.stored.client().database(&self.stored.namespace().db);
-        let answer = db.run_command(command).await.context(WRITE)?;
+        let answer = self.coll.replace_many(updates).await.context(WRITE)?;
         if let Some(error) = answer.get("writeConcernError") {
             bail!("{WRITE}: {error}");
         }
@@ -134,15 +123,14 @@ impl OpDocs<BackupMeta> {
     /// Removes the documents of a storage's backups whose names are not in `there`. The documents of failed backups
     /// whose objects must still be removed stay. Returns how many documents were removed.
     pub async fn drop_others(&self, shelf: Shelf<'_>, there: &HashSet<String>) -> Result<u64> {
-        let gone = self.names_on(shelf).await?.try_filter(|name| std::future::ready(!there.contains(name)));
-        let mut batches = std::pin::pin!(gone.try_chunks(1000));
+        let mut gone = self.names_on(shelf).await?;
+        gone.retain(|name| !there.contains(name));
         let mut dropped = 0;
-        while let Some(names) = batches.try_next().await.map_err(|error| error.1)? {
+        for names in gone.chunks(1000) {
             let mut filter = shelf.filter();
             filter.insert("name", doc! { "$in": names });
             filter.insert(CLEANUP_DUE, doc! { "$ne": true });
-            let done = self.stored.delete_many(filter).await.context("remove backups from admin.pbmBackups")?;
-            dropped += done.deleted_count;
+            dropped += self.coll.delete_many(filter).await.context("remove backups from admin.pbmBackups")?;
         }
         self.bell.ring().await;
         Ok(dropped)
@@ -150,8 +138,8 @@ impl OpDocs<BackupMeta> {
 
     /// Removes the documents of all backups of a profile, when the profile is removed.
     pub async fn drop_profile(&self, profile: &str) -> Result<u64> {
-        let done = self.stored.delete_many(Shelf::Profile(profile).filter()).await;
+        let dropped = self.coll.delete_many(Shelf::Profile(profile).filter()).await;
         self.bell.ring().await;
-        Ok(done.context("remove the profile's backups from admin.pbmBackups")?.deleted_count)
+        dropped.context("remove the profile's backups from admin.pbmBackups")
     }
 }

@@ -7,16 +7,13 @@
 //! `pbmOpLog`, and the indexes of that collection are sparse, so they skip empty documents. The original inserts a
 //! document for each lock that it takes, and these documents ring the bell, too.
 
-use super::{
-    calls::Query,
-    table::{Home, Table},
-};
+use super::table::{Home, Table};
 use crate::model::names;
 use anyhow::Result;
 use bson::doc;
 use futures::StreamExt;
 use mongodb::options::{Acknowledgment, CollectionOptions, ReadConcern, WriteConcern};
-use std::time::Duration;
+use std::{future::pending, time::Duration};
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -69,14 +66,12 @@ impl Bell {
     }
 
     async fn listen(&self) -> mongodb::error::Result<()> {
-        let id = doc! { "_id": 1 };
-        // A cursor on an empty collection would stay at its end for ever (see `can_be_tailed`).
-        if self.rings.find_one(Query::default().only(id.clone())).await?.is_none() {
+        if !self.rings.can_be_tailed().await? {
             return Ok(());
         }
         // The count of old rings lets the cursor skip them. Otherwise the server would send up to 10 MiB of them.
-        let old = self.rings.count().await?;
-        let mut rings = self.rings.tail(Some(id), old.saturating_sub(IN_BETWEEN)).await?;
+        let old = self.rings.count(doc! {}).await?;
+        let mut rings = self.rings.tail(Some(doc! { "_id": 1 }), old.saturating_sub(IN_BETWEEN)).await?;
         while let Some(ring) = rings.next().await {
             ring?;
             self.heard.send_modify(|n| *n += 1);
@@ -96,6 +91,22 @@ impl Bell {
         look: impl Fn() -> F,
     ) -> Result<Waited<T, M>> {
         until(|| self.waiter(), limit, cancelled, look).await
+    }
+
+    /// Does the same as [`Self::until`], but nobody can cancel it. Returns the value, or the reason from the last read.
+    ///
+    /// # Errors
+    /// The error that `look` returned.
+    pub async fn within<T, M, F: Future<Output = Result<Look<T, M>>>>(
+        &self,
+        limit: Duration,
+        look: impl Fn() -> F,
+    ) -> Result<std::result::Result<T, M>> {
+        match self.until(limit, pending(), look).await? {
+            Waited::Found(found) => Ok(Ok(found)),
+            Waited::TimedOut(missing) => Ok(Err(missing)),
+            Waited::Cancelled => unreachable!("nobody can cancel it"),
+        }
     }
 
     /// Returns a waiter for the rings from now on. Create it *before* you read the state that you wait to change.
@@ -192,7 +203,7 @@ impl Waiter {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{cell::Cell, future::pending, sync::Arc};
+    use std::{cell::Cell, sync::Arc};
     use tokio::time::{advance, sleep};
 
     const LIMIT: Duration = Duration::from_secs(30);

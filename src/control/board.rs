@@ -80,20 +80,6 @@ impl<T: Plane> ControlBoard<T> {
         Ok(Some(Board { cluster: status(&document)?, error: text(&document, "error"), hb, members: Vec::new(), now }))
     }
 
-    /// Writes the heartbeat of the operation's leader every few seconds. Never returns.
-    pub async fn keep_beating(&self) {
-        loop {
-            let beat = async {
-                let now = self.control.cluster_time().await?;
-                self.docs.beat(&self.name, now).await
-            };
-            if let Err(error) = beat.await {
-                tracing::warn!("{}", explain(&error));
-            }
-            tokio::time::sleep(HEARTBEAT).await;
-        }
-    }
-
     /// Writes that this member, and so the cluster, ended without success. It tries for a long time, because the
     /// failure is often caused by an unreachable database. An unsuccessful end of any member ends the operation in the
     /// cluster, so that no member has to wait for the leader to notice.

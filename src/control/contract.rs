@@ -4,7 +4,7 @@
 //! It proves that [`super::memory`] behaves like the server in tests: conditional updates, unique keys, staleness by
 //! cluster time, the order of commands and rings, and that every reader sees a write after it was confirmed.
 
-use super::{Commands, Control, Debt, OpDocs, OpDocument, Order, TakeLock, Withdrawal};
+use super::{Commands, Control, Debt, Entry, OpDocs, OpDocument, Order, Shelf, TakeLock, Withdrawal};
 use crate::model::{
     agent::AgentStat,
     backup::{BackupMeta, Nomination},
@@ -16,7 +16,7 @@ use crate::model::{
 };
 use anyhow::Result;
 use bson::{Bson, Document, Timestamp, doc};
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 use tokio::{sync::mpsc, time::timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -38,6 +38,7 @@ async fn check_all(here: &Control, there: &Control) -> Result<()> {
     operations_end_once(&here.restores, &there.restores).await?;
     parts_of_replica_sets(here, there).await?;
     debts(here, there).await?;
+    backups_found_by_a_resync(here, there).await?;
     only_failed_backups_ask_for_a_clean_up(here).await?;
     nominations(here, there).await?;
     lines_of_agents(here, there).await?;
@@ -236,6 +237,31 @@ async fn parts_of_replica_sets(here: &Control, there: &Control) -> Result<()> {
     assert!(second.status == Status::Error && second.error.as_deref() == Some("why"));
     assert!(second.txn_set && second.stat.txn.partial == 3 && second.conditions.len() == 2);
     here.restores.remove("r").await
+}
+
+async fn backups_found_by_a_resync(here: &Control, there: &Control) -> Result<()> {
+    let on = |name: &str, store: Document, size: i64| -> BackupMeta {
+        operation(doc! { "name": name, "status": "done", "start_ts": size, "store": store, "size": size })
+    };
+    let second = || doc! { "type": "filesystem", "profile": true, "name": "second" };
+    let found = |backup: BackupMeta, wins: bool| Entry { backup, wins };
+    let main = doc! { "type": "filesystem" };
+    let kept = here.backups.put_found(Shelf::Main, &[found(on("a", main.clone(), 1), true)]).await?;
+    assert!(kept.is_empty());
+    let both = [found(on("a", second(), 2), false), found(on("b", second(), 3), false)];
+    assert_eq!(there.backups.put_found(Shelf::Profile("second"), &both).await?, ["a"], "it stays with its storage");
+    let sizes = async || -> Result<Vec<(String, i64)>> {
+        Ok(there.backups.all().await?.into_iter().map(|it| (it.name, it.size)).collect())
+    };
+    assert_eq!(sizes().await?, [("a".to_owned(), 1), ("b".to_owned(), 3)]);
+    here.backups.put_found(Shelf::Profile("second"), &[found(on("b", second(), 4), false)]).await?;
+    here.backups.put_found(Shelf::Main, &[found(on("c", main, 5), true)]).await?;
+    assert_eq!((there.backups.count_on(Shelf::Main).await?, there.backups.places_of_done().await?.len()), (2, 3));
+    assert_eq!(there.backups.newest_full().await?.map(|it| it.name).as_deref(), Some("c"));
+    assert_eq!(here.backups.drop_others(Shelf::Main, &HashSet::from(["a".to_owned()])).await?, 1);
+    assert_eq!(sizes().await?, [("a".to_owned(), 1), ("b".to_owned(), 4)]);
+    assert_eq!(here.backups.drop_profile("second").await?, 1);
+    here.backups.remove("a").await
 }
 
 async fn debts(here: &Control, there: &Control) -> Result<()> {

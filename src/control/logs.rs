@@ -1,5 +1,6 @@
 //! `pbmLog`: the log lines of all agents (docs/format.md C.11).
 
+use super::table::can_be_tailed;
 use crate::model::{
     command::name,
     log::{LogEntry, Severity},
@@ -120,7 +121,7 @@ impl Logs {
     /// Returns matching lines in the order in which they are written, beginning with the oldest stored line, and then
     /// each new line. The stream ends when the server drops the cursor; on an empty collection it does so at once.
     pub async fn follow(&self, query: &LogQuery) -> Result<impl Stream<Item = Result<LogEntry>> + use<>> {
-        if !super::can_be_tailed(&self.coll).await.context("follow admin.pbmLog")? {
+        if !can_be_tailed(&self.coll).await.context("follow admin.pbmLog")? {
             return Ok(stream::empty().left_stream());
         }
         let cursor = self

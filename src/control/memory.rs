@@ -14,7 +14,10 @@ use super::{
     calls::{Query, Updated},
     setup,
 };
-use crate::mongo::Server;
+use crate::mongo::{
+    Server,
+    code::{DUPLICATE_KEY, is_duplicate_key},
+};
 use bson::{Document, Timestamp, doc, oid::ObjectId};
 use futures::{
     FutureExt,
@@ -291,6 +294,25 @@ impl Collection {
             Ok(before)
         })
         .await
+    }
+
+    /// Answers like the command `update`, whose `updates` replace or insert one document each.
+    pub async fn replace_many(&self, updates: Vec<Document>) -> Result<Document> {
+        let mut errors = Vec::new();
+        for (index, update) in updates.into_iter().enumerate() {
+            let part = |key: &str| update.get_document(key).cloned().unwrap_or_default();
+            match self.replace(part("q"), part("u")).await {
+                Err(error) if is_duplicate_key(&error) => {
+                    errors.push(doc! { "index": index as i32, "code": DUPLICATE_KEY, "errmsg": error.to_string() });
+                }
+                done => drop(done?),
+            }
+        }
+        Ok(if errors.is_empty() {
+            doc! {}
+        } else {
+            doc! { "writeErrors": errors }
+        })
     }
 
     pub async fn delete(&self, filter: Document, reach: Reach) -> Result<u64> {

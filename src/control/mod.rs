@@ -23,7 +23,8 @@ mod configs;
 pub mod contract;
 mod locks;
 mod logs;
-pub mod memory;
+#[cfg_attr(not(test), expect(dead_code, reason = "only tests have their collections in memory"))]
+pub(crate) mod memory;
 mod ops;
 mod order;
 mod pitr;
@@ -49,7 +50,7 @@ pub use unreadable::Unreadable;
 use crate::model::{backup::BackupMeta, names, restore::RestoreMeta};
 use crate::mongo::{self, Server};
 use anyhow::{Context, Result};
-use bson::{Document, Timestamp, doc};
+use bson::{Timestamp, doc};
 use mongodb::{
     Client, Database,
     options::{DatabaseOptions, ReadConcern},
@@ -98,7 +99,8 @@ impl Control {
     /// Creates the handles for a cluster in memory. PITR's collections and the log are not in memory, so they use
     /// `client`.
     #[must_use]
-    pub fn in_memory(link: memory::Link, client: Client) -> Self {
+    #[cfg_attr(not(test), expect(dead_code, reason = "only tests have their collections in memory"))]
+    pub(crate) fn in_memory(link: memory::Link, client: Client) -> Self {
         let db = client.database(names::CONTROL_DB);
         Self::at(&Home::Memory(link.clone()), Arc::new(link), client, db)
     }
@@ -121,8 +123,8 @@ impl Control {
         let unreadable = Unreadable::default();
         Self {
             commands: Commands::new(home, &leader, &bell),
-            backups: OpDocs::new(home, &db, &bell, &unreadable),
-            restores: OpDocs::new(home, &db, &bell, &unreadable),
+            backups: OpDocs::new(home, &bell, &unreadable),
+            restores: OpDocs::new(home, &bell, &unreadable),
             locks: Locks::new(home, &bell),
             agents: Agents::new(home, &unreadable),
             config: Configs::new(home, &bell),
@@ -188,17 +190,6 @@ impl Control {
         self.bell.ring().await;
         self.cluster_time().await
     }
-}
-
-/// Whether a tailable cursor on `coll` will return new documents.
-///
-/// The server keeps a tailable cursor only if the collection has a document when the cursor is checked, *after* its
-/// first read. If the first document arrives between the read and the check, the cursor is kept but stays at its end
-/// for ever. So no cursor is opened before the collection has a document.
-async fn can_be_tailed<T: Send + Sync>(coll: &mongodb::Collection<T>) -> mongodb::error::Result<bool> {
-    let coll = coll.clone_with_type::<Document>();
-    let any = coll.find_one(doc! {}).projection(doc! { "_id": 1 });
-    Ok(any.read_concern(ReadConcern::local()).await?.is_some())
 }
 
 /// Returns the wall-clock time in unix seconds, as in `*_ts` fields.

@@ -19,7 +19,6 @@ use crate::model::{
 use crate::mongo::code::is_duplicate_key;
 use anyhow::{Context, Result};
 use bson::{Bson, Document, Timestamp, doc};
-use mongodb::{Collection, Database};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{marker::PhantomData, sync::Arc};
 
@@ -48,9 +47,7 @@ impl OpDocument for RestoreMeta {
 /// Reads and writes operations of one kind.
 #[derive(Debug)]
 pub struct OpDocs<T> {
-    coll: Table,
-    /// The same collection, for writes that only a resync makes.
-    pub(super) stored: Collection<Document>,
+    pub(super) coll: Table,
     pub(super) bell: Arc<Bell>,
     pub(super) unreadable: Unreadable,
     kind: PhantomData<fn() -> T>,
@@ -58,8 +55,8 @@ pub struct OpDocs<T> {
 
 impl<T> Clone for OpDocs<T> {
     fn clone(&self) -> Self {
-        let (coll, stored, bell) = (self.coll.clone(), self.stored.clone(), self.bell.clone());
-        Self { coll, stored, bell, unreadable: self.unreadable.clone(), kind: PhantomData }
+        let (coll, bell) = (self.coll.clone(), self.bell.clone());
+        Self { coll, bell, unreadable: self.unreadable.clone(), kind: PhantomData }
     }
 }
 
@@ -119,9 +116,9 @@ fn condition(status: Status, error: &str) -> Document {
 }
 
 impl<T: OpDocument> OpDocs<T> {
-    pub(super) fn new(home: &Home, db: &Database, bell: &Arc<Bell>, unreadable: &Unreadable) -> Self {
-        let (coll, stored) = (home.table(T::COLLECTION), db.collection(T::COLLECTION));
-        Self { coll, stored, bell: bell.clone(), unreadable: unreadable.clone(), kind: PhantomData }
+    pub(super) fn new(home: &Home, bell: &Arc<Bell>, unreadable: &Unreadable) -> Self {
+        let coll = home.table(T::COLLECTION);
+        Self { coll, bell: bell.clone(), unreadable: unreadable.clone(), kind: PhantomData }
     }
 
     pub(super) fn decode(document: Document) -> Result<T> {

@@ -8,12 +8,12 @@ use super::{
     calls::{Query, Updated},
     memory,
 };
-use bson::Document;
+use bson::{Document, doc};
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
 use mongodb::{
     Collection, Database,
     error::Result,
-    options::{CollectionOptions, CursorType},
+    options::{CollectionOptions, CursorType, ReadConcern},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -166,11 +166,36 @@ impl Table {
         }
     }
 
-    /// Returns the number of documents.
-    pub async fn count(&self) -> Result<u64> {
+    /// Makes many replacements, each as `{q, u, upsert: true}`, in any order. Returns the answer of the command `update`, with
+    /// the failed replacements in `writeErrors`.
+    ///
+    /// The driver has a method for this, but that method needs a newer server.
+    pub async fn replace_many(&self, updates: Vec<Document>) -> Result<Document> {
         match self {
-            Self::Server(coll) => coll.count_documents(Document::new()).await,
-            Self::Memory(coll) => Ok(coll.find(Query::default()).await?.len() as u64),
+            Self::Server(coll) => {
+                let mut command = doc! { "update": coll.name(), "updates": updates, "ordered": false };
+                if let Some(concern) = coll.write_concern() {
+                    command.insert("writeConcern", bson::serialize_to_document(concern)?);
+                }
+                coll.client().database(&coll.namespace().db).run_command(command).await
+            }
+            Self::Memory(coll) => coll.replace_many(updates).await,
+        }
+    }
+
+    /// Returns the number of documents that match.
+    pub async fn count(&self, filter: Document) -> Result<u64> {
+        match self {
+            Self::Server(coll) => coll.count_documents(filter).await,
+            Self::Memory(coll) => Ok(coll.find(Query::from(filter)).await?.len() as u64),
+        }
+    }
+
+    /// Whether [`Self::tail`] will return new documents.
+    pub async fn can_be_tailed(&self) -> Result<bool> {
+        match self {
+            Self::Server(coll) => can_be_tailed(coll).await,
+            Self::Memory(coll) => Ok(!coll.find(Query::default()).await?.is_empty()),
         }
     }
 
@@ -185,4 +210,15 @@ impl Table {
             Self::Memory(coll) => Ok(coll.tail(skip)),
         }
     }
+}
+
+/// Whether a tailable cursor on `coll` will return new documents.
+///
+/// The server keeps a tailable cursor only if the collection has a document when the cursor is checked, *after* its
+/// first read. If the first document arrives between the read and the check, the cursor is kept but stays at its end
+/// for ever. So no cursor is opened before the collection has a document.
+pub(super) async fn can_be_tailed<T: Send + Sync>(coll: &Collection<T>) -> Result<bool> {
+    let coll = coll.clone_with_type::<Document>();
+    let any = coll.find_one(doc! {}).projection(doc! { "_id": 1 });
+    Ok(any.read_concern(ReadConcern::local()).await?.is_some())
 }

@@ -5,8 +5,8 @@ use crate::{
     archive::meta::NamespaceKind,
     model::{backup::BackupReplset, compression::Compression},
     restore::{
-        legacy_archive::{Contents, aside_name, databases, inspect},
-        plan::namespaces::Wish,
+        legacy_archive::{Contents, databases, inspect},
+        plan::namespaces::{Wish, aside_name},
     },
     storage::{memory::Memory, read_all, write_all},
 };

@@ -4,9 +4,9 @@
 //! `pbmConfig` and every document of `pbmBackups` contain them.
 
 use crate::model::names::{self, TMP_ROLES, TMP_USERS};
-use crate::raw::{self, New, fields, find, rewrite};
+use crate::raw::{self, New, Writer, fields, find, rewrite};
 use anyhow::{Context, Result};
-use bson::{RawDocument, RawDocumentBuf, Timestamp, raw::cstr, rawdoc};
+use bson::{RawDocument, RawDocumentBuf, Timestamp, rawdoc};
 
 /// Decides what is stored for an entry.
 #[derive(Debug, PartialEq)]
@@ -47,13 +47,14 @@ pub fn judge(entry: &RawDocument) -> Result<Verdict> {
 /// # Errors
 /// The entry is not well-formed.
 pub fn no_op(entry: &RawDocument, ts: Timestamp) -> Result<RawDocumentBuf> {
-    let mut no_op = rawdoc! { "op": "n", "ns": "", "o": { "msg": "left out" }, "ts": ts };
-    for key in [cstr!("t"), cstr!("v"), cstr!("wall")] {
-        if let Some(value) = entry.get(key).context("read an oplog entry")? {
-            no_op.append(key, value);
-        }
+    let mut no_op = Writer::new();
+    for field in fields(&rawdoc! { "op": "n", "ns": "", "o": { "msg": "left out" }, "ts": ts }) {
+        no_op.copy(&field.context("write a no-op")?);
     }
-    Ok(no_op)
+    for field in ["t", "v", "wall"].iter().filter_map(|name| find(entry, name)) {
+        no_op.copy(&field);
+    }
+    Ok(no_op.finish())
 }
 
 fn text<'a>(document: &'a RawDocument, name: &str) -> Option<&'a str> {

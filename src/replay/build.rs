@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::str::FromStr;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use bson::{Bson, Document, doc, rawdoc};
 use mongodb::Client;
 
@@ -147,13 +147,8 @@ async fn complete(
 /// of the names.
 async fn rename(target: &Target, db: &str, key: &Key, from: &str, to: &str) -> Result<()> {
     let command = rawdoc! {"renameCollection": format!("{db}.{from}"), "to": format!("{db}.{to}"), "stayTemp": false};
-    let reply = target.apply_ops(Mode::InitialSync, &[&command_document(db, key, &command)]).await?;
-    match reply.refusal {
-        Some(refusal) => {
-            bail!("rename {db}.{from} to {to} for a while: error {}: {}", refusal.code, refusal.message)
-        }
-        None => Ok(()),
-    }
+    let renamed = target.apply_all(Mode::InitialSync, &[&command_document(db, key, &command)]).await;
+    renamed.with_context(|| format!("rename {db}.{from} to {to} for a while"))
 }
 
 /// Drops a bucket collection that has the name of an ordinary collection, if it is empty. Returns whether it was
@@ -172,9 +167,7 @@ async fn drop_empty_buckets(target: &Target, db: &str, buckets: &str) -> Result<
         // The form of an oplog entry drops the buckets. The ordinary command would drop the collection that has the
         // name of the series.
         let drop = command_document(db, &Key::name(db, buckets), &rawdoc! {"drop": buckets});
-        if let Some(refusal) = target.apply_ops(Mode::InitialSync, &[&drop]).await?.refusal {
-            bail!("drop {db}.{buckets}: error {}: {}", refusal.code, refusal.message);
-        }
+        target.apply_all(Mode::InitialSync, &[&drop]).await.with_context(|| format!("drop {db}.{buckets}"))?;
     }
     Ok(empty)
 }

@@ -304,8 +304,6 @@ async fn delete_by_uuid(target: &Target, ns: &str, uuid: [u8; 16]) -> Result<()>
             return Ok(());
         }
         let batch: Vec<&RawDocument> = ops.iter().map(AsRef::as_ref).collect();
-        if let Some(refusal) = target.apply_ops(Mode::InitialSync, &batch).await?.refusal {
-            bail!("error {}: {}", refusal.code, refusal.message);
-        }
+        target.apply_all(Mode::InitialSync, &batch).await?;
     }
 }

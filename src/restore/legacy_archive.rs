@@ -6,7 +6,7 @@
 //! checksum of every namespace, and sets aside the collections that are needed besides the one pass that loads the
 //! others: users, roles and routing tables.
 
-use super::plan::namespaces::{Fate, Wish, fate};
+use super::plan::namespaces::{Fate, Wish, aside_name, fate};
 use crate::model::names::BUCKETS;
 use crate::{
     archive::{
@@ -35,12 +35,6 @@ pub struct Contents {
     pub aside: Arc<Memory>,
     /// The objects of the archive and the oplog, if they exist.
     pub objects: Vec<ObjectInfo>,
-}
-
-/// Returns the name under which a collection is set aside.
-#[must_use]
-pub fn aside_name(db: &str, coll: &str) -> String {
-    format!("{db}.{coll}")
 }
 
 /// Reads the archive to its end.

@@ -3,6 +3,7 @@
 
 mod chosen;
 mod compatibility;
+mod drops;
 pub mod members;
 pub mod moment;
 pub mod namespaces;
@@ -12,26 +13,25 @@ pub mod slices;
 mod target;
 pub mod version;
 
+pub use compatibility::restorable;
 pub use target::{Target, TargetNamespace};
 
 use self::{
-    namespaces::{Fate, Wish, fate},
+    namespaces::{Fate, Wish, aside_name, fate},
     options::fit,
     slices::OplogObject,
 };
-use super::legacy_archive::aside_name;
 use crate::{
     archive::meta::{NamespaceKind, NamespaceMeta},
-    layout::{self, ReplsetLayout},
+    layout::ReplsetLayout,
     model::{
-        backup::{BackupMeta, BackupReplset, BackupType},
+        backup::{BackupMeta, BackupReplset},
         chunk::Chunk,
         compression::Compression,
-        names::{BUCKETS, PBM_VERSION, series_name},
-        status::Status,
+        names::{BUCKETS, series_name},
     },
-    replay::{followed_names::Followed, temporary_names},
-    routing::{OWN, tables::RoutingSource},
+    replay::followed_names::Followed,
+    routing::tables::RoutingSource,
     snapshot::{stored::StoredDocuments, unpack::Packed},
     storage::ObjectInfo,
 };
@@ -162,47 +162,7 @@ pub struct Facts<'a> {
     pub sharded: bool,
 }
 
-/// Returns the replica set's part of the backup if this program can restore it: the backup must be finished, logical
-/// and of a known layout.
-///
-/// Call this before `metadata.json` is read, because other layouts have no such file.
-pub fn restorable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupReplset, Refusal> {
-    let mut reasons = Vec::new();
-    if backup.kind != BackupType::Logical {
-        reasons.push(format!("it is a {} backup, not a logical one", backup.kind));
-    }
-    if let layout::Origin::Unknown = layout::origin(&backup.pbm_version) {
-        reasons.push(format!(
-            "version {} made it, and this program knows the files of versions up to {PBM_VERSION}; use one of that generation",
-            backup.pbm_version
-        ));
-    }
-    if backup.status != Status::Done {
-        let error = backup.error.as_deref().filter(|error| !error.is_empty());
-        reasons.push(format!(
-            "its status is '{}'{}",
-            backup.status,
-            error.map(|error| format!(" ({error})")).unwrap_or_default()
-        ));
-    }
-    let found = backup.replsets.iter().find(|part| part.name == rs);
-    match found {
-        None => {
-            let names: Vec<_> = backup.replsets.iter().map(|part| part.name.as_str()).collect();
-            reasons.push(format!("it has no replica set '{rs}' (it has: {})", names.join(", ")));
-        }
-        Some(part) if part.status != Status::Done => {
-            reasons.push(format!("the status of its replica set '{rs}' is '{}'", part.status));
-        }
-        Some(_) => {}
-    }
-    match found {
-        Some(part) if reasons.is_empty() => Ok(part),
-        _ => Err(Refusal { backup: backup.name.clone(), reasons }),
-    }
-}
-
-/// Plans the restore, or says everything that stands against it.
+/// Plans the restore, or returns all reasons against it.
 pub fn plan(facts: &Facts<'_>) -> Result<RestorePlan, Refusal> {
     let part = restorable(facts.backup, facts.rs)?;
     let mut draft = Draft::new(facts);
@@ -281,7 +241,7 @@ impl<'a> Draft<'a> {
         for meta in self.facts.remains {
             let data = self.find_data(meta, meta.remains_in(&self.layout));
             let meta = &self.facts.wish.renamed(meta);
-            // They go with what has the name of their series.
+            // They are restored if the namespace with the name of their series is.
             let name = series_name(&meta.coll);
             if fate(&meta.db, name, self.facts.wish) == Fate::Restore {
                 // The server has set the options of these buckets, and users do not set such options.
@@ -346,66 +306,6 @@ impl<'a> Draft<'a> {
             if let Some(complaint) = complaint {
                 self.warnings.push(format!("'{ns}' gets a new UUID in place of {uuid}, {complaint}"));
                 planned.meta.uuid = None;
-            }
-        }
-    }
-
-    /// Plans to drop every namespace of the target whose name is in the backup, or is created, renamed or dropped by
-    /// the oplog: the replay begins before that change of names, so the target's namespace is from a later time. If the
-    /// target has the UUID of such a collection under another name, the collection was renamed later and is dropped,
-    /// too. Otherwise the server would not create the collection under its old name, but rename the existing one, which
-    /// has newer documents.
-    fn plan_drops(&mut self) {
-        let by_uuid: HashMap<_, _> =
-            self.taken.values().filter_map(|planned| Some((planned.meta.uuid?.bytes(), &planned.meta))).collect();
-        let facts = self.facts;
-        let mut extra = Vec::new();
-        for there in &facts.target.namespaces {
-            let name = series_name(&there.coll);
-            if self.taken.contains_key(&(there.db.clone(), name.to_owned())) {
-                self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
-                continue;
-            }
-            if self.is_replayed(there) {
-                self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
-                continue;
-            }
-            let meta = there.uuid.and_then(|uuid| by_uuid.get(&uuid.bytes()));
-            let of_backup = meta.map(|meta| (format!("{}.{}", meta.db, meta.coll), "of the backup"));
-            let of_oplog = || Some((self.replayed_as(there)?, "of the oplog that is replayed"));
-            let Some((old, whose)) = of_backup.or_else(of_oplog) else {
-                extra.push(there);
-                continue;
-            };
-            let now = there.to_string();
-            if temporary_names::is_temporary(&there.coll) {
-                self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
-            } else if !self.facts.wish.selection.wants(&there.db, &there.coll) {
-                self.reasons.push(format!(
-                    "'{now}' on the target is '{old}' {whose}, renamed since then, and is not selected: it would be lost; \
-                     copy it to another collection and drop it, or select it too"
-                ));
-            } else if there.is_droppable() {
-                self.warnings.push(format!("'{now}' is dropped: it is '{old}' {whose}, renamed since then"));
-                self.drops.insert(Drop { db: there.db.clone(), coll: there.coll.clone() });
-            } else {
-                self.reasons.push(format!("'{now}' on the target has the UUID of '{old}' and cannot be dropped"));
-            }
-        }
-        extra.into_iter().for_each(|there| self.look_at_extra(there));
-    }
-
-    /// Refuses databases whose names differ only in case. The server also refuses them, but only when the second one is
-    /// created.
-    fn check_database_names(&mut self) {
-        let there: BTreeSet<_> = self.facts.target.namespaces.iter().map(|ns| ns.db.as_str()).collect();
-        let selection = &self.facts.wish.selection;
-        let replayed = self.facts.followed.into_iter().flat_map(|followed| &followed.databases);
-        let replayed = replayed.map(String::as_str).filter(|db| selection.touches(db) && !OWN.contains(db));
-        let wanted: BTreeSet<_> = self.taken.keys().map(|(db, _)| db.as_str()).chain(replayed).collect();
-        for db in wanted {
-            if let Some(other) = there.iter().find(|other| **other != db && other.eq_ignore_ascii_case(db)) {
-                self.reasons.push(format!("database '{db}' cannot be beside '{other}', which the target has"));
             }
         }
     }

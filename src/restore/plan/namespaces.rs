@@ -107,6 +107,12 @@ pub enum Fate {
     Leave(&'static str),
 }
 
+/// Returns the name under which a collection from the archive of a backup made before 2.0 is set aside.
+#[must_use]
+pub fn aside_name(db: &str, coll: &str) -> String {
+    format!("{db}.{coll}")
+}
+
 /// Decides how one namespace of a backup is handled, by its name in `metadata.json`.
 #[must_use]
 pub fn fate(db: &str, coll: &str, wish: &Wish) -> Fate {

@@ -1,7 +1,7 @@
 use super::version::Version;
 use super::*;
 use crate::layout::format_ts;
-use crate::model::selection::Selection;
+use crate::model::{backup::BackupType, selection::Selection, status::Status};
 use bson::{Document, doc};
 use std::collections::HashSet;
 
