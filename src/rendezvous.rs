@@ -299,16 +299,13 @@ pub async fn watch(board: &dyn Rendezvous, role: Role) -> Why {
     }
 }
 
-/// Runs one member's recipe to its end; dropping it stops its tasks. `beats`, which never ends, shows meanwhile that the
-/// leader lives, and `watch` tells when there is nothing left to work for. A fault of the program ends the operation as
-/// any error does, so that nobody has to wait for it.
+/// Runs one member's recipe to its end. If this future is dropped, the recipe's tasks stop. `watch` ends when the other
+/// members make the work useless. A fault of the program ends the operation like any error, so that no member waits for it.
 ///
 /// # Errors
-/// What the recipe failed with, what `watch` gave, or [`Why::Cancelled`].
+/// The error of the recipe, the result of `watch`, or [`Why::Cancelled`].
 pub async fn supervise(
-    role: Role,
     recipe: impl Future<Output = anyhow::Result<()>>,
-    beats: impl Future<Output = ()>,
     watch: impl Future<Output = Why>,
     cancel: &Cancel,
 ) -> anyhow::Result<()> {
@@ -316,7 +313,6 @@ pub async fn supervise(
         result = AssertUnwindSafe(cancel.while_held(recipe)).catch_unwind() => result.unwrap_or_else(|panic| Err(fault(panic.as_ref()))),
         () = cancel.cancelled() => Err(Why::Cancelled.into()),
         why = watch => Err(why.into()),
-        () = beats, if role == Role::Leader => unreachable!("heartbeats have no end"),
     }
 }
 
@@ -442,13 +438,13 @@ mod tests {
     async fn a_fault_or_a_cancellation_ends_a_recipe() {
         let cancel = Cancel::default();
         let run = async |recipe: BoxFuture<'static, anyhow::Result<()>>| {
-            supervise(Role::Leader, recipe, pending(), pending(), &cancel).await.map_err(|e| e.to_string())
+            supervise(recipe, pending(), &cancel).await.map_err(|e| e.to_string())
         };
         assert_eq!(run(async { Ok(()) }.boxed()).await, Ok(()));
         let fault = run(async { panic!("index {}", 7) }.boxed()).await.expect_err("a fault");
         assert!(fault.contains("index 7"), "{fault}");
         cancel.end(Early::Asked);
-        let error = supervise(Role::Follower, pending(), async {}, pending(), &cancel).await.expect_err("cancelled");
+        let error = supervise(pending(), pending(), &cancel).await.expect_err("cancelled");
         assert_eq!(Cancel::default().early_end(&error), Some(Early::Asked));
     }
 
@@ -528,7 +524,7 @@ mod tests {
         let failed = Some(board(Status::Error, FRESH, vec![]));
         let cancel = Cancel::default();
         let told = Told(Mutex::new(vec![running(), running(), failed]));
-        let work = supervise(Role::Follower, pending(), pending(), watch(&told, Role::Follower), &cancel);
+        let work = supervise(pending(), watch(&told, Role::Follower), &cancel);
         let error = work.await.expect_err("in vain");
         assert_eq!(error.downcast_ref::<Why>(), Some(&Why::ClusterFailed("bang".into())));
 

@@ -7,7 +7,7 @@
 use super::{node::Node, op::roll_call};
 use crate::backup as recipes;
 use crate::config::resolved::Resolved;
-use crate::control::{Declined, HEARTBEAT, Look, Waited, unix_now};
+use crate::control::{Declined, HEARTBEAT, Look, unix_now};
 use crate::model::{
     agent::AgentStat,
     backup::{BackupMeta, BackupType},
@@ -20,8 +20,7 @@ use crate::model::{
     status::{Condition, Status},
 };
 use crate::mongo::admin::explain;
-use crate::operation::CANCELED;
-use crate::operation::balancer;
+use crate::operation::{Kind, balancer};
 use crate::rendezvous::{Cancel, Early};
 use crate::storages::place;
 use crate::topo::{
@@ -32,7 +31,7 @@ use crate::topo::{
 use anyhow::{Result, anyhow, bail};
 use bson::Timestamp;
 use futures::future::{join_all, try_join_all};
-use std::{future::pending, time::Duration};
+use std::time::Duration;
 
 /// How long a group of candidates has to take the lock before the next group is nominated.
 const PER_TIER: Duration = Duration::from_secs(5);
@@ -99,11 +98,7 @@ pub(super) async fn lead(
     let result = tokio::select! {
         biased;
         () = cancel.cancelled() => {
-            let early = cancel.early().unwrap_or(Early::Asked);
-            let (status, reason) = match early {
-                Early::Asked => (Status::Canceled, CANCELED.to_owned()),
-                early => (Status::Error, format!("{}, before it began; make another one", early.sentence("backup"))),
-            };
+            let (status, reason) = Kind::Backup.early_end(cancel.early().unwrap_or(Early::Asked));
             node.control.backups.set_status(&backup.name, status, &reason).await?;
             tracing::info!("the backup ended before it began: {reason}");
             return Ok(());
@@ -240,11 +235,11 @@ async fn nominate(node: &Node, name: &str, rs: String, field: Field, preference:
             Ok(if nobody_left { Look::Found(Some(round.declined)) } else { Look::Missing(round.declined) })
         };
         // If the backup is cancelled, the caller drops this wait.
-        match node.control.bell.until(PER_TIER, pending(), look).await? {
+        match node.control.bell.within(PER_TIER, look).await? {
             // The work is taken, or the backup has ended.
-            Waited::Found(None) | Waited::Cancelled => return Ok(()),
-            Waited::Found(Some(all)) => declined = all,
-            Waited::TimedOut(some) => declined = some,
+            Ok(None) => return Ok(()),
+            Ok(Some(all)) => declined = all,
+            Err(some) => declined = some,
         }
     }
     if declined.is_empty() {
@@ -295,11 +290,7 @@ async fn candidates(node: &Node, rs: &str, preference: Preference<'_>) -> Result
         }
         Ok(Look::Missing(field.unfit))
     };
-    match node.control.bell.until(FOR_A_CANDIDATE, pending(), look).await? {
-        Waited::Found(field) => Ok(field),
-        Waited::TimedOut(unfit) => Err(nobody(rs, &unfit)),
-        Waited::Cancelled => bail!("the backup was cancelled"),
-    }
+    node.control.bell.within(FOR_A_CANDIDATE, look).await?.map_err(|unfit| nobody(rs, &unfit))
 }
 
 #[cfg(test)]
@@ -380,7 +371,7 @@ mod tests {
         let cancel = Cancel::default();
         cancel.end(Early::Asked);
         let (ended, meta) = led(&node, "op1", "cancelled", &cancel).await;
-        assert!(ended.is_ok() && meta.status == Status::Canceled && meta.error.as_deref() == Some(CANCELED));
+        assert!(ended.is_ok() && meta.status == Status::Canceled && meta.error.as_deref() == Some("backup canceled"));
 
         let now = node.control.cluster_time().await.expect("the time");
         let other = node.lock_header("restore", "other", None);

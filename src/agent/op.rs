@@ -9,6 +9,7 @@ use super::{
     lease::{self, Lease, Taken},
     node::Node,
 };
+use crate::control::{Look, Waited};
 use crate::model::agent::AgentStat;
 use crate::mongo::admin::explain;
 use crate::rendezvous::{Cancel, Early};
@@ -20,7 +21,6 @@ use std::{
     panic::{AssertUnwindSafe, resume_unwind},
     time::Duration,
 };
-use tokio::time::Instant;
 
 /// An operation in state `S`.
 #[derive(Debug)]
@@ -89,31 +89,29 @@ const FOR_AN_ELECTION: Duration = Duration::from_secs(20);
 impl Op<Received> {
     /// Chooses this node if it is the primary, for work that only the primary can do.
     pub async fn on_primary(self, node: &Node) -> Result<Gate<Op<Elected>>> {
-        let until = Instant::now() + FOR_AN_ELECTION;
-        loop {
-            let mut waiter = node.control.bell.waiter();
+        let look = || async {
             // A node that does not answer now may become the primary soon.
             let why = match is_fit(node).await {
-                Ok(Fit::Primary) => return Ok(Gate::Go(self.into_state(Elected))),
+                Ok(Fit::Primary) => return Ok(Look::Found(None)),
                 Ok(Fit::Secondary) => "the primary does this".to_owned(),
-                Ok(Fit::Never(why)) => return Ok(Gate::StandDown(why)),
+                Ok(Fit::Never(why)) => return Ok(Look::Found(Some(why))),
                 Ok(Fit::NotNow(why)) => why,
                 Err(error) => explain(&error),
             };
             match node.control.locks.begun_in(&self.opid, &node.rs).await {
-                Ok(Some(begun)) => return Ok(Gate::StandDown(format!("{why}; {} has begun it", begun.node))),
+                Ok(Some(begun)) => return Ok(Look::Found(Some(format!("{why}; {} has begun it", begun.node)))),
                 Ok(None) => {}
                 // The query may also fail because the leader replica set is in the middle of an election.
                 Err(error) => tracing::debug!("{}", explain(&error)),
             }
-            if self.cancel.is_cancelled() || Instant::now() >= until {
-                return Ok(Gate::StandDown(why));
-            }
-            tokio::select! {
-                () = self.cancel.cancelled() => {}
-                () = waiter.next() => {}
-            }
-        }
+            Ok(Look::Missing(why))
+        };
+        let waited = node.control.bell.until(FOR_AN_ELECTION, self.cancel.cancelled(), look).await?;
+        Ok(match waited {
+            Waited::Found(None) => Gate::Go(self.into_state(Elected)),
+            Waited::Found(Some(why)) | Waited::TimedOut(why) => Gate::StandDown(why),
+            Waited::Cancelled => Gate::StandDown("it was ended before this node became the primary".to_owned()),
+        })
     }
 
     /// Checks whether this node is in a state to do any work.
@@ -203,6 +201,7 @@ mod tests {
     use crate::agent::sim::{self, Host, Process, World};
     use crate::model::command::name;
     use std::sync::Arc;
+    use tokio::time::Instant;
 
     const SECONDARY: Host = Host { rs: "rs1", at: 1 };
 

@@ -85,7 +85,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     if let Some(kind) = io::names::asked_for(&args) {
         return io::names::print(kind);
     }
-    io::launch::parsed(act::physical::known(command()), args, |cli: Cli| (cli.format(), start(cli)))
+    io::launch::parsed(io::physical::known(command()), args, |cli: Cli| (cli.format(), start(cli)))
 }
 
 impl Cli {

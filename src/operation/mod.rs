@@ -48,7 +48,7 @@ impl Cx {
 }
 
 /// The reason of a backup that an operator cancelled, in the original's words.
-pub const CANCELED: &str = "backup canceled";
+const CANCELED: &str = "backup canceled";
 
 /// Switches on again what an operation of this kind has switched off: the balancer, and for a restore point-in-time recovery. If
 /// that fails, the agents of the leader replica set do it later.
@@ -100,7 +100,7 @@ impl Kind {
     }
 }
 
-/// Runs a recipe to its end, with heartbeats and an eye on the other replica sets. On failure the operation's debts are
+/// Runs a recipe to its end, and watches the other replica sets. The lock sends the heartbeats. On failure the operation's debts are
 /// paid, and the operation's document has the reason before this returns.
 ///
 /// # Errors
@@ -119,7 +119,7 @@ pub async fn run<T: Plane>(
             error = majority_limit::exceeded(cx), if kind != Kind::Backup => Err(error),
         }
     };
-    let result = supervise(cx.role, recipe, board.keep_beating(), watch(board, cx.role), &cx.cancel).await;
+    let result = supervise(recipe, watch(board, cx.role), &cx.cancel).await;
     let Err(error) = result else {
         tracing::info!("{} finished", kind.word());
         return Ok(());

@@ -1,13 +1,15 @@
 //! `pbm backup`: checks, queues the command, follows it.
 
-use super::{checks, give_up::Sent, profile};
+use super::{checks, profile};
 use crate::cmd::{
     follow::{
         Waiting,
         document::{self, Document, Goal},
         follow,
+        give_up::{self, Sent},
     },
     io::{
+        agents,
         context::Context,
         error::{CliError, Result},
         offered_values::offering,
@@ -143,7 +145,7 @@ impl Backup {
         let (nss, narrowed) = self.ns.check(cx, self.with_users_and_roles).await?;
         let place = profile::place(cx, &config.storage, &self.profile).await?;
         if self.limit_upload.is_some() {
-            checks::ours_only(cx, "--limit-upload", "leave --limit-upload out").await?;
+            agents::ours_only(cx, "--limit-upload", "leave --limit-upload out").await?;
         }
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
@@ -168,7 +170,7 @@ impl Backup {
             description: self.description.clone().filter(|text| !text.is_empty()),
         };
         if command.description.is_some() {
-            let others = checks::agents_of_the_original(cx).await?;
+            let others = agents::agents_of_the_original(cx).await?;
             if !others.is_empty() {
                 cx.out.note(&format!(
                     "Warning: the description is lost if one of these agents of the original makes the backup: {}",
@@ -177,7 +179,7 @@ impl Backup {
             }
         }
         cx.out.announce(&starting(&name, place.name.as_deref()));
-        super::give_up::heed_interruptions();
+        give_up::heed_interruptions();
         let opid = cx.control.commands.send(Order::Backup(command)).await?.to_hex();
         let sent = Sent { kind: command::name::BACKUP, opid: &opid };
         document::appears::<BackupMeta>(cx, &name, sent, TAKEN_WITHIN).await?;

@@ -1,7 +1,7 @@
 //! `pbm cancel-backup`.
 
-use super::checks;
 use crate::cmd::io::{
+    agents,
     context::Context,
     error::{CliError, Result},
     output::Message,
@@ -12,7 +12,7 @@ use crate::model::command::name;
 /// Asks the agents to stop the running backup and to remove what it left.
 pub async fn run(cx: &Context) -> Result<()> {
     let mut running = None;
-    if checks::living_locks(&cx.control).await?.iter().any(|lock| lock.header.kind == name::BACKUP) {
+    if agents::living_locks(&cx.control).await?.iter().any(|lock| lock.header.kind == name::BACKUP) {
         running = Some("the running backup".to_owned());
     }
     // One that has just begun holds no lock yet.

@@ -1,22 +1,17 @@
 //! Mistakes that are found before anything is queued.
 
 use crate::cmd::io::{
+    agents::living_locks,
     context::Context,
     error::{CliError, Result},
 };
-use crate::control::Control;
-use crate::model::{
-    agent::AgentStat,
-    command::name,
-    lock::{Lock, is_stale},
-    member::MemberState,
-};
+use crate::control::{Control, Look};
+use crate::model::{agent::AgentStat, command::name, lock::Lock, member::MemberState};
 use crate::mongo::{self, admin};
 use crate::operation::reap;
 use crate::preflight::{self, Operation, gather::Depth};
 use crate::topo::{cluster, suits::unfit};
 use std::time::Duration;
-use tokio::time::Instant;
 
 /// Agents write their lines every five seconds; a change of the configuration needs that long to show.
 const AGENTS_CATCH_UP: Duration = Duration::from_secs(10);
@@ -40,29 +35,25 @@ pub enum Need {
 
 /// Refuses when another operation holds a living lock. Operations whose agents are lost are ended first.
 pub async fn nothing_runs(control: &Control) -> Result<()> {
-    let mut running = living_locks(control).await?;
-    if running.is_empty() {
+    if living_locks(control).await?.is_empty() {
         return Ok(());
     }
     reap::end_all_lost(control).await?;
-    running = living_locks(control).await?;
     // An operation that has ended keeps its lock for a moment, while its agent clears up.
-    let until = Instant::now() + CLEARS_UP;
-    while !running.is_empty() && Instant::now() < until && all_have_ended(control, &running).await? {
-        let mut waiter = control.bell.waiter();
-        running = living_locks(control).await?;
-        if !running.is_empty() {
-            waiter.next().await;
-        }
-    }
-    match running.first() {
-        None => Ok(()),
-        Some(lock) => Err(busy(lock)),
+    let look = || async {
+        let running = living_locks(control).await?;
+        let Some(first) = running.first().cloned() else { return Ok(Look::Found(None)) };
+        let clearing_up = all_have_ended(control, &running).await?;
+        Ok(if clearing_up { Look::Missing(first) } else { Look::Found(Some(first)) })
+    };
+    match control.bell.within(CLEARS_UP, look).await? {
+        Ok(None) => Ok(()),
+        Ok(Some(lock)) | Err(lock) => Err(busy(&lock)),
     }
 }
 
 /// Do all these locks belong to backups and restores whose documents have a final status?
-async fn all_have_ended(control: &Control, locks: &[Lock]) -> Result<bool> {
+async fn all_have_ended(control: &Control, locks: &[Lock]) -> anyhow::Result<bool> {
     for lock in locks {
         let opid = &lock.header.opid;
         let ended = match lock.header.kind.as_str() {
@@ -77,16 +68,6 @@ async fn all_have_ended(control: &Control, locks: &[Lock]) -> Result<bool> {
     Ok(true)
 }
 
-/// Locks of operations that live, by the best time known without writing.
-pub async fn living_locks(control: &Control) -> Result<Vec<Lock>> {
-    let locks = control.locks.all().await?;
-    if locks.is_empty() {
-        return Ok(locks);
-    }
-    let now = control.cluster_time().await?;
-    Ok(locks.into_iter().filter(|lock| lock.header.kind != name::PITR && !is_stale(lock.hb, now)).collect())
-}
-
 /// The message begins with the original's words: scripts look for them to know that they have to try again later.
 fn busy(lock: &Lock) -> CliError {
     let it = &lock.header;
@@ -96,23 +77,6 @@ fn busy(lock: &Lock) -> CliError {
         _ => "wait for its end; `pbm status -s running` shows it",
     };
     CliError::refused(text).hint(format!("another operation is running: {} with OPID {}; {wait}", it.kind, it.opid))
-}
-
-/// The living agents of the original, as `RS/HOST:PORT`. They take our commands, but ignore the fields that we added.
-pub async fn agents_of_the_original(cx: &Context) -> Result<Vec<String>> {
-    let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
-    Ok(alive.iter().filter(|agent| agent.is_original()).map(|it| format!("{}/{}", it.rs, it.n)).collect())
-}
-
-/// Refuses `wanted`, which agents of the original would silently ignore, while any of them is alive. `instead` is the hint
-/// that the user gets.
-pub async fn ours_only(cx: &Context, wanted: &str, instead: &str) -> Result<()> {
-    let others = agents_of_the_original(cx).await?;
-    if others.is_empty() {
-        return Ok(());
-    }
-    let what = format!("the agents on {}, which are of the original, don't understand {wanted}", others.join(", "));
-    Err(CliError::refused(what).hint(instead))
 }
 
 /// Refuses `command`, which only our agents know, if no agent of ours is alive on the leader replica set: the agents there
@@ -137,19 +101,17 @@ pub async fn taken_by_ours(cx: &Context, command: &str, instead: &str) -> Result
 /// Refuses when the agents that are needed don't run or can't work, with each one's reason. Waits a little for agents
 /// that have not looked at the newest configuration yet.
 pub async fn agents(cx: &Context, need: Need) -> Result<()> {
-    let until = Instant::now() + AGENTS_CATCH_UP;
     let members = cx.members().await?;
-    loop {
-        let mut waiter = cx.control.bell.waiter();
+    let look = || async {
         let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
-        match judge(&alive, &members, need) {
-            Ok(()) => return Ok(()),
+        Ok(match judge(&alive, &members, need) {
+            Ok(()) => Look::Found(Ok(())),
             // Agents that aren't there won't come by waiting.
-            Err((error, false)) => return Err(error),
-            Err((error, true)) if Instant::now() >= until => return Err(error),
-            Err(_) => waiter.next().await,
-        }
-    }
+            Err((error, false)) => Look::Found(Err(error)),
+            Err((error, true)) => Look::Missing(error),
+        })
+    };
+    cx.control.bell.within(AGENTS_CATCH_UP, look).await?.unwrap_or_else(Err)
 }
 
 /// Before an operation is queued: the agents that it needs, and what else would make it fail. Such a thing is refused; what

@@ -91,7 +91,7 @@ pub async fn run(cx: &Context, profile: Option<String>, consent: &Consent, waiti
         )));
         return Ok(());
     }
-    follow(cx, Lock::new(name::CLEANUP_FAILED, &opid), waiting.limit()).await?;
+    follow(cx, Lock::new(cx, name::CLEANUP_FAILED, &opid), waiting.limit()).await?;
     List::default().run(cx).await
 }
 
@@ -100,7 +100,7 @@ async fn look(cx: &Context, command: &CleanupFailedCmd) -> Result<(Vec<Orphan>, 
     let event = name::CLEANUP_FAILED;
     let command = CleanupFailedCmd { look: true, ..command.clone() };
     let opid = cx.control.commands.send(Order::CleanupFailed(command)).await?.to_hex();
-    follow(cx, Lock::new(event, &opid), None).await?;
+    follow(cx, Lock::new(cx, event, &opid), None).await?;
     let query = LogQuery {
         opid: Some(opid),
         event: Some(event.to_owned()),

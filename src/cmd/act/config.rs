@@ -2,7 +2,7 @@
 
 use super::checks::{self, Need};
 use crate::cmd::{
-    follow::{follow, limit, resync::Resync},
+    follow::{follow, give_up, limit, lock::Lock},
     io::{
         context::Context,
         error::{CliError, Result},
@@ -281,7 +281,7 @@ impl ConfigArgs {
         let opid = cx.control.commands.send(Order::Resync(ResyncCmd::default())).await?.to_hex();
         if self.wait {
             // Told on the way; the result of `--file` is the configuration.
-            follow(cx, Resync::new(cx, &opid), limit(self.wait_time)).await?;
+            follow(cx, Lock::resync(cx, &opid), limit(self.wait_time)).await?;
         } else {
             cx.out.note("An agent reads the storage now; `pbm logs -e resync` shows how it ends");
         }
@@ -298,10 +298,10 @@ impl ConfigArgs {
             accept_empty: self.accept_empty,
             ..ResyncCmd::default()
         };
-        super::give_up::heed_interruptions();
+        give_up::heed_interruptions();
         let opid = cx.control.commands.send(Order::Resync(details)).await?.to_hex();
         if self.wait {
-            let warnings = follow(cx, Resync::new(cx, &opid), limit(self.wait_time)).await?;
+            let warnings = follow(cx, Lock::resync(cx, &opid), limit(self.wait_time)).await?;
             cx.out.print(&Resynced { msg: "Storage resync finished", warnings });
         } else {
             cx.out.print(&Message::new("Storage resync started"));

@@ -4,17 +4,16 @@ use super::{
     checks::{self, Need},
     cleanup_failed,
     consent::Consent,
-    profile,
     prune_plan::{NOTHING, Shown},
 };
 use crate::cmd::{
-    follow::{Waiting, follow, lock::Lock},
+    follow::{Waiting, follow, give_up, lock::Lock},
     io::{
         context::Context,
         error::{CliError, Result},
         offered_values::offering,
         output::Message,
-        selection,
+        profiles, selection,
         times::Moment,
     },
     show::list::List,
@@ -110,7 +109,7 @@ impl Profile {
     /// The profile, if it is not the main storage.
     async fn read(&self, cx: &Context) -> Result<Option<String>> {
         let Some(name) = self.profile.as_ref().filter(|name| !place::is_main(name)) else { return Ok(None) };
-        profile::known(cx, name).await?;
+        profiles::known(cx, name).await?;
         Ok(Some(name.clone()))
     }
 
@@ -252,7 +251,7 @@ async fn carry_out(cx: &Context, wanted: &Ask, order: Order, consent: &Consent, 
     checks::agents(cx, Need::Any).await?;
     consent.given(cx, &shown.plan()).await?;
     let event = order.event();
-    super::give_up::heed_interruptions();
+    give_up::heed_interruptions();
     let opid = cx.control.commands.send(order).await?.to_hex();
     if !waiting.wait {
         cx.out.print(&Message::new(format!(
@@ -260,6 +259,6 @@ async fn carry_out(cx: &Context, wanted: &Ask, order: Order, consent: &Consent, 
         )));
         return Ok(());
     }
-    follow(cx, Lock::new(event, &opid), waiting.limit()).await?;
+    follow(cx, Lock::new(cx, event, &opid), waiting.limit()).await?;
     List::default().run(cx).await
 }

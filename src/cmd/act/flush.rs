@@ -2,9 +2,9 @@
 //! now, and not up to ten minutes ago.
 
 use crate::cmd::io::{context::Context, error::Result};
-use crate::control::{Look, Waited};
+use crate::control::Look;
 use crate::model::lock::{Lock, is_stale};
-use std::{future::pending, time::Duration};
+use std::time::Duration;
 
 /// Time limit for the slicers to store a last chunk.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ pub async fn up_to_now(cx: &Context) -> Result<()> {
         let late: Vec<Lock> = ours.iter().filter(|lock| !done.contains(&lock.header.replset)).cloned().collect();
         Ok(if late.is_empty() { Look::Found(()) } else { Look::Missing(late) })
     };
-    if let Waited::TimedOut(late) = cx.control.bell.until(LIMIT, pending(), look).await? {
+    if let Err(late) = cx.control.bell.within(LIMIT, look).await? {
         cx.out.note(&format!(
             "{} did not store the oplog up to now within {} s; the latest moment is the one that is saved",
             names(&late),

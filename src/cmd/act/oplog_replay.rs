@@ -2,20 +2,21 @@
 
 use super::{
     checks,
-    give_up::Sent,
-    restore::{Remapping, Slicing, TAKEN_WITHIN, complete, parse_remapping},
+    restore::{Slicing, TAKEN_WITHIN, complete},
 };
 use crate::cmd::{
     follow::{
         Waiting,
         document::{self, Document, Goal},
         follow,
+        give_up::{self, Sent},
     },
     io::{
         ask,
         context::Context,
         error::{CliError, Result},
         output::Report,
+        remapping::{Remapping, parse_remapping},
         times, units,
     },
 };
@@ -106,7 +107,7 @@ impl OplogReplay {
         cx.out.note(&format!("Starting oplog replay {name} from {window}"));
         let rs_map = map.iter().map(|(from, to)| (from.clone(), to.into())).collect();
         let command = ReplayCmd { name: name.clone(), start: self.start, end: self.end, rs_map };
-        super::give_up::heed_interruptions();
+        give_up::heed_interruptions();
         let opid = cx.control.commands.send(Order::Replay(command)).await?.to_hex();
         let sent = Sent { kind: command::name::REPLAY, opid: &opid };
         document::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;

@@ -5,12 +5,12 @@ use super::{
     config,
 };
 use crate::cmd::{
-    follow::{Waiting, follow, lock::Lock, resync::Resync},
+    follow::{Waiting, follow, lock::Lock},
     io::{
         context::Context,
         error::{CliError, Result},
         output::{Report, Shown, yaml},
-        storage,
+        profiles, storage,
     },
 };
 use crate::control::{Order, Shelf};
@@ -100,7 +100,7 @@ fn parse_name(text: &str) -> Result<String, String> {
     if place::is_main(text) {
         return Err("it can't be the name of a profile: `main` is the storage of `pbm config`".to_owned());
     }
-    if text == ALL {
+    if text == profiles::ALL {
         return Err("it can't be the name of a profile: it means all storages where one can be chosen".to_owned());
     }
     Ok(text.to_owned())
@@ -118,72 +118,15 @@ fn parse_new_name(text: &str) -> Result<String, String> {
     parse_name(text)
 }
 
-/// All storages, where backups are filtered.
-const ALL: &str = "*";
-
-/// Which backups are shown.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Filter {
-    #[default]
-    All,
-    Main,
-    Profile(String),
-}
-
-impl Filter {
-    /// Checks the name that was given with `--profile`.
-    ///
-    /// # Errors
-    /// There is no such profile.
-    pub async fn read(cx: &Context, given: &str) -> Result<Self> {
-        if given == ALL {
-            return Ok(Self::All);
-        }
-        if place::is_main(given) {
-            return Ok(Self::Main);
-        }
-        known(cx, given).await?;
-        Ok(Self::Profile(given.to_owned()))
-    }
-
-    /// Is a backup with this storage shown?
-    #[must_use]
-    pub fn shows(&self, store: &StorageConf) -> bool {
-        match self {
-            Self::All => true,
-            Self::Main => place::profile_of(store).is_none(),
-            Self::Profile(name) => place::profile_of(store) == Some(name),
-        }
-    }
-
-    /// Is the oplog shown? It is on the main storage.
-    #[must_use]
-    pub fn shows_oplog(&self) -> bool {
-        !matches!(self, Self::Profile(_))
-    }
-}
-
-/// The profile of this name.
-///
-/// # Errors
-/// There is none; the error names those that there are.
-pub async fn known(cx: &Context, name: &str) -> Result<Config> {
-    let profiles = cx.control.config.profiles().await?;
-    place::find(&profiles, name).cloned().map_err(|unknown| {
-        CliError::not_found(unknown.to_string())
-            .hint("`pbm profile list` shows the profiles; `pbm profile add NAME FILE` adds one")
-    })
-}
-
 /// The storage that `--profile` means: a profile's, or the main one.
 ///
 /// # Errors
-/// As [`known`].
+/// As [`profiles::known`].
 pub async fn place(cx: &Context, main: &StorageConf, profile: &str) -> Result<StorageConf> {
     if place::is_main(profile) {
         return Ok(main.clone());
     }
-    Ok(place::named(&known(cx, profile).await?))
+    Ok(place::named(&profiles::known(cx, profile).await?))
 }
 
 #[derive(Debug, Serialize)]
@@ -237,7 +180,7 @@ impl Profile {
                 Ok(())
             }
             Command::Show { name } => {
-                let profile = known(cx, &name).await?;
+                let profile = profiles::known(cx, &name).await?;
                 warn(cx, &profile);
                 cx.out.print(&Shown(mask::shown(&profile)?));
                 Ok(())
@@ -278,7 +221,7 @@ impl Add {
             cx.out.print(&done(format!("An agent adds the profile; `pbm logs -i {opid}` shows how it ends")));
             return Ok(());
         }
-        follow(cx, Lock::new(name::ADD_PROFILE, &opid), self.waiting.limit()).await?;
+        follow(cx, Lock::new(cx, name::ADD_PROFILE, &opid), self.waiting.limit()).await?;
         if !self.sync {
             cx.out.print(&done(format!("Profile {} is added", self.name)));
             return Ok(());
@@ -322,14 +265,14 @@ impl Add {
 
 impl Remove {
     async fn run(self, cx: &Context) -> Result<()> {
-        known(cx, &self.name).await?;
+        profiles::known(cx, &self.name).await?;
         ready(cx).await?;
         let opid = cx.control.commands.send(Order::RemoveProfile { name: self.name.clone() }).await?.to_hex();
         if !self.waiting.wait {
             cx.out.print(&done(format!("An agent removes the profile; `pbm logs -i {opid}` shows how it ends")));
             return Ok(());
         }
-        follow(cx, Lock::new(name::REMOVE_PROFILE, &opid), self.waiting.limit()).await?;
+        follow(cx, Lock::new(cx, name::REMOVE_PROFILE, &opid), self.waiting.limit()).await?;
         cx.out.print(&done(format!("Profile {} is removed; its backups stay on its storage", self.name)));
         Ok(())
     }
@@ -338,7 +281,7 @@ impl Remove {
 impl Sync {
     async fn run(self, cx: &Context) -> Result<()> {
         if let Some(name) = &self.name {
-            known(cx, name).await?;
+            profiles::known(cx, name).await?;
         } else if cx.control.config.profiles().await?.is_empty() {
             cx.out.print(&done("There are no profiles".to_owned()));
             return Ok(());
@@ -372,7 +315,7 @@ async fn send_sync(cx: &Context, command: ResyncCmd, waiting: &Waiting, said: St
         cx.out.print(&done(format!("An agent does it now; `pbm logs -e resync -i {opid}` shows how it ends")));
         return Ok(());
     }
-    let warnings = follow(cx, Resync::new(cx, &opid), waiting.limit()).await?;
+    let warnings = follow(cx, Lock::resync(cx, &opid), waiting.limit()).await?;
     cx.out.print(&Done { warnings, ..done(said) });
     Ok(())
 }
@@ -390,17 +333,6 @@ mod tests {
         for bad in [" a", "a\n", &"a".repeat(129), "main"] {
             assert!(parse_new_name(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_filter_shows_its_own() {
-        let main = StorageConf::default();
-        let store = |name: &str| StorageConf { name: Some(name.to_owned()), profile: Some(true), ..main.clone() };
-        let shown = |filter: &Filter| [&main, &store("a"), &store("b")].map(|store| filter.shows(store));
-        assert_eq!(shown(&Filter::All), [true; 3]);
-        assert_eq!(shown(&Filter::Main), [true, false, false]);
-        let one = Filter::Profile("a".to_owned());
-        assert_eq!((shown(&one), one.shows_oplog()), ([false, true, false], false));
     }
 
     #[test]

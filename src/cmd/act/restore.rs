@@ -4,20 +4,21 @@ use super::{
     checks,
     dry_run::{self, Question},
     flush,
-    give_up::Sent,
 };
 use crate::cmd::{
     follow::{
         Waiting,
         document::{self, Document, Goal},
         follow,
+        give_up::{self, Sent},
     },
     io::{
-        ask,
+        agents, ask,
         context::Context,
         error::{CliError, Result},
         offered_values::offering,
         output::Report,
+        remapping::{Remapping, parse_remapping},
         selection, storage, times, units,
     },
 };
@@ -124,29 +125,6 @@ fn parse_moment(text: &str) -> Result<Moment, String> {
     }
 }
 
-/// Replica set of the backup → of the cluster.
-pub type Remapping = BTreeMap<String, String>;
-
-/// `cluster=backup,…`, the order of the original.
-pub fn parse_remapping(text: &str) -> Result<Remapping, String> {
-    let mut map = Remapping::new();
-    for pair in text.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
-        let Some((to, from)) = pair.split_once('=').map(|(to, from)| (to.trim(), from.trim())) else {
-            return Err(format!("'{pair}' is not CLUSTER=BACKUP"));
-        };
-        if to.is_empty() || from.is_empty() || from.contains('=') {
-            return Err(format!("'{pair}' is not CLUSTER=BACKUP"));
-        }
-        if map.values().any(|other| other == to) {
-            return Err(format!("'{to}' of the cluster stands twice"));
-        }
-        if map.insert(from.to_owned(), to.to_owned()).is_some() {
-            return Err(format!("'{from}' of the backup stands twice"));
-        }
-    }
-    Ok(map)
-}
-
 /// What is printed at the end.
 #[derive(Debug, Serialize)]
 struct Restored {
@@ -182,7 +160,7 @@ impl Slicing {
             return Ok(Self::On);
         }
         // Our agents switch it on again themselves, perhaps a moment later.
-        let left = before.pitr_is_on() && !checks::agents_of_the_original(cx).await?.is_empty();
+        let left = before.pitr_is_on() && !agents::agents_of_the_original(cx).await?.is_empty();
         Ok(if left { Self::LeftOff } else { Self::Off })
     }
 
@@ -268,7 +246,7 @@ impl Restore {
         };
         cx.out.note(&format!("Starting restore {name} of {what}"));
         let command = self.command(&name, &backup, target, (nss, narrowed));
-        super::give_up::heed_interruptions();
+        give_up::heed_interruptions();
         let opid = cx.control.commands.send(Order::Restore(command)).await?.to_hex();
         let sent = Sent { kind: command::name::RESTORE, opid: &opid };
         document::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;

@@ -1,16 +1,17 @@
 //! An operation that has a document: a backup, a restore or a replay. A document whose heartbeat stands still, or a server
 //! that does not answer, ends the waiting with an error.
 
-use super::{Followed, READ, REAP, goes_on};
-use crate::cmd::{
-    act::give_up::{self, GivenUp, Sent, give_up},
-    io::{
-        context::Context,
-        error::{self, CliError, Kind, Result},
-        progress::View,
-    },
+use super::{
+    Followed, READ, REAP,
+    give_up::{self, GivenUp, Sent, give_up},
+    goes_on,
 };
-use crate::control::Plane;
+use crate::cmd::io::{
+    context::Context,
+    error::{self, CliError, Kind, Result},
+    progress::View,
+};
+use crate::control::{Look, Plane, Waited};
 use crate::model::{
     backup::{BackupMeta, Progress},
     restore::RestoreMeta,
@@ -18,7 +19,7 @@ use crate::model::{
 };
 use bson::Timestamp;
 use std::{marker::PhantomData, time::Duration};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, timeout};
 
 /// Silence after which the server counts as gone: an election is over by then.
 const SERVER_GONE: Duration = Duration::from_secs(60);
@@ -108,22 +109,11 @@ const TAKEN: Duration = Duration::from_secs(45);
 /// The document does not appear within `limit`, or the user interrupts the waiting. In both cases the command was withdrawn,
 /// if that was possible.
 pub async fn appears<T: Watched>(cx: &Context, name: &str, sent: Sent<'_>, limit: Duration) -> Result<T> {
-    let look = async {
-        loop {
-            let mut waiter = cx.control.bell.waiter();
-            match T::docs(&cx.control).get(name).await {
-                Ok(Some(found)) => return found,
-                // A failing server is told by the time limit, with the better words.
-                Ok(None) | Err(_) => waiter.next().await,
-            }
-        }
-    };
-    tokio::pin!(look);
     let what = format!("the {} {name}", T::WHAT);
-    let interrupted = tokio::select! {
-        found = &mut look => return Ok(found),
-        () = sleep(limit) => false,
-        () = give_up::interruption() => true,
+    let interrupted = match read_within(cx, name, limit).await? {
+        Waited::Found(found) => return Ok(found),
+        Waited::TimedOut(()) => false,
+        Waited::Cancelled => true,
     };
     let given_up = give_up(cx, sent).await;
     if let GivenUp::Withdrawn = given_up {
@@ -135,13 +125,26 @@ pub async fn appears<T: Watched>(cx: &Context, name: &str, sent: Sent<'_>, limit
         return Err(give_up::interrupted(&what, given_up));
     }
     if let GivenUp::TooLate { .. } = given_up {
-        tokio::select! {
-            found = &mut look => return Ok(found),
-            () = sleep(TAKEN) => {}
-            () = give_up::interruption() => return Err(give_up::interrupted(&what, given_up)),
+        match read_within(cx, name, TAKEN).await? {
+            Waited::Found(found) => return Ok(found),
+            Waited::TimedOut(()) => {}
+            Waited::Cancelled => return Err(give_up::interrupted(&what, given_up)),
         }
     }
     Err(give_up::nobody(&what, limit, given_up))
+}
+
+/// Waits for the operation's document. `Cancelled` means that the user interrupts the waiting.
+async fn read_within<T: Watched>(cx: &Context, name: &str, limit: Duration) -> Result<Waited<T>> {
+    // If the server fails, the wait ends at its limit, and the caller's error says more than the server's.
+    let look = || async {
+        let read = timeout(READ, T::docs(&cx.control).get(name)).await;
+        Ok(Look::at(read.ok().and_then(|read| read.ok().flatten())))
+    };
+    tokio::select! {
+        () = give_up::interruption() => Ok(Waited::Cancelled),
+        read = cx.control.bell.within(limit, look) => Ok(read?.map_or_else(Waited::TimedOut, Waited::Found)),
+    }
 }
 
 /// An operation that is followed by its document to its goal; what happens is shown.

@@ -1,37 +1,29 @@
 //! Follows an operation to its end, as far as somebody wants to wait.
 //!
-//! [`follow`] is the one loop. What it follows decides where the end is seen: a [`document::Document`] has its status, a
-//! [`lock::Lock`] comes and goes, and a [`resync::Resync`] ends with a line in the log.
+//! [`follow`] is the only loop. There are two kinds of operations: a [`document::Document`] shows the end of an operation in
+//! its status, and a [`lock::Lock`] is given back at the end, and the log then has the result.
 //!
-//! Nobody waits for ever: while we wait, we too end the operations of lost agents ([`reap`]), and each of the three ends the
-//! waiting with an error if there has been no sign of life for long.
+//! No command waits for ever. While it waits, it also ends operations of lost agents ([`reap`]), and both kinds end the
+//! waiting with an error if there is no sign of life for long.
 
 pub mod document;
+pub mod give_up;
 pub mod lock;
-pub mod resync;
 
-use crate::cmd::{
-    act::give_up::{self, GivenUp, Sent, give_up},
-    io::{
-        context::Context,
-        error::{CliError, Kind, Result},
-    },
+use crate::cmd::io::{
+    context::Context,
+    error::{CliError, Kind, Result},
 };
 use crate::config::duration;
-use crate::control::LogQuery;
-use crate::model::log::{LogEntry, Severity};
 use crate::operation::reap;
 use clap::Args;
-use futures::{Stream, StreamExt, stream};
-use std::{future::ready, pin::Pin, time::Duration};
+use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 
 /// How often lost operations are looked for.
 const REAP: Duration = Duration::from_secs(4);
 /// The longest that one reading may take.
 const READ: Duration = Duration::from_secs(15);
-/// The longest time between two attempts to read the log.
-const LOG_AGAIN: Duration = Duration::from_millis(500);
 
 /// Whether and how long to wait for the end of what an agent does.
 #[derive(Debug, Default, Args)]
@@ -118,43 +110,9 @@ async fn runs_out(limit: Option<Duration>) {
     }
 }
 
-/// The error when the user interrupts a command, which is withdrawn if no agent has begun it: `goes_on` if one has.
-async fn withdrawn(cx: &Context, sent: Sent<'_>, what: &str, goes_on: CliError) -> CliError {
-    match give_up(cx, sent).await {
-        GivenUp::TooLate { .. } => goes_on,
-        given_up => give_up::interrupted(what, given_up),
-    }
-}
-
 /// The error for an operation that goes on after the user has interrupted us.
 fn goes_on(what: &str) -> CliError {
     CliError::new(Kind::Interrupted, format!("interrupted: {what} goes on without us"))
-}
-
-/// Lines of an operation's log.
-type Lines = Pin<Box<dyn Stream<Item = LogEntry>>>;
-
-/// The lines that the operation writes to the log, at least as severe as [`Severity::Info`], without end. After an error
-/// they come from the first one on again.
-fn lines(cx: &Context, event: &str, opid: &str) -> Lines {
-    let (logs, bell) = (cx.control.logs.clone(), cx.control.bell.clone());
-    let query = LogQuery {
-        opid: Some(opid.to_owned()),
-        event: Some(event.to_owned()),
-        severity: Some(Severity::Info as i32),
-        ..LogQuery::default()
-    };
-    let read = move |is_first: bool| {
-        let (logs, bell, query) = (logs.clone(), bell.clone(), query.clone());
-        async move {
-            if !is_first {
-                bell.waiter().next_within(LOG_AGAIN).await;
-            }
-            let lines = stream::iter(logs.follow(&query).await.ok()).flatten();
-            lines.take_while(|line| ready(line.is_ok())).filter_map(|line| ready(line.ok()))
-        }
-    };
-    Box::pin(stream::once(ready(true)).chain(stream::repeat(false)).then(read).flatten())
 }
 
 #[cfg(test)]

@@ -3,9 +3,10 @@
 use super::{
     error::{CliError, Result},
     output::{self, Format},
+    physical,
 };
 use crate::cli::{pages, pflag};
-use crate::cmd::{act::physical, format_of, misused};
+use crate::cmd::{format_of, misused};
 use anyhow::Context as _;
 use clap::Parser;
 use std::{ffi::OsString, io::Write, process::ExitCode};

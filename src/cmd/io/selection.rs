@@ -1,8 +1,8 @@
 //! Names and namespaces on the command line.
 
+use super::agents::ours_only;
 use super::context::Context;
 use super::error::{CliError, Result};
-use crate::cmd::act::checks;
 use crate::model::selection::{Narrowed, Selection};
 use clap::Args;
 
@@ -64,5 +64,5 @@ impl Namespaces {
 pub async fn understood(cx: &Context, wanted: &str) -> Result<()> {
     let instead =
         "give single collections (db.collection) and whole databases (db.*) to select, or one collection to clone";
-    checks::ours_only(cx, wanted, instead).await
+    ours_only(cx, wanted, instead).await
 }

@@ -4,18 +4,14 @@ use super::{
     oplog_coverage::{Saved, gap_text, gaps_text, newest_base},
     snapshots::{Judge, Snapshot},
 };
-use crate::cmd::{
-    act::{
-        checks,
-        profile::Filter,
-        restore::{Remapping, parse_remapping},
-    },
-    io::{
-        context::Context,
-        error::Result,
-        output::{Message, Report},
-        units,
-    },
+use crate::cmd::io::{
+    agents,
+    context::Context,
+    error::Result,
+    output::{Message, Report},
+    profiles::Filter,
+    remapping::{Remapping, parse_remapping},
+    units,
 };
 use crate::model::{
     backup::BackupMeta, command::name, config::Config, restore::RestoreMeta, serde_help::is_default, status::Status,
@@ -202,7 +198,7 @@ impl List {
             return Ok(());
         }
         let config = cx.config().await?;
-        if checks::living_locks(&cx.control).await?.iter().any(|lock| lock.header.kind == name::RESYNC) {
+        if agents::living_locks(&cx.control).await?.iter().any(|lock| lock.header.kind == name::RESYNC) {
             cx.out.print(&Message::new(
                 "The storage is being read again; the list is not complete, repeat when it is done",
             ));

@@ -1,9 +1,6 @@
 //! The running section of `pbm status`: what is under way, how far it is, and how long it may still take.
 
-use crate::cmd::{
-    act::checks,
-    io::{context::Context, error::Result, progress::Sum, units},
-};
+use crate::cmd::io::{agents, context::Context, error::Result, progress::Sum, units};
 use crate::control::unix_now;
 use crate::model::{
     backup::Progress,
@@ -79,7 +76,7 @@ impl Left {
 
 /// Reads the section.
 pub async fn read(cx: &Context) -> Result<Running> {
-    let mut locks = checks::living_locks(&cx.control).await?;
+    let mut locks = agents::living_locks(&cx.control).await?;
     locks.sort_by(|a, b| a.header.replset.cmp(&b.header.replset));
     let Some(lock) = locks.into_iter().next() else { return Ok(Running::default()) };
     let LockHeader { kind, opid, .. } = lock.header;

@@ -1,9 +1,6 @@
 //! One backup as `list` and `status` show it, and whether it can be restored on this cluster.
 
-use crate::cmd::{
-    act::restore::Remapping,
-    io::{context::Context, error::Result},
-};
+use crate::cmd::io::{context::Context, error::Result, remapping::Remapping};
 use crate::model::{
     backup::{BackupMeta, BackupType},
     lock::{STALE_SECS, is_stale},

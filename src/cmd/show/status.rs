@@ -8,17 +8,13 @@ use super::{
     slicing::{self, Pitr},
     snapshots::{Judge, Snapshot},
 };
-use crate::cmd::{
-    act::{
-        profile::Filter,
-        restore::{Remapping, parse_remapping},
-    },
-    io::{
-        context::Context,
-        error::{CliError, Kind, Result},
-        output::Report,
-        storage, times, units,
-    },
+use crate::cmd::io::{
+    context::Context,
+    error::{CliError, Kind, Result},
+    output::Report,
+    profiles::Filter,
+    remapping::{Remapping, parse_remapping},
+    storage, times, units,
 };
 use crate::model::{agent::Tenant, backup::BackupMeta, config::Config, serde_help::is_default, status::Status};
 use crate::pitr::timeline::{Gap, Range};

@@ -1,10 +1,7 @@
 //! What `pbmctl list` shows, in the columns that it always had.
 
 use super::was_known;
-use crate::cmd::{
-    act::checks,
-    io::{context::Context, error::Result, output::Report, storage},
-};
+use crate::cmd::io::{agents, context::Context, error::Result, output::Report, storage};
 use crate::model::{
     agent::AgentStat, command::name, config::StorageConf, lock::is_stale, status::Status, store::StoreKind,
 };
@@ -88,7 +85,7 @@ pub async fn nodes(cx: &Context, verbose: bool) -> Result<Nodes> {
     }
     hosts.extend(cx.control.agents.all().await?.into_iter().map(|agent| (agent.n, agent.rs)));
     let (mut dumping, mut tailing) = (BTreeSet::new(), BTreeSet::new());
-    for lock in checks::living_locks(&cx.control).await? {
+    for lock in agents::living_locks(&cx.control).await? {
         if lock.header.kind == name::BACKUP {
             let backup = cx.control.backups.by_opid(&lock.header.opid).await?;
             let part = backup.and_then(|it| it.replsets.into_iter().find(|part| part.name == lock.header.replset));

@@ -1,7 +1,7 @@
 //! What the original has for physical, incremental and external backups, and this build does not: such an option is
 //! refused by its name. Values that ask for nothing are taken.
 
-use crate::cmd::io::error::{CliError, Result};
+use super::error::{CliError, Result};
 use clap::{Arg, ArgAction, ArgMatches, Command};
 
 /// An option: subcommand, long and short name, and the values that ask for nothing; without any it is a switch.
