@@ -1,30 +1,30 @@
-//! Is everybody at step X? A pure decision, and one waiting loop over it.
+//! Coordinates the steps of an operation: a pure decision ([`next`]), and one loop that waits.
 //!
-//! An operation has members (replica sets) and a cluster line. Each member announces a step, the leader publishes it
-//! for the cluster once all members are there, and everybody goes on when they see it published.
+//! An operation has members, which are replica sets, and a status of the cluster. Each member announces a step. When all
+//! members have announced it, the leader publishes it as the status of the cluster, and all members continue.
 //!
 //! # The protocol's states
 //! | step | a member announces it when | the leader publishes it when |
 //! |---|---|---|
 //! | `starting` | (the leader's document has it) | the document is inserted |
 //! | backup `running` | its part with its first write is in the document | all parts are there |
-//! | backup `dumpDone` | every collection is stored | all dumps are complete: now the end of the oplog is fixed |
+//! | backup `dumpDone` | every collection is stored | all dumps are complete, so the end of the oplog is fixed |
 //! | restore `cleanupCluster` | its part of the backup was checked, nothing is changed yet | all have checked |
-//! | restore `running` | what the backup replaces is dropped | all have dropped: now data comes |
-//! | restore `dumpDone` | its data (and the routing tables) is loaded | all have loaded: now the oplog is replayed |
+//! | restore `running` | everything that the backup replaces is dropped | all have dropped, so the load begins |
+//! | restore `dumpDone` | its data (and the routing tables) is loaded | all have loaded, so the replay begins |
 //! | replay `running` | the oplog was checked, nothing is changed yet | all have checked |
 //! | `done` | it has nothing more to do | all are done, and the leader's last act (the metadata file) succeeded |
 //!
-//! A member waits for the cluster's line only, the leader for all members; nobody waits for a member directly. Any
-//! member's failure is written to the cluster's line at once.
+//! A member only waits for the status of the cluster, and the leader waits for all members. If a member fails, it writes this
+//! to the status of the cluster at once.
 //!
 //! # Consistency
-//! Steps only grow, in the order of [`rank`]; a member that is further than asked counts as there. Final states other
-//! than `done` end the wait for everybody.
+//! Steps follow each other in the order of [`rank`]. A member that has announced a later step counts as having announced the
+//! earlier one. A final status other than `done` ends the wait of all members.
 //!
 //! # Crash
-//! A lost member is seen by its lock's heartbeat, a lost leader by the operation's. Both end the wait with
-//! [`Next::Abort`], so nobody waits for ever.
+//! The heartbeat of its lock shows that a member is lost, and the heartbeat of the operation that the leader is lost. Both end
+//! the wait with [`Next::Abort`], so no member waits for ever.
 
 use crate::model::{lock::is_stale, status::Status};
 use async_trait::async_trait;
@@ -45,40 +45,40 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Who watches whom.
+/// The part of a member in the coordination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Watches the members and publishes.
+    /// Watches the members and publishes steps.
     Leader,
-    /// Watches what is published.
+    /// Watches the published steps.
     Follower,
 }
 
-/// What is known of one member.
+/// The state of one member.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Member {
     pub rs: String,
     /// `None` before its first announcement.
     pub status: Option<Status>,
     pub error: String,
-    /// Heartbeat of its lock; `None` when it holds none.
+    /// The heartbeat of its lock. `None` if it holds no lock.
     pub lock: Option<Timestamp>,
 }
 
-/// Everything a decision needs, as read at one moment.
+/// The facts of a decision, all read at the same time.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Board {
     pub cluster: Status,
     pub error: String,
-    /// Heartbeat of the leader; `Timestamp(0, 0)` before the first.
+    /// The heartbeat of the leader. `Timestamp(0, 0)` before the first one.
     pub hb: Timestamp,
     /// All members that must take part.
     pub members: Vec<Member>,
-    /// Cluster time of the reading.
+    /// The cluster time of the reading.
     pub now: Timestamp,
 }
 
-/// Why a wait ended badly.
+/// Why a wait ended without success.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Why {
     #[error("cancelled")]
@@ -99,7 +99,7 @@ pub enum Why {
     Gone,
 }
 
-/// One move.
+/// The result of a decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Next {
     Wait,
@@ -108,7 +108,7 @@ pub enum Next {
     Abort(Why),
 }
 
-/// The order of steps; equal steps never occur in one kind of operation.
+/// The order of the steps. Steps with the same number belong to different kinds of operations.
 #[must_use]
 pub fn rank(status: Status) -> u8 {
     match status {
@@ -127,7 +127,7 @@ pub fn rank(status: Status) -> u8 {
     }
 }
 
-/// Decides from one reading. The leader watches the members, a follower the cluster's own line.
+/// Decides what to do after a reading. The leader watches the members, a follower the status of the cluster.
 #[must_use]
 pub fn next(want: Status, role: Role, board: &Board) -> Next {
     match board.cluster {
@@ -156,23 +156,24 @@ pub fn next(want: Status, role: Role, board: &Board) -> Next {
     if missing { Next::Wait } else { Next::Publish }
 }
 
-/// Where steps are announced and published.
+/// The place where steps are announced and published.
 #[async_trait]
 pub trait Rendezvous: Send + Sync {
-    /// Moves this member to `step`.
+    /// Announces that this member is at `step`.
     async fn announce(&self, step: Status) -> anyhow::Result<()>;
-    /// Reads everything; `None` when the operation is gone.
+    /// Reads the facts. `None` if the operation does not exist any more.
     async fn read(&self) -> anyhow::Result<Option<Board>>;
-    /// Moves the cluster to `step`. `false` when the operation has ended meanwhile, or is gone.
+    /// Publishes `step` for the cluster. Returns `false` if the operation has ended meanwhile, or does not exist any more.
     async fn publish(&self, step: Status) -> anyhow::Result<bool>;
-    /// Returns when something may have changed since the last call; never later than about a second.
+    /// Returns when something may have changed since the last call, and after about a second at the latest.
     async fn changed(&self);
 }
 
-/// Announces `step` and waits until it is published. The leader runs `last` between "all are here" and publishing.
+/// Announces `step` and waits until it is published. The leader runs `last` after all members are there and before it
+/// publishes the step.
 ///
 /// # Errors
-/// A [`Why`] when the wait ended badly (find it with `downcast_ref`), or what a call or `last` failed with.
+/// A [`Why`] if the wait ended without success (find it with `downcast_ref`), or the error of a call or of `last`.
 pub async fn reach<F>(
     board: &dyn Rendezvous,
     role: Role,
@@ -188,11 +189,11 @@ where
     arrive(board, role, step, limit, cancel, last).await
 }
 
-/// Waits, as the leader, until every member has a part in the operation; a follower has nothing to wait for. So later
-/// steps can take as long as they need: who is there and is lost then is seen by its lock.
+/// Waits, as the leader, until every member has a part in the operation. A follower does not wait. After that, steps can take
+/// as long as they need, because the lock of a member shows whether it is lost.
 ///
 /// # Errors
-/// As [`reach`]; `step` is the one that the missing members never reach.
+/// Those of [`reach`]. `step` is the step that the missing members do not reach.
 pub async fn gather(
     board: &dyn Rendezvous,
     role: Role,
@@ -226,7 +227,7 @@ pub async fn gather(
     }
 }
 
-/// As [`reach`], when the step has been announced already.
+/// Does the same as [`reach`] for a step that is already announced.
 pub async fn arrive<F>(
     board: &dyn Rendezvous,
     role: Role,
@@ -252,7 +253,7 @@ where
                 if let Some(last) = last.take() {
                     last().await?;
                 }
-                // Somebody may have ended the operation since the reading: the next one tells why.
+                // The operation may have ended since the reading. The next reading has the reason.
                 if board.publish(step).await? {
                     return Ok(());
                 }
@@ -277,15 +278,15 @@ where
     }
 }
 
-/// Time between two looks of [`watch`].
+/// Time between two readings of [`watch`].
 const LOOK: Duration = Duration::from_secs(2);
 
-/// Returns when the operation has ended badly for somebody else. A member in the middle of hours of data sees no step
-/// before their end, and would keep its lock and load the servers for an operation that is lost. A reading that fails
-/// says nothing of that kind.
+/// Returns when the operation has ended without success on another member. A member that moves data for hours waits for no
+/// step. Without this check it would keep its lock and load the servers for an operation that has failed. A failed reading is
+/// ignored.
 pub async fn watch(board: &dyn Rendezvous, role: Role) -> Why {
     loop {
-        // Not woken by changes: there are many, and this is only for the case that has no hurry.
+        // The bell does not wake this loop: it rings often, and this check is not urgent.
         tokio::time::sleep(LOOK).await;
         match board.read().await {
             Ok(Some(seen)) => {
@@ -324,8 +325,8 @@ fn fault(panic: &(dyn Any + Send)) -> anyhow::Error {
     )
 }
 
-/// Why an operation of several replica sets ended, for everybody: what failed in one of them names it. What ended by the
-/// rendezvous says so itself.
+/// Adds the replica set and the node to the reason why an operation of several replica sets ended. A [`Why`] already names
+/// them.
 #[must_use]
 pub fn named(reason: String, error: &anyhow::Error, rs: &str, node: &str) -> String {
     if error.downcast_ref::<Why>().is_some() {
@@ -334,19 +335,19 @@ pub fn named(reason: String, error: &anyhow::Error, rs: &str, node: &str) -> Str
     format!("replica set {rs}, agent on {node}: {reason}")
 }
 
-/// Why an operation is to end before its time.
+/// Why an operation ends before it is complete.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Early {
-    /// Somebody cancelled the operation.
+    /// A user cancelled the operation.
     Asked,
     /// The agent on this node got a signal to end.
     AgentStopped { node: String },
-    /// The agent on this node does not hold the lock any more.
+    /// The agent on this node does not have the lock any more.
     LockLost { node: String, why: String },
 }
 
 impl Early {
-    /// The reason as a sentence; `what` names the work that was cut short.
+    /// Returns the reason as a sentence. `what` names the work.
     #[must_use]
     pub fn sentence(&self, what: &str) -> String {
         match self {
@@ -359,27 +360,27 @@ impl Early {
     }
 }
 
-/// Ends an operation before its time and keeps the reason. The first reason counts.
+/// Ends an operation before it is complete, and keeps the first reason.
 #[derive(Debug, Clone, Default)]
 pub struct Cancel {
     token: CancellationToken,
     early: Arc<OnceLock<Early>>,
-    /// Until when the operation's lock is surely ours; `None` for work without a lock.
+    /// The time until which the operation's lock is certainly ours. `None` for work without a lock.
     held_until: Arc<Mutex<Option<Instant>>>,
 }
 
-/// Time between two looks whether the lock is surely ours again.
+/// Time between two checks whether the lock is certainly ours again.
 const HELD_AGAIN: Duration = Duration::from_millis(100);
 
 impl Cancel {
     /// Ends the operation.
     pub fn end(&self, early: Early) {
-        // A second reason changes nothing.
+        // A later reason is ignored.
         let _ = self.early.set(early);
         self.token.cancel();
     }
 
-    /// Records until when the operation's lock is surely ours.
+    /// Records the time until which the operation's lock is certainly ours.
     pub fn held_until(&self, until: Instant) {
         *self.held_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(until);
     }
@@ -389,8 +390,8 @@ impl Cancel {
         until.is_none_or(|until| Instant::now() < until)
     }
 
-    /// Runs `work`, but only while the lock is surely ours. A process that was stopped for long would otherwise go on with its
-    /// work before it learns that its lock is lost, while another agent works already.
+    /// Runs `work`, but only while the lock is certainly ours. Otherwise a process that was paused for long would continue its
+    /// work before it notices that its lock is lost, and another agent might already be working.
     pub async fn while_held<T>(&self, work: impl Future<Output = T>) -> T {
         let mut work = pin!(work);
         loop {
@@ -405,13 +406,14 @@ impl Cancel {
         }
     }
 
-    /// Why the operation is to end; `None` while it is not to end.
+    /// Returns why the operation has to end, or `None` if it does not have to.
     #[must_use]
     pub fn early(&self) -> Option<Early> {
         self.token.is_cancelled().then(|| self.early.get().cloned().unwrap_or(Early::Asked))
     }
 
-    /// Why an operation that failed with `error` was cut short, on this node or on all nodes; `None` if it was not cut short.
+    /// Returns why an operation that failed with `error` was ended early, on this node or on all nodes. Returns `None` if it
+    /// failed for another reason.
     #[must_use]
     pub fn early_end(&self, error: &anyhow::Error) -> Option<Early> {
         self.early().or_else(|| (error.downcast_ref::<Why>() == Some(&Why::Cancelled)).then_some(Early::Asked))

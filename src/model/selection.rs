@@ -1,27 +1,29 @@
-//! Which namespaces a selective backup or restore is about (docs/format.md A.3.7).
+//! The namespaces of a selective backup or restore (docs/format.md A.3.7).
 
 use super::serde_help::null_default;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// Namespaces by name: whole databases (`db.*`) and single collections, views or time series (`db.coll`), without some.
+/// A selection of namespaces by name: whole databases (`db.*`) and single collections, views or time series (`db.coll`), minus
+/// excluded ones.
 ///
-/// A `*` in a name stands for any characters, none included. Without any it is everything. The buckets of a time series go
-/// with it, and `system.js` with all collections of its database. Nothing but everything has the server's own databases.
+/// A `*` in a name stands for any number of characters. A selection without names means everything; only this selection has
+/// the server's own databases. The buckets of a time series are selected with it. `system.js` is selected if all collections
+/// of its database are.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Selection {
     wanted: Vec<Pattern>,
     excluded: Vec<Pattern>,
 }
 
-/// Database and collection, each a name or a pattern.
+/// A database and a collection, each as a name or a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Pattern {
     db: String,
     coll: String,
 }
 
-/// *Added by us* beside `nss`: a selection that the original has no words for. `nss` then has more than is wanted.
+/// *Added by us* beside `nss`: a selection that `nss` alone can't express. `nss` then contains more than the selection.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Narrowed {
     #[serde(default, deserialize_with = "null_default")]
@@ -30,7 +32,7 @@ pub struct Narrowed {
     pub exclude: Vec<String>,
 }
 
-/// Why a text names no namespace that can be selected.
+/// Why a text is not a namespace that can be selected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NotSelectable {
     #[error("'{0}' is no namespace; use db.collection, or db.* for a whole database")]
@@ -69,7 +71,7 @@ impl Pattern {
     }
 
     fn has(&self, db: &str, coll: &str) -> bool {
-        // A pattern that only happens to fit is not meant for them.
+        // A pattern does not select the server's own collections, even if it matches their names.
         let may = self.coll == "*" || !coll.starts_with("system.");
         may && self.has_database(db) && matches(&self.coll, coll)
     }
@@ -110,19 +112,19 @@ fn matches(pattern: &str, name: &str) -> bool {
 }
 
 impl Selection {
-    /// From texts as the command line and the control collections have them. `*.*` and nothing at all mean everything.
+    /// Parses namespaces in the form of the command line and the control collections. `*.*` and an empty list mean everything.
     ///
     /// # Errors
-    /// Something else, or a namespace that a selection can't have.
+    /// A text is not a namespace, or a selection can't contain it.
     pub fn parse<T: AsRef<str>>(namespaces: &[T]) -> Result<Self, NotSelectable> {
         Self::new(namespaces, &[])
     }
 
-    /// `wanted` without `excluded`. An empty `wanted` means everything. With an exclusion it means all databases except the
-    /// server's own.
+    /// Returns the selection of `wanted` without `excluded`. An empty `wanted` means everything. With an exclusion it means all
+    /// databases except the server's own.
     ///
     /// # Errors
-    /// As [`Self::parse`].
+    /// Those of [`Self::parse`].
     pub fn new<T: AsRef<str>>(wanted: &[T], excluded: &[T]) -> Result<Self, NotSelectable> {
         let patterns = |texts: &[T]| -> Result<Vec<Pattern>, NotSelectable> {
             let mut found = texts.iter().map(|text| Pattern::parse(text.as_ref())).collect::<Result<Vec<_>, _>>()?;
@@ -143,10 +145,10 @@ impl Selection {
         Ok(Self { wanted, excluded })
     }
 
-    /// As documents of the control collections have it.
+    /// Reads the selection from the fields of a document in the control collections.
     ///
     /// # Errors
-    /// As [`Self::parse`].
+    /// Those of [`Self::parse`].
     pub fn of(nss: &[String], narrowed: Option<&Narrowed>) -> Result<Self, NotSelectable> {
         match narrowed {
             Some(narrowed) => Self::new(&narrowed.include, &narrowed.exclude),
@@ -154,7 +156,7 @@ impl Selection {
         }
     }
 
-    /// For documents of the control collections: as the original says it, and what we have to add to it.
+    /// Returns the fields for documents of the control collections: the original's, and the one that we add if it is needed.
     #[must_use]
     pub fn to_fields(&self) -> (Vec<String>, Option<Narrowed>) {
         if self.excluded.is_empty() && self.wanted.iter().all(Pattern::is_plain) {
@@ -180,7 +182,7 @@ impl Selection {
         self.wanted.is_empty()
     }
 
-    /// A collection, view or time series by its own name; buckets by that of their time series.
+    /// Whether a collection, view or time series is selected. Buckets are selected by the name of their time series.
     #[must_use]
     pub fn wants(&self, db: &str, coll: &str) -> bool {
         let coll = super::names::series_name(coll);
@@ -188,13 +190,13 @@ impl Selection {
         self.is_everything() || any(&self.wanted) && !any(&self.excluded)
     }
 
-    /// As [`Self::wants`], of `db.coll`.
+    /// Does the same as [`Self::wants`], for `db.coll`.
     #[must_use]
     pub fn wants_namespace(&self, ns: &str) -> bool {
         ns.split_once('.').is_some_and(|(db, coll)| self.wants(db, coll))
     }
 
-    /// All collections of the database.
+    /// Whether all collections of the database are selected.
     #[must_use]
     pub fn wants_database(&self, db: &str) -> bool {
         self.is_everything()
@@ -202,7 +204,7 @@ impl Selection {
                 && !self.excluded.iter().any(|pattern| pattern.has_database(db))
     }
 
-    /// Collections of the database, if it has some.
+    /// Whether collections of the database can be selected.
     #[must_use]
     pub fn touches(&self, db: &str) -> bool {
         self.is_everything()
@@ -210,21 +212,22 @@ impl Selection {
                 && !self.excluded.iter().any(|pattern| pattern.coll == "*" && pattern.has_database(db))
     }
 
-    /// The databases that are named and of which everything is wanted, sorted; empty for everything at all.
+    /// Returns the databases that are selected as a whole and by name, sorted. The result is empty if everything is selected.
     #[must_use]
     pub fn databases(&self) -> Vec<&str> {
         let whole = self.wanted.iter().filter(|pattern| pattern.coll == "*" && pattern.is_plain());
         whole.map(|pattern| pattern.db.as_str()).filter(|db| self.wants_database(db)).collect()
     }
 
-    /// What is wanted, in words of the command line, without what is excluded; empty for everything.
+    /// Returns the selected namespaces in the form of the command line, but not the excluded ones. The result is empty if
+    /// everything is selected.
     #[must_use]
     pub fn to_namespaces(&self) -> Vec<String> {
         self.wanted.iter().map(ToString::to_string).collect()
     }
 }
 
-/// Why the server has no such database or collection.
+/// Returns why a server can't have such a database or collection.
 fn impossible(db: &str, coll: &str) -> Option<&'static str> {
     if db.contains(['/', '\\', ' ', '"', '$']) || db.contains(char::is_control) || coll.contains('\0') {
         return Some("the name of a database has no such character");

@@ -1,4 +1,4 @@
-//! A client without a server, for tests of code that has one and must not ask it.
+//! A client without a server, for tests of code that needs a client but must not use it.
 
 use mongodb::{
     Client,

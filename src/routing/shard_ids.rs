@@ -1,4 +1,5 @@
-//! Shards of another cluster: the routing in a config server's oplog, with the ids that the shards have where it is replayed.
+//! Translates shard ids in routing tables and in the oplog of config servers: the target's shards may have other ids than those
+//! of the backup.
 
 use super::tables::{RoutingSource, each};
 use crate::raw::{Malformed, New, check, find, rewrite};
@@ -7,7 +8,7 @@ use anyhow::{Context, Result};
 use bson::{RawDocument, RawDocumentBuf};
 use std::collections::BTreeMap;
 
-/// Shard id where the oplog comes from → here, only where they differ.
+/// Maps shard ids of the backup or the oplog to those of the target, only where the two differ.
 pub type Ids = BTreeMap<String, String>;
 
 /// Returns the mapping from the shard ids of a backup's replica sets to those of the cluster.
@@ -47,7 +48,7 @@ async fn listed(storage: &dyn Storage, source: &RoutingSource) -> Result<BTreeMa
     Ok(listed)
 }
 
-/// An entry of the oplog with the shard ids of the target. The entry was checked when it was read.
+/// Returns an oplog entry with the shard ids of the target. The entry was checked when it was read.
 ///
 /// # Errors
 /// It can't be read.
@@ -80,12 +81,12 @@ fn translate_operations(command: &RawDocument, ids: &Ids) -> Result<RawDocumentB
     })
 }
 
-/// A document of `config.chunks` or `config.databases`, or a change of one in any form that the oplog has for it.
+/// Translates a document of `config.chunks` or `config.databases`, or a change of one in any form that oplogs have.
 ///
 /// # Errors
-/// It is no document.
+/// The document is not well-formed.
 pub fn translate(document: &RawDocument, ids: &Ids) -> Result<RawDocumentBuf, Malformed> {
-    // It may be nested more deeply than there is stack for.
+    // Without this check, very deep nesting could overflow the stack.
     check(document)?;
     translate_checked(document, ids)
 }

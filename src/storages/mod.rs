@@ -1,4 +1,4 @@
-//! The storages of a cluster, from its configuration: which one a backup lies on, and whether it is the one that was used before.
+//! The storages in a cluster's configuration: the storage of a backup, and whether a storage is the one that was used before.
 
 pub mod place;
 pub mod used_before;

@@ -1,7 +1,7 @@
-//! Which storage is meant: the main one, or one of the profiles; and where a backup lies.
+//! Finds the storage that a name means, the main one or that of a profile, and the storage of a backup.
 //!
-//! A profile overrides the storage and nothing else. A backup's document holds the settings that it was made with, so
-//! it can be read even when its profile is gone; the profile's own document counts first, because keys are changed there.
+//! A profile replaces only the storage. A backup's document contains the settings with which it was made, so the backup can be
+//! read even if its profile is removed. The profile's own document has priority, because credentials are changed there.
 
 use crate::config::{ConfigError, load_over, same_place};
 use crate::control::Control;
@@ -11,29 +11,29 @@ use crate::model::{
 };
 use anyhow::Result;
 
-/// The name of the main storage where the name of a profile is asked for.
+/// The name of the main storage in places that take the name of a profile.
 pub const MAIN: &str = "main";
 
-/// Is this the main storage? Commands leave its name out.
+/// Whether this name means the main storage. Commands leave it out.
 #[must_use]
 pub fn is_main(profile: &str) -> bool {
     profile.is_empty() || profile == MAIN
 }
 
-/// The profile of a backup; `None` on the main storage.
+/// Returns the profile of a backup, or `None` if the backup is on the main storage.
 #[must_use]
 pub fn profile_of(store: &StorageConf) -> Option<&str> {
     (store.profile == Some(true)).then(|| store.name.as_deref().unwrap_or_default())
 }
 
-/// A profile's storage as backups on it name it.
+/// Returns a profile's storage in the form in which backups on it name it.
 #[must_use]
 pub fn named(profile: &Config) -> StorageConf {
     StorageConf { name: profile.name.clone(), profile: Some(true), ..profile.storage.clone() }
 }
 
-/// The settings by which a backup is read: of the main storage, or those of its profile today. If the profile is gone or
-/// names another place today, what the backup itself says: that is where it was written.
+/// Returns the settings with which a backup is read: those of the main storage, or the present ones of its profile. If the
+/// profile is removed or has another place now, these are the settings in the backup, because the backup was written there.
 #[must_use]
 pub fn settings(backup: &BackupMeta, main: &StorageConf, profiles: &[Config]) -> StorageConf {
     let Some(name) = profile_of(&backup.store) else { return main.clone() };
@@ -44,7 +44,7 @@ pub fn settings(backup: &BackupMeta, main: &StorageConf, profiles: &[Config]) ->
     }
 }
 
-/// As [`settings`], with the profiles of now.
+/// Does the same as [`settings`], with the present profiles.
 pub async fn of_backup(control: &Control, backup: &BackupMeta, main: &StorageConf) -> Result<StorageConf> {
     if profile_of(&backup.store).is_none() {
         return Ok(main.clone());
@@ -60,10 +60,10 @@ pub struct Unknown {
     known: String,
 }
 
-/// The profile of this name.
+/// Returns the profile of this name.
 ///
 /// # Errors
-/// [`Unknown`], with the names that there are.
+/// [`Unknown`], with the existing names.
 pub fn find<'a>(profiles: &'a [Config], name: &str) -> Result<&'a Config, Unknown> {
     let names: Vec<&str> = profiles.iter().filter_map(|profile| profile.name.as_deref()).collect();
     profiles.iter().find(|profile| profile.name.as_deref() == Some(name)).ok_or_else(|| Unknown {
@@ -76,10 +76,10 @@ pub fn find<'a>(profiles: &'a [Config], name: &str) -> Result<&'a Config, Unknow
     })
 }
 
-/// The storage that a command names, as backups on it are to name it.
+/// Returns the storage that a command names, in the form in which backups on it will name it.
 ///
 /// # Errors
-/// The profile is [`Unknown`]; the profiles can't be read.
+/// The profile is [`Unknown`], or the profiles can't be read.
 pub async fn storage(control: &Control, main: &StorageConf, profile: &str) -> Result<StorageConf> {
     if is_main(profile) {
         return Ok(main.clone());
@@ -87,8 +87,8 @@ pub async fn storage(control: &Control, main: &StorageConf, profile: &str) -> Re
     Ok(named(find(&control.config.profiles().await?, profile)?))
 }
 
-/// Reads the file of a profile, as strictly as a configuration file. Gives its storage and the sections beside it, which
-/// are not used. `stored` is the profile as it is: what the file hides stays so.
+/// Reads the file of a profile, as strictly as a configuration file. Returns its storage, and the other sections, which are
+/// not used. `stored` is the present profile: values that the file hides keep their stored values.
 ///
 /// # Errors
 /// As [`load_over`].

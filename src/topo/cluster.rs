@@ -1,4 +1,4 @@
-//! Finding the leader replica set and the members of the cluster (docs/format.md D.1).
+//! Finds the leader replica set and the members of the cluster (docs/format.md D.1).
 
 use crate::mongo::{self, Hello, Purpose, Server, admin, connect};
 use anyhow::{Context, Result, bail};
@@ -12,31 +12,31 @@ pub const CONFIG: &str = "config";
 /// The replica sets of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Cluster {
-    /// There are config servers.
+    /// Whether there are config servers.
     pub sharded: bool,
-    /// By replica-set name; a config shard comes once, as the config servers.
+    /// The members by the names of their replica sets. Config servers that are also a shard are listed once, as config servers.
     pub members: BTreeMap<String, Member>,
 }
 
 /// One replica set of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Member {
-    /// Shard id: [`CONFIG`] for the config servers, the replica set's own name outside sharded clusters.
+    /// The shard id. It is [`CONFIG`] for config servers, and the replica set's own name if the cluster is not sharded.
     pub id: String,
-    /// `host:port` of its members, as far as the cluster tells.
+    /// `host:port` of its members, as far as the cluster lists them.
     pub hosts: Vec<String>,
-    /// It is the config servers' replica set.
+    /// Whether these are the config servers.
     pub config: bool,
 }
 
 impl Cluster {
-    /// Names of all replica sets, sorted.
+    /// Returns the names of all replica sets, sorted.
     #[must_use]
     pub fn names(&self) -> Vec<String> {
         self.members.keys().cloned().collect()
     }
 
-    /// Replica-set name → shard id, only where they differ: what a backup's metadata remembers.
+    /// Maps replica sets to their shard ids, only where the two differ. Backups record this map.
     #[must_use]
     pub fn remap(&self) -> BTreeMap<String, String> {
         let renamed = self.members.iter().filter(|(rs, member)| **rs != member.id);
@@ -44,13 +44,13 @@ impl Cluster {
     }
 }
 
-/// A connection to the primary of the leader replica set, with the answer to `hello` of the node it was found by.
+/// Returns a connection to the primary of the leader replica set, and the answer to `hello` of the node that was asked first.
 ///
-/// The leader replica set is the config servers' in a sharded cluster, else the only one. A shard's member knows the
-/// config servers by its `shardIdentity`.
+/// The leader replica set is that of the config servers in a sharded cluster, and otherwise the only one. A member of a shard
+/// finds the config servers in its `shardIdentity`.
 ///
 /// # Errors
-/// Routers and standalone servers are refused; everything that the connections fail with.
+/// The node is a router or a standalone server, or a connection fails.
 pub async fn connect_leader(uri: &str, app: &'static str) -> Result<(Client, Hello)> {
     let purpose = Purpose::Leader { app };
     let client = mongo::connect(uri, purpose).await?;
@@ -70,7 +70,7 @@ pub async fn connect_leader(uri: &str, app: &'static str) -> Result<(Client, Hel
     Ok((client, hello))
 }
 
-/// The refusal of a mongos, with the address to use in its place if it tells.
+/// Returns the error for a mongos, with the address to use instead if the mongos reports it.
 async fn router(mongos: &Client) -> String {
     let answer = mongos.database("admin").run_command(doc! { "getShardMap": 1 }).await.ok();
     let map = answer.as_ref().and_then(|answer| answer.get_document("map").ok());
@@ -82,7 +82,7 @@ async fn router(mongos: &Client) -> String {
     format!("this is a mongos router, which has no oplog and no control collections; connect to {place}")
 }
 
-/// Asks the leader replica set who takes part in operations.
+/// Asks the leader replica set which replica sets take part in operations.
 pub async fn read(leader: &dyn Server) -> Result<Cluster> {
     let hello = mongo::hello(leader).await?;
     if hello.configsvr != 2 {
@@ -95,11 +95,11 @@ pub async fn read(leader: &dyn Server) -> Result<Cluster> {
     shard_map(map)
 }
 
-/// Refuses a cluster whose config servers hold data, as servers of 8.0 and later allow. None was to be had to try it with, and
-/// a backup that nobody has restored is none.
+/// Refuses a cluster whose config servers are also a shard, which is possible with servers of 8.0 and later. Restores of such
+/// clusters were not tested.
 ///
 /// # Errors
-/// It is such a cluster, or `config.shards` can't be read.
+/// The cluster is such a one, or `config.shards` can't be read.
 pub async fn refuse_config_shard(leader: &Client) -> Result<()> {
     let shards = leader.database(CONFIG).collection::<Document>("shards");
     if shards.find_one(doc! { "_id": CONFIG }).await.context("read config.shards")?.is_some() {

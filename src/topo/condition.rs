@@ -1,8 +1,8 @@
-//! The condition of a member, as the member itself reports it: may it be read for a backup now, and does its replica set have a
-//! majority?
+//! The condition of a member, as the member itself reports it: whether it may be read for a backup now, and whether its replica
+//! set has a majority.
 //!
-//! An agent asks its node to fill its line in `pbmAgents`, and asks again right before it begins to work, because the line may
-//! be some seconds old.
+//! An agent asks its node for each update of its document in `pbmAgents`. It asks again right before it begins to work, because
+//! the document may be some seconds old.
 
 use super::{lockable, suits};
 use crate::model::agent::{AgentStat, Locking};
@@ -16,14 +16,14 @@ use anyhow::{Result, bail};
 use std::time::{Duration, Instant};
 use tokio::time::timeout;
 
-/// One look at a member.
+/// The condition of a member at one time.
 #[derive(Debug, Clone)]
 pub struct Condition {
     hello: Hello,
     status: ReplStatus,
-    /// Why the member may not be read, if no other field of the agent's line shows it: it has no indexes, or is locked.
+    /// Why the member may not be read, if no other field of the agent's document shows it: it has no indexes, or is locked.
     unfit: Option<&'static str>,
-    /// Why the majority confirms nothing.
+    /// Why no majority confirms writes.
     no_majority: Option<String>,
     /// What it would mean to lock the member. `None` if the user may not ask.
     locking: Option<Locking>,
@@ -34,7 +34,7 @@ pub struct Condition {
 /// Asks the member.
 ///
 /// # Errors
-/// The member does not answer. A question that the user has no privilege for is no error.
+/// The member does not answer. It is no error if the user lacks a privilege for one of the calls.
 pub async fn of(member: &dyn Server) -> Result<Condition> {
     let (sent, begun) = (jiff::Timestamp::now().as_millisecond(), Instant::now());
     let hello = mongo::hello(member).await?;
@@ -50,7 +50,7 @@ pub async fn of(member: &dyn Server) -> Result<Condition> {
     Ok(Condition { hello, status, unfit, no_majority, locking, clock })
 }
 
-/// As [`of`], over a new connection to the member at `host`.
+/// Does the same as [`of`], over a new connection to the member at `host`.
 ///
 /// # Errors
 /// The member does not answer within `patience`, or can't be asked.
@@ -63,7 +63,7 @@ pub async fn at(uri: &str, host: &str, app: &'static str, patience: Duration) ->
 }
 
 impl Condition {
-    /// Writes the condition into an agent's line.
+    /// Writes the condition into an agent's document.
     pub fn enter(&self, stat: &mut AgentStat) {
         stat.hdn = self.hello.hidden;
         stat.psv = self.hello.passive;
@@ -80,13 +80,13 @@ impl Condition {
         }
     }
 
-    /// `host:port` as the replica set names this member; empty if the replica set does not name it.
+    /// Returns the `host:port` under which the replica set lists this member, or an empty text if it does not.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.hello.me
     }
 
-    /// Why this member may not be read for a backup now; `None` if it may.
+    /// Returns why this member may not be read for a backup now, or `None` if it may.
     #[must_use]
     pub fn unfit(&self) -> Option<String> {
         let mut stat = AgentStat::unknown(&self.status.set, &self.hello.me);
@@ -94,7 +94,7 @@ impl Condition {
         suits::unfit_node(&stat)
     }
 
-    /// Why the majority of the member's replica set confirms nothing; `None` if it does confirm.
+    /// Returns why no majority of the member's replica set confirms writes, or `None` if one does.
     #[must_use]
     pub fn no_majority(&self) -> Option<&str> {
         self.no_majority.as_deref()

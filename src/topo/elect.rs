@@ -1,4 +1,4 @@
-//! Pure: which agents may do a replica set's work, in which order (docs/format.md D.2.3).
+//! Decides which agents may do a replica set's work, and in which order (docs/format.md D.2.3). Pure functions.
 
 use super::suits::{unfit, unfit_for_files};
 use crate::model::{agent::AgentStat, member::MemberState};
@@ -8,26 +8,26 @@ use std::collections::BTreeMap;
 const PRIMARY: f64 = 0.5;
 const ORDINARY: f64 = 1.0;
 const HIDDEN: f64 = 2.0;
-/// Of a node that is locked and whose vote is not missed.
+/// The score of a node that is locked and without a vote that the replica set would miss.
 const VOTELESS: f64 = 1.5;
-/// Of a node that slices the oplog, where somebody else could do the work beside it.
+/// The score of a node that slices the oplog, for work that should run on another node.
 const SLICING: f64 = 0.9;
 
 /// The candidates of one replica set.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
-    /// Groups of equal score, best first; random order inside a group.
+    /// Groups of equal score, the best group first. The order within a group is random.
     pub tiers: Vec<Vec<String>>,
-    /// Who can't, and why.
+    /// The nodes that can't do the work, with the reasons.
     pub unfit: Vec<(String, String)>,
 }
 
-/// What decides between fit nodes.
+/// The rules for the order of fit nodes.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Preference<'a> {
-    /// The operator's numbers, if there are any.
+    /// The priorities in the configuration, if there are any.
     pub priority: Option<&'a BTreeMap<String, f64>>,
-    /// Nodes that slice the oplog, where that counts.
+    /// The nodes that slice the oplog, if the work should run on another node.
     pub slicing: &'a [String],
     /// The data files of the node are copied, for which it is locked.
     pub files: Option<Locked>,
@@ -40,11 +40,11 @@ pub struct Locked {
     pub only_member: bool,
 }
 
-/// Sorts the living agents of `rs`. With priorities their numbers are the scores, and 1 for nodes that they do not
-/// name; else a hidden node comes before an ordinary secondary, that before one that slices, and that before the primary.
+/// Sorts the living agents of `rs`. If there are priorities, they are the scores, and a node without a priority has 1.
+/// Otherwise hidden nodes come first, then other secondaries, then nodes that slice, and at last the primary.
 ///
-/// For work that locks the node, one without votes comes between the first two, and the primary is left out unless it is the
-/// only member with data.
+/// For work that locks the node, a node without a vote comes after the hidden nodes, and the primary is left out unless it is
+/// the only member with data.
 #[must_use]
 pub fn field(agents: &[AgentStat], rs: &str, preference: Preference<'_>) -> Field {
     let mut scored: Vec<(f64, String)> = Vec::new();

@@ -1,4 +1,4 @@
-//! Which cluster is this? An id that no other cluster has and that stays when members come and go.
+//! The id of a cluster. No other cluster has the same id, and it stays when members are added or removed.
 
 use super::cluster::Cluster;
 use crate::mongo::admin;
@@ -8,14 +8,14 @@ use mongodb::Client;
 /// A cluster.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// Hex digits.
+    /// The id, in hex digits.
     pub id: String,
     /// The leader replica set's name.
     pub name: String,
 }
 
-/// Asks the leader replica set: the id of the sharded cluster, or that of the only replica set. `None` for a replica
-/// set that was initiated by hand without an id.
+/// Returns the id of the sharded cluster, or that of the only replica set. Returns `None` for a replica set that was initiated
+/// by hand without an id.
 ///
 /// # Errors
 /// The server can't be asked.

@@ -1,11 +1,11 @@
-//! Pure: may this node do a backup's work, or slice the oplog? (docs/format.md D.2.2)
+//! Decides whether a node may do a backup's work or slice the oplog (docs/format.md D.2.2). Pure functions.
 
 use crate::model::{agent::AgentStat, member::MemberState};
 
-/// Seconds behind the primary from which on a node is left out.
+/// A node that is this many seconds behind the primary is left out.
 pub const MAX_LAG_SECS: i64 = 21;
 
-/// Why the data of a node can't be the source of a backup, whatever its state and lag; `None` if it can.
+/// Returns why the data of a node can't be the source of a backup, regardless of its state and lag, or `None` if it can.
 #[must_use]
 pub const fn unreadable(without_indexes: bool, fsync_locked: bool) -> Option<&'static str> {
     if without_indexes {
@@ -17,7 +17,7 @@ pub const fn unreadable(without_indexes: bool, fsync_locked: bool) -> Option<&'s
     }
 }
 
-/// Why an agent's node may not be read for a backup or for slicing, or `None` when it may.
+/// Returns why an agent's node may not be read for a backup or for slicing, or `None` if it may.
 #[must_use]
 pub fn unfit_node(agent: &AgentStat) -> Option<String> {
     if agent.arb || agent.s == MemberState::Arbiter {
@@ -38,7 +38,7 @@ pub fn unfit_node(agent: &AgentStat) -> Option<String> {
     None
 }
 
-/// Is the node unfit because it is configured that way? Then nothing has to be repaired.
+/// Whether the node is unfit because it is configured that way. Then nothing has to be repaired.
 #[must_use]
 pub fn is_unfit_by_design(agent: &AgentStat) -> bool {
     agent.arb
@@ -47,7 +47,7 @@ pub fn is_unfit_by_design(agent: &AgentStat) -> bool {
         || unreadable(true, false).is_some_and(|why| agent.unfit == why)
 }
 
-/// Why an agent can't take a backup; `None` if it can. The reason is its node, or something else that the agent needs.
+/// Returns why an agent can't make a backup, or `None` if it can. The reason is its node, or something else that it needs.
 #[must_use]
 pub fn unfit(agent: &AgentStat) -> Option<String> {
     unfit_node(agent).or_else(|| agent.faults().next().map(|(what, why)| format!("it can't use the {what}: {why}")))
