@@ -29,6 +29,7 @@ use mongodb::bson::{Document, RawDocumentBuf, Timestamp, doc, rawdoc};
 use mongodb::{Client, IndexModel};
 use pbmbox::archive::meta::{NamespaceKind, NamespaceMeta};
 use pbmbox::model::compression::Compression;
+use pbmbox::mongo::capabilities::Capabilities;
 use pbmbox::oplog::read;
 use pbmbox::replay::apply::{ReplayOptions, Replayed, Replayer};
 use pbmbox::replay::catalog::Catalog;
@@ -220,7 +221,7 @@ impl Bench {
     /// The collections as a restore makes them, empty.
     async fn emptied(&self) -> Catalog {
         self.client.database(DB).drop().await.expect("drop");
-        let mut catalog = Catalog::new(6);
+        let mut catalog = Catalog::new(Capabilities::release(6, 0));
         let metas: Vec<_> =
             self.collections.iter().map(|m| NamespaceMeta { options: catalog.add(m), ..m.clone() }).collect();
         pbmbox::restore::create::create_all(&self.client, &metas, &[], &CancellationToken::new())

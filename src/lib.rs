@@ -18,7 +18,7 @@
 //! | L4 recipes | [`pitr`] | slices of the oplog, and the timelines that they make |
 //! | L4 recipes | [`operation`] | what backups and restores have in common: supervision, debts, progress, lost agents |
 //! | L4 recipes | [`upkeep`] → pitr | what a storage contains, and deletion |
-//! | L4 recipes | [`preflight`] → pitr, restore | checks before an operation, and for `pbm doctor` |
+//! | L4 recipes | [`preflight`] → pitr | checks before an operation, and for `pbm doctor` |
 //! | L3 engines | [`datafiles`] | data files of a mongod: copied, stored, and started again |
 //! | L3 engines | [`snapshot`] | collections to compressed objects and back |
 //! | L3 engines | [`oplog`] → snapshot | oplog entries, and ranges of the oplog as objects |

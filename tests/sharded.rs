@@ -7,6 +7,7 @@ mod money;
 mod newer;
 mod router;
 mod selective;
+mod tracked;
 mod versions;
 
 use crate::logical::truth;

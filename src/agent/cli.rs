@@ -9,7 +9,7 @@ use crate::cli::pflag;
 use crate::control::{Control, Place};
 use crate::log::{DbSink, Log, last_words};
 use crate::model::{build, names::PBM_VERSION};
-use crate::mongo::{self, Purpose, admin::explain, code, login};
+use crate::mongo::{self, Purpose, admin::explain, capabilities::Capabilities, code, login};
 use crate::preflight::grants;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
@@ -169,6 +169,10 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
     let node = Arc::new(node);
     let serving = format!("serving {} of replica set {}, MongoDB {}", node.me(), node.rs, node.version.server);
     tracing::info!("{serving}");
+    let able = Capabilities::read(&node.version.server, &node.version.fcv);
+    if let Some(remark) = able.and_then(|able| able.remark()) {
+        tracing::warn!("MongoDB {} is {remark}", node.version.server);
+    }
     service::ready(&serving);
 
     // There are two groups of tasks. The operations end first, and then the tasks that operations need to end well.
@@ -282,7 +286,8 @@ async fn lacks(uri: &str) -> Option<String> {
         login::login(&client).await
     };
     let login = tokio::time::timeout(PATIENCE, asked).await.ok()?.ok()?;
-    grants::complaint(&login)
+    // The shards are not known yet.
+    grants::complaint(&login, grants::Asked::default())
 }
 
 /// Whether the error is a wrong password or an unusable connection string, which does not go away by waiting.

@@ -6,7 +6,7 @@ use crate::model::{
     agent::{AgentStat, SubsysStatus},
     names::PBM_VERSION,
 };
-use crate::mongo::{admin::explain, login};
+use crate::mongo::{admin::explain, capabilities::Capabilities, login};
 use crate::preflight::grants;
 use anyhow::Result;
 use std::{sync::Arc, time::Duration};
@@ -155,12 +155,13 @@ impl Line {
         self.asked = Some(Instant::now());
         // Every user may make this call. If the node does not answer, its status shows that.
         if let Ok(login) = login::login(&node.client).await {
-            let lacking = grants::lacking(&login);
+            let asked = asked_of(node).await;
+            let lacking = grants::lacking(&login, asked);
             let lacks: Vec<String> = lacking.iter().map(|grant| grant.title().to_owned()).collect();
             let due = self.complained.is_none_or(|at| at.elapsed() >= LACKS_REPEAT);
             if !lacks.is_empty() && (due || lacks != self.lacks) {
                 self.complained = Some(Instant::now());
-                tracing::warn!("{}", grants::complaint(&login).unwrap_or_default());
+                tracing::warn!("{}", grants::complaint(&login, asked).unwrap_or_default());
             }
             if lacks.is_empty() && !self.lacks.is_empty() {
                 self.complained = None;
@@ -169,6 +170,14 @@ impl Line {
             self.lacks = lacks;
         }
     }
+}
+
+/// What the cluster asks of the user besides. Nothing if that can't be found out now.
+async fn asked_of(node: &Node) -> grants::Asked {
+    let (version, cluster) = tokio::join!(node.version_now(), node.cluster());
+    let able = version.ok().and_then(|it| Capabilities::read(&it.server, &it.fcv));
+    let shards = cluster.map_or(0, |it| it.members.values().filter(|member| it.sharded && !member.config).count());
+    grants::Asked::of(able, shards)
 }
 
 /// Describes the present state of the node. Problems are part of the description.

@@ -47,6 +47,7 @@ use crate::pitr::{
     slicing::{self, Progress, Settings, Slicing},
     timeline::Line,
 };
+use crate::topo::cluster;
 use anyhow::{Context, Result, bail};
 use bson::Timestamp;
 use std::{sync::Arc, time::Duration};
@@ -241,6 +242,10 @@ async fn hold(
     stop: &CancellationToken,
 ) -> Result<()> {
     let storage = node.open_to_write(&config.storage, Rate::default()).await?;
+    if node.cluster().await?.sharded {
+        // What is saved of such a cluster can't be restored by this program.
+        cluster::refuse_config_shard(node.control.client()).await?;
+    }
     if node.in_leader_rs {
         sharing::begin(node, storage.as_ref(), &config.storage).await;
     }

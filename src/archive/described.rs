@@ -45,7 +45,7 @@ const INDEX_OPTIONS: [&str; 31] = [
     "safe",
 ];
 /// Options of collections, views and time series in all server versions.
-const COLLECTION_OPTIONS: [&str; 22] = [
+const COLLECTION_OPTIONS: [&str; 23] = [
     "autoIndexId",
     "capped",
     "changeStreamPreAndPostImages",
@@ -59,6 +59,7 @@ const COLLECTION_OPTIONS: [&str; 22] = [
     "indexOptionDefaults",
     "max",
     "pipeline",
+    "recordIdsReplicated",
     "recordPreImages",
     "size",
     "storageEngine",
@@ -71,6 +72,18 @@ const COLLECTION_OPTIONS: [&str; 22] = [
 ];
 /// An option that only views have, in addition to the options above.
 const VIEW_ON: &str = "viewOn";
+
+/// Whether a server that this program knows has this option of collections, views and time series.
+#[must_use]
+pub fn is_collection_option(name: &str) -> bool {
+    COLLECTION_OPTIONS.contains(&name) || name == VIEW_ON
+}
+
+/// Whether a server that this program knows has this option of indexes.
+#[must_use]
+pub fn is_index_option(name: &str) -> bool {
+    INDEX_OPTIONS.contains(&name)
+}
 
 /// Reads the `metadata.json` with this name and compares it with the `meta.pbm` in the same folder.
 ///
@@ -109,12 +122,20 @@ fn known(meta: ArchiveMeta, name: &str) -> Result<ArchiveMeta> {
 fn check_keys(meta: &ArchiveMeta) -> Result<()> {
     for ns in meta.namespaces.iter().chain(&meta.remains) {
         let indexes = ns.indexes.iter().flatten().flat_map(bson::Document::keys);
-        if let Some(key) = indexes.into_iter().find(|key| !INDEX_OPTIONS.contains(&key.as_str())) {
-            bail!("an index of '{}.{}' has the option '{key}', which no server knows: it is damaged", ns.db, ns.coll);
+        if let Some(key) = indexes.into_iter().find(|key| !is_index_option(key)) {
+            bail!(
+                "an index of '{}.{}' has the option '{key}', which no known server has: it is damaged, or of a newer server",
+                ns.db,
+                ns.coll
+            );
         }
         let mut options = ns.options.keys();
-        if let Some(key) = options.find(|key| !COLLECTION_OPTIONS.contains(&key.as_str()) && *key != VIEW_ON) {
-            bail!("'{}.{}' has the option '{key}', which no server knows: it is damaged", ns.db, ns.coll);
+        if let Some(key) = options.find(|key| !is_collection_option(key)) {
+            bail!(
+                "'{}.{}' has the option '{key}', which no known server has: it is damaged, or of a newer server",
+                ns.db,
+                ns.coll
+            );
         }
     }
     Ok(())

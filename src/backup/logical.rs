@@ -17,6 +17,7 @@ use crate::model::{
 use crate::operation::{self, Cx, Kind, progress};
 use crate::oplog::slice::{self, Slice, Wanted};
 use crate::rendezvous::{arrive, reach};
+use crate::routing::on_shards;
 use crate::snapshot::{
     budget::Budget,
     dump::{self, DumpPlan, Dumped},
@@ -38,6 +39,11 @@ pub(super) async fn run(cx: &Cx, job: &Job, board: &ControlBoard<BackupMeta>) ->
     if cx.cluster.sharded {
         cluster::refuse_config_shard(cx.control.client()).await?;
         resharding::none_now(cx.control.client()).await?;
+        if let Some(coll) = on_shards::find(&cx.client).await? {
+            tracing::warn!(
+                "the routing that this shard keeps itself ({coll}) is not in the backup, only that of the config servers"
+            );
+        }
     }
     // After this the backup contains every write acknowledged before it was requested, and an idle shard's oplog begins now,
     // not hours ago.

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, Timestamp, Uuid, doc};
 use futures::TryStreamExt;
 use mongodb::{Client, Collection};
-use std::collections::HashSet;
+use std::{collections::HashSet, time::Duration};
 
 /// A collection that was renamed into the selection came without what it held before, unless it was dumped, or was also
 /// created between `first` and `last`: then the oplog of the backup has all of it.
@@ -21,7 +21,9 @@ pub(super) async fn check(
     let oplog: Collection<Document> = client.database("local").collection("oplog.rs");
     let during = doc! { "$gte": first, "$lte": last };
     let filter = doc! { "ts": during.clone(), "op": "c", "o.renameCollection": { "$exists": true } };
-    let mut renames = oplog.find(filter).await.context("look for renamed collections in the oplog")?;
+    // Without the zero a default of the cluster may end the scan.
+    let mut renames =
+        oplog.find(filter).max_time(Duration::ZERO).await.context("look for renamed collections in the oplog")?;
     while let Some(entry) = renames.try_next().await.context("look for renamed collections in the oplog")? {
         let Some((uuid, from, to)) = into(&entry, selection) else { continue };
         if dumped.contains(&uuid) {

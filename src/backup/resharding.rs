@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, Timestamp, doc};
 use futures::TryStreamExt;
 use mongodb::Client;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 const OPERATIONS: &str = "reshardingOperations";
 const WHY: &str = "its documents would be missing in the backup; repeat the backup when that is done";
@@ -35,7 +35,8 @@ pub(super) async fn none_between(node: &Client, first: Timestamp, last: Timestam
     // Its document is inserted by a transaction, and updated when it goes on or is given up.
     let begun = doc! { "ts": { "$gte": first, "$lte": last }, "$or": [{ "ns": &ns }, { "o.applyOps.ns": &ns }] };
     let found: Vec<Document> =
-        async { oplog.find(begun).await?.try_collect().await }.await.context("look for reshardings in the oplog")?;
+        // Without the zero a default of the cluster may end the scan.
+        async { oplog.find(begun).max_time(Duration::ZERO).await?.try_collect().await }.await.context("look for reshardings in the oplog")?;
     let inserted = found.iter().flat_map(|entry| inserts(entry, &ns)).cloned().collect::<Vec<_>>();
     match inserted.is_empty() && !found.is_empty() {
         true => refuse(&[doc! {}], "was resharded while the backup ran"),

@@ -76,7 +76,7 @@ impl From<bool> for Fate {
 ///
 /// # Errors
 /// The entry can't be read, or a collection was renamed out of the selection or into it: the export can't express such a
-/// rename by other operations.
+/// rename by other operations, or a command is unknown.
 pub fn selected<'a>(
     raw: &'a RawDocument,
     outer: Option<Timestamp>,
@@ -113,7 +113,7 @@ pub fn selected<'a>(
 fn document(entry: &Entry<'_>, selection: &Selection, collections: &Collections) -> Fate {
     let (db, coll) = entry.split_ns();
     match coll {
-        _ if entry.kind == Kind::Noop => Fate::Out,
+        _ if matches!(entry.kind, Kind::Noop | Kind::Internal) => Fate::Out,
         "system.users" | "system.roles" if db == "admin" => selection.users.into(),
         // Views are documents there, named by their namespace.
         "system.views" => {
@@ -147,8 +147,16 @@ fn on_catalogue(
         now => at(entry, now),
     };
     Ok(match command {
-        Command::Harmless => Fate::Out,
-        Command::Unknown(_) | Command::ApplyOps(_) => Fate::Same,
+        // A mongorestore has no routing of shards to change.
+        Command::Harmless | Command::ShardRouting(_) => Fate::Out,
+        Command::Unknown(name) => bail!(
+            "this version does not know what `{name}` at {},{} in {} does, so it can't say what becomes of it; leave the oplog out \
+             with --no-oplog",
+            entry.ts.time,
+            entry.ts.increment,
+            entry.ns
+        ),
+        Command::ApplyOps(_) => Fate::Same,
         Command::DropDatabase => {
             let wanted = selection.wants_database(db);
             if wanted {
@@ -343,6 +351,29 @@ mod tests {
         let nested = entry(vec![doc! { "op": "c", "ns": "admin.$cmd", "o": { "applyOps": both() } }]);
         let expected = entry(vec![doc! { "op": "c", "ns": "admin.$cmd", "o": { "applyOps": [op("shop.a")] } }]);
         assert_eq!(of(&nested, some()), Some(expected));
+    }
+
+    #[test]
+    fn what_the_program_does_not_know_ends_an_export() {
+        let all = Selection::default();
+        let mut there = collections(&[("shop.a", None)]);
+        let nested = |op: Document| doc! { "op": "c", "ns": "admin.$cmd", "o": { "applyOps": [op] } };
+        for (entry, part) in [
+            (command("shop", None, doc! { "somethingNew": "a" }), "`somethingNew` at 7,1 in shop.$cmd"),
+            (doc! { "op": "xi", "ns": "shop.a", "o": { "_id": 1 } }, "unknown op 'xi'"),
+        ] {
+            for entry in [entry.clone(), nested(entry)] {
+                let said = then(&mut there, &all, &entry).expect_err(part).to_string();
+                assert!(said.contains(part), "{said}");
+            }
+        }
+        for entry in [
+            command("shop", None, doc! { "dropIdent": "x" }),
+            command("shop", None, doc! { "createDatabaseMetadata": "shop" }),
+            doc! { "op": "ci", "ns": "shop.a", "o": { "k": 1 } },
+        ] {
+            assert_eq!(then(&mut there, &all, &entry).expect("known"), None, "{entry}");
+        }
     }
 
     #[test]

@@ -48,6 +48,8 @@ pub struct Privilege {
 pub struct Resource {
     #[serde(default)]
     pub any_resource: bool,
+    #[serde(default)]
+    pub cluster: bool,
 }
 
 #[derive(Deserialize)]

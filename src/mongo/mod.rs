@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod ca_store;
+pub mod capabilities;
 pub mod code;
 pub mod connect;
 pub mod hello;
@@ -12,6 +13,7 @@ pub mod majority;
 pub(crate) mod nowhere;
 mod seedlist;
 pub mod server;
+pub mod version;
 
 pub use connect::{Purpose, connect};
 pub use hello::{Hello, hello};

@@ -13,6 +13,9 @@ use crate::raw::{fields, find, text};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Noop,
+    /// A change of what the server keeps beside the data: entries of indexes that are being built, counts of documents (`ci`,
+    /// `cu`, `cd`), keys of its encryption (`km`). The target has its own, so leaving it out loses nothing.
+    Internal,
     Insert,
     Update,
     Delete,
@@ -91,8 +94,12 @@ pub enum Command<'a> {
     },
     /// Operations that are not part of a transaction (this includes vectored retryable inserts, `multiOpType: 1`).
     ApplyOps(&'a RawArray),
-    /// A command that changes no data, such as the start of an index build or a consistency check.
+    /// A command that changes no data: the start of an index build, a consistency check, the second half of a drop
+    /// (`dropIdent`, after `drop`), and the note that an index has arrays in it, which the target finds out itself.
     Harmless,
+    /// `createDatabaseMetadata` and `dropDatabaseMetadata`: changes of the routing that a shard keeps itself. A single replica
+    /// set has none.
+    ShardRouting(&'a str),
     /// A command that this program does not know.
     Unknown(&'a str),
 }
@@ -107,7 +114,12 @@ impl<'a> Command<'a> {
             | Self::IndexesBuilt { coll, .. }
             | Self::IndexesDropped { coll, .. }
             | Self::EmptyCapped { coll } => Some(coll),
-            Self::DropDatabase | Self::Rename { .. } | Self::ApplyOps(_) | Self::Harmless | Self::Unknown(_) => None,
+            Self::DropDatabase
+            | Self::Rename { .. }
+            | Self::ApplyOps(_)
+            | Self::Harmless
+            | Self::ShardRouting(_)
+            | Self::Unknown(_) => None,
         }
     }
 }
@@ -154,12 +166,19 @@ impl<'a> Entry<'a> {
             Some("u") => Kind::Update,
             Some("d") => Kind::Delete,
             Some("c") => Kind::Command,
-            _ => bail!("oplog entry at {} has an unknown op: {}", show(ts), excerpt(raw)),
+            Some("ci" | "cu" | "cd" | "km") => Kind::Internal,
+            op => bail!(
+                "oplog entry at {} has the unknown op '{}', which this version can't replay: {}",
+                show(ts),
+                op.unwrap_or_default(),
+                excerpt(raw)
+            ),
         };
+        let is_left_out = matches!(kind, Kind::Noop | Kind::Internal);
         let missing = |name| anyhow!("oplog entry at {} has no `{name}`: {}", show(ts), excerpt(raw));
         let o = match o {
             Some(o) => o,
-            None if kind == Kind::Noop => raw,
+            None if is_left_out => raw,
             None => return Err(missing("o")),
         };
         // The oplog contains an `applyOps` command as it was sent. The config servers split chunks with an `applyOps`
@@ -170,7 +189,7 @@ impl<'a> Entry<'a> {
         if kind == Kind::Update && o2.is_none() {
             return Err(missing("o2"));
         }
-        let ns = ns.with_context(|| {
+        let ns = ns.or(Some("").filter(|_| kind == Kind::Internal)).with_context(|| {
             format!("oplog entry at {} has no `ns` that is valid UTF-8: {}", show(ts), excerpt(raw))
         })?;
         Ok(Self { ts, kind, ns, ui, o, o2, raw })
@@ -250,7 +269,12 @@ impl<'a> Entry<'a> {
             },
             // These commands have an effect only together with a later entry, or on data that the dump does not
             // contain.
-            "startIndexBuild" | "dbCheck" | "modifyCollectionShardingIndexCatalog" => Command::Harmless,
+            "startIndexBuild"
+            | "dbCheck"
+            | "modifyCollectionShardingIndexCatalog"
+            | "setMultikeyMetadata"
+            | "dropIdent" => Command::Harmless,
+            "createDatabaseMetadata" | "dropDatabaseMetadata" => Command::ShardRouting(name),
             _ => Command::Unknown(name),
         })
     }
@@ -393,7 +417,15 @@ mod tests {
             (rawdoc! {"deleteIndex": "a", "index": "a_1"}, gone(&["a_1"])),
             (rawdoc! {"startIndexBuild": "a"}, Command::Harmless),
             (rawdoc! {"emptycapped": "a"}, Command::EmptyCapped { coll: "a" }),
+            (rawdoc! {"setMultikeyMetadata": "a"}, Command::Harmless),
+            (rawdoc! {"dropIdent": "collection-7"}, Command::Harmless),
+            (rawdoc! {"createDatabaseMetadata": "shop"}, Command::ShardRouting("createDatabaseMetadata")),
+            (rawdoc! {"dropDatabaseMetadata": "shop"}, Command::ShardRouting("dropDatabaseMetadata")),
             (rawdoc! {"importCollection": "a"}, Command::Unknown("importCollection")),
+            (
+                rawdoc! {"upgradeDowngradeViewlessTimeseries": "a"},
+                Command::Unknown("upgradeDowngradeViewlessTimeseries"),
+            ),
         ];
         for (o, expected) in table {
             let raw = command(o);
@@ -444,7 +476,8 @@ mod tests {
     fn malformed_entries_are_named() {
         for (raw, word) in [
             (rawdoc! {"op": "i", "ns": "a.b", "o": {}}, "without ts"),
-            (rawdoc! {"ts": TS, "op": "xi", "ns": "a.b", "o": {}}, "unknown op"),
+            (rawdoc! {"ts": TS, "op": "xi", "ns": "a.b", "o": {}}, "unknown op 'xi'"),
+            (rawdoc! {"ts": TS, "ns": "a.b", "o": {}}, "unknown op ''"),
             (rawdoc! {"ts": TS, "op": "u", "ns": "a.b", "o": {}}, "`o2`"),
             (rawdoc! {"ts": TS, "op": "i", "o": {}}, "`ns`"),
         ] {
@@ -453,6 +486,15 @@ mod tests {
         }
         let raw = command(rawdoc! {"renameCollection": "shop.a"});
         assert!(Entry::parse(&raw, None).unwrap().command().unwrap_err().to_string().contains("7:3"));
+    }
+
+    #[test]
+    fn changes_of_what_the_server_keeps_beside_the_data_are_known() {
+        for op in ["ci", "cu", "cd", "km"] {
+            let raw = rawdoc! {"ts": TS, "op": op, "container": "index-7", "o": {"k": 1_i64, "v": "x"}};
+            assert_eq!(Entry::parse(&raw, None).unwrap().kind, Kind::Internal);
+            assert_eq!(Entry::parse(&rawdoc! {"ts": TS, "op": op}, None).unwrap().ns, "");
+        }
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub fn judge(entry: &RawDocument) -> Result<Verdict> {
     if ns != "admin.$cmd" {
         return Ok(Verdict::Keep);
     }
-    let o = find(entry, "o").and_then(|o| o.document()).context("an oplog command without o")?;
+    // An entry of a kind that this program does not know may have none.
+    let Some(o) = find(entry, "o").and_then(|o| o.document()) else { return Ok(Verdict::Keep) };
     if let Some(ops) = find(o, "applyOps").and_then(|ops| ops.nested()) {
         for op in fields(ops) {
             let op = op.context("read an oplog entry")?.document().context("applyOps holds no documents")?;
@@ -122,6 +123,12 @@ mod tests {
             rawdoc! { "op": "c", "ns": "admin.$cmd", "o": { "commitTransaction": 1 } },
             rawdoc! { "op": "c", "ns": "admin.$cmd", "o": { "applyOps": [{ "op": "i", "ns": "a.b", "o": {} }] } },
             rawdoc! { "op": "n", "ns": "", "o": { "msg": "periodic noop" } },
+            // Entries of kinds that nobody knows yet.
+            rawdoc! { "op": "xi", "ns": "shop.a", "o": { "_id": 1 }, "more": { "a": [1] } },
+            rawdoc! { "op": "xi", "ns": "admin.$cmd" },
+            rawdoc! { "op": "km", "o": { "key": 1 } },
+            rawdoc! { "op": "c", "ns": "admin.$cmd", "o": { "somethingNew": 1 } },
+            rawdoc! { "op": "c", "ns": "admin.$cmd", "o": { "applyOps": [{ "op": "xi", "ns": "a.b" }] } },
         ] {
             assert_eq!(judge(&entry).expect("judge"), Verdict::Keep, "{entry:?}");
         }

@@ -259,6 +259,8 @@ pub async fn store(client: &Client, storage: &Arc<dyn Storage>, budget: &Budget,
             "filter": { "ts": { "$gte": from, "$lte": to } },
             "batchSize": BATCH,
             "noCursorTimeout": true,
+            // Without it a default of the cluster may end the scan (`defaultMaxTimeMS`, from 8.0 on).
+            "maxTimeMS": 0,
             "readConcern": { "level": "local" },
         })
         .batch_size(BATCH)

@@ -11,6 +11,10 @@ pub struct Facts {
     pub control: ControlFacts,
     /// Questions to the leader replica set that had no answer.
     pub unanswered: Vec<String>,
+    /// How many shards the cluster has; 0 if it is not sharded.
+    pub shards: usize,
+    /// The config servers are a shard, too.
+    pub config_shard: bool,
     /// The connection string asks for confirmation of writes by fewer members than the majority.
     pub with_few: bool,
 }
@@ -44,8 +48,7 @@ pub struct Answer {
     pub clock_ms: i64,
     /// Time of one question and its answer, in milliseconds.
     pub round_ms: u64,
-    /// `None` where it was not asked.
-    pub version: Option<Result<Version, String>>,
+    pub version: Result<Version, String>,
     pub login: Result<Login, String>,
     pub oplog: Result<Oplog, String>,
 }

@@ -39,20 +39,25 @@ pub struct Asker<'a> {
 impl Asker<'_> {
     /// Asks everybody. What can't be found out is part of the facts.
     pub async fn everything(&self) -> Facts {
-        let ((replsets, mut unanswered), (control, more)) = tokio::join!(self.replsets(), self.control_facts());
+        let ((cluster, replsets, mut unanswered), (control, more)) =
+            tokio::join!(self.replsets(), self.control_facts());
         unanswered.extend(more);
         let with_few = !majority::is_asked_for(self.control.client());
-        Facts { replsets, control, unanswered, with_few }
+        let shards = cluster.members.values().filter(|member| cluster.sharded && !member.config).count();
+        // Whoever may not read it can't be told.
+        let config_shard = cluster.sharded && cluster::has_config_shard(self.control.client()).await.unwrap_or(false);
+        Facts { replsets, control, unanswered, with_few, shards, config_shard }
     }
 
     /// Every member of every replica set, hidden ones and arbiters too, and which questions had no answer.
-    async fn replsets(&self) -> (Vec<ReplsetFacts>, Vec<String>) {
+    async fn replsets(&self) -> (Cluster, Vec<ReplsetFacts>, Vec<String>) {
         let (cluster, failed) = match cluster::read(self.control.client()).await {
             Ok(cluster) => (cluster, None),
             Err(error) => (self.only_leader().await, Some(format!("find the replica sets: {}", explain(&error)))),
         };
         let sets = cluster.members.iter().map(|(rs, member)| self.replset(rs, &member.hosts));
-        (join_all(sets).await, failed.into_iter().collect())
+        let sets = join_all(sets).await;
+        (cluster, sets, failed.into_iter().collect())
     }
 
     /// As far as `hello` tells, which everybody may ask.
@@ -134,10 +139,7 @@ impl Asker<'_> {
                 _ => None,
             };
             let members = status.map(|status| status.members).unwrap_or_default();
-            let version = match self.depth {
-                Depth::Full => Some(told(admin::version(&client).await)),
-                Depth::Operation => None,
-            };
+            let version = told(admin::version(&client).await);
             let login = told(login::login(&client).await);
             let answer = Answer { clock_ms, round_ms, version, login, oplog: told(oplog(&client).await) };
             anyhow::Ok(Asked { answer, members, no_majority })

@@ -43,6 +43,7 @@ impl Operation {
 #[must_use]
 pub fn judge(facts: &Facts) -> Vec<Finding> {
     let mut findings = work::configuration(facts);
+    findings.extend(nodes::config_shard(facts));
     findings.extend(nodes::connections(facts));
     findings.extend(nodes::privileges(facts));
     findings.extend(nodes::versions(facts));

@@ -1,21 +1,18 @@
 //! Pure: the members themselves, as they answered from here.
 
 use super::{
-    facts::{ControlFacts, Facts, NodeFacts},
+    facts::{Answer, ControlFacts, Facts, NodeFacts},
     finding::{CLUSTER, Check, Finding, member},
     grants,
 };
 use crate::model::{agent::AgentStat, lock::is_stale, member::MemberState};
-use crate::mongo::admin::Version;
-use crate::restore::plan::version::Version as Number;
+use crate::mongo::{admin::Version, capabilities::Capabilities};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Seconds by which clocks may differ before somebody should know, and before it must be mended: a lock or an agent without
 /// a sign of life for as long counts as lost.
 const CLOCK_WARNING: i64 = 5;
 const CLOCK_FAILURE: i64 = 30;
-/// Release series of the server that this build was made for.
-const SUPPORTED: [u32; 4] = [5, 6, 7, 8];
 
 /// Does a living agent tell that it works with this member?
 fn is_vouched_for(control: &ControlFacts, rs: &str, host: &str) -> bool {
@@ -105,7 +102,7 @@ pub(super) fn privileges(facts: &Facts) -> Vec<Finding> {
         }
         let names: Vec<String> = login.users.iter().map(|user| format!("{}@{}", user.user, user.db)).collect();
         let names = names.join(", ");
-        let missing = grants::missing(login);
+        let missing = grants::missing(login, asked_of(answer, facts.shards));
         if missing.is_empty() {
             out.push(Finding::ok(Check::Privileges, &set.name, format!("user {names} has all that is needed")));
             continue;
@@ -123,13 +120,28 @@ pub(super) fn privileges(facts: &Facts) -> Vec<Finding> {
     out
 }
 
+/// What the cluster asks of the user besides.
+fn asked_of(answer: &Answer, shards: usize) -> grants::Asked {
+    let able = answer.version.as_ref().ok().and_then(|it| Capabilities::read(&it.server, &it.fcv));
+    grants::Asked::of(able, shards)
+}
+
+/// Config servers that are a shard, too.
+pub(super) fn config_shard(facts: &Facts) -> Option<Finding> {
+    let detail =
+        "the config servers are a shard, too (config.shards): backups, restores and the saving of oplog are refused";
+    let finding = Finding::failure(Check::Configuration, CLUSTER, detail);
+    let next = "the server's command transitionToDedicatedConfigServer makes them config servers only";
+    facts.config_shard.then(|| finding.next(next))
+}
+
 /// One version of the server everywhere, and one that we know.
 pub(super) fn versions(facts: &Facts) -> Vec<Finding> {
     let mut servers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let mut levels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let mut out = Vec::new();
     for (rs, node) in facts.nodes() {
-        match node.answer.as_ref().ok().and_then(|answer| answer.version.as_ref()) {
+        match node.answer.as_ref().ok().map(|answer| &answer.version) {
             Some(Ok(Version { server, fcv, .. })) => {
                 servers.entry(server).or_default().push(member(rs, &node.host));
                 levels.entry(fcv).or_default().insert(rs);
@@ -145,8 +157,9 @@ pub(super) fn versions(facts: &Facts) -> Vec<Finding> {
         }
     }
     for (version, hosts) in &servers {
-        if !Number::parse(version).is_some_and(|number| SUPPORTED.contains(&number.major)) {
-            let detail = format!("MongoDB {version} ({}) is none that this build was made for", hosts.join(", "));
+        let able = Capabilities::read(version, "");
+        if let Some(remark) = able.map_or(Some("none that this build was made for".to_owned()), |it| it.remark()) {
+            let detail = format!("MongoDB {version} ({}) is {remark}", hosts.join(", "));
             out.push(
                 Finding::warning(Check::ServerVersion, CLUSTER, detail)
                     .next("try a restore elsewhere before you rely on it"),

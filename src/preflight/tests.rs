@@ -20,7 +20,7 @@ fn at(time: u32) -> Timestamp {
 fn answer(oplog: Oplog) -> Answer {
     let version = Version { server: "6.0.5".into(), fcv: "6.0".into(), psmdb: None };
     let login = grants::tests::with(&["readWrite", "backup", "clusterMonitor", "restore"], true);
-    Answer { clock_ms: 3, round_ms: 1, version: Some(Ok(version)), login: Ok(login), oplog: Ok(oplog) }
+    Answer { clock_ms: 3, round_ms: 1, version: Ok(version), login: Ok(login), oplog: Ok(oplog) }
 }
 
 fn node(host: &str, state: MemberState, oplog: Oplog) -> NodeFacts {
@@ -119,15 +119,36 @@ fn each_fault_is_found_where_it_is() {
         ),
         (
             |it| {
+                it.shards = 2;
+                let answer = it.replsets[1].nodes[0].answer.as_mut().expect("one");
+                let roles = ["readWrite", "backup", "clusterMonitor", "restore"];
+                answer.login = Ok(grants::tests::with(&roles, false));
+                for node in it.replsets.iter_mut().flat_map(|set| &mut set.nodes) {
+                    let version = Version { server: "8.0.4".into(), fcv: "8.0".into(), psmdb: None };
+                    node.answer.as_mut().expect("one").version = Ok(version);
+                }
+            },
+            "Failure privileges b: user u@admin lacks role directShardOperations, anyAction on anyResource",
+        ),
+        (|it| it.config_shard = true, "Failure configuration cluster: the config servers are a shard, too"),
+        (
+            |it| {
+                let version = Version { server: "8.2.0".into(), fcv: "8.2".into(), psmdb: None };
+                it.replsets[1].nodes[0].answer.as_mut().expect("one").version = Ok(version);
+            },
+            "Warning server version cluster: MongoDB 8.2.0 (b/h:1) is newer than 8.0, the newest one",
+        ),
+        (
+            |it| {
                 let version = Version { server: "4.2.1".into(), fcv: "6.0".into(), psmdb: None };
-                it.replsets[1].nodes[0].answer.as_mut().expect("one").version = Some(Ok(version));
+                it.replsets[1].nodes[0].answer.as_mut().expect("one").version = Ok(version);
             },
             "Warning server version cluster: MongoDB 4.2.1 (b/h:1) is none",
         ),
         (
             |it| {
                 let version = Version { server: "6.0.5".into(), fcv: "5.0".into(), psmdb: None };
-                it.replsets[1].nodes[0].answer.as_mut().expect("one").version = Some(Ok(version));
+                it.replsets[1].nodes[0].answer.as_mut().expect("one").version = Ok(version);
             },
             "Warning server version cluster: different feature compatibility versions: 5.0 on b; 6.0 on a, b",
         ),
@@ -305,6 +326,8 @@ fn only_what_stops_every_agent_is_an_obstacle() {
     assert_eq!(stopped(&facts, Operation::Backup), [""; 0], "a backup restores nothing");
     assert_eq!(stopped(&facts, Operation::Restore), ["a/h:1"]);
     assert_eq!(stopped(&facts, Operation::Replay), ["a/h:1"]);
+    facts.control.agents[0].lacks = vec!["role directShardOperations".into()];
+    assert_eq!(stopped(&facts, Operation::Backup), ["a/h:1", "a/h:2"], "shards refuse it");
     facts.control.agents[0].lacks = vec!["role clusterMonitor".into()];
     assert_eq!(stopped(&facts, Operation::Backup), ["a/h:1", "a/h:2"]);
     facts.control.agents[1].lacks.clear();

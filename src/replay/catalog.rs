@@ -22,7 +22,9 @@ use bson::{Bson, Document, Uuid};
 
 use crate::archive::meta::{NamespaceKind, NamespaceMeta};
 use crate::model::names::BUCKETS;
+use crate::mongo::capabilities::{Capabilities, Capability};
 use crate::replay::key::{Key, is_found_by_name};
+use crate::replay::options;
 
 /// The largest size of a capped collection that the server accepts.
 pub const WIDEST: i64 = 1 << 50;
@@ -81,31 +83,25 @@ pub struct Collection {
 #[derive(Debug, Clone)]
 pub struct Catalog {
     collections: BTreeMap<Key, Collection>,
-    /// Whether the server can change the cap of a collection (6.0 and newer).
-    movable_caps: bool,
-    /// Whether every `collMod` without `recordPreImages` switches that option off (measured on 5.0.4; 6.0 has no such
-    /// option).
-    pre_images_by_request: bool,
+    /// What the target can do.
+    able: Capabilities,
 }
 
 impl Catalog {
-    /// `server_major` is the first number of the target's version.
-    pub fn new(server_major: i32) -> Self {
-        let newer = server_major >= 6;
-        Self { collections: BTreeMap::new(), movable_caps: newer, pre_images_by_request: !newer }
+    /// For a target that can do this.
+    pub fn new(able: Capabilities) -> Self {
+        Self { collections: BTreeMap::new(), able }
     }
 
-    /// Adapts the catalog to the server's feature compatibility version, whose first number is `major`: a 6.0 server at
-    /// version 5.0 can't change the cap of a collection.
-    #[must_use]
-    pub fn at_features_of(self, major: i32) -> Self {
-        Self { movable_caps: self.movable_caps && major >= 6, ..self }
+    /// Makes the options of a collection in the database `db`, or what a `collMod` sets, fit the target.
+    pub(super) fn adapt(&self, db: &str, options: &mut Document) {
+        options::adapt(db, options, self.able);
     }
 
     /// Whether the server can change the cap of a collection. If so, a capped collection is created with a very large cap.
     /// Otherwise the collection is uncapped until its data is complete.
     pub(super) fn can_move_caps(&self) -> bool {
-        self.movable_caps
+        self.able.has(Capability::ChangeableCaps)
     }
 
     /// Adds a namespace of the dump and returns the options to create it with before its data is loaded.
@@ -168,7 +164,7 @@ impl Catalog {
             let max = take(options, "max").as_ref().and_then(integer).filter(|max| *max > 0);
             let size = take(options, "size").as_ref().and_then(integer).unwrap_or(4096);
             deferred.cap = Some(Cap { size, max });
-            if self.movable_caps {
+            if self.can_move_caps() {
                 options.insert("size", WIDEST);
             } else {
                 options.remove("capped");
@@ -250,6 +246,7 @@ impl Catalog {
     /// Applies a `collMod` to the catalogue, and returns the part that has to be sent to the server now.
     pub(super) fn modify(&mut self, key: &Key, command: &Document) -> Option<Document> {
         let mut command = command.clone();
+        let keeps_pre_images = self.able.has(Capability::KeepsRecordPreImages);
         let index = command.remove("index");
         command.remove("noPadding");
         command.remove("usePowerOf2Sizes");
@@ -270,7 +267,7 @@ impl Catalog {
                 match command.remove(name) {
                     Some(Bson::String(off)) if off == "off" => drop(collection.deferred.options.remove(name)),
                     Some(value) => drop(collection.deferred.options.insert(name, value)),
-                    None if name == "recordPreImages" && self.pre_images_by_request => {
+                    None if name == "recordPreImages" && !keeps_pre_images => {
                         collection.deferred.options.remove(name);
                     }
                     None => {}
@@ -425,7 +422,7 @@ mod tests {
         for (major, now) in
             [(6, doc! {"capped": true, "size": WIDEST, "validator": {"a": 1}}), (5, doc! {"validator": {"a": 1}})]
         {
-            let mut catalog = Catalog::new(major);
+            let mut catalog = Catalog::new(Capabilities::release(major, 0));
             assert_eq!(catalog.add(&meta("c", NamespaceKind::Collection, all.clone(), vec![])), now);
             let deferred = &catalog.get(&Key::uuid(UUID)).unwrap().deferred;
             assert_eq!(deferred.cap, Some(Cap { size: 4096, max: Some(7) }));
@@ -438,7 +435,7 @@ mod tests {
 
     #[test]
     fn id_and_clustered_indexes_are_not_built() {
-        let mut catalog = Catalog::new(6);
+        let mut catalog = Catalog::new(Capabilities::release(6, 0));
         let indexes = vec![
             doc! {"v": 2, "key": {"_id": 1}, "name": "_id_", "ns": "shop.c"},
             doc! {"v": 2, "key": {"_id": 1}, "name": "clus key", "unique": true, "clustered": true},
@@ -460,7 +457,7 @@ mod tests {
             (doc! {"v": 2, "key": {"u": 1}, "name": "u", "unique": 1.0, "sparse": true}, true),
             (doc! {"v": 2, "key": {"u": 1}, "name": "u", "prepareUnique": true}, true),
         ] {
-            let mut catalog = Catalog::new(6);
+            let mut catalog = Catalog::new(Capabilities::release(6, 0));
             let meta = meta("c", NamespaceKind::Collection, doc! {}, vec![id.clone(), spec.clone()]);
             let _ = catalog.add(&meta);
             assert!(!catalog.get(&Key::uuid(UUID)).unwrap().in_order, "a restore builds them afterwards");
@@ -479,7 +476,7 @@ mod tests {
 
     #[test]
     fn indexes_of_a_time_series_are_of_two_levels() {
-        let mut catalog = Catalog::new(6);
+        let mut catalog = Catalog::new(Capabilities::release(6, 0));
         let _ = catalog.add(&meta("ts", NamespaceKind::Timeseries, doc! {}, vec![doc! {"key": {"m": 1}, "name": "m"}]));
         let key = Key::name("shop", "system.buckets.ts");
         catalog.add_index(&key, doc! {"key": {"meta": 1}, "name": "b"});
@@ -489,7 +486,7 @@ mod tests {
 
     #[test]
     fn ddl_changes_the_catalogue() {
-        let mut catalog = Catalog::new(6);
+        let mut catalog = Catalog::new(Capabilities::release(6, 0));
         let key = Key::uuid(UUID);
         let spec = |name: &str| doc! {"v": 2, "key": {name: 1}, "name": name};
         let indexes = ["a", "b", "c"].map(spec).to_vec();
@@ -533,7 +530,7 @@ mod tests {
         let record = doc! {"recordPreImages": true};
         let cases = [(5, doc! {"validator": {}}, false), (5, record.clone(), true), (6, doc! {"validator": {}}, true)];
         for (major, change, stays) in cases {
-            let mut catalog = Catalog::new(major);
+            let mut catalog = Catalog::new(Capabilities::release(major, 0));
             let key = Key::uuid(UUID);
             let _ = catalog.add(&meta("c", NamespaceKind::Collection, record.clone(), vec![]));
             let mut command = doc! {"collMod": "c"};
@@ -545,7 +542,7 @@ mod tests {
 
     #[test]
     fn a_collection_that_is_created_again_has_nothing_of_the_old_one() {
-        let mut catalog = Catalog::new(6);
+        let mut catalog = Catalog::new(Capabilities::release(6, 0));
         let key = Key::uuid(UUID);
         let indexes = vec![doc! {"key": {"a": 1}, "name": "a"}];
         let _ = catalog.add(&meta("c", NamespaceKind::Collection, doc! {"capped": true, "size": 1}, indexes));
@@ -557,7 +554,7 @@ mod tests {
 
     #[test]
     fn a_collection_in_use_gets_only_the_indexes_that_differ() {
-        let mut catalog = Catalog::new(6);
+        let mut catalog = Catalog::new(Capabilities::release(6, 0));
         let index = |name: &str| doc! {"v": 2, "key": {"a": 1, "b": 1}, "name": name};
         let specs = ["same", "ttl", "gone", "order"].map(index).to_vec();
         catalog.adopt("shop", "c", UUID, &doc! {"capped": true, "size": 4096, "expireAfterSeconds": 5}, specs);

@@ -54,7 +54,7 @@ impl Ddl {
             Command::IndexesDropped { coll, names } => self.drop_indexes(db, coll, names, entry, state).await,
             Command::EmptyCapped { coll } => self.empty(db, coll, entry, state).await,
             Command::Unknown(name) => bail!("this version does not know what `{name}` does, so it cannot restore it"),
-            Command::ApplyOps(_) | Command::Harmless => Ok(()),
+            Command::ApplyOps(_) | Command::Harmless | Command::ShardRouting(_) => Ok(()),
         }
     }
 
@@ -84,6 +84,7 @@ impl Ddl {
         self.names.free(&mut state.catalog, db, coll, uuid).await?;
         state.catalog.forget(&Key::name(db, coll));
         let mut options = text::decode(o).context("read the options")?;
+        state.catalog.adapt(db, &mut options);
         options.insert("create", coll);
         let command = state.catalog.create(key.clone(), format!("{db}.{coll}"), &options);
         self.names.forget_displaced(uuid);
@@ -100,7 +101,8 @@ impl Ddl {
         } else if self.target.lookup(db, coll).await?.is_some() {
             return Ok(());
         }
-        let options = text::decode(o).context("read the options")?;
+        let mut options = text::decode(o).context("read the options")?;
+        state.catalog.adapt(db, &mut options);
         let command = state.catalog.create(key.clone(), format!("{db}.{coll}"), &options);
         self.names.send(db, &key, &encode(&command)?).await?;
         match self.target.lookup(db, coll).await? {
@@ -221,7 +223,8 @@ impl Ddl {
 
     async fn modify(&mut self, db: &str, coll: &str, entry: &Entry<'_>, state: &mut State) -> Result<()> {
         let key = state.key(db, coll, entry.ui);
-        let command = text::decode(entry.o).context("read the options")?;
+        let mut command = text::decode(entry.o).context("read the options")?;
+        state.catalog.adapt(db, &mut command);
         let Some(command) = state.catalog.modify(&key, &command) else { return Ok(()) };
         let changes_granularity = command.contains_key("timeseries");
         let command = encode(&command)?;

@@ -34,7 +34,7 @@ impl Scope {
     pub fn wants(&self, entry: &Entry<'_>, command: Option<&Command<'_>>, is_restored: bool) -> bool {
         let (db, coll) = entry.split_ns();
         match command {
-            None if entry.kind == Kind::Noop => false,
+            None if matches!(entry.kind, Kind::Noop | Kind::Internal) => false,
             None if coll == "system.views" => {
                 let view = text_id(entry).and_then(|id| id.split_once('.'));
                 self.is_restorable(db, coll)
@@ -44,7 +44,7 @@ impl Scope {
             None if self.routing_table(entry).is_some() => true,
             None => self.wants_collection(db, coll, is_restored) && !is_balancer_switch(entry),
             Some(Command::ApplyOps(_) | Command::Unknown(_)) => true,
-            Some(Command::Harmless) => false,
+            Some(Command::Harmless | Command::ShardRouting(_)) => false,
             Some(Command::DropDatabase) => {
                 !matches!(db, "admin" | "config" | "local") && self.selection.wants_database(db)
             }
@@ -190,6 +190,10 @@ mod tests {
             (on("config", rawdoc! {"dropDatabase": 1}), false),
             (on("admin", rawdoc! {"applyOps": []}), true),
             (on("shop", rawdoc! {"startIndexBuild": "a"}), false),
+            (on("shop", rawdoc! {"setMultikeyMetadata": "a"}), false),
+            (on("shop", rawdoc! {"createDatabaseMetadata": "shop"}), false),
+            (rawdoc! {"op": "ci", "ns": "shop.a", "o": {"k": 1}}, false),
+            (rawdoc! {"op": "km", "o": {}}, false),
             (on("shop", rawdoc! {"somethingNew": "a"}), true),
         ] {
             assert_eq!(wants(&scope, &raw), expected, "{raw:?}");

@@ -14,6 +14,7 @@ use bson::Uuid;
 use crate::model::names::{BUCKETS, series_name};
 use crate::model::selection::Selection;
 use crate::oplog::entry::{Command, Entry, Kind, operations, show};
+use crate::replay::feasible::Onto;
 use crate::replay::key::lasting_uuid;
 use crate::replay::op::document_id;
 use crate::routing::own::collection_uuid;
@@ -52,11 +53,12 @@ impl Present {
     }
 }
 
-/// The selection and the target's namespaces. The oplog is searched for them.
+/// The selection and the target's namespaces, for which the oplog is searched, and what the target can do.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked<'a> {
     pub selection: &'a Selection,
     pub present: &'a Present,
+    pub onto: Onto,
 }
 
 /// The names and collections that an oplog creates, renames or drops.
@@ -102,8 +104,11 @@ impl Followed {
     pub fn see(&mut self, entry: &Entry<'_>, asked: Asked<'_>) -> Result<()> {
         match entry.kind {
             Kind::Command => return self.see_command(entry, asked),
-            Kind::Noop => return Ok(()),
+            Kind::Noop | Kind::Internal => return Ok(()),
             Kind::Insert | Kind::Update | Kind::Delete => {}
+        }
+        if asked.selection.wants_namespace(entry.ns) {
+            asked.onto.check_bucket(entry)?;
         }
         let id = || document_id(entry).and_then(|id| id.text());
         if entry.ns.ends_with(".system.views") {
@@ -137,6 +142,7 @@ impl Followed {
                 // Buckets go with their series.
                 let plain = series_name(coll);
                 if selection.wants(db, plain) {
+                    asked.onto.check_options(entry, coll)?;
                     let ns = format!("{db}.{plain}");
                     self.add_name(&ns, asked);
                     self.add_creation(&ns, asked);
@@ -177,6 +183,13 @@ impl Followed {
                     self.add_uuid(entry.ui, if to_selected { to } else { from }, asked);
                 }
             }
+            Command::CollMod { coll } if selection.wants(db, series_name(coll)) => {
+                asked.onto.check_options(entry, coll)?;
+            }
+            Command::IndexesBuilt { coll, specs } if selection.wants(db, series_name(coll)) => {
+                asked.onto.check_indexes(entry, coll, &specs)?;
+            }
+            Command::ShardRouting(name) => asked.onto.check_own_routing(entry, name)?,
             // A transaction can create collections.
             Command::ApplyOps(ops) => {
                 for op in operations(ops, entry.ts) {
@@ -230,7 +243,10 @@ impl Followed {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mongo::capabilities::Capabilities;
     use bson::{Binary, RawDocumentBuf, Timestamp, rawdoc};
+
+    const SIX: Onto = Onto { able: Capabilities::release(6, 0), sharded: false };
 
     #[test]
     fn databases_that_an_oplog_creates_or_drops_are_found() {
@@ -249,7 +265,7 @@ mod tests {
         let at = Timestamp { time: 1, increment: 1 };
         for entry in [&ops, &rename, &other, &drop, &removed] {
             let entry = Entry::parse(entry, Some(at)).expect("an entry");
-            followed.see(&entry, Asked { selection: &selection, present: &present }).expect("readable");
+            followed.see(&entry, Asked { selection: &selection, present: &present, onto: SIX }).expect("readable");
         }
         assert_eq!(followed.databases.into_iter().collect::<Vec<_>>(), ["a", "b", "d", "f", "g"]);
     }
@@ -277,7 +293,7 @@ mod tests {
             rename(3, other, "shop.a", "shop.b"),
         ];
         let present = Present::default();
-        let asked = Asked { selection: &selection, present: &present };
+        let asked = Asked { selection: &selection, present: &present, onto: SIX };
         let followed = see(&entries, asked);
         let creates = BTreeSet::from(["shop.orders".to_owned()]);
         let databases = BTreeSet::from(["shop".to_owned()]);
@@ -339,7 +355,7 @@ mod tests {
         let look = |entry: &RawDocumentBuf, selection: &Selection| {
             let mut followed = Followed::default();
             let entry = Entry::parse(entry, Some(at)).expect("an entry");
-            followed.see(&entry, Asked { selection, present: &present }).expect("readable");
+            followed.see(&entry, Asked { selection, present: &present, onto: SIX }).expect("readable");
             let shown = |(db, coll): &(String, String)| format!("{db}.{coll}");
             let named: Vec<String> = followed.named.iter().map(shown).collect();
             (named, followed.renamed.keys().map(shown).collect::<Vec<String>>())
@@ -355,16 +371,60 @@ mod tests {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
 
+    /// Alone and inside of `applyOps`, of a transaction or not.
     #[test]
-    fn a_command_that_cannot_be_replayed_is_an_error() {
+    fn what_cannot_be_replayed_is_refused_by_its_name() {
         let at = Timestamp { time: 1, increment: 1 };
         let (selection, present) = (Selection::default(), Present::default());
-        let asked = Asked { selection: &selection, present: &present };
-        let import = rawdoc! {"ts": at, "op": "c", "ns": "shop.$cmd", "o": {"importCollection": "shop.x"}};
-        let seen = Followed::default().see(&Entry::parse(&import, None).expect("an entry"), asked);
-        assert!(seen.expect_err("refused").to_string().contains("importCollection"));
+        let shard = Onto { sharded: true, ..SIX };
+        let command = |o: RawDocumentBuf| rawdoc! {"op": "c", "ns": "shop.$cmd", "o": o};
+        let look = |raw: RawDocumentBuf, onto: Onto| {
+            let asked = Asked { selection: &selection, present: &present, onto };
+            let seen = Entry::parse(&raw, Some(at)).and_then(|entry| Followed::default().see(&entry, asked));
+            seen.err().map(|error| error.to_string()).unwrap_or_default()
+        };
+        for (raw, onto, part) in [
+            (command(rawdoc! {"importCollection": "shop.x"}), SIX, "`importCollection` at 1:1 in shop.$cmd"),
+            (command(rawdoc! {"upgradeDowngradeViewlessTimeseries": "x"}), SIX, "`upgradeDowngradeViewlessTimeseries`"),
+            (rawdoc! {"op": "xi", "ns": "shop.x", "o": {"_id": 1}}, SIX, "unknown op 'xi'"),
+            (command(rawdoc! {"createDatabaseMetadata": "shop"}), shard, "`createDatabaseMetadata` at 1:1"),
+            (command(rawdoc! {"dropDatabaseMetadata": "shop"}), shard, "`dropDatabaseMetadata`"),
+            (command(rawdoc! {"createDatabaseMetadata": "shop"}), SIX, ""),
+            (command(rawdoc! {"dropIdent": "collection-7"}), shard, ""),
+            (command(rawdoc! {"setMultikeyMetadata": "x"}), shard, ""),
+            (rawdoc! {"op": "ci", "ns": "shop.x", "o": {"k": 1}}, shard, ""),
+            (rawdoc! {"op": "km", "o": {}}, shard, ""),
+            (
+                command(rawdoc! {"create": "x", "timeseries": {"timeField": "t", "bucketRoundingSeconds": 9}}),
+                SIX,
+                "6.3.0",
+            ),
+            (command(rawdoc! {"create": "x", "novelty": 1}), SIX, "option 'novelty' is unknown"),
+            (
+                command(rawdoc! {"createIndexes": "x", "v": 2, "key": {"a": 1}, "name": "a", "novelty": 1}),
+                SIX,
+                "'novelty'",
+            ),
+            (command(rawdoc! {"collMod": "x", "timeseries": {"bucketRoundingSeconds": 9}}), SIX, "6.3.0"),
+            (
+                rawdoc! {"op": "i", "ns": "shop.system.buckets.x", "o": {"control": {"version": 3}}},
+                SIX,
+                "control.version 3",
+            ),
+        ] {
+            let ops = || bson::RawArrayBuf::from_iter([raw.clone()]);
+            let nested = rawdoc! {"op": "c", "ns": "admin.$cmd", "o": {"applyOps": ops()}};
+            let lsid = rawdoc! {"id": Binary::from(Uuid::new())};
+            let transaction =
+                rawdoc! {"op": "c", "ns": "admin.$cmd", "lsid": lsid, "txnNumber": 1_i64, "o": {"applyOps": ops()}};
+            for entry in [raw.clone(), nested, transaction] {
+                let said = look(entry.clone(), onto);
+                assert!(said.contains(part) && said.is_empty() == part.is_empty(), "{entry:?}: {said}");
+            }
+        }
         let lsid = rawdoc! {"id": Binary::from(Uuid::new())};
-        let commit = rawdoc! {"ts": at, "op": "c", "ns": "admin.$cmd", "lsid": lsid, "txnNumber": 1_i64, "o": {"commitTransaction": 1}};
-        Followed::default().see(&Entry::parse(&commit, None).expect("an entry"), asked).expect("no command of its own");
+        let commit =
+            rawdoc! {"op": "c", "ns": "admin.$cmd", "lsid": lsid, "txnNumber": 1_i64, "o": {"commitTransaction": 1}};
+        assert_eq!(look(commit, shard), "", "no command of its own");
     }
 }

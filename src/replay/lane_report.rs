@@ -45,9 +45,14 @@ impl LaneReport {
         resent || self.tolerance.includes(ts)
     }
 
+    /// Whether it is fine that there was no document for the operation.
+    pub(super) fn tolerates_missing_document(&self, op: &Op, resent: bool) -> bool {
+        op.kind == Kind::Update && self.tolerates(op.ts, resent)
+    }
+
     /// Judges an operation for which the server found no document.
     pub(super) fn judge_missing_document(&mut self, op: &Op, resent: bool) -> Result<()> {
-        if op.kind == Kind::Update && self.tolerates(op.ts, resent) {
+        if self.tolerates_missing_document(op, resent) {
             self.stats.missing_documents += 1;
             return Ok(());
         }

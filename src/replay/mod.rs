@@ -23,7 +23,8 @@
 //!
 //! Before a replay:
 //!
-//! - [`followed_names`] finds the names that an oplog creates, renames or drops.
+//! - [`followed_names`] finds the names that an oplog creates, renames or drops. [`feasible`] finds the operations that
+//!   can't be applied to the target, and [`options`] the options that the target can't have.
 //! - [`mapping`] gives the collections of a clone other names and UUIDs, also in oplog entries.
 //!
 //! Shared by these files:
@@ -39,6 +40,7 @@ mod capped;
 pub mod catalog;
 mod ddl;
 pub mod existing_catalog;
+pub mod feasible;
 pub mod filter;
 pub mod followed_names;
 pub mod key;
@@ -47,6 +49,7 @@ mod lanes;
 pub mod mapping;
 mod names;
 mod op;
+pub mod options;
 mod send;
 mod state;
 pub mod stats;

@@ -46,7 +46,7 @@ impl Op {
             Kind::Insert => "insert",
             Kind::Update => "update",
             Kind::Delete => "delete",
-            Kind::Command | Kind::Noop => "entry",
+            Kind::Command | Kind::Noop | Kind::Internal => "entry",
         };
         let ns = self.body.get_str("ns").unwrap_or("?");
         let holder = find(&self.body, if self.kind == Kind::Update { "o2" } else { "o" });
@@ -65,7 +65,8 @@ fn code(kind: Kind) -> &'static str {
         Kind::Update => "u",
         Kind::Delete => "d",
         Kind::Command => "c",
-        Kind::Noop => "n",
+        // These are never sent.
+        Kind::Noop | Kind::Internal => "n",
     }
 }
 

@@ -1,9 +1,12 @@
 //! Sends the operations of one lane in their order.
 
+use std::collections::BTreeMap;
+
 use anyhow::Result;
 use bson::RawDocument;
 
 use crate::mongo::code::NAMESPACE_NOT_FOUND;
+use crate::replay::key::Key;
 use crate::replay::lane_report::LaneReport;
 use crate::replay::op::Op;
 use crate::replay::target::{Mode, Refusal, Target};
@@ -23,6 +26,17 @@ pub(super) async fn send(target: Target, mut ops: Vec<Op>, mut report: LaneRepor
     report
 }
 
+/// Whether the collection of an operation is there. Newer servers say of a missing one only that nothing was done.
+async fn is_there(target: &Target, op: &Op, asked: &mut BTreeMap<Key, bool>) -> Result<bool, Failure> {
+    if let Some(there) = asked.get(&op.key) {
+        return Ok(*there);
+    }
+    let ns = op.body.get_str("ns").unwrap_or_default();
+    let there = target.has_collection(&op.key, ns).await.map_err(|error| (Some(op.at), error))?;
+    asked.insert(op.key.clone(), there);
+    Ok(there)
+}
+
 /// Sends one command with at most `limit` operations, and removes the operations that were applied from `ops`.
 async fn send_once(
     target: &Target,
@@ -33,9 +47,16 @@ async fn send_once(
     let bodies: Vec<&RawDocument> = ops.iter().take(*limit).map(|op| op.body.as_ref()).collect();
     let sent = bodies.len();
     let reply = target.apply_ops(Mode::InitialSync, &bodies).await.map_err(|error| (None, error))?;
+    let mut asked: BTreeMap<Key, bool> = BTreeMap::new();
     for at in reply.without_document {
-        let judged = report.judge_missing_document(&ops[at], reply.resent);
-        judged.map_err(|error| (Some(ops[at].at), error))?;
+        let op = &ops[at];
+        let judged = if report.tolerates_missing_document(op, reply.resent) || is_there(target, op, &mut asked).await? {
+            report.judge_missing_document(op, reply.resent)
+        } else {
+            report.missing_collections.push(op.key.clone());
+            report.judge_missing_collection(op)
+        };
+        judged.map_err(|error| (Some(op.at), error))?;
     }
     let mut missing = None;
     let done = match reply.refusal {

@@ -42,12 +42,15 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::mongo::capabilities::Capabilities;
+
+    const SIX: Capabilities = Capabilities::release(6, 0);
 
     #[test]
     fn a_collection_of_a_dump_without_uuids_is_found_by_its_name() {
         let uuid = Uuid::from_bytes([7; 16]);
         let end = Tolerance::new(Timestamp { time: 5, increment: 1 });
-        let mut state = State { catalog: Catalog::new(6), stats: Stats::default(), tolerance: end };
+        let mut state = State { catalog: Catalog::new(SIX), stats: Stats::default(), tolerance: end };
         assert_eq!(state.key("shop", "c", Some(uuid)), Key::uuid(uuid), "it is not known yet");
         let create = bson::doc! {"create": "c"};
         let _ = state.catalog.create(Key::name("shop", "c"), "shop.c".into(), &create);
@@ -60,7 +63,7 @@ mod tests {
     fn a_missing_collection_is_an_error_after_the_last_write_of_the_dump() {
         let ts = |time| Timestamp { time, increment: 1 };
         let tolerance = Tolerance::new(ts(5));
-        let mut state = State { catalog: Catalog::new(6), stats: Stats::default(), tolerance };
+        let mut state = State { catalog: Catalog::new(SIX), stats: Stats::default(), tolerance };
         state.count_missing_collection(ts(5)).expect("the dump may be newer");
         assert_eq!(state.stats.missing_collections, 1);
         let error = state.count_missing_collection(ts(6)).expect_err("data is missing");

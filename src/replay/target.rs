@@ -29,7 +29,19 @@
 //! | delete from a capped collection; update changing a size in one | 6.0: true; 5.0: error 20; 10003 |
 //! | an unknown command, `convertToCapped` | error 2, nothing of the batch is applied on 6.0 |
 //! | insert with `Timestamp(0,0)` on the top level, `$` or dotted fields | kept as it is (an `insert` command replaces the time) |
+//!
+//! # Servers that answer in another way
+//!
+//! - From 7.1 at the latest an operation whose collection is not there, or not at the name that it gives, does not stop the
+//!   batch: its result is false, as if its document were missing, and the error at the end tells no reason. So the catalogue is
+//!   asked what is missing ([`Target::has_collection`]).
+//! - A server may refuse the mode InitialSync. The first command that it refuses as a whole shows it, together with an empty
+//!   one. Then every operation is sent in a command of its own, without the mode, and the errors that the mode would have
+//!   ignored are ignored here: a `drop`, `collMod` or `renameCollection` of a missing collection, and a `create` of one that
+//!   is there. The callers look up who has a name anyway.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -38,7 +50,8 @@ use mongodb::Client;
 use mongodb::error::ErrorKind;
 
 use crate::mongo::{code, listing};
-use crate::raw::text;
+use crate::raw::{find, text};
+use crate::replay::key::Key;
 
 /// How the server treats operations that do not fit the present data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +73,10 @@ pub struct Reply {
 }
 
 impl Reply {
+    fn is_refused_as_a_whole(&self) -> bool {
+        self.refusal.as_ref().is_some_and(|refusal| refusal.at.is_none())
+    }
+
     /// Fails unless every operation was applied.
     pub(super) fn expect_all(&self) -> Result<()> {
         match &self.refusal {
@@ -95,11 +112,13 @@ const ATTEMPTS: u32 = 6;
 #[derive(Debug, Clone)]
 pub struct Target {
     client: Client,
+    /// The server refuses the mode InitialSync.
+    is_plain: Arc<AtomicBool>,
 }
 
 impl Target {
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self { client, is_plain: Arc::default() }
     }
 
     /// Applies `ops` in their order and waits until the majority has them.
@@ -109,6 +128,45 @@ impl Target {
     /// # Errors
     /// Even after several attempts, it is unknown whether the operations were applied.
     pub async fn apply_ops(&self, mode: Mode, ops: &[&RawDocument]) -> Result<Reply> {
+        if mode == Mode::ApplyOps {
+            return self.send(mode, ops).await;
+        }
+        if !self.is_plain.load(Ordering::Relaxed) {
+            let reply = self.send(mode, ops).await?;
+            if !reply.is_refused_as_a_whole() || !self.refuses_initial_sync().await? {
+                return Ok(reply);
+            }
+            tracing::warn!(
+                "the server refuses applyOps in the mode InitialSync: each operation is sent for itself, which takes longer"
+            );
+            self.is_plain.store(true, Ordering::Relaxed);
+        }
+        self.send_one_by_one(ops).await
+    }
+
+    /// Whether the server refuses the mode, and not what was to be applied in it.
+    async fn refuses_initial_sync(&self) -> Result<bool> {
+        let with = self.send(Mode::InitialSync, &[]).await?.refusal.is_some();
+        Ok(with && self.send(Mode::ApplyOps, &[]).await?.refusal.is_none())
+    }
+
+    /// Applies operations without the mode InitialSync, with the same result.
+    async fn send_one_by_one(&self, ops: &[&RawDocument]) -> Result<Reply> {
+        let mut all = Reply::default();
+        for (at, op) in ops.iter().enumerate() {
+            let reply = self.send(Mode::ApplyOps, &[op]).await?;
+            all.resent |= reply.resent;
+            all.without_document.extend(reply.without_document.iter().map(|_| at));
+            if let Some(refusal) = reply.refusal.filter(|refusal| !is_ignored(op, refusal.code)) {
+                all.refusal = Some(Refusal { at: Some(at), ..refusal });
+                break;
+            }
+        }
+        Ok(all)
+    }
+
+    /// As [`Target::apply_ops`], in one command.
+    async fn send(&self, mode: Mode, ops: &[&RawDocument]) -> Result<Reply> {
         let mut delay = Duration::from_millis(100);
         for attempt in 1.. {
             let resent = attempt > 1;
@@ -207,6 +265,16 @@ impl Target {
         }
     }
 
+    /// Whether the collection that `key` stands for is there, under the name `ns`.
+    pub(super) async fn has_collection(&self, key: &Key, ns: &str) -> Result<bool> {
+        let (db, coll) = ns.split_once('.').unwrap_or((ns, ""));
+        Ok(match (self.lookup(db, coll).await?, key) {
+            (Some(Occupant::Collection(found)), Key::Uuid(uuid)) => found.bytes() == *uuid,
+            (Some(Occupant::Collection(_)), Key::Name(_)) => true,
+            _ => false,
+        })
+    }
+
     /// The UUID of the collection `db.coll`.
     ///
     /// # Errors
@@ -234,6 +302,21 @@ impl Target {
     pub fn client(&self) -> &Client {
         &self.client
     }
+}
+
+/// Whether the mode InitialSync ignores this error of the operation.
+fn is_ignored(op: &RawDocument, code: i32) -> bool {
+    let command = find(op, "op").and_then(|op| op.text()) == Some("c");
+    let first = || {
+        find(op, "o").and_then(|o| o.document()).and_then(|o| o.iter().next()?.ok().map(|(name, _)| name.to_string()))
+    };
+    let ignored: &[i32] = match first().as_deref() {
+        Some("create") => &[code::NAMESPACE_EXISTS],
+        Some("renameCollection") => &[code::NAMESPACE_NOT_FOUND, code::NAMESPACE_EXISTS],
+        Some("drop" | "dropDatabase" | "collMod") => &[code::NAMESPACE_NOT_FOUND],
+        _ => &[],
+    };
+    command && ignored.contains(&code)
 }
 
 fn command(mode: Mode, ops: &[&RawDocument]) -> RawDocumentBuf {

@@ -124,6 +124,9 @@ pub(super) async fn run(
         // The restored collections must be usable at once, so no server may keep the routing from before the restore.
         routing::drop::forget(&cx.client).await?;
     }
+    if me.config {
+        routing::put_back::renew_placement_history(&cx.client).await;
+    }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
         operation::pay_debts(cx, Kind::Restore).await;
         restores.set(name, doc! { "stat": statistics(cx) }).await.map(drop)

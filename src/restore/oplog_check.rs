@@ -209,7 +209,8 @@ mod tests {
     use crate::{
         compress,
         model::selection::Selection,
-        replay::followed_names::Present,
+        mongo::capabilities::Capabilities,
+        replay::{feasible::Onto, followed_names::Present},
         storage::{body, memory::Memory, write_all},
     };
     use bson::rawdoc;
@@ -238,7 +239,8 @@ mod tests {
 
     async fn verdict_of(store: &Arc<dyn Storage>, objects: &[OplogObject], end: Timestamp) -> String {
         let (selection, present) = (Selection::default(), Present::default());
-        let asked = Asked { selection: &selection, present: &present };
+        let onto = Onto { able: Capabilities::release(6, 0), sharded: false };
+        let asked = Asked { selection: &selection, present: &present, onto };
         match check(store, objects, Reading { asked, rewrite: Rewrite::default(), end }).await {
             Ok(_) => "whole".to_owned(),
             Err(unsound) => format!("{} {}", unsound.at, unsound.why),

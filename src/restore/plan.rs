@@ -8,17 +8,14 @@ pub mod members;
 pub mod moment;
 pub mod namespaces;
 mod oplog;
-pub mod options;
 pub mod slices;
 mod target;
-pub mod version;
 
 pub use compatibility::restorable;
 pub use target::{Target, TargetNamespace};
 
 use self::{
     namespaces::{Fate, Wish, aside_name, fate},
-    options::fit,
     slices::OplogObject,
 };
 use crate::{
@@ -30,7 +27,10 @@ use crate::{
         compression::Compression,
         names::{BUCKETS, series_name},
     },
-    replay::followed_names::Followed,
+    replay::{
+        followed_names::Followed,
+        options::{fit, lacks_for_index},
+    },
     routing::tables::RoutingSource,
     snapshot::{stored::StoredDocuments, unpack::Packed},
     storage::ObjectInfo,
@@ -168,6 +168,7 @@ pub fn plan(facts: &Facts<'_>) -> Result<RestorePlan, Refusal> {
     let mut draft = Draft::new(facts);
     draft.compare_versions();
     draft.take_namespaces();
+    draft.compare_buckets();
     draft.settle_uuids();
     draft.plan_drops();
     draft.check_database_names();
@@ -252,9 +253,12 @@ impl<'a> Draft<'a> {
 
     fn take(&mut self, meta: &NamespaceMeta, data: Option<StoredDocuments>) {
         let ns = format!("{}.{}", meta.db, meta.coll);
-        let fitted = fit(&meta.db, meta.kind, &meta.options, self.facts.target.able_to());
+        let fitted = fit(&meta.db, meta.kind, &meta.options, self.facts.target.able());
         self.reasons.extend(fitted.problems.into_iter().map(|problem| format!("'{ns}': {problem}")));
         self.warnings.extend(fitted.notes.into_iter().map(|note| format!("'{ns}': {note}")));
+        let indexes = meta.indexes.iter().flatten();
+        let unfit = indexes.filter_map(|spec| lacks_for_index(spec, self.facts.target.able()));
+        self.reasons.extend(unfit.map(|problem| format!("'{ns}': {problem}")));
         let meta = NamespaceMeta { options: fitted.options, ..meta.clone() };
         if self.taken.insert((meta.db.clone(), meta.coll.clone()), Planned { meta, data }).is_some() {
             self.reasons.push(format!("its metadata lists '{ns}' twice"));

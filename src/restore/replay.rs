@@ -29,10 +29,11 @@ use crate::replay::{
     apply::{ReplayOptions, Replayer},
     build::CommitQuorum,
     existing_catalog,
+    feasible::Onto,
     followed_names::{Asked, Present},
     txn::Committed,
 };
-use crate::routing::{self, own::Own, shard_ids};
+use crate::routing::{self, on_shards, own::Own, shard_ids};
 use crate::topo::cluster;
 use anyhow::{Context as _, Result, anyhow};
 use bson::{Timestamp, Uuid, doc};
@@ -72,8 +73,14 @@ async fn recipe(cx: &Cx, storage: &Source, window: &ReplayCmd, board: &ControlBo
         .remove(&cx.rs)
         .context("this replica set is not in the cluster any more")?;
     progress::publish_phase(cx, "check").await;
+    let me = cx.cluster.members.get(&cx.rs).context("this replica set is not in the cluster any more")?;
+    if cx.cluster.sharded && !me.config {
+        on_shards::refuse(&cx.client).await.context("nothing was changed")?;
+    }
+    let able = target_state::read(&cx.client).await?.able();
     let (everything, nothing) = (Selection::default(), Present::default());
-    let asked = Asked { selection: &everything, present: &nothing };
+    let onto = Onto { able, sharded: cx.cluster.sharded };
+    let asked = Asked { selection: &everything, present: &nothing, onto };
     let reading = oplog_check::Reading { asked, rewrite: Rewrite::default(), end: window.end };
     until(&cx.cancel, async {
         let checked = oplog_check::check(&storage, &objects, reading).await.map(drop);
@@ -89,14 +96,10 @@ async fn recipe(cx: &Cx, storage: &Source, window: &ReplayCmd, board: &ControlBo
     reach(board, cx.role, Status::Running, None, &cx.cancel, async || Ok(())).await?;
 
     progress::publish_phase(cx, "oplog").await;
-    let me = cx.cluster.members.get(&cx.rs).context("this replica set is not in the cluster any more")?;
-    let target = target_state::read(&cx.client).await?;
-    let major = i32::try_from(target.server.major).context("read the server's version")?;
-    let features = i32::try_from(target.able_to().major).context("read the feature compatibility version")?;
     let mut options = ReplayOptions::new(window.start, window.end, window.end);
     options.scope.config_server = me.config;
     options.scope.routing = Own::everything(if me.config { sessions(cx).await? } else { None });
-    let catalog = existing_catalog::read(&cx.client, major).await?.at_features_of(features);
+    let catalog = existing_catalog::read(&cx.client, able).await?;
     let mut replayer = Replayer::new(cx.client.clone(), catalog, options);
     // The window contains no shard ids. If a replica set was renamed, its old name is assumed to be its old id.
     let ids = shard_ids::ids(map.iter().map(|(from, to)| (from.clone(), cx.cluster.members[to].id.clone())));
@@ -124,6 +127,9 @@ async fn recipe(cx: &Cx, storage: &Source, window: &ReplayCmd, board: &ControlBo
     tracing::info!("built {} indexes on {} collections", built.indexes, built.collections);
     if cx.cluster.sharded {
         routing::drop::forget(&cx.client).await?;
+    }
+    if me.config {
+        routing::put_back::renew_placement_history(&cx.client).await;
     }
     reach(board, cx.role, Status::Done, None, &cx.cancel, async || {
         operation::pay_debts(cx, Kind::Replay).await;

@@ -1,7 +1,7 @@
 //! Reads the facts about the restored replica set that a plan needs.
 
-use super::plan::{Target, TargetNamespace, version::Version};
-use crate::mongo::listing;
+use super::plan::{Target, TargetNamespace};
+use crate::mongo::{listing, version::Version};
 use anyhow::{Context as _, Result};
 use bson::{Binary, Document, Uuid, doc};
 use mongodb::{Client, Database};

@@ -8,9 +8,11 @@
 //! - [`drop`] drops databases and sharded collections on all shards, and removes what servers keep about them.
 //! - [`put_back`] replaces this part of the tables by the backup's.
 //! - [`own`] decides which changes of the tables a replay applies.
+//! - [`on_shards`] finds routing that shards keep themselves, which is refused.
 
 pub mod check;
 pub mod drop;
+pub mod on_shards;
 pub mod own;
 pub mod put_back;
 pub mod shard_ids;

@@ -9,6 +9,7 @@ use super::SESSIONS;
 use super::own::{Own, collection_uuid};
 use super::shard_ids::{Ids, translate};
 use super::tables::{RoutingSource, Table, each, text_of, uuid_of};
+use crate::mongo::{admin, code};
 use crate::snapshot::stored::StoredDocuments;
 use crate::storage::Storage;
 use anyhow::{Context as _, Result, bail};
@@ -51,6 +52,23 @@ pub async fn put_back(
         .await?;
     }
     Ok(own)
+}
+
+/// Has a config server write anew where the chunks of all collections were and are (`config.placementHistory`), after its tables
+/// were replaced. Change streams read it. Servers that can't do it have no such history, or do not read it for change streams.
+///
+/// A failure is not one of the restore: the data and its routing are there.
+pub async fn renew_placement_history(config: &Client) {
+    let command = doc! { "_configsvrResetPlacementHistory": 1, "writeConcern": { "w": "majority" } };
+    match config.database("admin").run_command(command).await {
+        Ok(_) => tracing::info!("the history of chunk placements was written anew"),
+        Err(error) if code::code(&error) == Some(code::COMMAND_NOT_FOUND) => {}
+        Err(error) => tracing::warn!(
+            "the history of chunk placements was not written anew, so change streams over the time of the restore may miss changes: {}; \
+             run resetPlacementHistory on a mongos",
+            admin::reason(&error)
+        ),
+    }
 }
 
 /// Filters for the documents that are removed from the target's tables, in the order of their use.

@@ -92,13 +92,20 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Listing> {
         let db = client.database(db);
         let what = || format!("list the collections of {}", db.name());
         let collections = listing::documents(&db, doc! { "listCollections": 1 }).await.with_context(what)?;
+        let names: HashSet<String> =
+            collections.iter().filter_map(|it| it.get_str("name").ok().map(str::to_owned)).collect();
         let mut described = stream::iter(collections.into_iter().map(|collection| {
             let db = db.clone();
             async move { describe(&db, &collection, selection).await }
         }))
         .buffer_unordered(DESCRIBED_AT_ONCE);
+        let first = found.len();
         while let Some(namespace) = described.next().await {
             found.extend(namespace?);
+        }
+        let series = found[first..].iter().filter(|it| it.kind == NamespaceKind::Timeseries);
+        for series in series.filter(|it| !names.contains(&format!("{BUCKETS}{}", it.coll))) {
+            require_buckets(&db, &series.coll).await?;
         }
     }
     keep_names_once(&mut found);
@@ -176,11 +183,7 @@ pub async fn describe(db: &Database, described: &Document, selection: &Selection
         let (db, coll) = (db.name(), bytes.escape_ascii());
         bail!("the name of collection '{db}.{coll}' is not valid UTF-8, so it can't be backed up; rename or drop it");
     }
-    let kind = match described.get_str("type").unwrap_or("collection") {
-        "view" => NamespaceKind::View,
-        "timeseries" => NamespaceKind::Timeseries,
-        _ => NamespaceKind::Collection,
-    };
+    let kind = kind_of(db.name(), coll, described)?;
     let uuid = described.get_document("info").ok().and_then(|info| info.get("uuid"));
     let indexes = match kind {
         NamespaceKind::View => Some(Vec::new()),
@@ -209,6 +212,52 @@ pub async fn describe(db: &Database, described: &Document, selection: &Selection
         bytes,
         filter: None,
     }))
+}
+
+/// What a namespace is, by the list of collections.
+///
+/// # Errors
+/// It is of a type that this program does not know: nobody can tell whether its documents are all that it has, and how it is
+/// created again.
+fn kind_of(db: &str, coll: &str, described: &Document) -> Result<NamespaceKind> {
+    let options = described.get_document("options").ok();
+    let has = |name: &str| options.is_some_and(|options| options.contains_key(name));
+    Ok(match described.get_str("type").unwrap_or("collection") {
+        "collection" => NamespaceKind::Collection,
+        "view" => NamespaceKind::View,
+        "timeseries" if has("timeseries") => NamespaceKind::Timeseries,
+        // An ordinary view of a series' buckets is listed like this, too.
+        "timeseries" if has("viewOn") => NamespaceKind::View,
+        other => bail!(
+            "'{db}.{coll}' is of the type '{other}', which this version does not know, so it can't be backed up; back up the other \
+             namespaces by their names (--ns)"
+        ),
+    })
+}
+
+/// Checks that a time series that was listed without its buckets has them: without them a backup would lack its data.
+///
+/// Names are listed at several moments, so the series may have been created or dropped in between.
+///
+/// # Errors
+/// The server keeps its time series in another form.
+async fn require_buckets(db: &Database, series: &str) -> Result<()> {
+    let buckets = format!("{BUCKETS}{series}");
+    let command = doc! { "listCollections": 1, "filter": { "name": { "$in": [series, &buckets] } } };
+    for _ in 0..LOOKUPS {
+        let listed = listing::documents(db, command.clone()).await.with_context(|| format!("look for {buckets}"))?;
+        let text = |it: &Document, key: &str| it.get_str(key).unwrap_or_default().to_owned();
+        let is = |name: &str, kind: &str| listed.iter().any(|it| text(it, "name") == name && text(it, "type") == kind);
+        if is(&buckets, "collection") || !is(series, "timeseries") {
+            return Ok(());
+        }
+    }
+    bail!(
+        "the server lists the time series '{}.{series}' without its buckets ('{buckets}'), in which this program expects its data, so \
+         it can't be backed up (servers from 9.0 on keep time series in another form); back up the other namespaces by their \
+         names (--ns)",
+        db.name()
+    )
 }
 
 /// Lists the indexes of a collection. Returns `None` if it has been dropped.
@@ -298,6 +347,28 @@ mod tests {
         let mut found = vec![series("x"), view("x"), plain("x"), series("y"), view("y"), series("z"), view("w")];
         keep_names_once(&mut found);
         assert_eq!(found, [plain("x"), view("y"), view("w"), series("z")]);
+    }
+
+    #[test]
+    fn what_a_namespace_is_depends_on_its_type_and_options() {
+        let kind = |kind: &str, options: Document| {
+            kind_of("shop", "x", &doc! { "name": "x", "type": kind, "options": options })
+        };
+        let series = doc! { "timeseries": { "timeField": "t" } };
+        let view = doc! { "viewOn": "system.buckets.y", "pipeline": [] };
+        for (listed, options, expected) in [
+            ("collection", doc! {}, NamespaceKind::Collection),
+            ("view", view.clone(), NamespaceKind::View),
+            ("timeseries", series.clone(), NamespaceKind::Timeseries),
+            ("timeseries", view, NamespaceKind::View),
+        ] {
+            assert_eq!(kind(listed, options).expect("known"), expected, "{listed}");
+        }
+        assert_eq!(kind_of("shop", "x", &doc! { "name": "x" }).expect("known"), NamespaceKind::Collection);
+        for (listed, options) in [("queue", doc! {}), ("timeseries", doc! {})] {
+            let said = kind(listed, options).expect_err("unknown").to_string();
+            assert!(said.contains("'shop.x' is of the type") && said.contains(listed), "{said}");
+        }
     }
 
     #[test]

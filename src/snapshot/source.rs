@@ -143,6 +143,8 @@ async fn find_as(client: &Client, namespace: &Namespace, coll: Bson) -> Result<R
             "filter": filter,
             "batchSize": batch,
             "noCursorTimeout": true,
+            // Without it a default of the cluster may end the scan (`defaultMaxTimeMS`, from 8.0 on).
+            "maxTimeMS": 0,
             "readConcern": { "level": majority::read_level(client.read_concern()) },
         })
         .batch_size(batch)

@@ -95,14 +95,22 @@ pub async fn read(leader: &dyn Server) -> Result<Cluster> {
     shard_map(map)
 }
 
-/// Refuses a cluster whose config servers are also a shard, which is possible with servers of 8.0 and later. Restores of such
-/// clusters were not tested.
+/// Whether the config servers are also a shard, which is possible with servers of 8.0 and later.
+///
+/// # Errors
+/// `config.shards` can't be read.
+pub async fn has_config_shard(leader: &Client) -> Result<bool> {
+    let shards = leader.database(CONFIG).collection::<Document>("shards");
+    let found = shards.find_one(doc! { "_id": CONFIG }).await.context("read config.shards")?;
+    Ok(found.is_some())
+}
+
+/// Refuses a cluster whose config servers are also a shard. Restores of such clusters were not tested.
 ///
 /// # Errors
 /// The cluster is such a one, or `config.shards` can't be read.
 pub async fn refuse_config_shard(leader: &Client) -> Result<()> {
-    let shards = leader.database(CONFIG).collection::<Document>("shards");
-    if shards.find_one(doc! { "_id": CONFIG }).await.context("read config.shards")?.is_some() {
+    if has_config_shard(leader).await? {
         bail!(
             "the config servers are a shard, too (config.shards), which this program has not been tested with; with the \
              server's command transitionToDedicatedConfigServer they become config servers only"

@@ -9,6 +9,8 @@ use pbmbox::replay::catalog::Catalog;
 
 use super::dump::{Dumped, load};
 use super::server::{Server, Version};
+use crate::support::cluster::Options;
+use crate::support::doctored::Doctor;
 
 /// A target, the dump loaded into it, and the entries to come.
 pub(super) struct Case {
@@ -57,8 +59,12 @@ impl Case {
     }
 
     async fn on(version: Version, dump: Vec<Dumped>) -> Self {
-        let server = Server::start(version).await;
-        let mut catalog = Catalog::new(server.major().await);
+        Self::with(Options { version, ..Options::default() }, dump).await
+    }
+
+    async fn with(options: Options, dump: Vec<Dumped>) -> Self {
+        let server = Server::with(options).await;
+        let mut catalog = Catalog::new(server.able().await);
         load(&server.client, &dump, &mut catalog).await;
         Self { server, catalog, entries: Vec::new(), fuzzy_until: 1000 }
     }
@@ -491,4 +497,30 @@ async fn the_settings_of_a_cluster_are_deleted_and_not_dropped() {
     assert!(!left.advance().await.unwrap());
     let oplog = case.server.client.database("local").collection::<Document>("oplog.rs");
     assert_eq!(oplog.find_one(doc! {"o.drop": "settings"}).await.unwrap(), None);
+}
+
+/// Newer servers answer that nothing was done, and not why. Here somebody drops a collection behind the restore's back.
+#[tokio::test]
+async fn a_missing_collection_is_told_from_a_missing_document_whatever_the_server_says() {
+    let [gone, stays] = [(); 2].map(|()| Uuid::new());
+    let dump = vec![collection("gone", gone, doc! {}, ids(0..1)), collection("stays", stays, doc! {}, ids(0..1))];
+    let doctor = Some(Doctor::default().with_silent_misses());
+    let case = Case::with(Options { doctor, ..Options::default() }, dump).await;
+    let mut case = case
+        .op("i", "stays", stays, doc! {"_id": 1})
+        .op("i", "gone", gone, doc! {"_id": 1})
+        .op("d", "gone", gone, doc! {"_id": 0})
+        .update("gone", gone, 0, doc! {"i": {"x": 1}})
+        .op("i", "stays", stays, doc! {"_id": 2});
+    case.server.run("t", doc! {"drop": "gone"}).await.unwrap();
+    let one_lane = |options: &mut ReplayOptions| options.lanes = 1;
+    let replayed = case.replay_with(one_lane).await.unwrap();
+    // The insert; and the update, of which it is fine either way. A delete has nothing to do.
+    let counts = (replayed.stats.missing_collections, replayed.stats.missing_documents);
+    assert_eq!(counts, (1, 1), "{:?}", replayed.stats);
+    assert_eq!(case.ids("stays").await, [0, 1, 2]);
+    // After the dump's last write it is an error, with its reason.
+    case.fuzzy_until = 0;
+    let error = format!("{:#}", case.replay_with(one_lane).await.unwrap_err());
+    assert!(error.contains("insert in t.gone at 2:1") && error.contains("the collection is not there"), "{error}");
 }

@@ -2,6 +2,7 @@
 
 use mongodb::Client;
 use mongodb::bson::{Document, Timestamp, doc};
+use pbmbox::mongo::capabilities::Capabilities;
 
 pub use crate::support::cluster::Version;
 use crate::support::cluster::{Options, ReplicaSet};
@@ -13,7 +14,11 @@ pub struct Server {
 
 impl Server {
     pub async fn start(version: Version) -> Self {
-        let set = ReplicaSet::start(Options { version, ..Options::default() }).await;
+        Self::with(Options { version, ..Options::default() }).await
+    }
+
+    pub async fn with(options: Options) -> Self {
+        let set = ReplicaSet::start(options).await;
         let client = set.client_of(0).await;
         Self { _set: set, client }
     }
@@ -23,8 +28,12 @@ impl Server {
     }
 
     pub async fn major(&self) -> i32 {
-        let info = self.run("admin", doc! {"buildInfo": 1}).await.unwrap();
-        info.get_array("versionArray").unwrap()[0].as_i32().unwrap()
+        i32::try_from(self.able().await.server.major).unwrap()
+    }
+
+    pub async fn able(&self) -> Capabilities {
+        let version = pbmbox::mongo::admin::version(&self.client).await.unwrap();
+        Capabilities::read(&version.server, &version.fcv).unwrap()
     }
 
     /// The newest majority-committed operation.

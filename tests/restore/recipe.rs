@@ -21,8 +21,8 @@ use crate::support::cluster::Options;
 const ORDERS: &str = "6291c5a74b0542e3b90e41c4449cbe47";
 const SCRIPTS: &str = "ae343c8beb9e4d6ea287244100fc8ead";
 
-async fn prepare(server: &Server, store: &Store, backup: &BackupMeta) -> anyhow::Result<Steps> {
-    let order = Order {
+fn order(backup: &BackupMeta) -> Order {
+    Order {
         backup: backup.clone(),
         rs: RS.to_owned(),
         wish: Wish::default(),
@@ -32,8 +32,11 @@ async fn prepare(server: &Server, store: &Store, backup: &BackupMeta) -> anyhow:
         sharded: false,
         ids: BTreeMap::new(),
         places: BTreeMap::new(),
-    };
-    Steps::prepare(store.storage.clone(), server.client.clone(), order).await
+    }
+}
+
+async fn prepare(server: &Server, store: &Store, backup: &BackupMeta) -> anyhow::Result<Steps> {
+    Steps::prepare(store.storage.clone(), server.client.clone(), order(backup)).await
 }
 
 async fn restore(server: &Server, store: &Store, backup: &BackupMeta) -> Vec<String> {
@@ -234,4 +237,97 @@ async fn what_the_oplog_makes_is_not_what_it_became() {
     assert_eq!(names(&server, "shop").await, ["orders", "other"]);
     assert_eq!(uuid(&server, "shop", "orders").await, ORDERS);
     assert!(warnings.iter().any(|it| it.contains("'shop.renamed' is dropped")), "{warnings:?}");
+}
+
+/// An oplog with entries in the forms that servers from 7.0 on write, or may write.
+fn of_newer_servers(ui: &mongodb::bson::Binary) -> Vec<Document> {
+    let entry = |at, op: &str, ns: &str, o: Document, more: Document| {
+        let mut all = doc! { "ts": ts(at, 1), "t": 1_i64, "v": 2_i64, "op": op, "ns": ns, "o": o };
+        all.extend(more);
+        all
+    };
+    let ui = doc! { "ui": ui.clone() };
+    let with = |more: Document| -> Document { ui.clone().into_iter().chain(more).collect() };
+    let insert = |id: i32| {
+        let more = with(doc! { "rid": 7_i64, "versionContext": { "OFCV": "8.2" } });
+        entry(0, "i", "shop.orders", doc! { "_id": id }, more)
+    };
+    let container =
+        |op: &str| entry(0, op, "shop.orders", doc! { "k": 1_i64, "v": "x" }, doc! { "container": "index-7" });
+    let multikey = entry(0, "c", "shop.$cmd", doc! { "setMultikeyMetadata": "orders", "index": "a" }, ui.clone());
+    let inner = |all: Vec<Document>| -> Vec<Document> {
+        let strip = |mut it: Document| {
+            for name in ["ts", "t", "v"] {
+                it.remove(name);
+            }
+            it
+        };
+        all.into_iter().map(strip).collect()
+    };
+    let at = |at, mut entry: Document| {
+        entry.insert("ts", ts(at, 1));
+        entry
+    };
+    let session = |number: i64| doc! { "lsid": { "id": mongodb::bson::Uuid::from_bytes([7; 16]) }, "txnNumber": number, "prevOpTime": { "ts": ts(0, 0), "t": -1_i64 } };
+    let vectored: Document = session(1).into_iter().chain(doc! { "multiOpType": 1 }).collect();
+    let create = doc! { "create": "orders", "recordIdsReplicated": true, "idIndex": { "v": 2, "key": { "_id": 1 }, "name": "_id_" } };
+    let idents = with(doc! { "o2": { "catalogId": 5_i64, "ident": "collection-5", "idIndexIdent": "index-6" } });
+    vec![
+        entry(100, "c", "shop.$cmd", create, idents),
+        at(101, insert(1)),
+        at(102, container("ci")),
+        at(103, container("cu")),
+        at(104, container("cd")),
+        entry(105, "km", "", doc! { "key": 1 }, doc! {}),
+        entry(106, "c", "admin.$cmd", doc! { "applyOps": inner(vec![insert(2), insert(3)]) }, vectored),
+        entry(
+            107,
+            "c",
+            "admin.$cmd",
+            doc! { "applyOps": inner(vec![insert(4), multikey, container("ci")]) },
+            session(2),
+        ),
+        entry(108, "c", "admin.$cmd", doc! { "dropIdent": "collection-4" }, doc! {}),
+        entry(109, "c", "shop.$cmd", doc! { "createDatabaseMetadata": "shop", "db": { "_id": "shop" } }, doc! {}),
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn entries_of_newer_servers_are_replayed_without_what_only_they_know() {
+    let mut store = Store::new();
+    let ring = doc! { "options": { "capped": true, "size": 4096, "recordIdsReplicated": true } };
+    store.add("shop", "ring", NamespaceKind::Collection, ring, &[]).await;
+    let ui = mongodb::bson::Binary::from(mongodb::bson::Uuid::parse_str(ORDERS).unwrap());
+    let oplog = of_newer_servers(&ui);
+    let backup = store.finish(&oplog).await;
+    let server = Server::start(Options::default()).await;
+    restore(&server, &store, &backup).await;
+    let found: Vec<i32> = all(&server, "shop", "orders").await.iter().map(|it| it.get_i32("_id").unwrap()).collect();
+    assert_eq!(found, [1, 2, 3, 4]);
+
+    // What is not known, alone or in a transaction, is refused by its name while nothing is changed.
+    let sharded = oplog.last().expect("entries").clone();
+    let command = |o: Document| doc! { "ts": ts(109, 1), "t": 1_i64, "v": 2_i64, "op": "c", "ns": "shop.$cmd", "o": o };
+    let strange = doc! { "op": "xi", "ns": "shop.orders", "ui": ui.clone(), "o": { "_id": 5 } };
+    for (entry, is_sharded, part) in [
+        (doc! { "ts": ts(109, 1), "op": "xi", "ns": "shop.orders", "o": { "_id": 5 } }, false, "unknown op 'xi'"),
+        (command(doc! { "applyOps": [strange] }), false, "unknown op 'xi'"),
+        (command(doc! { "somethingNew": "orders" }), false, "`somethingNew` at 109:1"),
+        (command(doc! { "upgradeDowngradeViewlessTimeseries": "ts" }), false, "`upgradeDowngradeViewlessTimeseries`"),
+        (
+            command(doc! { "create": "c", "timeseries": { "timeField": "t", "bucketRoundingSeconds": 9 } }),
+            false,
+            "6.3.0",
+        ),
+        (sharded, true, "`createDatabaseMetadata` at 109:1"),
+    ] {
+        let mut oplog = oplog.clone();
+        *oplog.last_mut().expect("entries") = entry;
+        let backup = store.finish(&oplog).await;
+        let order = Order { sharded: is_sharded, ..order(&backup) };
+        let said = Steps::prepare(store.storage.clone(), server.client.clone(), order).await;
+        let said = format!("{:#}", said.expect_err(part));
+        assert!(said.contains(part) && said.contains("nothing was changed"), "{part}: {said}");
+    }
+    assert_eq!(names(&server, "shop").await, ["orders", "ring"]);
 }

@@ -286,6 +286,22 @@ async fn config_servers_that_are_a_shard_are_refused() {
         let refused = sandbox.pbm(args).failed();
         assert!(refused.stderr.contains("the config servers are a shard, too (config.shards)"), "{refused:?}");
     }
+    let list = sandbox.pbm(&["doctor", "-o", "json"]).json();
+    let found = list["checks"].as_array().expect("checks").iter();
+    let found: Vec<&Value> = found.filter(|it| it["check"] == "configuration" && it["verdict"] == "failure").collect();
+    assert!(
+        found.len() == 1 && found[0]["next"].to_string().contains("transitionToDedicatedConfigServer"),
+        "{found:?}"
+    );
+    // Nobody saves oplog that can't be restored, and the reason is shown.
+    sandbox.pbm(&["config", "--set", "pitr.oplogOnly=true", "--set", "pitr.enabled=true"]).ok();
+    wait::until("the reason why no oplog is saved", Duration::from_secs(60), async || {
+        let list = sandbox.pbm(&["doctor", "-o", "json"]).json();
+        let mut slicing = list["checks"].as_array().expect("checks").iter().filter(|it| it["check"] == "slicing");
+        slicing.any(|it| it["detail"].to_string().contains("a shard, too")).then_some(())
+    })
+    .await;
+    sandbox.pbm(&["config", "--set", "pitr.enabled=false"]).ok();
     // An agent is asked by somebody else's command line.
     let db = sandbox.set.config.client().await.database("admin");
     let now = mongodb::bson::DateTime::now().timestamp_millis() / 1000;

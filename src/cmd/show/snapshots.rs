@@ -8,7 +8,8 @@ use crate::model::{
     status::Status,
 };
 use crate::mongo::admin;
-use crate::restore::plan::{members::participants, version::Version};
+use crate::mongo::version::Version;
+use crate::restore::plan::members::participants;
 use crate::topo::cluster::Cluster;
 use bson::Timestamp;
 use serde::Serialize;

@@ -1,17 +1,20 @@
 //! Checks whether this program can restore a backup, and compares the versions of the backup and of the target.
 
-use super::{Draft, Refusal, version::Version};
+use super::{Draft, Refusal};
+use crate::archive::meta::NamespaceKind;
+use crate::mongo::capabilities::{Capabilities, Capability};
+use crate::mongo::version::Version;
 use crate::{
     layout,
     model::{
         backup::{BackupMeta, BackupReplset, BackupType},
-        names::PBM_VERSION,
+        names::{BUCKETS, PBM_VERSION},
         status::Status,
     },
 };
 
-/// From this version on chunks name their collection by its UUID, and collections and databases have timestamps.
-const NEW_ROUTING: u32 = 5;
+/// How many names a reason has.
+const NAMED: usize = 5;
 
 /// Returns the replica set's part of the backup if this program can restore it: the backup must be finished, logical
 /// and of a known layout.
@@ -84,9 +87,10 @@ impl Draft<'_> {
         let (backup, target) = (self.facts.backup, self.facts.target);
         let source = Version::parse(&backup.fcv).or_else(|| Version::parse(&backup.mongodb_version));
         let Some(source) = source else { return };
-        let here = target.able_to();
+        let here = target.able().features;
         let (made, at) = (format!("{}.{}", source.major, source.minor), format!("{}.{}", here.major, here.minor));
-        if source.major < NEW_ROUTING && here.major >= NEW_ROUTING {
+        let new = |able: Capabilities| able.has(Capability::RoutingByUuid);
+        if !new(Capabilities::of(source, "")) && new(target.able()) {
             self.reasons.push(format!(
                 "it is of a sharded cluster at feature compatibility version {made}, and servers at {at} can't read the routing \
                  tables of that; restore it to a cluster at {made} and upgrade that one, or load each shard's data with \
@@ -98,5 +102,31 @@ impl Draft<'_> {
                  read newer routing tables; upgrade the target first"
             ));
         }
+    }
+
+    /// A server of the backup's version may have written buckets that the target can't read: it would take them, and queries
+    /// would fail. The backup does not tell which buckets these are, so every time series with data counts.
+    pub(super) fn compare_buckets(&mut self) {
+        let (backup, target) = (self.facts.backup, self.facts.target.able());
+        let Some(source) = Capabilities::read(&backup.mongodb_version, &backup.fcv) else { return };
+        if !source.has(Capability::UnsortedBuckets) || target.has(Capability::UnsortedBuckets) {
+            return;
+        }
+        let has_buckets = |planned: &&super::Planned| {
+            let is_series = planned.meta.kind == NamespaceKind::Timeseries || planned.meta.coll.starts_with(BUCKETS);
+            is_series && planned.data.is_some()
+        };
+        let all = self.taken.values().chain(&self.remains).filter(has_buckets);
+        let names: Vec<String> = all.map(|it| format!("'{}.{}'", it.meta.db, it.meta.coll)).collect();
+        if names.is_empty() {
+            return;
+        }
+        let more = if names.len() > NAMED { format!(" and {} more", names.len() - NAMED) } else { String::new() };
+        self.reasons.push(format!(
+            "the time series {}{more} were written at feature compatibility version {}, whose buckets (control.version 3) a server \
+             at {target} can't read; restore them to a server that is as new, or select what else is to be restored (--ns)",
+            names.iter().take(NAMED).cloned().collect::<Vec<_>>().join(", "),
+            source.features
+        ));
     }
 }

@@ -60,6 +60,14 @@ pub fn participants(
                 role(member.config)
             ));
         }
+        if part.configshard {
+            problems.push(format!(
+                "replica set '{}' of the backup was config server and shard at once, which this version can't restore; restore the \
+                 backup with the program that made it, or load the data of that replica set with `pbm export --replset` and \
+                 mongorestore",
+                part.name
+            ));
+        }
         let id = backup.shard_remap.get(&part.name).unwrap_or(&part.name);
         pairs.push((id.clone(), member.id.clone()));
         places.insert(part.name.clone(), member.id.clone());
@@ -131,6 +139,16 @@ mod tests {
         assert!(
             participants(&old, &same, &BTreeMap::new()).is_err_and(|e| e[0].contains("'cfgrs' of the backup is none"))
         );
+    }
+
+    /// The original can back up such a cluster.
+    #[test]
+    fn config_servers_with_data_are_refused_by_the_backup_s_own_words() {
+        let same = cluster(&[("cfgrs", "config"), ("rs1", "rs1"), ("rs2", "shardB")]);
+        let mut backup = backup();
+        backup.replsets[0].configshard = true;
+        let said = participants(&backup, &same, &map(&[])).expect_err("refused");
+        assert!(said.len() == 1 && said[0].contains("'cfgrs' of the backup was config server and shard"), "{said:?}");
     }
 
     #[test]

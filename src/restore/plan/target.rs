@@ -1,7 +1,8 @@
 //! The replica set that is restored, as a plan sees it.
 
-use super::{namespaces::is_droppable, version::Version};
+use super::namespaces::is_droppable;
 use crate::model::names::series_name;
+use crate::mongo::{capabilities::Capabilities, version::Version};
 use bson::Uuid;
 use std::fmt;
 
@@ -15,11 +16,9 @@ pub struct Target {
 }
 
 impl Target {
-    /// The version whose features collections may use: a server at an older feature compatibility version refuses newer
-    /// features.
     #[must_use]
-    pub fn able_to(&self) -> Version {
-        Version::parse(&self.fcv).filter(|fcv| fcv.series() < self.server.series()).unwrap_or(self.server)
+    pub fn able(&self) -> Capabilities {
+        Capabilities::of(self.server, &self.fcv)
     }
 }
 

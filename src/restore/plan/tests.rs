@@ -1,7 +1,7 @@
-use super::version::Version;
 use super::*;
 use crate::layout::format_ts;
 use crate::model::{backup::BackupType, selection::Selection, status::Status};
+use crate::mongo::version::Version;
 use bson::{Document, doc};
 use std::collections::HashSet;
 
@@ -335,6 +335,32 @@ fn what_an_older_feature_compatibility_version_lacks_is_refused() {
     world.plan().expect("a plan");
     world.target.fcv = "5.0".to_owned();
     world.refused("option 'clusteredIndex' needs server 5.3.0");
+}
+
+#[test]
+fn buckets_go_to_servers_that_can_read_them() {
+    let series = doc! { "timeseries": { "timeField": "t" } };
+    let with = |size| {
+        let objects = if size > 0 { vec![object("shop.ts.s2", 5)] } else { vec![] };
+        World::new(vec![meta("shop", "ts", NamespaceKind::Timeseries, series.clone(), size)], objects)
+    };
+    for (made_on, made_at, server, at, size, refused) in [
+        ("8.0.4", "8.0", Version::new(6, 0, 5), "6.0", 5, true),
+        ("8.0.4", "8.0", Version::new(7, 0, 16), "7.0", 5, true),
+        ("8.0.4", "8.0", Version::new(8, 0, 4), "7.0", 5, true),
+        ("8.0.4", "8.0", Version::new(8, 0, 4), "8.0", 5, false),
+        ("8.0.4", "7.0", Version::new(7, 0, 16), "7.0", 5, false),
+        ("7.0.16", "7.0", Version::new(6, 0, 5), "6.0", 5, false),
+        ("8.0.4", "8.0", Version::new(6, 0, 5), "6.0", 0, false),
+    ] {
+        let mut world = with(size);
+        (world.backup.mongodb_version, world.backup.fcv) = (made_on.to_owned(), made_at.to_owned());
+        world.target = Target { server, fcv: at.to_owned(), namespaces: Vec::new() };
+        match refused {
+            true => world.refused("the time series 'shop.ts' were written at feature compatibility version 8.0"),
+            false => drop(world.plan().expect(made_on)),
+        }
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ use crate::{
     layout::{Generation, PITR, ReplsetLayout},
     replay::{
         catalog::Catalog,
+        feasible::Onto,
         followed_names::{Asked, Followed, Present},
     },
     restore::{
@@ -17,12 +18,11 @@ use crate::{
         plan::{
             self, Facts, Refusal, RestorePlan, Target, plan as decide, restorable,
             slices::{at, moment},
-            version::Version,
         },
         stream::Rewrite,
         target_state,
     },
-    routing::{check, own::Own, shard_ids},
+    routing::{check, on_shards, own::Own, shard_ids},
     snapshot::unpack::Packed,
     storage::{self, ObjectInfo, Storage},
 };
@@ -90,6 +90,9 @@ impl Steps {
     ) -> Result<Self> {
         let Stored { namespaces, remains, objects, written, archive } = stored;
         let target = target_state::read(&client).await?;
+        if order.sharded && !order.wish.config_server {
+            on_shards::refuse(&client).await.context("nothing was changed")?;
+        }
         let mut facts = Facts {
             backup: &order.backup,
             rs: &order.rs,
@@ -115,8 +118,7 @@ impl Steps {
             let checked = check_routing(aside.as_ref(), &client, &order, &plan, &followed);
             routing = Box::pin(checked).await?;
         }
-        let major = |version: Version| i32::try_from(version.major).context("read the server's version");
-        let catalog = Catalog::new(major(target.server)?).at_features_of(major(target.able_to())?);
+        let catalog = Catalog::new(target.able());
         let progress = Arc::default();
         let work = Box::new(Work { storage, aside, archive, client, order, plan, target, progress, followed });
         Ok(Self { work, state: Checked { catalog, routing } })
@@ -187,7 +189,8 @@ async fn read_oplog(
 ) -> Result<Followed> {
     let present = target.namespaces.iter().map(|ns| (ns.db.as_str(), ns.coll.as_str(), ns.uuid));
     let present = Present::new(present);
-    let asked = Asked { selection: &order.wish.selection, present: &present };
+    let onto = Onto { able: target.able(), sharded: order.sharded };
+    let asked = Asked { selection: &order.wish.selection, present: &present, onto };
     let rewrite = Rewrite { clone: order.wish.clone.as_ref(), ids: None };
     let oplog = &plan.oplog;
     oplog_check::check(storage, oplog, oplog_check::Reading { asked, rewrite, end: plan.end }).await.map_err(
