@@ -7,7 +7,8 @@
 //! | pure: what will be done, or every reason why not | [`plan`] |
 //! | what the plan is made from | [`target_state`], [`legacy_archive`], [`oplog_check`], `sources` |
 //! | the steps, each of which consumes the state before it | [`steps`], with [`create`], [`users`], `settings`, `stream` |
-//! | what the replica sets of a cluster exchange | `shard_transactions`, `slicing_end` |
+//! | a sharded cluster: what is replaced on all shards | [`steps::all_shards`], with [`crate::routing`] for the routing |
+//! | a sharded cluster: what its replica sets exchange | `shard_transactions`, `slicing_end` |
 //!
 //! A physical recipe belongs beside `logical`, with steps of its own; `plan`, `record` and `start` serve both.
 
