@@ -36,4 +36,5 @@ mod slicing;
 mod storage;
 mod stores;
 mod support;
+mod version_report;
 mod versions;

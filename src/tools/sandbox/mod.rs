@@ -4,21 +4,25 @@
 //! removed at the end, also after Ctrl-C.
 
 mod processes;
+pub mod programs;
 mod shop;
+pub mod version_report;
 
 use crate::cli::signals;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use mongodb::Client;
 use mongodb::bson::{Document, doc};
-use processes::{Agent, Folder, Mongod};
+use processes::{Agent, Folder, Mongod, Place, Role, until};
+use programs::Programs;
 use std::{
     ffi::OsString,
     fs,
-    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::ExitCode,
-    time::Instant,
+    time::{Duration, Instant},
 };
+use version_report::Subject;
 
 /// A private MongoDB, an agent, a backup, an accident and a restore, explained while they happen
 #[derive(Debug, Parser)]
@@ -30,6 +34,13 @@ struct Cli {
     /// Keep the sandbox running, to play with, until Ctrl-C
     #[arg(long)]
     keep: bool,
+    /// Examine how data of every kind comes back on this server version, and write a report into FILE [default:
+    /// pbm-version-report.json]
+    ///
+    /// It takes some minutes and changes nothing outside of its own folder. The report shows no values of documents, so it can be
+    /// attached to an issue.
+    #[arg(long, value_name = "FILE", num_args = 0..=1, require_equals = true, default_missing_value = "pbm-version-report.json", conflicts_with = "keep")]
+    version_report: Option<PathBuf>,
 }
 
 /// Runs the sandbox. The first of `args` is the name of the program.
@@ -45,7 +56,7 @@ pub fn run(args: Vec<OsString>) -> ExitCode {
     let done = tokio::runtime::Runtime::new().context("start the runtime").and_then(|runtime| {
         runtime.block_on(async {
             tokio::select! {
-                done = conduct(&cli) => done.map(|()| ExitCode::SUCCESS),
+                done = work(&cli) => done,
                 stopped = stop_signal() => stopped.map(|()| ExitCode::from(130)),
             }
         })
@@ -62,6 +73,9 @@ async fn stop_signal() -> Result<()> {
     eprintln!("\nStopped. The sandbox is removed.");
     Ok(())
 }
+
+/// How long agents may take to start and to see the storage.
+const AGENTS_WITHIN: Duration = Duration::from_secs(60);
 
 /// Numbers the steps and prints how long each one took.
 struct Steps {
@@ -89,45 +103,49 @@ impl Steps {
     }
 }
 
-/// The program under its names, and the address that the command line is given.
-struct Programs {
-    folder: PathBuf,
-    uri: String,
+async fn work(cli: &Cli) -> Result<ExitCode> {
+    match &cli.version_report {
+        Some(file) => Ok(if report(cli, file).await? { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        None => conduct(cli).await.map(|()| ExitCode::SUCCESS),
+    }
 }
 
-impl Programs {
-    /// Links to this executable in `folder`.
-    fn new(folder: PathBuf, uri: String) -> Result<Self> {
-        let own = std::env::current_exe().context("find the path of this executable")?;
-        fs::create_dir(&folder).with_context(|| format!("make {}", folder.display()))?;
-        for name in ["pbm", "pbm-agent"] {
-            symlink(&own, folder.join(name)).with_context(|| format!("link {name} in {}", folder.display()))?;
-        }
-        Ok(Self { folder, uri })
-    }
+/// Examines the server. Returns whether all is well.
+async fn report(cli: &Cli, file: &Path) -> Result<bool> {
+    let folder = Folder::new()?;
+    println!(
+        "A MongoDB of its own and an agent, in a temporary folder; then backups and restores of data of every kind.\n"
+    );
+    let place = Place { folder: folder.path().join("rs0"), rs: "rs0".to_owned(), role: Role::Alone };
+    let server = Mongod::start(&cli.mongod, &place).await?;
+    let client = server.client().await?;
+    let programs = Programs::new(folder.path().join("bin"), server.uri())?;
+    let _agent = Agent::start(&programs.agent(), &programs.uri, folder.path().join("agent.log"))?;
+    configure_quietly(&client, &programs, folder.path(), 1).await?;
+    let subject =
+        Subject { client: &client, programs: &programs, mongod: &cli.mongod, folder: folder.path(), wanted: &|_| true };
+    let report = version_report::examine(subject).await?;
+    version_report::publish(&report, file)?;
+    Ok(report.is_good())
+}
 
-    fn pbm(&self, args: &[&str]) -> tokio::process::Command {
-        let mut command = tokio::process::Command::new(self.folder.join("pbm"));
-        command.env("PBM_MONGODB_URI", &self.uri).args(args).kill_on_drop(true);
-        command
-    }
+/// Configures a storage in `folder` and waits until the agents can use it.
+async fn configure_quietly(client: &Client, programs: &Programs, folder: &Path, agents: u64) -> Result<()> {
+    let lines = client.database("admin").collection::<Document>("pbmAgents");
+    let count = async |filter| lines.count_documents(filter).await.ok().filter(|count| *count >= agents);
+    until(AGENTS_WITHIN, async || count(doc! {}).await).await.context("wait for the agents")?;
+    let file = settings(folder)?.0;
+    programs.json(&["config", "--file", &file.display().to_string(), "--wait"]).await?;
+    let ready = until(AGENTS_WITHIN, async || count(doc! { "stors.ok": true }).await).await;
+    ready.context("wait until the agents see the storage").map(drop)
+}
 
-    /// Shows a command as a user types it, runs it, and shows its output.
-    async fn show(&self, args: &[&str]) -> Result<()> {
-        println!("\n  $ pbm {}", args.join(" "));
-        let done = self.pbm(args).output().await.context("run pbm")?;
-        for line in String::from_utf8_lossy(&done.stderr).lines().chain(String::from_utf8_lossy(&done.stdout).lines()) {
-            println!("    {line}");
-        }
-        ensure!(done.status.success(), "pbm {} failed with {}", args.join(" "), done.status);
-        Ok(())
-    }
-
-    async fn last_backup(&self) -> Result<String> {
-        let list = self.pbm(&["list", "-o", "json"]).output().await.context("run pbm list")?;
-        let list: serde_json::Value = serde_json::from_slice(&list.stdout).context("read the output of pbm list")?;
-        Ok(list["snapshots"][0]["name"].as_str().context("pbm list shows no backup")?.to_owned())
-    }
+/// Writes a file of settings for a storage in `folder`. Returns the file and its text.
+fn settings(folder: &Path) -> Result<(PathBuf, String)> {
+    let file = folder.join("pbm.yaml");
+    let text = format!("storage:\n  type: filesystem\n  filesystem:\n    path: {}/backups\n", folder.display());
+    fs::write(&file, &text).with_context(|| format!("write {}", file.display()))?;
+    Ok((file, text))
 }
 
 async fn conduct(cli: &Cli) -> Result<()> {
@@ -135,7 +153,8 @@ async fn conduct(cli: &Cli) -> Result<()> {
     let folder = Folder::new()?;
 
     steps.next("A MongoDB of its own: one mongod, as a replica set, in a temporary folder.");
-    let server = Mongod::start(&cli.mongod, folder.path()).await?;
+    let place = Place { folder: folder.path().join("rs0"), rs: "rs0".to_owned(), role: Role::Alone };
+    let server = Mongod::start(&cli.mongod, &place).await?;
     println!("   It listens on {}.", server.address());
     let client = server.client().await?;
 
@@ -144,7 +163,7 @@ async fn conduct(cli: &Cli) -> Result<()> {
     );
     let programs = Programs::new(folder.path().join("bin"), server.uri())?;
     println!("  $ export PBM_MONGODB_URI='{}'\n  $ pbm-agent &", programs.uri);
-    let mut agent = Agent::start(&programs.folder.join("pbm-agent"), &programs.uri, folder.path().join("agent.log"))?;
+    let mut agent = Agent::start(&programs.agent(), &programs.uri, folder.path().join("agent.log"))?;
     let agents = client.database("admin").collection::<Document>("pbmAgents");
     agent.wait_for(async || agents.find_one(doc! {}).await.ok().flatten()).await?;
 
@@ -188,9 +207,7 @@ async fn conduct(cli: &Cli) -> Result<()> {
 }
 
 async fn configure(programs: &Programs, folder: &Path) -> Result<()> {
-    let file = folder.join("pbm.yaml");
-    let settings = format!("storage:\n  type: filesystem\n  filesystem:\n    path: {}/backups\n", folder.display());
-    fs::write(&file, &settings).with_context(|| format!("write {}", file.display()))?;
-    settings.lines().for_each(|line| println!("    {line}"));
+    let (file, text) = settings(folder)?;
+    text.lines().for_each(|line| println!("    {line}"));
     programs.show(&["config", "--file", &file.display().to_string(), "--wait"]).await
 }

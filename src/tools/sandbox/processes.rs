@@ -16,7 +16,7 @@ const START_LIMIT: Duration = Duration::from_secs(60);
 ///
 /// # Errors
 /// Nothing came within `limit`.
-async fn until<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
+pub async fn until<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Result<T> {
     let since = Instant::now();
     loop {
         if let Some(found) = look().await {
@@ -80,21 +80,49 @@ impl Drop for Process {
     }
 }
 
+/// What a server is in a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    Alone,
+    Config,
+    Shard,
+}
+
+impl Role {
+    const fn argument(self) -> Option<&'static str> {
+        match self {
+            Self::Alone => None,
+            Self::Config => Some("--configsvr"),
+            Self::Shard => Some("--shardsvr"),
+        }
+    }
+}
+
+/// The place of a server: its folder, which does not exist yet, and its replica set.
+#[derive(Debug)]
+pub struct Place {
+    pub folder: PathBuf,
+    pub rs: String,
+    pub role: Role,
+}
+
 /// A replica set of one member.
 pub struct Mongod {
     process: Process,
+    rs: String,
     port: u16,
     log: PathBuf,
 }
 
 impl Mongod {
-    /// Starts `program` with its data in `folder` and waits until it is primary.
-    pub async fn start(program: &Path, folder: &Path) -> Result<Self> {
+    /// Starts `program` and waits until it is primary.
+    pub async fn start(program: &Path, place: &Place) -> Result<Self> {
         let port = free_port()?;
-        let (data, log) = (folder.join("data"), folder.join("mongod.log"));
-        fs::create_dir(&data).with_context(|| format!("make {}", data.display()))?;
+        let (data, log) = (place.folder.join("data"), place.folder.join("mongod.log"));
+        fs::create_dir_all(&data).with_context(|| format!("make {}", data.display()))?;
         let process = Command::new(program)
-            .args(["--replSet", "rs0", "--bind_ip", "127.0.0.1", "--port", &port.to_string()])
+            .args(["--replSet", &place.rs, "--bind_ip", "127.0.0.1", "--port", &port.to_string()])
+            .args(place.role.argument())
             .args(["--wiredTigerCacheSizeGB", "0.25", "--oplogSize", "100"])
             // A journal in small files, not 300 MB that are reserved in advance; no statistics of every second.
             .args(["--wiredTigerEngineConfigString", "log=(prealloc=false,file_max=10MB)"])
@@ -112,12 +140,15 @@ impl Mongod {
             .with_context(|| {
                 format!("start {}; install MongoDB, or give the path of a mongod with --mongod", program.display())
             })?;
-        let mut server = Self { process: Process(process), port, log };
+        let mut server = Self { process: Process(process), rs: place.rs.clone(), port, log };
         // A client that connects too early tries again only half a second later.
         server.wait_for(async || tokio::net::TcpStream::connect(("127.0.0.1", port)).await.ok()).await?;
         let admin = server.connect(&format!("mongodb://{}/?directConnection=true", server.address())).await?;
         let admin = admin.database("admin");
-        let config = doc! { "_id": "rs0", "members": [{ "_id": 0, "host": server.address() }] };
+        let mut config = doc! { "_id": &place.rs, "members": [{ "_id": 0, "host": server.address() }] };
+        if place.role == Role::Config {
+            config.insert("configsvr", true);
+        }
         server
             .wait_for(async || {
                 let hello = admin.run_command(doc! { "hello": 1 }).await.ok()?;
@@ -139,7 +170,7 @@ impl Mongod {
     }
 
     pub fn uri(&self) -> String {
-        format!("mongodb://{}/?replicaSet=rs0", self.address())
+        format!("mongodb://{}/?replicaSet={}", self.address(), self.rs)
     }
 
     async fn connect(&self, uri: &str) -> Result<Client> {
