@@ -224,6 +224,34 @@ mod tests {
         }
     }
 
+    /// Nothing else writes the heartbeat of an operation while it works.
+    #[tokio::test(start_paused = true)]
+    async fn the_leaders_lock_keeps_the_operations_document_alive() {
+        let world = World::new(1);
+        for kind in [name::BACKUP, name::RESTORE, name::REPLAY] {
+            let node = sim::node(&world, Host { rs: "cfg", at: 0 }, &Process::default());
+            let (backups, restores) = (&node.control.backups, &node.control.restores);
+            let begun = node.control.advanced_cluster_time().await.expect("the time");
+            let running = bson::doc! { "name": kind, "opid": kind, "status": "running", "hb": begun };
+            if kind == name::BACKUP {
+                backups.insert(&bson::deserialize_from_document(running).expect("it")).await.expect("insert");
+            } else {
+                restores.insert(&bson::deserialize_from_document(running).expect("it")).await.expect("insert");
+            }
+            let op = Cancel::default();
+            let taken = take(&node, node.lock_header(kind, kind, None), &op).await.expect("an answer");
+            let Taken::Yes(lease) = taken else { panic!("the lock is not taken: {taken:?}") };
+            sleep(Duration::from_secs(60)).await;
+            let found = match kind {
+                name::BACKUP => backups.raw(kind).await,
+                _ => restores.raw(kind).await,
+            };
+            let hb = found.expect("an answer").expect("it").get_timestamp("hb").expect("a heartbeat");
+            assert!(!is_stale(hb, node.control.cluster_time().await.expect("the time")), "{kind}: {hb}, {begun}");
+            lease.release().await;
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_lock_that_somebody_removed_ends_the_operation() {
         let (world, op) = (World::new(1), Cancel::default());

@@ -361,14 +361,23 @@ mod tests {
             ("restore.timeouts.balancerStop", 9_i64.into()),
             ("restore.indexCommitQuorum", "majority".into()),
             ("restore.downloadChunkMb", 2.into()),
+            ("restore.maxDownloadBufferMb", 5.into()),
+            ("restore.numParallelCollections", 6.into()),
+            ("backup.limitUpload", "10M".into()),
+            ("backup.priority", bson::doc! { "a:1": 2.0 }.into()),
+            ("pitr.priority", bson::doc! { "b:1": 3.0 }.into()),
         ]);
+        assert_eq!(it.backup.limit_upload.per_second().map(u64::from), Some(10 << 20));
+        assert_eq!(it.backup.priority, Some(BTreeMap::from([("a:1".to_owned(), 2.0)])));
+        assert_eq!(it.pitr.priority, Some(BTreeMap::from([("b:1".to_owned(), 3.0)])));
+        assert_eq!(it.restore.parallel_collections, Some(6));
         assert_eq!((it.backup.oplog_span.as_secs(), it.backup.oplog_span_key), (15, "backup.oplogSpanMin"));
         assert_eq!((it.backup.balancer_round.as_secs(), it.backup.parallel_collections), (7, Some(3)));
         assert_eq!((it.pitr.slicing, it.pitr.oplog_span.as_secs()), (Slicing::On, 300));
         assert_eq!(it.pitr.max_loss, Some(Duration::from_millis(30_500)));
         assert_eq!(it.restore.balancer_limit, Some(Duration::from_secs(9)));
         assert_eq!(it.restore.index_commit_quorum.as_deref(), Some("majority"));
-        assert_eq!(it.restore.downloads, DownloadSettings { chunk: Some(2), ..DownloadSettings::default() });
+        assert_eq!(it.restore.downloads, DownloadSettings { workers: None, chunk: Some(2), buffer: Some(5) });
     }
 
     #[test]

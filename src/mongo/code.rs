@@ -160,6 +160,7 @@ mod tests {
         for lasting in [UNAUTHORIZED, NAMESPACE_NOT_FOUND, DUPLICATE_KEY] {
             assert!(!is_transient(&command(lasting)), "{lasting}");
         }
+        assert!(is_transient(&Error::from(std::io::Error::other("the connection is lost"))));
         assert!(is_lost_cursor(&command(CURSOR_NOT_FOUND)) && !is_lost_cursor(&command(UNAUTHORIZED)));
     }
 
@@ -169,5 +170,12 @@ mod tests {
         assert!(only_duplicate_keys(&inserts(&[DUPLICATE_KEY, DUPLICATE_KEY])));
         assert!(!only_duplicate_keys(&inserts(&[DUPLICATE_KEY, UNAUTHORIZED])));
         assert!(!only_duplicate_keys(&command(DUPLICATE_KEY)), "it is not an answer to many inserts");
+        let unconfirmed = doc! {
+            "writeErrors": [{ "index": 0_i64, "code": DUPLICATE_KEY, "errmsg": "refused" }],
+            "writeConcernError": { "code": 64, "codeName": "WriteConcernFailed", "errmsg": "too late" },
+        };
+        let unconfirmed = bson::deserialize_from_document::<InsertManyError>(unconfirmed).expect("an answer");
+        assert!(unconfirmed.write_concern_error.is_some());
+        assert!(!only_duplicate_keys(&of(ErrorKind::InsertMany(unconfirmed))), "no majority has the others");
     }
 }

@@ -541,6 +541,17 @@ mod tests {
     }
 
     #[test]
+    fn a_dropped_database_takes_only_its_own_collections() {
+        let mut catalog = Catalog::new(Capabilities::release(major, 0));
+        let keys = ["shop.a", "shopping.a"].map(|ns| (Key::Name(ns.to_owned()), ns));
+        for (key, ns) in &keys {
+            let _ = catalog.create(key.clone(), (*ns).to_owned(), &doc! {"create": "a"});
+        }
+        catalog.forget_database("shop");
+        assert_eq!(keys.map(|(key, _)| catalog.knows(&key)), [false, true]);
+    }
+
+    #[test]
     fn a_collection_that_is_created_again_has_nothing_of_the_old_one() {
         let mut catalog = Catalog::new(Capabilities::release(6, 0));
         let key = Key::uuid(UUID);

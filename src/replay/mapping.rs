@@ -277,8 +277,10 @@ mod tests {
         assert_eq!(one.uuid(uuid), one.uuid(uuid));
         let all = [uuid, one.uuid(uuid), two.uuid(uuid), one.uuid(Uuid::new())];
         assert!(all.iter().enumerate().all(|(at, uuid)| !all[..at].contains(uuid)), "{all:?}");
-        let bytes = one.uuid(uuid).bytes();
-        assert_eq!((bytes[6] >> 4, bytes[8] >> 6), (4, 0b10));
+        for number in 0..50 {
+            let bytes = one.uuid(Uuid::from_bytes([number; 16])).bytes();
+            assert_eq!((bytes[6] >> 4, bytes[8] >> 6), (4, 0b10), "{number}");
+        }
     }
 
     #[test]

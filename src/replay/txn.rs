@@ -232,6 +232,17 @@ mod tests {
         assert_eq!(ids(c).await, [7]);
     }
 
+    #[tokio::test]
+    async fn undecided_transactions_are_returned_in_the_order_of_their_beginnings() {
+        let mut txns = Transactions::new(1 << 20);
+        let begun: Vec<String> = (1..=20).map(|n| (n * 7 % 23).to_string()).collect();
+        for (at, id) in (1..).zip(&begun) {
+            txns.append(id, &ops(0, 1), ts(at), ts(0), true).await.unwrap();
+        }
+        let ids: Vec<String> = txns.take_all().into_iter().map(|(id, _)| id).collect();
+        assert_eq!(ids, begun);
+    }
+
     #[test]
     fn only_the_last_commits_are_remembered() {
         let mut txns = Transactions::new(1);
