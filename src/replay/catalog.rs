@@ -542,7 +542,7 @@ mod tests {
 
     #[test]
     fn a_dropped_database_takes_only_its_own_collections() {
-        let mut catalog = Catalog::new(Capabilities::release(major, 0));
+        let mut catalog = Catalog::new(Capabilities::release(6, 0));
         let keys = ["shop.a", "shopping.a"].map(|ns| (Key::Name(ns.to_owned()), ns));
         for (key, ns) in &keys {
             let _ = catalog.create(key.clone(), (*ns).to_owned(), &doc! {"create": "a"});
