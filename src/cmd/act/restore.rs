@@ -156,12 +156,17 @@ pub enum Slicing {
 impl Slicing {
     /// Determines the state after an operation; `before` is the configuration from before the operation.
     pub async fn after(cx: &Context, before: &Config) -> Result<Self> {
-        if cx.config().await?.pitr_is_on() {
-            return Ok(Self::On);
+        let beside_original = !agents::agents_of_the_original(cx).await?.is_empty();
+        Ok(Self::of(before.pitr_is_on(), cx.config().await?.pitr_is_on(), beside_original))
+    }
+
+    fn of(was_on: bool, is_on: bool, beside_original: bool) -> Self {
+        match (was_on, is_on, beside_original) {
+            (_, true, _) => Self::On,
+            // Our agents switch it on again themselves, perhaps a moment later.
+            (true, false, true) => Self::LeftOff,
+            (_, false, _) => Self::Off,
         }
-        // Our agents switch it on again themselves, perhaps a moment later.
-        let left = before.pitr_is_on() && !agents::agents_of_the_original(cx).await?.is_empty();
-        Ok(if left { Self::LeftOff } else { Self::Off })
     }
 
     /// What the user has to know and do.
@@ -445,6 +450,23 @@ async fn replaced(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slicing_is_left_off_only_by_agents_of_the_original() {
+        for (was_on, is_on, beside_original, slicing) in [
+            (true, false, true, Slicing::LeftOff),
+            (true, false, false, Slicing::Off),
+            (false, false, true, Slicing::Off),
+            (false, false, false, Slicing::Off),
+            (true, true, true, Slicing::On),
+            (true, true, false, Slicing::On),
+            (false, true, false, Slicing::On),
+        ] {
+            assert_eq!(Slicing::of(was_on, is_on, beside_original), slicing, "{was_on} {is_on} {beside_original}");
+        }
+        assert!(Slicing::LeftOff.advice().contains("`pbm config --set pitr.enabled=true`"));
+        assert_eq!(Slicing::Off.advice(), "");
+    }
 
     #[test]
     fn remappings_are_parsed_or_refused() {

@@ -67,7 +67,7 @@ impl Format {
         let text =
             if self == Self::JsonPretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) };
         let text = text.unwrap_or_else(|error| serde_json::json!({ "Error": error.to_string() }).to_string());
-        write(&printable::json(&text));
+        write_json(std::io::stdout().lock(), &text);
     }
 
     /// Are results and errors written for people?
@@ -99,19 +99,27 @@ impl Format {
     /// A remark on the way, on stderr; nothing when a program reads, or nobody wants it.
     pub fn note(self, text: &str) {
         if self.is_chatty() {
-            eprintln!("{}", fit::lines(&printable::lines(text), fit::stderr_width()));
+            write_lines(std::io::stderr().lock(), &fit::lines(text, fit::stderr_width()));
         }
     }
 }
 
 /// Writes one or more lines to stdout.
 pub fn line(text: &str) {
-    write(&printable::lines(text));
+    write_lines(std::io::stdout().lock(), text);
+}
+
+/// The last thing that happens to a text: whoever made it, no control characters reach the terminal.
+fn write_lines(out: impl Write, text: &str) {
+    write(out, &printable::lines(text));
+}
+
+fn write_json(out: impl Write, text: &str) {
+    write(out, &printable::json(text));
 }
 
 /// Ignores errors: a reader that has closed the pipe (`| head`) is no error of ours.
-fn write(text: &str) {
-    let mut out = std::io::stdout().lock();
+fn write(mut out: impl Write, text: &str) {
     let _ = writeln!(out, "{text}").and_then(|()| out.flush());
 }
 
@@ -152,4 +160,22 @@ impl Report for Shown {
 #[must_use]
 pub fn yaml(value: &Value) -> String {
     serde_norway::to_string(value).map_or_else(|error| error.to_string(), |text| text.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_a_terminal_obeys_is_written() {
+        let text = "shop.a\u{1b}[2J\u{202e}\nshop.b";
+        let mut out = Vec::new();
+        write_lines(&mut out, text);
+        assert_eq!(String::from_utf8(out).expect("text"), "shop.a\\u{1b}[2J\\u{202e}\nshop.b\n");
+        let mut out = Vec::new();
+        let json = serde_json::to_string(text).expect("json");
+        write_json(&mut out, &json);
+        let written = String::from_utf8(out).expect("text");
+        assert!(written.contains("\\u202e") && !written.contains('\u{202e}'), "{written}");
+    }
 }
