@@ -62,6 +62,21 @@ impl<D: Deployment> Rig<D> {
         locks.into_iter().map(|lock| lock.1).collect()
     }
 
+    /// Waits until the original's agent, which leads, has named this node, and the node slices and has acknowledged that.
+    async fn is_named_by(&self, original: &Original, rs: &str, node: &str) {
+        let admin = self.client.database("admin");
+        let (pitr, locks) = (admin.collection::<Document>("pbmPITR"), admin.collection::<Document>("pbmLockOp"));
+        wait::until(&format!("the original's agent to name {node} and {node} to obey"), REPLACED, async || {
+            let round = doc! { "n": { "$elemMatch": { "rs": rs, "n": node, "ack": node } } };
+            pitr.find_one(round).await.ok()??;
+            locks.find_one(doc! { "replset": rs, "type": "pitr", "node": node }).await.ok()??;
+            let names =
+                |line: &str| line.contains("naming") && line.contains(node) && line.ends_with(&format!("of {rs}"));
+            original.log().lines().any(names).then_some(())
+        })
+        .await;
+    }
+
     /// Makes the agent on this node look as if it had been silent for a minute.
     async fn age(&self, node: &str) {
         let admin = self.client.database("admin");
@@ -221,6 +236,8 @@ async fn a_replica_set_migrates_while_the_originals_agent_leads() {
     rig.set("pitr.enabled=false");
     rig.no_slicer().await;
     rig.set("pitr.enabled=true");
+    // By its own rules our agent would slice, too, but the leader would not have named it.
+    rig.is_named_by(&original, "rs0", &second).await;
     rig.is_steady("off and on, theirs leads").await;
 
     original.interrupt().await;
