@@ -5,6 +5,7 @@ use mongodb::error::{Error, ErrorKind, WriteFailure};
 pub const HOST_UNREACHABLE: i32 = 6;
 pub const HOST_NOT_FOUND: i32 = 7;
 pub const UNKNOWN_ERROR: i32 = 8;
+pub const USER_NOT_FOUND: i32 = 11;
 pub const UNAUTHORIZED: i32 = 13;
 pub const AUTHENTICATION_FAILED: i32 = 18;
 pub const ILLEGAL_OPERATION: i32 = 20;

@@ -8,7 +8,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Server;
 use super::store::Store;
-use crate::support::cluster::Options;
+use crate::support::cluster::{Options, PASSWORD};
+use crate::support::programs::Sandbox;
+use crate::support::wait;
+use std::time::Duration;
 
 async fn create(server: &Server, names: &[&str]) {
     for name in names {
@@ -66,4 +69,22 @@ async fn users_and_roles_become_those_of_the_backup() {
     assert_eq!(swapped, Swapped { users: 2, removed_users: 1, ..Swapped::default() });
     assert_eq!(names(&all(&server, "system.users").await), names(&users));
     assert!(names(&all(&server, "system.roles").await).contains("shop.eveRole"));
+}
+
+/// A user who is newer than the backup is gone in the middle of the restore.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_not_among_the_restored_users_learns_why_nothing_more_is_seen() {
+    let sandbox = Sandbox::start(Options { auth: true, ..Options::default() }).await;
+    let base = sandbox.backup(&[]);
+    let create = doc! { "createUser": "late", "pwd": PASSWORD, "roles": ["root"] };
+    sandbox.set.client().await.database("admin").run_command(create).await.expect("make a user");
+    let late = ["restore", &base, "--wait", "-y", "--mongodb-uri", &sandbox.set.uri_as("late")];
+    let ended = tokio::task::block_in_place(|| sandbox.pbm(&late));
+    assert_eq!(ended.status.code(), Some(3), "{ended:?}");
+    let said = ended.stderr.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("the users are those of the backup now") && said.contains("`pbm describe-restore"), "{said}");
+    wait::until("the end of the restore", Duration::from_secs(30), async || {
+        sandbox.pbm(&["list", "--restore"]).ok().stdout.contains("done").then_some(())
+    })
+    .await;
 }

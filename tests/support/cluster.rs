@@ -400,8 +400,13 @@ impl ReplicaSet {
 
     /// All members, as an operator gives it to the command line.
     pub fn uri(&self) -> String {
+        self.uri_as(USER)
+    }
+
+    /// The same for another user, who has the same password.
+    pub fn uri_as(&self, user: &str) -> String {
         let hosts: Vec<String> = self.members.iter().map(|m| format!("127.0.0.1:{}", m.port)).collect();
-        self.uri_with(&hosts.join(","), USER, &format!("replicaSet={}", self.options.name))
+        self.uri_with(&hosts.join(","), user, &format!("replicaSet={}", self.options.name))
     }
 
     /// One member, as its agent gets it.

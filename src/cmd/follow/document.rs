@@ -27,6 +27,9 @@ const SERVER_GONE: Duration = Duration::from_secs(60);
 /// than [`crate::model::lock::STALE_SECS`], after which the document itself gets the reason.
 const HEART_STOPPED: Duration = Duration::from_secs(50);
 
+/// Refusals of the server over this time are final: the user of the connection does not come back.
+const SHUT_OUT: Duration = Duration::from_secs(3);
+
 /// An operation's document.
 pub trait Watched: Plane {
     /// What it is, for people.
@@ -156,6 +159,8 @@ pub struct Document<'a, T> {
     heard: Instant,
     /// The newest heartbeat, and when it was read for the first time.
     beat: (Timestamp, Instant),
+    /// Since when the server has not let the user in any more.
+    refused: Option<Instant>,
     kind: PhantomData<T>,
 }
 
@@ -163,7 +168,7 @@ impl<'a, T: Watched> Document<'a, T> {
     pub fn new(cx: &Context, name: &'a str, goal: Goal) -> Self {
         let now = Instant::now();
         let beat = (Timestamp { time: 0, increment: 0 }, now);
-        Self { name, goal, view: View::new(cx.out, T::WHAT), heard: now, beat, kind: PhantomData }
+        Self { name, goal, view: View::new(cx.out, T::WHAT), heard: now, beat, refused: None, kind: PhantomData }
     }
 }
 
@@ -175,6 +180,7 @@ impl<T: Watched> Followed for Document<'_, T> {
         match timeout(READ, T::docs(&cx.control).get(name)).await {
             Ok(Ok(Some(document))) => {
                 self.heard = Instant::now();
+                self.refused = None;
                 if document.hb() != self.beat.0 {
                     self.beat = (document.hb(), self.heard);
                 }
@@ -188,6 +194,11 @@ impl<T: Watched> Followed for Document<'_, T> {
             Ok(Ok(None)) => {
                 return Err(CliError::failed(format!("the record of {} {name} has disappeared", T::WHAT))
                     .hint("somebody may have deleted it; see `pbm list`"));
+            }
+            Ok(Err(error)) if error::is_shut_out(&error) => {
+                if self.refused.get_or_insert_with(Instant::now).elapsed() > SHUT_OUT {
+                    return Err(shut_out::<T>(name, &error));
+                }
             }
             Ok(Err(error)) if self.heard.elapsed() > SERVER_GONE => {
                 return Err(gone::<T>(name, self.heard, &format!(" ({})", error::text(&error))));
@@ -236,6 +247,24 @@ fn judge<T: Watched>(name: &str, document: &T) -> Result<()> {
         Status::PartlyDone => Err(CliError::failed(format!("{what} {name} succeeded on some nodes only: {reason}"))),
         _ => Ok(()),
     }
+}
+
+/// The server answered before and does not let the user in any more.
+fn shut_out<T: Watched>(name: &str, error: &anyhow::Error) -> CliError {
+    let what = T::WHAT;
+    let because = match what {
+        "restore" => {
+            "the users are those of the backup now, and there it is missing or has another password or fewer roles"
+        }
+        _ => "somebody has changed it",
+    };
+    let text = format!(
+        "the server does not let the user of --mongodb-uri in any more: {because}; {what} {name} goes on, and its end can't be seen \
+         from here ({})",
+        error::text(error)
+    );
+    CliError::new(Kind::Connection, text)
+        .hint(format!("`pbm describe-{what} {name}` with the URI of another user shows how it ended"))
 }
 
 /// The server has been silent since `heard`.

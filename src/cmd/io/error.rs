@@ -209,6 +209,20 @@ pub fn text(error: &anyhow::Error) -> String {
     told.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
+/// Whether the server refuses the user: it does not exist any more, or has another password or fewer roles.
+#[must_use]
+pub fn is_shut_out(error: &anyhow::Error) -> bool {
+    use mongodb::error::{Error, ErrorKind};
+    let driver = error.chain().find_map(|cause| cause.downcast_ref::<Error>());
+    driver.is_some_and(|error| {
+        matches!(*error.kind, ErrorKind::Authentication { .. })
+            || matches!(
+                code::code(error),
+                Some(code::UNAUTHORIZED | code::AUTHENTICATION_FAILED | code::USER_NOT_FOUND)
+            )
+    })
+}
+
 /// The next step after an error of the driver, where there is a good one.
 fn advice(error: &mongodb::error::Error) -> Option<String> {
     use mongodb::error::ErrorKind;
