@@ -6,7 +6,11 @@ use crate::support::wait;
 use bson::{Document, RawDocument, RawDocumentBuf, Timestamp, doc, rawdoc};
 use futures::TryStreamExt;
 use mongodb::Client;
+use pbmbox::model::{compression::Compression, selection::Selection};
+use pbmbox::oplog::slice::{self, Wanted};
 use pbmbox::raw::{Writer, fields};
+use pbmbox::snapshot::budget::Budget;
+use pbmbox::storage::{Storage, memory::Memory};
 use std::collections::BTreeMap;
 use std::sync::{
     Arc,
@@ -173,7 +177,8 @@ async fn state(client: &Client) -> BTreeMap<String, Vec<Vec<u8>>> {
     let mut state = BTreeMap::new();
     for description in listed(client, DB, doc! { "listCollections": 1 }).await {
         let raw = RawDocument::from_bytes(&description).expect("a document");
-        let name = raw.get_str("name").expect("a name").to_owned();
+        // No backup has the collections whose names are invalid UTF-8.
+        let Ok(name) = raw.get_str("name").map(str::to_owned) else { continue };
         let kind = raw.get_str("type").expect("a type").to_owned();
         // The server creates this collection again with another UUID.
         if name == "system.views" {
@@ -195,6 +200,9 @@ async fn state(client: &Client) -> BTreeMap<String, Vec<Vec<u8>>> {
     let mut users = listed(client, "admin", doc! { "find": "system.users", "filter": { "db": DB } }).await;
     users.sort();
     state.insert("users".to_owned(), users);
+    let mut settings = listed(client, "config", doc! { "find": "settings" }).await;
+    settings.sort();
+    state.insert("settings".to_owned(), settings);
     state
 }
 
@@ -228,6 +236,8 @@ async fn prepare(client: &Client) {
     index.document(b"partialFilterExpression", &strange);
     run(client, rawdoc! { "createIndexes": "plain", "indexes": [index.finish()] }).await;
     make_user(client).await;
+    let setting = made(&[(0x02, b"_id", &text(b"mine \xff")), (0x02, b"\xfe", &text(b"\xfd"))]);
+    run_in(client, "config", rawdoc! { "insert": "settings", "documents": [setting] }).await;
 }
 
 /// Makes every kind of write while the dump runs.
@@ -296,13 +306,8 @@ async fn what_a_server_takes_comes_back_byte_for_byte() {
     writer.await.expect("the writer");
     go_on(&client).await;
     let expected = state(&client).await;
-    let end: Timestamp = pbmbox::mongo::hello(&client).await.expect("hello").majority_write().expect("a write");
-    wait::until("the oplog to be saved", Duration::from_secs(60), async || {
-        let chunks = client.database("admin").collection::<Document>("pbmPITRChunks");
-        let last = chunks.find_one(doc! {}).sort(doc! { "end_ts": -1 }).await.ok()??;
-        (last.get_timestamp("end_ts").ok()? >= end).then_some(())
-    })
-    .await;
+    let end = last_majority_write(&client).await;
+    wait_for_saved_oplog(&client, end).await;
     let quiet = sandbox.backup(&["--compression", "s2"]);
     client.database(DB).drop().await.expect("drop");
 
@@ -311,6 +316,7 @@ async fn what_a_server_takes_comes_back_byte_for_byte() {
     assert_same(&expected, &state(&client).await);
     insert(&client, "plain", &documents(7000)).await;
     let user = made(&[(0x02, b"_id", &text(USER))]);
+    run_in(&client, "config", rawdoc! { "delete": "settings", "deletes": [{ "q": {}, "limit": 0 }] }).await;
     run_in(&client, "admin", rawdoc! { "delete": "system.users", "deletes": [{ "q": user, "limit": 1 }] }).await;
     sandbox.pbm(&["restore", &quiet, "--wait", "-y"]).ok();
     assert_same(&expected, &state(&client).await);
@@ -333,10 +339,134 @@ async fn what_a_server_takes_comes_back_byte_for_byte() {
     assert!(cloned["copy: documents"] == expected["plain: documents"], "a clone");
     assert_eq!(cloned["copy: indexes"], expected["plain: indexes"]);
 
-    // A collection whose own name is invalid UTF-8 can't be restored, so no backup of it is made.
-    let create = made(&[(0x02, b"create", &text(b"bad\xff"))]);
-    run_in(&client, "admin", rawdoc! { "applyOps": [{ "op": "c", "ns": "strange.$cmd", "o": create }] }).await;
-    let refused = sandbox.pbm(&["backup", "--wait"]).failed();
-    assert!(refused.stderr.contains("'strange.bad\\xff' is not valid UTF-8"), "{refused:?}");
-    sandbox.backup(&["--ns", "strange.plain"]);
+    collections_with_such_names_are_left_out(&sandbox, &client).await;
+}
+
+/// An operation on the collection with the name `bad\xff`.
+fn on_bad(ns: &[u8], op: &[u8], o: &RawDocument) -> RawDocumentBuf {
+    let mut operation = Writer::new();
+    operation.text(b"op", op);
+    operation.text(b"ns", ns);
+    operation.document(b"o", o);
+    let operation = operation.finish();
+    rawdoc! { "applyOps": [operation] }
+}
+
+async fn insert_into_bad(client: &Client, id: i32) {
+    run_in(client, "admin", on_bad(b"strange.bad\xff", b"i", &rawdoc! { "_id": id })).await;
+}
+
+/// The number of documents of this collection. A cursor of the collection itself would contain its name, which the driver
+/// can't read.
+async fn count_bad(client: &Client) -> usize {
+    let mut command = Writer::new();
+    command.text(b"aggregate", b"nothing");
+    let union = made(&[(0x02, b"$unionWith", &text(b"bad\xff"))]);
+    command.value(0x04, b"pipeline", pbmbox::raw::array([&*union]).as_bytes());
+    command.document(b"cursor", &rawdoc! { "batchSize": 100_000 });
+    let answer = client.database(DB).run_raw_command(command.finish()).await.expect("an answer");
+    answer.get_document("cursor").and_then(|cursor| cursor.get_array("firstBatch")).expect("a batch").len()
+}
+
+async fn wait_for_saved_oplog(client: &Client, end: Timestamp) {
+    wait::until("the oplog to be saved", Duration::from_secs(60), async || {
+        let chunks = client.database("admin").collection::<Document>("pbmPITRChunks");
+        let last = chunks.find_one(doc! {}).sort(doc! { "end_ts": -1 }).await.ok()??;
+        (last.get_timestamp("end_ts").ok()? >= end).then_some(())
+    })
+    .await;
+}
+
+async fn last_majority_write(client: &Client) -> Timestamp {
+    pbmbox::mongo::hello(client).await.expect("hello").majority_write().expect("a write")
+}
+
+/// A slice of a backup ends the backup for that reason, and a slice of point-in-time recovery warns.
+async fn assert_slice_warns(client: &Client, from: Timestamp, to: Timestamp) {
+    let storage: Arc<dyn Storage> = Arc::new(Memory::new());
+    for (selection, warns) in
+        [(Selection::default(), true), (Selection::parse(&["crm.*"]).expect("a selection"), false)]
+    {
+        let from = slice::newest_until(client, from).await.expect("read").expect("an entry");
+        let (object, compression) = ("x".to_owned(), Compression::None);
+        let wanted = Wanted { object, compression, level: None, from, to, selection };
+        let stored = slice::store(client, &storage, &Budget::new(1 << 20), wanted).await.expect("a slice");
+        let lost = stored.lost.unwrap_or_default();
+        assert_eq!(lost.contains("'strange.ids' was renamed to"), warns, "{lost}");
+    }
+}
+
+async fn collections_with_such_names_are_left_out(sandbox: &Sandbox, client: &Client) {
+    let create = |name: &[u8]| made(&[(0x02, b"create", &text(name))]);
+    run_in(client, "admin", on_bad(b"strange.$cmd", b"c", &create(b"bad\xff"))).await;
+    run_in(client, "admin", on_bad(b"base\xff.$cmd", b"c", &create(b"c"))).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let writer = tokio::spawn({
+        let (client, stop) = (client.clone(), stop.clone());
+        async move {
+            for id in 0.. {
+                insert_into_bad(&client, id).await;
+                if stop.load(Ordering::Relaxed) {
+                    return usize::try_from(id + 1).expect("a count");
+                }
+            }
+            0
+        }
+    });
+    let output = tokio::task::block_in_place(|| sandbox.pbm(&["backup", "--wait", "-o", "json"])).ok();
+    stop.store(true, Ordering::Relaxed);
+    let inserted = writer.await.expect("the writer");
+    let result: serde_json::Value = serde_json::from_str(&output.stdout).expect("JSON");
+    let base = result["name"].as_str().expect("a name");
+    let warned = result["warnings"].to_string();
+    assert!(warned.contains(r"strange.bad\\xff") && warned.contains("databases"), "{output:?}");
+    let described = sandbox.pbm(&["describe-backup", base]).ok().stdout;
+    assert!(described.contains(r"- strange.bad\xff"), "{described}");
+    let list = sandbox.pbm(&["list"]).ok().stdout;
+    assert!(list.contains("2 left out"), "{list}");
+    let file = sandbox.store().with_file_name("archive").display().to_string();
+    let exported = sandbox.pbm(&["export", base, "--out", &file]).ok().stderr;
+    assert!(
+        exported.contains(r"strange.bad\xff") && exported.contains("operations of the oplog were left out"),
+        "{exported}"
+    );
+
+    insert(client, "plain", &documents(9000)).await;
+    insert_into_bad(client, -1).await;
+    let other = client.database("other");
+    other.create_collection("x").await.expect("create");
+    other.drop().await.expect("drop");
+    let (expected, end) = (state(client).await, last_majority_write(client).await);
+    insert(client, "plain", &documents(9500)).await;
+    run_in(client, "admin", on_bad(b"other.$cmd", b"c", &create(b"bad\xff"))).await;
+    let moment = |time: Timestamp| format!("{},{}", time.time, time.increment);
+    let rename = |from: &[u8], to: &[u8]| made(&[(0x02, b"renameCollection", &text(from)), (0x02, b"to", &text(to))]);
+    run_in(client, "admin", on_bad(b"strange.$cmd", b"c", &rename(b"strange.ids", b"strange.\xfe"))).await;
+    let renamed = last_majority_write(client).await;
+    wait_for_saved_oplog(client, renamed).await;
+    assert_slice_warns(client, end, renamed).await;
+    let refused = |time: Timestamp| {
+        sandbox.pbm(&["restore", "--time", &moment(time), "--base-snapshot", base, "--wait", "-y"]).failed().stderr
+    };
+    let said = refused(end);
+    assert!(said.contains("is 'strange.ids', renamed since then"), "{said}");
+    run_in(client, "admin", on_bad(b"strange.$cmd", b"c", &rename(b"strange.\xfe", b"strange.ids"))).await;
+    let said = refused(renamed);
+    assert!(
+        said.contains("'strange.ids' was renamed to 'strange.\\xfe'") && said.contains("nothing was changed"),
+        "{said}"
+    );
+    let moment = moment(end);
+    let there = sandbox.pbm(&["restore", "--time", &moment, "--base-snapshot", base, "--dry-run"]).ok().stdout;
+    assert!(there.contains(r"'strange.bad\xff' stays as it is"), "{there}");
+    sandbox.pbm(&["restore", "--time", &moment, "--base-snapshot", base, "--wait", "-y"]).ok();
+    assert_same(&expected, &state(client).await);
+    assert_eq!(count_bad(client).await, inserted + 1, "it stays as it was");
+    assert_eq!(
+        listed(client, "other", doc! { "listCollections": 1 }).await.len(),
+        1,
+        "the database is dropped without it"
+    );
+    let logged = sandbox.pbm(&["logs", "--tail", "0", "--severity", "W"]).ok().stdout;
+    assert!(logged.contains("operations were left out, because the names"), "{logged}");
 }

@@ -301,7 +301,8 @@ async fn keep(
     to: Timestamp,
 ) -> anyhow::Result<slice::Slice> {
     let object = layout(Compression::S2).oplog_slice(from, to);
-    let wanted = slice::Wanted { object, compression: Compression::S2, level: None, from, to };
+    let wanted =
+        slice::Wanted { object, compression: Compression::S2, level: None, from, to, selection: Selection::default() };
     slice::store(client, storage, &Budget::new(4 << 20), wanted).await
 }
 

@@ -47,7 +47,7 @@ const BACKUP: [&str; 27] = [
     // This key is ours.
     "description",
 ];
-const REPLSET: [&str; 19] = [
+const REPLSET: [&str; 20] = [
     "name",
     "backup_name",
     "oplog_name",
@@ -68,6 +68,7 @@ const REPLSET: [&str; 19] = [
     "mongo_version",
     // This key is ours.
     "physical",
+    "left_out",
 ];
 /// Keys of the storage, in addition to the settings of each type.
 const STORE: [&str; 3] = ["name", "profile", "type"];

@@ -56,7 +56,8 @@ pub(super) async fn run(cx: &Cx, job: &Job, board: &ControlBoard<BackupMeta>) ->
     .await?;
 
     let budget = Budget::new(IN_FLIGHT / 4);
-    let mut oplog = Oplog { cx, job, layout: &layout, budget, next: first, bytes: 0, slices: Vec::new() };
+    let mut oplog =
+        Oplog { cx, job, layout: &layout, selection: &selection, budget, next: first, bytes: 0, slices: Vec::new() };
     let dumped = {
         let progress = Arc::new(DumpProgress::default());
         let plan = DumpPlan {
@@ -75,6 +76,9 @@ pub(super) async fn run(cx: &Cx, job: &Job, board: &ControlBoard<BackupMeta>) ->
         }
     };
     tracing::info!("dumped {} documents, {} bytes", dumped.docs, dumped.bytes);
+    if !dumped.left_out.is_empty() {
+        cx.control.backups.set_member(&cx.name, &cx.rs, doc! { "left_out": &dumped.left_out }).await?;
+    }
     if cx.cluster.sharded {
         let end = slice::last_write(&cx.client).await?;
         cx.control.backups.set_member(&cx.name, &cx.rs, doc! { "dump_end": end }).await?;
@@ -132,6 +136,7 @@ fn first_part(cx: &Cx, layout: &ReplsetLayout, first: Timestamp) -> BackupReplse
         mongo_version: cx.version.server.clone(),
         physical: None,
         dump_end: None,
+        left_out: Vec::new(),
         progress: None,
     }
 }
@@ -156,6 +161,7 @@ struct Oplog<'a> {
     cx: &'a Cx,
     job: &'a Job,
     layout: &'a ReplsetLayout,
+    selection: &'a Selection,
     budget: Budget,
     /// Where the next slice begins.
     next: Timestamp,
@@ -186,9 +192,13 @@ impl Oplog<'_> {
             level: self.job.command.level,
             from: self.next,
             to,
+            selection: self.selection.clone(),
         };
-        let Slice { bytes, entries, object, stored, crc, .. } =
+        let Slice { bytes, entries, object, stored, crc, lost, .. } =
             slice::store(&self.cx.client, &self.job.storage, &self.budget, wanted).await?;
+        if let Some(lost) = lost {
+            bail!("{lost}; repeat the backup");
+        }
         tracing::debug!("kept {entries} oplog entries in {object}");
         self.slices.push(written(self.layout, &object, stored, Some((bytes, crc)))?);
         self.next = to;

@@ -1,8 +1,8 @@
 //! Did a collection get a selected name while a selective backup ran?
 
-use crate::model::selection::Selection;
+use crate::{model::selection::Selection, raw::find};
 use anyhow::{Context, Result, bail};
-use bson::{Bson, Document, Timestamp, Uuid, doc};
+use bson::{RawDocument, RawDocumentBuf, Timestamp, Uuid, doc};
 use futures::TryStreamExt;
 use mongodb::{Client, Collection};
 use std::{collections::HashSet, time::Duration};
@@ -18,7 +18,7 @@ pub(super) async fn check(
     dumped: &HashSet<Uuid>,
     (first, last): (Timestamp, Timestamp),
 ) -> Result<()> {
-    let oplog: Collection<Document> = client.database("local").collection("oplog.rs");
+    let oplog: Collection<RawDocumentBuf> = client.database("local").collection("oplog.rs");
     let during = doc! { "$gte": first, "$lte": last };
     let filter = doc! { "ts": during.clone(), "op": "c", "o.renameCollection": { "$exists": true } };
     // Without the zero a default of the cluster may end the scan.
@@ -41,20 +41,19 @@ pub(super) async fn check(
 }
 
 /// UUID, old and new name of a collection that was renamed into the selection.
-fn into(entry: &Document, selection: &Selection) -> Option<(Uuid, String, String)> {
-    let o = entry.get_document("o").ok()?;
-    let (from, to) = (o.get_str("renameCollection").ok()?, o.get_str("to").ok()?);
+fn into(entry: &RawDocument, selection: &Selection) -> Option<(Uuid, String, String)> {
+    let o = find(entry, "o")?.document()?;
+    // A slice of the backup reports names that are not valid UTF-8.
+    let (from, to) = (find(o, "renameCollection")?.text()?, find(o, "to")?.text()?);
     let wants = |ns: &str| ns.split_once('.').is_some_and(|(db, coll)| selection.wants(db, coll));
-    let uuid = match entry.get("ui")? {
-        Bson::Binary(binary) => binary.to_uuid().ok()?,
-        _ => return None,
-    };
+    let uuid = find(entry, "ui")?.uuid()?;
     (wants(to) && !wants(from)).then(|| (uuid, from.to_owned(), to.to_owned()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bson::{Binary, rawdoc};
 
     #[test]
     fn only_renames_into_the_selection_count() {
@@ -66,7 +65,7 @@ mod tests {
             ("shop.a", "shop.b", false),
             ("crm.a", "crm.b", false),
         ] {
-            let entry = doc! { "ui": uuid, "o": { "renameCollection": from, "to": to } };
+            let entry = rawdoc! { "ui": Binary::from(uuid), "o": { "renameCollection": from, "to": to } };
             assert_eq!(into(&entry, &selection).is_some(), counts, "{from} {to}");
         }
     }

@@ -34,7 +34,7 @@ use crate::{
         backup::{BackupMeta, BackupReplset},
         names::{TMP_ROLES, TMP_USERS},
     },
-    oplog::read,
+    oplog::{read, unreadable_names::leave_out},
     restore::plan::{
         restorable,
         slices::{Ends, OplogObject, cover},
@@ -104,6 +104,8 @@ struct Oplog {
 pub struct Exported {
     pub namespaces: u64,
     pub oplog_entries: u64,
+    /// Operations that were left out because the names of their collections are not valid UTF-8.
+    pub left_out: u64,
 }
 
 /// Bytes of collections that were read so far.
@@ -312,7 +314,7 @@ impl Export {
             Source::Archive { packed, names } => done.namespaces = self.archive(packed, names, sink, progress).await?,
         }
         if let Some(oplog) = self.oplog.take() {
-            done.oplog_entries = self.oplog(&oplog, sink).await.context("export the oplog")?;
+            (done.oplog_entries, done.left_out) = self.oplog(&oplog, sink).await.context("export the oplog")?;
         }
         Ok(done)
     }
@@ -383,10 +385,11 @@ impl Export {
         Ok(ended)
     }
 
-    async fn oplog(&mut self, oplog: &Oplog, sink: &Sink) -> Result<u64> {
+    /// Returns how many entries were written, and how many operations were left out because of the names of their collections.
+    async fn oplog(&mut self, oplog: &Oplog, sink: &Sink) -> Result<(u64, u64)> {
         // mongorestore recognizes the oplog by a block that is not its end block, so an oplog without entries needs one, too.
         send(sink, frame::block(OPLOG.0, OPLOG.1, Bytes::new())).await?;
-        let (mut crc, mut block, mut count) = (Crc64::new(), BytesMut::new(), 0);
+        let (mut crc, mut block, mut count, mut left_out) = (Crc64::new(), BytesMut::new(), 0, 0);
         let mut last: Option<Timestamp> = None;
         for object in &oplog.objects {
             let mut entries = pin!(read::entries(self.storage.as_ref(), &object.name, object.compression).await?);
@@ -400,7 +403,11 @@ impl Export {
                     continue;
                 }
                 last = Some(ts);
-                let Some(entry) = oplog::selected(&raw, None, &self.selection, &mut self.collections)? else {
+                let wants = |ns: &str| ns.split_once('.').is_some_and(|(db, coll)| self.selection.wants(db, coll));
+                let shortened = leave_out(&raw, &wants)?;
+                left_out += shortened.as_ref().map_or(0, |shortened| shortened.names.len() as u64);
+                let raw = shortened.as_ref().map_or(&raw, |shortened| &shortened.entry);
+                let Some(entry) = oplog::selected(raw, None, &self.selection, &mut self.collections)? else {
                     continue;
                 };
                 crc.update(entry.as_bytes());
@@ -423,7 +430,7 @@ impl Export {
             send(sink, frame::block(OPLOG.0, OPLOG.1, block.freeze())).await?;
         }
         send(sink, [frame::end(OPLOG.0, OPLOG.1, crc.value())]).await?;
-        Ok(count)
+        Ok((count, left_out))
     }
 }
 

@@ -152,6 +152,9 @@ pub struct BackupReplset {
     /// *Added by us*: the newest write of the node when its dump was complete. Only in sharded clusters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dump_end: Option<Timestamp>,
+    /// *Added by us*: the collections that the backup can't hold, for people.
+    #[serde(default, deserialize_with = "null_default", skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
     /// *Added by us*: how far the data step is. Only in the database.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub progress: Option<Progress>,

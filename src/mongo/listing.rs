@@ -1,8 +1,8 @@
 //! Lists of a server's collections and indexes, whose names and options may hold any bytes.
 
 use crate::raw::text;
-use anyhow::Result;
-use bson::Document;
+use anyhow::{Context, Result};
+use bson::{Document, doc};
 use futures::TryStreamExt;
 use mongodb::{
     Client, Database,
@@ -26,18 +26,32 @@ pub async fn documents(db: &Database, command: Document) -> Result<Vec<Document>
     Ok(found)
 }
 
-/// The names of all databases.
+/// The databases of a server.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Databases {
+    pub names: Vec<String>,
+    /// Whether there are others, whose names are not valid UTF-8. Servers accept such names, and the driver can't read them.
+    pub others: bool,
+}
+
+/// Lists all databases.
 ///
 /// # Errors
-/// The server refuses the command, or a name is not valid UTF-8. Servers accept such names, and the driver can't read them.
-pub async fn databases(client: &Client) -> Result<Vec<String>> {
-    const HINT: &str = "list the databases: if `show dbs` shows one whose name is not valid UTF-8, it can be neither backed up \
-                        nor restored: drop it";
-    client.list_database_names().await.map_err(|error| {
-        let unreadable = matches!(
-            *error.kind,
-            ErrorKind::InvalidResponse { .. } | ErrorKind::BsonDeserialization(_) | ErrorKind::Bson(_)
-        );
-        anyhow::Error::from(error).context(if unreadable { HINT } else { "list the databases" })
-    })
+/// The server refuses the command.
+pub async fn databases(client: &Client) -> Result<Databases> {
+    let what = "list the databases";
+    match client.list_database_names().await {
+        Ok(names) => Ok(Databases { names, others: false }),
+        Err(error) if is_unreadable(&error) => {
+            // The server matches no pattern with a name that is not valid UTF-8.
+            let names = client.list_database_names().filter(doc! { "name": { "$regex": "^" } }).await.context(what)?;
+            Ok(Databases { names, others: true })
+        }
+        Err(error) => Err(error).context(what),
+    }
+}
+
+/// Whether the driver could not read the server's answer.
+fn is_unreadable(error: &Error) -> bool {
+    matches!(*error.kind, ErrorKind::InvalidResponse { .. } | ErrorKind::BsonDeserialization(_) | ErrorKind::Bson(_))
 }

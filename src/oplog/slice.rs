@@ -12,10 +12,13 @@
 //! Entries with credentials are left out (see `oplog::secrets`). If the first or the last entry is such an entry, a
 //! no-op replaces it, so that its timestamp stays.
 
-use super::secrets::{self, Verdict};
+use super::{
+    secrets::{self, Verdict},
+    unreadable_names,
+};
 use crate::archive::crc::Crc64;
 use crate::compress;
-use crate::model::compression::Compression;
+use crate::model::{compression::Compression, selection::Selection};
 use crate::mongo::majority;
 use crate::snapshot::{
     budget::Budget,
@@ -34,7 +37,7 @@ use mongodb::{
 use std::{
     io,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
@@ -231,6 +234,8 @@ pub struct Slice {
     pub entries: u64,
     /// CRC-64/XZ of the uncompressed bytes.
     pub crc: i64,
+    /// Why nothing after the slice can be restored from a backup before it, if that is so (see [`unreadable_names`]).
+    pub lost: Option<String>,
 }
 
 /// A range of the oplog that is to be stored, and the name of its object.
@@ -243,6 +248,8 @@ pub struct Wanted {
     /// The first and the last time of the range. Both belong to entries that the majority has.
     pub from: Timestamp,
     pub to: Timestamp,
+    /// The collections that will be restored from it.
+    pub selection: Selection,
 }
 
 /// Reads the entries from `from` to `to` of the node's oplog and stores them as one object.
@@ -250,7 +257,7 @@ pub struct Wanted {
 /// # Errors
 /// The oplog does not contain the whole range any more, or the node or the storage fails. Then nothing is stored.
 pub async fn store(client: &Client, storage: &Arc<dyn Storage>, budget: &Budget, wanted: Wanted) -> Result<Slice> {
-    let Wanted { object, compression, level, from, to } = wanted;
+    let Wanted { object, compression, level, from, to, selection } = wanted;
     let what = || format!("store the oplog from {from} to {to}");
     let cursor = client
         .database("local")
@@ -273,6 +280,7 @@ pub async fn store(client: &Client, storage: &Arc<dyn Storage>, budget: &Budget,
         from,
         to,
         last: None,
+        selection,
         reply: None,
         counts: counts.clone(),
         crc: Crc64::new(),
@@ -282,7 +290,8 @@ pub async fn store(client: &Client, storage: &Arc<dyn Storage>, budget: &Budget,
     let stored = storage.put(&object, body, SizeHint(None)).await.with_context(what)?;
     storage::check_stored(storage.as_ref(), &object, stored).await.with_context(what)?;
     let (bytes, entries, crc) = (counts.bytes.load(Relaxed), counts.entries.load(Relaxed), counts.crc.load(Relaxed));
-    Ok(Slice { object, from, to, bytes, stored, entries, crc })
+    let lost = counts.lost.get().cloned();
+    Ok(Slice { object, from, to, bytes, stored, entries, crc, lost })
 }
 
 /// The number of entries in one batch of the server.
@@ -293,6 +302,7 @@ struct Counts {
     bytes: AtomicU64,
     entries: AtomicU64,
     crc: AtomicI64,
+    lost: OnceLock<String>,
 }
 
 struct Reader {
@@ -300,6 +310,7 @@ struct Reader {
     from: Timestamp,
     to: Timestamp,
     last: Option<Timestamp>,
+    selection: Selection,
     /// The batch whose entries are being read.
     reply: Option<Reply>,
     counts: Arc<Counts>,
@@ -362,6 +373,9 @@ impl Reader {
             bail!(too_small(self.from, ts));
         }
         self.last = Some(ts);
+        if let Err(lost) = unreadable_names::leave_out(entry, &|ns| self.selection.wants_namespace(ns)) {
+            self.counts.lost.get_or_init(|| format!("{lost:#}"));
+        }
         match secrets::judge(entry)? {
             Verdict::Keep => piece.extend_from_slice(entry.as_bytes()),
             Verdict::Replace(entry) => piece.extend_from_slice(entry.as_bytes()),

@@ -23,7 +23,7 @@
 use super::timeline::Line;
 use crate::control::Control;
 use crate::layout::{self, ChunkName, PITR};
-use crate::model::{chunk::Chunk, command::name, compression::Compression, lock::LockHeader};
+use crate::model::{chunk::Chunk, command::name, compression::Compression, lock::LockHeader, selection::Selection};
 use crate::mongo::admin::explain;
 use crate::oplog::slice::{self, Slice, Wanted};
 use crate::snapshot::budget::Budget;
@@ -281,10 +281,16 @@ impl Slicing {
 
     async fn chunk(&self, settings: &Settings, from: Timestamp, to: Timestamp) -> Result<()> {
         let mut chunk = chunk_of(&self.lock.replset, from, to, settings.compression);
-        let wanted =
-            Wanted { object: chunk.fname.clone(), compression: settings.compression, level: settings.level, from, to };
+        let wanted = Wanted {
+            object: chunk.fname.clone(),
+            compression: settings.compression,
+            level: settings.level,
+            from,
+            to,
+            selection: Selection::default(),
+        };
         let budget = Budget::new(IN_FLIGHT);
-        let Slice { bytes, stored, .. } = slice::store(&self.client, &settings.storage, &budget, wanted).await?;
+        let Slice { bytes, stored, lost, .. } = slice::store(&self.client, &settings.storage, &budget, wanted).await?;
         chunk.size = i64::try_from(bytes).unwrap_or(i64::MAX);
         chunk.stored = i64::try_from(stored).ok();
         if self.control.beat_slicing(&self.lock).await?.is_none() {
@@ -292,6 +298,9 @@ impl Slicing {
             return Err(LockLost.into());
         }
         self.control.chunks.add(&chunk).await?;
+        if let Some(lost) = lost {
+            tracing::warn!("{lost}; make a backup soon");
+        }
         tracing::info!("created chunk {} - {}", layout::format_ts(from), layout::format_ts(to));
         Ok(())
     }

@@ -36,7 +36,7 @@ pub fn to_text(bytes: &[u8]) -> Cow<'_, str> {
 /// Returns the bytes from which [`to_text`] made this string.
 #[must_use]
 pub fn to_bytes(text: &str) -> Cow<'_, [u8]> {
-    if !text.chars().any(stands_for_byte) {
+    if !is_made_of_bytes(text) {
         return Cow::Borrowed(text.as_bytes());
     }
     let mut bytes = Vec::with_capacity(text.len());
@@ -48,6 +48,21 @@ pub fn to_bytes(text: &str) -> Cow<'_, [u8]> {
         }
     }
     Cow::Owned(bytes)
+}
+
+/// The form of such a string for people: every byte of a string that is not valid UTF-8 is shown as in `a\xff`.
+#[must_use]
+pub fn shown(text: &str) -> Cow<'_, str> {
+    match is_made_of_bytes(text) {
+        true => Cow::Owned(to_bytes(text).escape_ascii().to_string()),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// Whether [`to_text`] made this string from bytes that are not valid UTF-8.
+#[must_use]
+pub fn is_made_of_bytes(text: &str) -> bool {
+    text.chars().any(stands_for_byte)
 }
 
 fn stands_for_byte(c: char) -> bool {

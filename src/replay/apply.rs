@@ -37,7 +37,7 @@
 //! between two operations, and the restore has to be started again from its beginning. If the caller drops the
 //! [`Replayer`], the lanes end, but the server still applies the commands that it has received.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context, Result, bail};
 use bson::{RawArray, RawDocumentBuf, Timestamp};
@@ -45,6 +45,7 @@ use futures::{Stream, StreamExt};
 use mongodb::Client;
 
 use crate::oplog::entry::{Command, Entry, Kind, Part, TxnEntry, excerpt, operations, show};
+use crate::oplog::unreadable_names::leave_out;
 use crate::replay::batch::Batch;
 use crate::replay::catalog::Catalog;
 use crate::replay::ddl::Ddl;
@@ -136,6 +137,8 @@ pub struct Replayer {
     txns: Transactions,
     last: Option<Timestamp>,
     range_start: Option<Timestamp>,
+    /// Some of the collections whose operations were left out.
+    left_out: BTreeSet<String>,
 }
 
 impl Replayer {
@@ -153,6 +156,7 @@ impl Replayer {
             scope,
             last: None,
             range_start: None,
+            left_out: BTreeSet::new(),
         }
     }
 
@@ -174,13 +178,15 @@ impl Replayer {
                 self.flush().await?;
                 return Ok(Flow::PastEnd);
             }
-            let entry = Entry::parse(&raw, None)?;
+            let shortened = leave_out(&raw, &|ns| self.scope.selection.wants_namespace(ns))?;
+            let entry = Entry::parse(shortened.as_ref().map_or(&raw, |shortened| &shortened.entry), None)?;
             self.state.stats.entries += 1;
             if self.last.is_some_and(|last| entry.ts <= last) {
                 self.state.stats.duplicates += 1;
                 continue;
             }
             self.last = Some(entry.ts);
+            self.count_left_out(shortened.iter().flat_map(|shortened| &shortened.names));
             match entry.transaction()? {
                 Some(part) => self.take_transaction_part(&entry, part).await?,
                 None => self.apply_operation(&entry).await?,
@@ -188,6 +194,16 @@ impl Replayer {
         }
         self.flush().await?;
         Ok(Flow::Continue)
+    }
+
+    fn count_left_out<'a>(&mut self, names: impl Iterator<Item = &'a String>) {
+        const NAMED: usize = 10;
+        for name in names {
+            self.state.stats.left_out += 1;
+            if self.left_out.len() < NAMED {
+                self.left_out.insert(name.clone());
+            }
+        }
     }
 
     /// Time of the last entry in the window that was read.
@@ -362,6 +378,14 @@ impl Replayer {
         self.flush().await?;
         self.ddl.finish(&mut self.state).await?;
         self.scope.routing.remove_orphaned_chunks(self.target.client()).await?;
+        if !self.left_out.is_empty() {
+            let names: Vec<_> = self.left_out.iter().map(String::as_str).collect();
+            tracing::warn!(
+                "{} operations were left out, because the names of their collections are not valid UTF-8: {}",
+                self.state.stats.left_out,
+                names.join(", ")
+            );
+        }
         let open = self.txns.take_all();
         Ok(Replayed { catalog: self.state.catalog, stats: self.state.stats, last: self.last, open })
     }

@@ -5,13 +5,14 @@ use bson::{Document, Uuid, doc};
 use mongodb::{Client, Database};
 
 use crate::mongo::{capabilities::Capabilities, code, listing};
+use crate::raw::text;
 use crate::replay::catalog::Catalog;
 
 /// Reads all collections with their UUIDs and indexes from the primary behind `client`. The database `config` is left out,
 /// because its collections are found by name, and `local`, because no replay changes it.
 pub async fn read(client: &Client, able: Capabilities) -> Result<Catalog> {
     let mut catalog = Catalog::new(able);
-    for db in listing::databases(client).await? {
+    for db in listing::databases(client).await?.names {
         if matches!(db.as_str(), "config" | "local") {
             continue;
         }
@@ -20,6 +21,10 @@ pub async fn read(client: &Client, able: Capabilities) -> Result<Catalog> {
         let listed = listing::documents(&database, doc! {"listCollections": 1}).await.with_context(failed)?;
         for listed in &listed {
             let name = listed.get_str("name").with_context(failed)?;
+            // The replay leaves out what happened to it.
+            if text::is_made_of_bytes(name) {
+                continue;
+            }
             let uuid = listed.get_document("info").ok().and_then(|info| info.get("uuid")).cloned();
             // Views and time series have none.
             let Some(uuid) = uuid else { continue };

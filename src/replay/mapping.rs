@@ -138,7 +138,8 @@ impl Mapping {
         let (db, coll) = ns.split_once('.').unwrap_or((ns, ""));
         rewrite(entry, |field| {
             Ok(match (field.name, field.document()) {
-                (b"ns", _) => New::Text(self.namespace(ns)),
+                // A name that is not valid UTF-8 is of no clone.
+                (b"ns", _) => field.text().map_or(New::Same, |ns| New::Text(self.namespace(ns))),
                 (b"ui", _) if self.touches(db) => self.new_uuid(field),
                 (b"o", Some(command)) if kind == "c" => New::Nested(self.command(db, command)?),
                 (b"o" | b"o2", Some(view)) if coll == "system.views" => New::Nested(self.view(db, view)?),

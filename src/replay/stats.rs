@@ -12,6 +12,8 @@ pub struct Stats {
     pub duplicates: u64,
     /// Operations that were left out: no-ops, and operations that a restore does not apply.
     pub skipped: u64,
+    /// Operations that were left out because the names of their collections are not valid UTF-8.
+    pub left_out: u64,
     /// Operations that were applied, including those inside transactions.
     pub applied: u64,
     pub transactions: u64,

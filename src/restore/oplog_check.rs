@@ -20,7 +20,7 @@ use super::{
 use crate::{
     archive::crc::Crc64,
     model::compression::Compression,
-    oplog::{entry::Entry, read},
+    oplog::{entry::Entry, read, unreadable_names::leave_out},
     replay::followed_names::{Asked, Followed},
     storage::Storage,
 };
@@ -149,9 +149,10 @@ async fn whole(storage: &dyn Storage, objects: &[OplogObject], at: usize, readin
         // Entries after the end are not replayed, so this program need not understand them.
         let ts = Entry::time(&raw)?;
         if ts <= reading.end {
-            let entry = Entry::parse(&raw, None)?;
             let rewritten = reading.rewrite.entry(&raw)?;
-            let entry = rewritten.as_ref().map(|raw| Entry::parse(raw, None)).transpose()?.unwrap_or(entry);
+            let raw = rewritten.as_deref().unwrap_or(&raw);
+            let shortened = leave_out(raw, &|ns| reading.asked.selection.wants_namespace(ns))?;
+            let entry = Entry::parse(shortened.as_ref().map_or(raw, |shortened| &shortened.entry), None)?;
             followed.see(&entry, reading.asked)?;
         }
         if object.compression == Compression::None {

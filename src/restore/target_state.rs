@@ -20,7 +20,7 @@ pub async fn read(client: &Client) -> Result<Target> {
         .unwrap_or_default()
         .to_owned();
     let mut namespaces = Vec::new();
-    for db in listing::databases(client).await? {
+    for db in listing::databases(client).await?.names {
         let database = client.database(&db);
         for (coll, uuid) in list(&database, doc! {}).await? {
             namespaces.push(TargetNamespace { db: db.clone(), coll, uuid });

@@ -26,7 +26,7 @@ use bson::doc;
 use futures::{StreamExt, TryStreamExt, stream};
 use mongodb::Client;
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
@@ -54,6 +54,8 @@ pub struct Dumped {
     pub namespaces: Vec<NamespaceMeta>,
     /// See [`Listing::remains`].
     pub remains: Vec<NamespaceMeta>,
+    /// See [`Listing::left_out`].
+    pub left_out: Vec<String>,
     /// The sum of the stored bytes of all objects.
     pub stored: u64,
     /// Every object that was stored, with its stored bytes.
@@ -76,7 +78,8 @@ pub async fn dump(
     plan: &DumpPlan,
     progress: &Arc<DumpProgress>,
 ) -> Result<Dumped> {
-    let Listing { mut namespaces, remains } = namespaces::list(client, &plan.selection).await?;
+    let Listing { mut namespaces, remains, left_out } = namespaces::list(client, &plan.selection).await?;
+    warn_of(&left_out);
     if plan.routing && !plan.selection.is_everything() {
         namespaces
             .extend(routing_tables::list(client, &plan.selection).await.context("list the routing of the selection")?);
@@ -143,11 +146,26 @@ pub async fn dump(
     Ok(Dumped {
         objects: objects.collect(),
         stored: done.iter().chain(&remains).map(|(_, stored, _)| stored).sum(),
+        left_out: left_out.into_iter().collect(),
         docs: done.iter().chain(&remains).map(|(.., docs)| docs).sum(),
         bytes: progress.bytes.load(Relaxed),
         namespaces: done.into_iter().map(|(meta, ..)| meta).collect(),
         remains: remains.into_iter().map(|(meta, ..)| meta).collect(),
     })
+}
+
+fn warn_of(left_out: &BTreeSet<String>) {
+    const NAMED: usize = 20;
+    if left_out.is_empty() {
+        return;
+    }
+    let names: Vec<&str> = left_out.iter().map(String::as_str).take(NAMED).collect();
+    let more = if left_out.len() > NAMED { format!(" and {} more", left_out.len() - NAMED) } else { String::new() };
+    tracing::warn!(
+        "not in this backup, because the names are not valid UTF-8: {}{more}; copy what you need of them to collections with \
+         other names",
+        names.join(", ")
+    );
 }
 
 /// The object into which the documents of a collection are written.

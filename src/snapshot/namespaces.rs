@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use bson::{Bson, Document, Uuid, doc};
 use futures::{StreamExt, stream};
 use mongodb::{Client, Database};
-use std::{borrow::Cow, collections::HashSet};
+use std::collections::{BTreeSet, HashSet};
 
 /// One namespace, as the node describes it.
 #[derive(Debug, Clone, PartialEq)]
@@ -54,6 +54,14 @@ const LOOKUPS: usize = 50;
 /// collections the round trips add up.
 const DESCRIBED_AT_ONCE: usize = 8;
 
+/// Stands in [`Listing::left_out`] for databases whose names are not valid UTF-8.
+const OTHER_DATABASES: &str = "databases (`show dbs` shows their names)";
+
+/// The name of a collection, for people. The buckets of a time series go with the series.
+fn shown(db: &str, coll: &str) -> String {
+    format!("{db}.{}", text::shown(names::series_name(coll)))
+}
+
 /// Whether a collection is part of a full backup.
 #[must_use]
 pub fn is_dumped(db: &str, coll: &str) -> bool {
@@ -78,6 +86,8 @@ pub struct Listing {
     /// leaves such buckets. 5.0 stores measurements in them that are inserted under that name. A series that is created
     /// later uses these buckets with their content, without an entry in the oplog.
     pub remains: Vec<Namespace>,
+    /// What can't be dumped, for people: collections whose names are not valid UTF-8. The driver can't read them.
+    pub left_out: BTreeSet<String>,
 }
 
 /// Lists the namespaces of a backup. For a selection, users and roles are not included.
@@ -88,15 +98,25 @@ pub struct Listing {
 pub async fn list(client: &Client, selection: &Selection) -> Result<Listing> {
     let mut found = Vec::new();
     let databases = listing::databases(client).await?;
-    for db in databases.iter().filter(|db| selection.touches(db)) {
+    let mut left_out = BTreeSet::new();
+    if databases.others && selection.is_everything() {
+        left_out.insert(OTHER_DATABASES.to_owned());
+    }
+    for db in databases.names.iter().filter(|db| selection.touches(db)) {
         let db = client.database(db);
         let what = || format!("list the collections of {}", db.name());
         let collections = listing::documents(&db, doc! { "listCollections": 1 }).await.with_context(what)?;
         let names: HashSet<String> =
             collections.iter().filter_map(|it| it.get_str("name").ok().map(str::to_owned)).collect();
+        let dumped = collections.into_iter().filter(|it| {
+            it.get_str("name").is_ok_and(|coll| is_dumped(db.name(), coll) && selection.wants(db.name(), coll))
+        });
+        let (others, collections): (Vec<_>, Vec<_>) =
+            dumped.partition(|it| it.get_str("name").is_ok_and(text::is_made_of_bytes));
+        left_out.extend(others.iter().filter_map(|it| it.get_str("name").ok()).map(|coll| shown(db.name(), coll)));
         let mut described = stream::iter(collections.into_iter().map(|collection| {
             let db = db.clone();
-            async move { describe(&db, &collection, selection).await }
+            async move { describe(&db, &collection).await }
         }))
         .buffer_unordered(DESCRIBED_AT_ONCE);
         let first = found.len();
@@ -118,7 +138,7 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Listing> {
     }
     namespaces.extend(unlisted_series(&namespaces));
     namespaces.sort_by(|a, b| (&a.db, &a.coll).cmp(&(&b.db, &b.coll)));
-    Ok(Listing { namespaces, remains })
+    Ok(Listing { namespaces, remains, left_out })
 }
 
 /// Keeps each name once. The server can list a name twice, because it reads the collections of a database at one moment
@@ -172,17 +192,9 @@ fn unlisted_series(found: &[Namespace]) -> Vec<Namespace> {
         .collect()
 }
 
-pub async fn describe(db: &Database, described: &Document, selection: &Selection) -> Result<Option<Namespace>> {
+/// Describes one collection of a list. Returns `None` if it has been dropped.
+pub async fn describe(db: &Database, described: &Document) -> Result<Option<Namespace>> {
     let coll = described.get_str("name").context("listCollections gave a collection without a name")?;
-    if !is_dumped(db.name(), coll) || !selection.wants(db.name(), coll) {
-        return Ok(None);
-    }
-    // Servers accept such names. But oplog entries and many commands contain the name of their collection, and this
-    // program can't write such a name, so a restore would lose the collection.
-    if let Cow::Owned(bytes) = text::to_bytes(coll) {
-        let (db, coll) = (db.name(), bytes.escape_ascii());
-        bail!("the name of collection '{db}.{coll}' is not valid UTF-8, so it can't be backed up; rename or drop it");
-    }
     let kind = kind_of(db.name(), coll, described)?;
     let uuid = described.get_document("info").ok().and_then(|info| info.get("uuid"));
     let indexes = match kind {

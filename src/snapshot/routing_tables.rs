@@ -28,7 +28,7 @@ pub async fn list(client: &Client, selection: &Selection) -> Result<Vec<Namespac
         listing::documents(&db, doc! { "listCollections": 1 }).await.context("list the collections of config")?;
     let mut namespaces = Vec::new();
     for listed in listed.iter().filter(|it| it.get_str("name").is_ok_and(|coll| is_dumped("config", coll))) {
-        let Some(described) = describe(&db, listed, &Selection::default()).await? else { continue };
+        let Some(described) = describe(&db, listed).await? else { continue };
         let filter = match described.coll.as_str() {
             "databases" => doc! { "_id": { "$in": &databases } },
             "collections" => doc! { "_id": { "$in": &names } },

@@ -111,6 +111,7 @@ impl Export {
         let rs = replset(&backup, self.replset.as_deref())?;
         let export = export::prepare(store, &backup, &rs, selection, !self.no_oplog).await?;
         let bar = bar(export.bytes, format);
+        let left_out = backup.replsets.iter().find(|part| part.name == rs).map(|part| part.left_out.join(", "));
         let (done, size) = carry(export, file.as_deref(), self.gzip, &bar).await?;
         bar.finish_and_clear();
         let written = Written {
@@ -121,6 +122,15 @@ impl Export {
             namespaces: done.namespaces,
             oplog_entries: done.oplog_entries,
         };
+        if let Some(names) = left_out.filter(|names| !names.is_empty()) {
+            format.note(&format!("Warning: not in the backup, because the names are not valid UTF-8: {names}"));
+        }
+        if done.left_out > 0 {
+            format.note(&format!(
+                "Warning: {} operations of the oplog were left out, because the names of their collections are not valid UTF-8",
+                done.left_out
+            ));
+        }
         match file {
             Some(_) => format.print(&written),
             None => format.note(&written.text()),

@@ -89,6 +89,9 @@ struct ReplsetView {
     configshard: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// *Added by us*.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    left_out: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     collections: Option<Vec<String>>,
 }
@@ -144,6 +147,7 @@ impl ReplsetView {
             configsvr: rs.iscs,
             configshard: rs.configshard,
             error: given(rs.error.as_ref()),
+            left_out: rs.left_out.clone(),
             collections: None,
         }
     }

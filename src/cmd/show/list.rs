@@ -83,7 +83,7 @@ impl Report for Listing {
                 if it.nss.is_empty() { "no" } else { "yes" }.to_owned(),
                 units::size(it.size),
                 units::table_time(it.restore_to),
-                it.error.clone().unwrap_or_default(),
+                it.remark().unwrap_or_default(),
             ]);
         }
         let mut out = String::from("Backups:\n");
@@ -295,6 +295,7 @@ mod tests {
             pbm_version: "2.15.0".into(),
             kind: BackupType::Logical,
             src: String::new(),
+            left_out: Vec::new(),
         };
         assert_eq!(
             serde_json::to_string(&one).expect("json"),

@@ -123,6 +123,9 @@ pub struct Snapshot {
     #[serde(rename = "type")]
     pub kind: BackupType,
     pub src: String,
+    /// *Added by us*: the collections that the backup can't hold.
+    #[serde(rename = "leftOut", skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
 }
 
 impl Snapshot {
@@ -159,6 +162,7 @@ impl Snapshot {
             pbm_version: backup.pbm_version.clone(),
             kind: backup.kind,
             src: backup.src_backup.clone().unwrap_or_default(),
+            left_out: backup.replsets.iter().flat_map(|rs| &rs.left_out).cloned().collect(),
         }
     }
 
@@ -168,8 +172,18 @@ impl Snapshot {
         match &self.error {
             Some(why) if self.incompatible => why.clone(),
             Some(error) => format!("{}: {error}", self.status),
-            None => self.status.to_string(),
+            None => match self.remark() {
+                Some(remark) => format!("{}, {remark}", self.status),
+                None => self.status.to_string(),
+            },
         }
+    }
+
+    /// What people should know of the backup besides its status.
+    #[must_use]
+    pub fn remark(&self) -> Option<String> {
+        let left_out = (!self.left_out.is_empty()).then_some(self.left_out.len());
+        self.error.clone().or_else(|| left_out.map(|count| format!("{count} left out: `pbm describe-backup`")))
     }
 }
 

@@ -3,6 +3,7 @@
 use super::namespaces::is_droppable;
 use crate::model::names::series_name;
 use crate::mongo::{capabilities::Capabilities, version::Version};
+use crate::raw::text;
 use bson::Uuid;
 use std::fmt;
 
@@ -32,7 +33,7 @@ pub struct TargetNamespace {
 
 impl fmt::Display for TargetNamespace {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}", self.db, self.coll)
+        write!(f, "{}.{}", self.db, text::shown(&self.coll))
     }
 }
 
@@ -41,5 +42,11 @@ impl TargetNamespace {
     #[must_use]
     pub fn is_droppable(&self) -> bool {
         is_droppable(&self.db, series_name(&self.coll))
+    }
+
+    /// Whether its name is valid UTF-8. This program can neither restore other namespaces nor change them.
+    #[must_use]
+    pub fn is_readable(&self) -> bool {
+        !text::is_made_of_bytes(&self.coll)
     }
 }

@@ -435,6 +435,30 @@ fn a_selection_takes_what_gets_its_names_and_nothing_else() {
 }
 
 #[test]
+fn collections_with_names_that_are_not_utf_8_stay_or_stop_the_restore() {
+    let orders = NamespaceMeta { uuid: Some(Uuid::from_bytes(V4)), ..collection("shop", "orders", 0) };
+    let mut world = World::new(vec![orders], vec![]);
+    let bad = |uuid| there("shop", &crate::raw::text::to_text(b"bad\xff"), uuid);
+    world.target.namespaces = vec![bad(None), there("shop", "orders", None)];
+    for drop_extra in [false, true] {
+        world.wish.drop_extra = drop_extra;
+        let plan = world.plan().expect("a plan");
+        assert_eq!(plan.drops.iter().map(|drop| drop.coll.as_str()).collect::<Vec<_>>(), ["orders"]);
+        let stays = "'shop.bad\\xff' stays as it is";
+        assert!(plan.warnings.iter().any(|warning| warning.contains(stays)), "{:?}", plan.warnings);
+    }
+    world.sharded = true;
+    world.refused("'shop.bad\\xff' on the target would be lost");
+    world.sharded = false;
+    world.target.namespaces = vec![bad(Some(V4))];
+    world.refused("'shop.bad\\xff' on the target is 'shop.orders', renamed since then");
+    world.target.namespaces = vec![bad(None)];
+    let key = ("shop".to_owned(), bad(None).coll);
+    world.followed = Some(Followed { renamed: [(key, "shop.later".to_owned())].into(), ..Followed::default() });
+    world.refused("'shop.bad\\xff' on the target is 'shop.later', renamed since then");
+}
+
+#[test]
 fn what_the_oplog_speaks_of_is_dropped_too() {
     let mut world = World::new(vec![collection("shop", "orders", 0)], vec![]);
     world.target.namespaces = [("shop", "made"), ("shop", "away"), ("shop", "kept"), ("admin", "system.users")]

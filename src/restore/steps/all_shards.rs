@@ -39,7 +39,9 @@ impl Steps<Checked> {
     /// because the restore replaces them on every shard.
     pub fn replace(&mut self, names: &BTreeSet<String>) {
         let goes = |ns: &&TargetNamespace| {
-            ns.is_droppable() && (names.contains(&ns.db) || names.contains(&known_as(&ns.to_string())))
+            ns.is_readable()
+                && ns.is_droppable()
+                && (names.contains(&ns.db) || names.contains(&known_as(&ns.to_string())))
         };
         let more = self.work.target.namespaces.iter().filter(goes);
         let more = more.map(|ns| Drop { db: ns.db.clone(), coll: ns.coll.clone() });
