@@ -114,7 +114,8 @@ mod tests {
     #[tokio::test]
     async fn a_program_that_is_no_mongod_is_refused_with_what_it_printed() {
         let error = Program::find(Some("/bin/echo"), None).await.expect_err("no mongod");
-        assert_eq!(error.to_string(), "'/bin/echo --version' printed no version: --version");
+        // What follows depends on the system.
+        assert!(error.to_string().starts_with("'/bin/echo --version' printed no version: "), "{error}");
         let error = Program::find(Some("/no/such/mongod"), None).await.expect_err("no file");
         assert_eq!(error.to_string(), "start /no/such/mongod to ask for its version");
     }
