@@ -15,11 +15,12 @@ const NEEDED: [(&str, Capability); 5] = [
 ];
 
 /// What a `collMod` changes, besides options.
-const CHANGES: [&str; 8] = [
+const CHANGES: [&str; 9] = [
     "cappedMax",
     "cappedSize",
     "collMod",
     "index",
+    "isTimeseriesNamespace",
     "noPadding",
     "timeseriesBucketsMayHaveMixedSchemaData",
     "usePowerOf2Sizes",
@@ -179,7 +180,7 @@ mod tests {
             assert_eq!(said.iter().filter(|it| it.contains("'novelty' of index 'a_1'")).count(), count, "{said:?}");
         }
         assert_eq!(fit("shop", NamespaceKind::Collection, &given, newer).options, given);
-        let change = doc! { "collMod": "c", "index": { "name": "a" }, "cappedSize": 1, "validator": {} };
+        let change = doc! { "collMod": "c", "index": { "name": "a" }, "cappedSize": 1, "validator": {}, "isTimeseriesNamespace": true };
         assert_eq!(lacks(&change, SIX), [""; 0]);
     }
 
