@@ -100,6 +100,18 @@ pub fn filelist(backup: &str, rs: &str) -> String {
     format!("{backup}/{rs}/filelist.pbm")
 }
 
+/// `.pbm.restore/<restore>`: the folder of a physical restore's synchronisation files.
+#[must_use]
+pub fn restore_folder(restore: &str) -> String {
+    format!("{RESTORES}/{restore}")
+}
+
+/// `.pbm.restore/<restore>.json`: the record of a physical restore.
+#[must_use]
+pub fn restore_record(restore: &str) -> String {
+    format!("{RESTORES}/{restore}.json")
+}
+
 /// Names of one replica set's objects in one backup.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplsetLayout {

@@ -1,3 +1,4 @@
 //! Data files of real mongods.
 
+mod restore;
 mod server;

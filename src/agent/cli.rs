@@ -14,6 +14,7 @@ use crate::preflight::grants;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
 use clap::{CommandFactory, FromArgMatches as _, Parser, Subcommand};
+use futures::future::BoxFuture;
 use std::{ffi::OsString, io::Write as _, process::ExitCode, sync::Arc, time::Duration};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -162,10 +163,26 @@ fn stop_on_signal() -> Result<CancellationToken> {
     Ok(stop)
 }
 
-/// Runs the agent: connects, sets up, starts all tasks, and at the end waits for running operations.
+/// Runs the agent until it is stopped. After work without a database it connects anew.
 async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: CancellationToken) -> Result<()> {
+    loop {
+        let Some(work) = serve_once(&uri, parallel, lines.clone(), &stop).await? else { return Ok(()) };
+        service::ready("replacing the data files; mongod is down meanwhile");
+        work.await;
+    }
+}
+
+/// Connects, sets up, starts all tasks, and at the end waits for running operations. Returns work that has to be done
+/// without a database.
+async fn serve_once(
+    uri: &str,
+    parallel: Option<usize>,
+    lines: DbSink,
+    stop: &CancellationToken,
+) -> Result<Option<BoxFuture<'static, ()>>> {
     tracing::info!("pbm-agent {} (formats of {PBM_VERSION}), pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
-    let Some((node, place)) = connect(&uri, parallel, &lines, &stop).await? else { return Ok(()) };
+    let Some((node, place)) = connect(uri, parallel, &lines, stop).await? else { return Ok(None) };
+    let stop = node.handover.leave();
     let node = Arc::new(node);
     let serving = format!("serving {} of replica set {}, MongoDB {}", node.me(), node.rs, node.version.server);
     tracing::info!("{serving}");
@@ -201,7 +218,7 @@ async fn serve(uri: String, parallel: Option<usize>, lines: DbSink, stop: Cancel
     // The time is limited, because an unreachable database must not keep the process alive.
     let _ = tokio::time::timeout(Duration::from_secs(5), book).await;
     let _ = tokio::time::timeout(Duration::from_secs(5), tasks.wait()).await;
-    Ok(())
+    Ok(node.handover.take())
 }
 
 /// After this time without an answer from the server, the agent counts as started.
@@ -224,7 +241,7 @@ async fn connect(
         let attempt = async {
             let (leader, _) = connect_leader(uri, "pbm-agent").await?;
             let control = Control::new(leader.clone());
-            let node = Node::connect(uri, leader, parallel, lines.clone()).await?;
+            let node = Node::connect(uri, leader, parallel, lines.clone(), stop).await?;
             if let Some(why) = node.lacks_majority().await {
                 tracing::warn!("{why}");
             }

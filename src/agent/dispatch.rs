@@ -92,7 +92,7 @@ impl Dispatcher {
                         }
                         Ok(())
                     }
-                    Order::Restore(it) => ops::restore::handle(task, it).await,
+                    Order::Restore(it) => ops::physical::handle(task, it).await,
                     Order::Replay(it) => ops::replay::handle(task, it).await,
                     Order::Resync(it) => ops::resync::handle(task, it).await,
                     Order::Delete(it) => ops::delete::backups(task, it).await,

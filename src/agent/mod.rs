@@ -21,6 +21,7 @@
 
 mod cli;
 mod dispatch;
+mod handover;
 mod heartbeat;
 mod heartbeat_thread;
 mod lease;

@@ -1,6 +1,6 @@
 //! The things that every part of an agent uses: its mongod, the leader replica set, its settings.
 
-use super::heartbeat_thread::Pulse;
+use super::{handover::Handover, heartbeat_thread::Pulse};
 use crate::control::Control;
 use crate::log::DbSink;
 use crate::model::{
@@ -37,6 +37,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// The connections and the state of one agent. All handles are cheap to clone and reconnect by themselves.
 #[derive(Debug)]
@@ -55,6 +56,8 @@ pub(super) struct Node {
     pub config: watch::Sender<Option<Config>>,
     /// Other clusters that make backups on the main storage, if this agent has noticed them.
     pub shared: watch::Sender<Vec<Tenant>>,
+    /// Work for which this agent lets go of its cluster.
+    pub handover: Handover,
     /// The agent's connection string.
     uri: Uri,
     /// Name of this node's replica set.
@@ -83,7 +86,13 @@ impl fmt::Debug for Uri {
 }
 
 impl Node {
-    pub async fn connect(uri: &str, leader: Client, parallel: Option<usize>, log: DbSink) -> Result<Self> {
+    pub async fn connect(
+        uri: &str,
+        leader: Client,
+        parallel: Option<usize>,
+        log: DbSink,
+        stop: &CancellationToken,
+    ) -> Result<Self> {
         let client = mongo::connect(uri, Purpose::Node { app: "pbm" }).await?;
         let primary = mongo::connect(uri, Purpose::Leader { app: "pbm" }).await?;
         let hello = mongo::hello(&client).await.context("connect to this agent's mongod")?;
@@ -95,6 +104,7 @@ impl Node {
             pulse: Pulse::start(uri).await?,
             config: watch::Sender::new(None),
             shared: watch::Sender::new(Vec::new()),
+            handover: Handover::new(stop),
             uri: Uri(uri.to_owned()),
             in_leader_rs: leader_rs == hello.set_name,
             leader_rs,
@@ -118,6 +128,11 @@ impl Node {
     pub fn rename(&self, name: &str) -> Option<String> {
         let mut me = self.me.write().unwrap_or_else(PoisonError::into_inner);
         (!name.is_empty() && *me != name).then(|| std::mem::replace(&mut *me, name.to_owned()))
+    }
+
+    /// The connection string; it may hold a password.
+    pub fn uri(&self) -> &str {
+        &self.uri.0
     }
 
     pub async fn hello(&self) -> Result<Hello> {
@@ -247,6 +262,7 @@ impl Node {
             pulse,
             config: watch::Sender::new(None),
             shared: watch::Sender::new(Vec::new()),
+            handover: Handover::default(),
             uri: Uri(String::new()),
             rs: rs.to_owned(),
             me: RwLock::new(me.to_owned()),

@@ -97,9 +97,7 @@ pub fn write(meta: &BackupMeta) -> anyhow::Result<Vec<u8>> {
         omit_empty(replset, &["error"]);
         omit_empty_errors(replset);
     }
-    let mut compact = String::new();
-    push_document(&mut compact, &doc);
-    Ok(json::indent(&compact, "\t").into_bytes())
+    Ok(plain(&doc))
 }
 
 /// Reads the file as the original does: unknown keys and everything after the first value are ignored, keys may be in
@@ -240,6 +238,14 @@ fn mask(doc: &mut Document, secret: bool) {
             _ => {}
         }
     }
+}
+
+/// Returns a document as the files of the original have it: plain JSON, indented by tabs.
+#[must_use]
+pub fn plain(doc: &Document) -> Vec<u8> {
+    let mut compact = String::new();
+    push_document(&mut compact, doc);
+    json::indent(&compact, "\t").into_bytes()
 }
 
 fn push_document(out: &mut String, doc: &Document) {

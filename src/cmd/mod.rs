@@ -115,6 +115,8 @@ fn start(cli: Cli) -> Result<()> {
         // It may read the backup from a folder, and then needs no server.
         Command::Serve(it) => io::launch::on_runtime(it.run(to.uri.as_deref(), to.format)),
         Command::Export(it) => io::launch::on_runtime(it.run(to.uri.as_deref(), to.format)),
+        // It may read the storage, and then needs no server.
+        Command::DescribeRestore(it) if it.is_offline() => io::launch::on_runtime(it.run_offline(to.format)),
         Command::DescribeRestore(it) => to.run(async |cx| it.run(cx).await),
         Command::DeleteBackup(it) => to.run(async |cx| it.run(cx).await),
         Command::DeletePitr(it) => to.run(async |cx| it.run(cx).await),

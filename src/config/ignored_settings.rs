@@ -5,7 +5,6 @@ use super::{paths, to_document};
 use crate::model::config::Config;
 
 const VAULT: &str = "it is taken and used for nothing, as in the original";
-const PHYSICAL: &str = "only physical backups and restores have use for it";
 const NATIVE: &str = "it belongs to the native interface of the store, which is not spoken here";
 
 /// The keys, each with the reason why it has no effect.
@@ -19,11 +18,6 @@ pub const IDLE: &[(&str, &str)] = &[
     ("storage.oci.credentials.userPrincipal.fingerprint", NATIVE),
     ("storage.oci.credentials.userPrincipal.privateKey", NATIVE),
     ("storage.oci.credentials.userPrincipal.privateKeyPassphrase", NATIVE),
-    ("restore.numParallelFiles", PHYSICAL),
-    ("restore.mongodLocation", PHYSICAL),
-    ("restore.mongodLocationMap", PHYSICAL),
-    ("restore.fallbackEnabled", PHYSICAL),
-    ("restore.allowPartlyDone", PHYSICAL),
     ("restore.timeouts.startingStatus", "restores have no such limit"),
 ];
 
@@ -52,14 +46,14 @@ mod tests {
     fn what_has_no_effect_is_told() {
         let config = load(
             "storage: {type: filesystem, filesystem: {path: /b}}\nbackup: {compression: zstd}\n\
-             restore: {mongodLocation: /usr/bin/mongod, numParallelFiles: 3, batchSize: 5}",
+             restore: {timeouts: {startingStatus: 5}, batchSize: 5}",
         )
         .expect("good");
         let all = told(&config, None);
-        assert_eq!(all.len(), 2, "{all:?}");
-        assert!(all[1].starts_with("restore.mongodLocation has no effect: only physical"), "{all:?}");
+        assert_eq!(all.len(), 1, "{all:?}");
+        assert!(all[0].starts_with("restore.timeouts.startingStatus has no effect: restores have"), "{all:?}");
         assert_eq!(told(&config, Some(&["restore.batchSize"])), [""; 0]);
-        assert_eq!(told(&config, Some(&["restore.mongodLocation"])), all[1..]);
+        assert_eq!(told(&config, Some(&["restore.timeouts"])), all);
         assert!(IDLE.iter().all(|(key, _)| schema::find(key).is_some()), "a key is wrong");
     }
 }

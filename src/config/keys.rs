@@ -54,7 +54,6 @@ const LARGEST_RANGE: f64 = 256.0;
 /// A month, in seconds.
 const LONGEST: f64 = 2_592_000.0;
 const PATIENT: &str = "for two minutes";
-const PHYSICAL: &str = "for physical restores";
 const PREFERENCE: &str = "hidden members 2, other secondaries 1, the primary 0.5";
 
 /// All keys, in the order in which users expect them.
@@ -205,7 +204,7 @@ pub const KEYS: &[Key] = &[
     key("restore.batchSize", Kind::I32).or("100000").within(0.0, 100_000.0),
     key("restore.numInsertionWorkers", Kind::I32).or("4").within(0.0, MOST_WORKERS),
     key("restore.numParallelCollections", Kind::I32).or_so("0", "half of each node's cores").within(0.0, MOST_WORKERS),
-    key("restore.numParallelFiles", Kind::I32).or_so("1", PHYSICAL).within(0.0, MOST_WORKERS),
+    key("restore.numParallelFiles", Kind::I32).or("4").within(0.0, MOST_WORKERS),
     key("restore.indexCommitQuorum", Kind::Text).or("votingMembers"),
     key("restore.numDownloadWorkers", Kind::I32).or("4").within(0.0, MOST_WORKERS),
     key("restore.maxDownloadBufferMb", Kind::I32)
@@ -214,8 +213,10 @@ pub const KEYS: &[Key] = &[
     key("restore.downloadChunkMb", Kind::I32).or("8").within(0.0, LARGEST_RANGE),
     key("restore.mongodLocation", Kind::Text),
     key("restore.mongodLocationMap", Kind::MapText),
-    key("restore.fallbackEnabled", Kind::Bool).or_so("false", PHYSICAL),
-    key("restore.allowPartlyDone", Kind::Bool).or_so("true", PHYSICAL),
+    key("restore.fallbackEnabled", Kind::Bool).like("where there is room for it"),
+    key("restore.allowPartlyDone", Kind::Bool).or("true"),
+    key("restore.physical.startCommand", Kind::Text),
+    key("restore.physical.stopCommand", Kind::Text),
     key("restore.timeouts.startingStatus", Kind::I64).within(0.0, LONGEST),
     key("restore.timeouts.balancerStop", Kind::I64).or_so("0", "no limit").within(0.0, LONGEST),
 ];

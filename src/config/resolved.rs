@@ -78,6 +78,22 @@ pub struct RestoreSettings {
     pub batch_documents: usize,
     pub index_commit_quorum: Option<String>,
     pub downloads: DownloadSettings,
+    pub physical: FileRestoreSettings,
+}
+
+/// What only physical restores need.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct FileRestoreSettings {
+    /// How many files are fetched at the same time, if it is set.
+    pub parallel_files: Option<usize>,
+    /// The mongod binary, and that of single nodes.
+    pub mongod: Option<String>,
+    pub mongod_of: BTreeMap<String, String>,
+    /// Whether the old data is kept aside; if it is not set, where there is room for it.
+    pub fallback: Option<bool>,
+    /// What starts and stops mongod.
+    pub start: Option<String>,
+    pub stop: Option<String>,
 }
 
 /// The values of the three keys that [`downloads`](super::downloads) combines, if they are set.
@@ -154,6 +170,7 @@ fn pitr_settings(pitr: PitrConf, slicing: Slicing, backup: &BackupSettings) -> P
 }
 
 fn restore_settings(restore: RestoreConf) -> RestoreSettings {
+    let commands = restore.physical.unwrap_or_default();
     let downloads = DownloadSettings {
         workers: positive(restore.num_download_workers),
         chunk: positive(restore.download_chunk_mb),
@@ -166,6 +183,14 @@ fn restore_settings(restore: RestoreConf) -> RestoreSettings {
         batch_documents: positive(restore.batch_size).unwrap_or(BATCH_DOCUMENTS as usize),
         index_commit_quorum: restore.index_commit_quorum.filter(|it| !it.is_empty()),
         downloads,
+        physical: FileRestoreSettings {
+            parallel_files: positive(restore.num_parallel_files),
+            mongod: Some(restore.mongod_location).filter(|it| !it.is_empty()),
+            mongod_of: restore.mongod_location_map.unwrap_or_default(),
+            fallback: restore.fallback_enabled,
+            start: commands.start_command.filter(|it| !it.is_empty()),
+            stop: commands.stop_command.filter(|it| !it.is_empty()),
+        },
     }
 }
 

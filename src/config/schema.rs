@@ -70,6 +70,7 @@ pub(super) mod tests {
             (_, _, Some(value)) if value != "0" => value,
             (Kind::Codec, ..) => "zstd",
             (Kind::MapF64 | Kind::MapText, ..) => "{}",
+            (Kind::Bool, ..) => "true",
             _ => "7",
         }
     }

@@ -12,6 +12,18 @@ const DELETED: &str = " (deleted)";
 /// The variable with the folders of shared libraries, which a mongod outside of the system's folders can need.
 const LIBRARIES: &str = "LD_LIBRARY_PATH";
 
+/// Runs its arguments, and kills them at the end of standard input. What runs in the background of a shell reads nothing, so
+/// the input gets a number of its own.
+const GUARD: &str = r#"
+exec 3<&0
+"$@" 3<&- & child=$!
+(cat <&3 >/dev/null; kill -9 $child 2>/dev/null) & guard=$!
+exec 3<&-
+wait $child; code=$?
+kill $guard 2>/dev/null
+exit $code
+"#;
+
 /// A mongod binary.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
@@ -59,10 +71,12 @@ impl Program {
         &self.version
     }
 
-    /// A command that runs it.
+    /// A command that runs it, and kills it when our end of its standard input is closed: also when this process is killed.
     #[must_use]
     pub fn command(&self) -> Command {
-        command(&self.path, self.libraries.as_deref())
+        let mut command = command(Path::new("sh"), self.libraries.as_deref());
+        command.args(["-c", GUARD, "sh"]).arg(&self.path).stdin(Stdio::piped());
+        command
     }
 }
 
@@ -82,9 +96,8 @@ async fn version_of(path: &Path, libraries: Option<&OsStr>) -> Result<String> {
     match text.lines().find_map(|line| line.strip_prefix("db version v")) {
         Some(version) => Ok(version.trim().to_owned()),
         None => bail!(
-            "'{shown} --version' printed no version: {} {}",
-            text.trim(),
-            String::from_utf8_lossy(&output.stderr).trim()
+            "'{shown} --version' printed no version: {}",
+            text.lines().chain(String::from_utf8_lossy(&output.stderr).lines()).next().unwrap_or("nothing")
         ),
     }
 }

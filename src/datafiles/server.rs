@@ -2,7 +2,8 @@
 //!
 //! It listens only on a unix socket in a private folder, so no client of the cluster can reach it, and its port can't
 //! collide with anybody's. It runs as the owner of the files. It has no access control, deletes no expired documents and
-//! writes no statistics. It is killed when its handle is dropped.
+//! writes no statistics. It is killed when its handle is dropped, and when this
+//! process is killed.
 
 use super::program::Program;
 use anyhow::{Context, Result, bail};
@@ -12,10 +13,10 @@ use mongodb::options::{Acknowledgment, ClientOptions, ReadConcern, ServerAddress
 use std::fs::{DirBuilder, File};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::ExitStatus;
 use std::time::Duration;
 use tokio::net::UnixStream;
-use tokio::process::{Child, Command};
+use tokio::process::{Child, ChildStdin, Command};
 use tokio::time::Instant;
 
 /// Time between two looks whether it listens.
@@ -89,25 +90,14 @@ impl<'a> Launch<'a> {
             .command(&folder, &owner)?
             .spawn()
             .with_context(|| format!("start {}", self.program.path().display()))?;
+        let lifeline = child.stdin.take();
         let started = listening(&mut child, &folder).await;
         if let Err(error) = started {
             let path = self.dbpath.display();
             return Err(error.context(format!("start a temporary mongod on {path}{}", folder.last_words())));
         }
         let client = client(&folder.socket())?;
-        Ok(Server { child, client, dbpath: self.dbpath.to_owned(), folder })
-    }
-
-    /// Starts it, runs `work` on it, and stops it with a checkpoint.
-    ///
-    /// # Errors
-    /// It does not start or stop, or `work` fails; the error has the end of its log.
-    pub async fn run<T>(self, work: impl AsyncFnOnce(&Client) -> Result<T>) -> Result<T> {
-        let server = self.start().await?;
-        match work(server.client()).await {
-            Ok(done) => server.stop().await.map(|()| done),
-            Err(error) => Err(server.explain(error)),
-        }
+        Ok(Server { child, _lifeline: lifeline, client, dbpath: self.dbpath.to_owned(), folder })
     }
 
     fn command(&self, folder: &Folder, owner: &Owner) -> Result<Command> {
@@ -124,7 +114,6 @@ impl<'a> Launch<'a> {
             .arg("--logpath")
             .arg(folder.log())
             .args(&self.arguments)
-            .stdin(Stdio::null())
             .stdout(output)
             .stderr(errors)
             .kill_on_drop(true);
@@ -139,6 +128,8 @@ impl<'a> Launch<'a> {
 #[derive(Debug)]
 pub struct Server {
     child: Child,
+    /// The process is killed when this is closed, also by our own end.
+    _lifeline: Option<ChildStdin>,
     client: Client,
     dbpath: PathBuf,
     folder: Folder,
@@ -190,6 +181,17 @@ impl Server {
             return Err(self.explain(anyhow::anyhow!("the temporary mongod ended with {ended}")));
         }
         Ok(())
+    }
+
+    /// Stops it after work that was done on it.
+    ///
+    /// # Errors
+    /// It does not stop, or the work failed; the error has the end of its log.
+    pub async fn finish<T>(self, done: Result<T>) -> Result<T> {
+        match done {
+            Ok(done) => self.stop().await.map(|()| done),
+            Err(error) => Err(self.explain(error)),
+        }
     }
 
     /// Adds the end of the log to an error.

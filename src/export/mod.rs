@@ -36,7 +36,7 @@ use crate::{
     },
     oplog::{read, unreadable_names::leave_out},
     restore::plan::{
-        restorable,
+        loadable,
         slices::{Ends, OplogObject, cover},
     },
     snapshot::{stored::StoredDocuments, unpack::Packed},
@@ -125,7 +125,7 @@ pub async fn prepare(
     let held = model::selection::Selection::of(&backup.nss, backup.nss_narrowed.as_ref());
     let held = held.with_context(|| format!("read what backup '{}' holds", backup.name))?;
     let selection = selection.of_backup(held);
-    let part = restorable(backup, rs).map_err(|refusal| {
+    let part = loadable(backup, rs).map_err(|refusal| {
         anyhow::anyhow!("backup '{}' can't be exported: {}", backup.name, refusal.reasons.join("; "))
     })?;
     let generation = Generation::of(&backup.pbm_version);

@@ -125,6 +125,9 @@ pub struct RestoreCmd {
     pub allow_partly_done: Option<bool>,
     #[serde(rename = "numParallelColls", default, skip_serializing_if = "Option::is_none")]
     pub num_parallel_colls: Option<i32>,
+    /// *Added by us*: files of a physical backup that are fetched at a time.
+    #[serde(rename = "numParallelFiles", default, skip_serializing_if = "Option::is_none")]
+    pub num_parallel_files: Option<i32>,
     #[serde(rename = "numInsertionWorkers", default, skip_serializing_if = "Option::is_none")]
     pub num_insertion_workers: Option<i32>,
     #[serde(rename = "indexCommitQuorum", default, skip_serializing_if = "Option::is_none")]

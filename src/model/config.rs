@@ -327,6 +327,18 @@ pub struct RestoreConf {
     pub fallback_enabled: Option<bool>,
     #[serde(rename = "allowPartlyDone", default, skip_serializing_if = "Option::is_none")]
     pub allow_partly_done: Option<bool>,
+    /// *Added by us*.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub physical: Option<RestorePhysicalConf>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeouts: Option<Timeouts>,
+}
+
+/// *Added by us*: how mongod is stopped and started by a physical restore.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+pub struct RestorePhysicalConf {
+    #[serde(rename = "startCommand", default, skip_serializing_if = "Option::is_none")]
+    pub start_command: Option<String>,
+    #[serde(rename = "stopCommand", default, skip_serializing_if = "Option::is_none")]
+    pub stop_command: Option<String>,
 }

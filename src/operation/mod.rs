@@ -55,10 +55,10 @@ const CANCELED: &str = "backup canceled";
 pub async fn pay_debts(cx: &Cx, kind: Kind) {
     match kind {
         Kind::Backup => balancer::give_back_of(cx, &cx.control.backups).await,
-        Kind::Restore | Kind::Replay => balancer::give_back_of(cx, &cx.control.restores).await,
+        Kind::Restore | Kind::RestoreOfFiles | Kind::Replay => balancer::give_back_of(cx, &cx.control.restores).await,
     }
     if cx.role == Role::Leader
-        && kind == Kind::Restore
+        && matches!(kind, Kind::Restore | Kind::RestoreOfFiles)
         && let Err(error) = slicing_pause::give_back(&cx.control, &cx.name).await
     {
         tracing::warn!("point-in-time recovery stays off for now: {}", admin::explain(&error));
@@ -70,6 +70,8 @@ pub async fn pay_debts(cx: &Cx, kind: Kind) {
 pub enum Kind {
     Backup,
     Restore,
+    /// The part of a physical restore that has a database: it changes nothing.
+    RestoreOfFiles,
     Replay,
 }
 
@@ -77,7 +79,7 @@ impl Kind {
     const fn word(self) -> &'static str {
         match self {
             Self::Backup => "backup",
-            Self::Restore => "restore",
+            Self::Restore | Self::RestoreOfFiles => "restore",
             Self::Replay => "replay",
         }
     }
@@ -91,6 +93,7 @@ impl Kind {
             // An operator did not cancel this backup, so its status is an error: the operator must learn that the
             // backup is missing.
             Self::Backup => (Status::Error, format!("{sentence}; make another one")),
+            Self::RestoreOfFiles => (Status::Error, format!("{sentence}; nothing was changed")),
             Self::Restore => (Status::Error, format!("{sentence}: the data is incomplete; restore again")),
             Self::Replay => {
                 let next = "bring the data to the start and replay again";
@@ -121,7 +124,9 @@ pub async fn run<T: Plane>(
     };
     let result = supervise(recipe, watch(board, cx.role), &cx.cancel).await;
     let Err(error) = result else {
-        tracing::info!("{} finished", kind.word());
+        if kind != Kind::RestoreOfFiles {
+            tracing::info!("{} finished", kind.word());
+        }
         return Ok(());
     };
     let (status, reason) = cx.cancel.early_end(&error).map_or_else(

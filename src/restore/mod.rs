@@ -10,12 +10,13 @@
 //! | a sharded cluster: what is replaced on all shards | [`steps::all_shards`], with [`crate::routing`] for the routing |
 //! | a sharded cluster: what its replica sets exchange | `shard_transactions`, `slicing_end` |
 //!
-//! A physical recipe belongs beside `logical`, with steps of its own; `plan`, `record` and `start` serve both.
+//! [`physical`] is the recipe for backups of data files; `plan`, `record` and `start` serve both.
 
 pub mod create;
 pub mod legacy_archive;
 mod logical;
 pub mod oplog_check;
+pub mod physical;
 pub mod plan;
 mod record;
 pub mod replay;

@@ -11,7 +11,7 @@ mod oplog;
 pub mod slices;
 mod target;
 
-pub use compatibility::restorable;
+pub use compatibility::{loadable, restorable};
 pub use target::{Target, TargetNamespace};
 
 use self::{
@@ -164,7 +164,7 @@ pub struct Facts<'a> {
 
 /// Plans the restore, or returns all reasons against it.
 pub fn plan(facts: &Facts<'_>) -> Result<RestorePlan, Refusal> {
-    let part = restorable(facts.backup, facts.rs)?;
+    let part = loadable(facts.backup, facts.rs)?;
     let mut draft = Draft::new(facts);
     draft.compare_versions();
     draft.take_namespaces();

@@ -54,7 +54,7 @@ fn unsupported(restore: &RestoreCmd) -> Option<String> {
     restore.external.then(|| why.to_owned())
 }
 
-async fn first_document(control: &Control, opid: &str, restore: &RestoreCmd) -> Result<RestoreMeta> {
+pub(super) async fn first_document(control: &Control, opid: &str, restore: &RestoreCmd) -> Result<RestoreMeta> {
     Ok(RestoreMeta {
         backup: restore.backup_name.clone(),
         // As in the original, a clone is recorded as a restore of the cloned namespaces.

@@ -51,12 +51,10 @@ async fn a_temporary_mongod_answers_on_its_socket_only_and_leaves_nothing_behind
         server.stop().await.expect("a clean stop");
         assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{version:?} still runs");
 
-        let again = Launch::new(&program, data.path()).cache_gb(0.25);
-        let found = again.run(async |client| {
-            let docs = client.database("shop").collection::<Document>("orders");
-            Ok(docs.count_documents(doc! {}).await?)
-        });
-        assert_eq!(found.await.expect("a count"), 1, "{version:?}");
+        let again = Launch::new(&program, data.path()).cache_gb(0.25).start().await.expect("a server");
+        let docs = again.client().database("shop").collection::<Document>("orders");
+        let found = docs.count_documents(doc! {}).await.map_err(anyhow::Error::new);
+        assert_eq!(again.finish(found).await.expect("a count"), 1, "{version:?}");
     }
 }
 

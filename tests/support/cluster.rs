@@ -463,11 +463,29 @@ impl ReplicaSet {
         self.members[n].process.as_ref().expect("a running member").id()
     }
 
+    /// The dbPath of member `n`.
+    #[allow(dead_code, reason = "the benchmark and the example look at no files")]
+    pub fn data_of(&self, n: usize) -> PathBuf {
+        self.folder.path().join(format!("data{n}"))
+    }
+
     /// As a power cut would.
     pub fn kill(&mut self, n: usize) {
         if let Some(mut process) = self.members[n].process.take() {
             let _ = process.kill();
             let _ = process.wait();
+        }
+        self.kill_successor(n);
+    }
+
+    /// A restore of files starts mongod again, which then is no child of ours.
+    fn kill_successor(&self, n: usize) {
+        let data = self.folder.path().join(format!("data{n}"));
+        let pid = fs::read_to_string(data.join("mongod.lock")).unwrap_or_default();
+        let Ok(pid) = pid.trim().parse::<u32>() else { return };
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        if String::from_utf8_lossy(&line).contains(&*data.to_string_lossy()) {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
         }
     }
 

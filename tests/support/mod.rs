@@ -10,6 +10,7 @@ pub mod garage;
 pub mod normalize;
 pub mod objects;
 pub mod original;
+pub mod physical;
 pub mod programs;
 pub mod sharded;
 pub mod snapshot;

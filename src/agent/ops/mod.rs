@@ -3,6 +3,7 @@
 mod alone;
 pub(super) mod backup;
 pub(super) mod delete;
+pub(super) mod physical;
 pub(super) mod profile;
 pub(super) mod remains;
 pub(super) mod replay;

@@ -14,5 +14,6 @@ pub mod oplog_replay;
 pub mod profile;
 pub mod prune_plan;
 pub mod restore;
+pub mod restore_files;
 pub mod serve;
 pub mod source;

@@ -3,7 +3,7 @@
 use super::{
     checks,
     dry_run::{self, Question},
-    flush,
+    flush, restore_files,
 };
 use crate::cmd::{
     follow::{
@@ -11,6 +11,7 @@ use crate::cmd::{
         document::{self, Document, Goal},
         follow,
         give_up::{self, Sent},
+        on_storage::OnStorage,
     },
     io::{
         agents, ask,
@@ -24,7 +25,7 @@ use crate::cmd::{
 };
 use crate::control::Order;
 use crate::model::{
-    backup::BackupMeta,
+    backup::{BackupMeta, BackupType},
     command::{self, RestoreCmd},
     config::{Config, StorageConf},
     restore::RestoreMeta,
@@ -81,6 +82,17 @@ pub struct Restore {
     /// Members that must have finished an index build: majority, votingMembers, or 1 to 50
     #[arg(long, value_name = "QUORUM", value_parser = offering(parse_quorum, &["majority", "votingMembers"]), hide_possible_values = true)]
     index_commit_quorum: Option<String>,
+    /// Files of a physical backup that are fetched at once on each node; 0 for what the configuration says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=1024))]
+    num_parallel_files: Option<i32>,
+    /// Of a physical backup: whether each node keeps its old data until the set is up again
+    ///
+    /// Without it the configuration decides, and without restore.fallbackEnabled there, it is kept where there is room for both.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    fallback_enabled: Option<bool>,
+    /// Of a physical backup: whether the restore counts as done if single nodes failed, which then copy from the others
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    allow_partly_done: Option<bool>,
     /// Other names of the backup's replica sets in this cluster: CLUSTER=BACKUP,...
     #[arg(long, value_name = "MAP", env = "PBM_REPLSET_REMAPPING", value_parser = parse_remapping)]
     replset_remapping: Option<Remapping>,
@@ -225,6 +237,9 @@ impl Restore {
         let map = self.replset_remapping.clone().unwrap_or_default();
         let (name, target, said) = self.way(cx).await?;
         let (backup, sharded) = find(cx, &name, &map).await?;
+        if backup.kind == BackupType::Physical {
+            return Box::pin(self.of_files(cx, &config, &backup, target, &said)).await;
+        }
         let wish = self.wish(&backup)?;
         let place = &place::of_backup(&cx.control, &backup, &config.storage).await?;
         let asked = Question { uri: &cx.uri, place, backup: &backup, wish: &wish, map: &map, target };
@@ -261,6 +276,68 @@ impl Restore {
         let slicing = Slicing::after(cx, &config).await?;
         cx.out.print(&Restored { name, snapshot, what, status: meta.status, sharded, slicing });
         Ok(())
+    }
+
+    /// Runs the subcommand for a physical backup.
+    async fn of_files(
+        &self,
+        cx: &Context,
+        config: &Config,
+        backup: &BackupMeta,
+        target: Option<Timestamp>,
+        said: &[String],
+    ) -> Result<()> {
+        if self.ns_from.is_some() || self.drop_extra || !self.ns.selection()?.is_everything() {
+            return Err(CliError::refused("a physical backup can only be restored as a whole by this release"));
+        }
+        let place = place::of_backup(&cx.control, backup, &config.storage).await?;
+        let fallback = self.fallback_enabled.or(config.restore.as_ref().and_then(|it| it.fallback_enabled));
+        let plan = restore_files::plan(cx, &place, backup, target, fallback).await?;
+        if self.dry_run {
+            cx.out.print(&plan);
+            return Ok(());
+        }
+        cx.ready_to_write().await?;
+        checks::nothing_runs(&cx.control).await?;
+        checks::before(cx, Operation::Restore).await?;
+        if !self.yes {
+            let said: String = said.iter().map(|line| format!("\n  attention:    {line}")).collect();
+            ask::confirm(cx.out, &(plan.text() + &said), "Start the restore?", "nothing was restored").await?;
+        }
+        let store = storage::open_here(&config.storage).await?;
+        let agents = cx.control.agents.alive(cx.control.cluster_time().await?).await?.len();
+        let name = units::restore_name(jiff::Timestamp::now());
+        let what = match target {
+            Some(target) => format!("{} from backup {}", slices::moment(target), backup.name),
+            None => format!("backup {}", backup.name),
+        };
+        cx.out.note(&format!("Starting restore {name} of {what}"));
+        let command = self.command(&name, backup, target, (Vec::new(), None));
+        give_up::heed_interruptions();
+        let opid = cx.control.commands.send(Order::Restore(command)).await?.to_hex();
+        let sent = Sent { kind: command::name::RESTORE, opid: &opid };
+        document::appears::<RestoreMeta>(cx, &name, sent, TAKEN_WITHIN).await?;
+        let following = OnStorage::new(cx, store, &name, !self.waiting.wait);
+        let meta = follow(cx, following, self.waiting.limit()).await?;
+        if meta.status == Status::PartlyDone && !self.allows_partly_done(config) {
+            return Err(CliError::failed(format!("restore {name} succeeded on some nodes only")));
+        }
+        let snapshot = target.is_none().then(|| backup.name.clone());
+        let slicing = if meta.status.is_final() {
+            // The connections of before carry the time of the old set.
+            let cx = Context::connect(Some(&cx.uri), cx.out).await?;
+            restore_files::agents_are_back(&cx, agents).await;
+            Slicing::after(&cx, config).await?
+        } else {
+            Slicing::Off
+        };
+        let status = if meta.status == Status::PartlyDone { Status::Done } else { meta.status };
+        cx.out.print(&Restored { name, snapshot, what, status, sharded: false, slicing });
+        Ok(())
+    }
+
+    fn allows_partly_done(&self, config: &Config) -> bool {
+        self.allow_partly_done.or(config.restore.as_ref().and_then(|it| it.allow_partly_done)).unwrap_or(true)
     }
 
     /// The backup to begin with, and the moment to go on to.
@@ -321,8 +398,9 @@ impl Restore {
             ns_to: self.ns_to.clone().unwrap_or_default(),
             users_and_roles: self.with_users_and_roles,
             rs_map: self.replset_remapping.iter().flatten().map(|(from, to)| (from.clone(), to.into())).collect(),
-            fallback_enabled: None,
-            allow_partly_done: None,
+            fallback_enabled: self.fallback_enabled,
+            allow_partly_done: self.allow_partly_done,
+            num_parallel_files: self.num_parallel_files.filter(|n| *n > 0),
             num_parallel_colls: self.num_parallel_collections.filter(|n| *n > 0),
             num_insertion_workers: self.num_insertion_workers_per_collection.filter(|n| *n > 0),
             index_commit_quorum: self.index_commit_quorum.clone(),

@@ -9,6 +9,7 @@
 pub mod document;
 pub mod give_up;
 pub mod lock;
+pub mod on_storage;
 
 use crate::cmd::io::{
     context::Context,

@@ -13,12 +13,8 @@ const OPTIONS: &[Missing] = &[
     ("backup", "num-parallel-files", None, &["0"]),
     ("restore", "external", Some('x'), &[]),
     ("restore", "exit", None, &[]),
-    ("restore", "fallback-enabled", None, &[]),
-    ("restore", "allow-partly-done", None, &[]),
-    ("restore", "num-parallel-files", None, &["0"]),
     ("restore", "config", Some('c'), &[""]),
     ("restore", "ts", None, &[""]),
-    ("describe-restore", "config", Some('c'), &[""]),
 ];
 
 const SUBCOMMANDS: &[&str] = &["backup-finish", "restore-finish"];
@@ -78,9 +74,7 @@ mod tests {
             "pbm backup -l",
             "pbm backup --num-parallel-files 2",
             "pbm restore b -x",
-            "pbm restore b --fallback-enabled=true",
             "pbm restore b --ts 1,1",
-            "pbm describe-restore r -c f.yaml",
             "pbm backup-finish b",
             "pbm restore-finish r -c f.yaml",
         ] {

@@ -3,18 +3,22 @@
 use crate::cmd::io::{
     context::Context,
     error::{CliError, Result},
-    output::{Report, yaml},
+    output::{Format, Report, yaml},
     selection, storage, units,
 };
+use crate::config;
 use crate::model::{
     backup::{BackupMeta, BackupReplset, BackupType},
     restore::{RestoreMeta, RestoreReplset},
     status::Status,
 };
+use crate::restore::physical::state;
 use crate::storages::place;
+use crate::upkeep::contents::inventory;
 use clap::Args;
 use serde::Serialize;
 use serde_json::Value;
+use std::path::PathBuf;
 
 /// Show one backup
 #[derive(Debug, Args)]
@@ -33,6 +37,9 @@ pub struct DescribeRestore {
     /// Name of the restore, as `pbm list --restore` shows it
     #[arg(value_name = "RESTORE", value_parser = selection::name)]
     name: String,
+    /// Read it from the storage of this configuration's file, also while no database runs
+    #[arg(short, long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 #[derive(Debug, Serialize)]
@@ -308,6 +315,29 @@ impl Report for RestoreView {
 }
 
 impl DescribeRestore {
+    /// Whether it needs no server.
+    pub const fn is_offline(&self) -> bool {
+        self.config.is_some()
+    }
+
+    /// Runs the subcommand without a server.
+    pub async fn run_offline(self, out: Format) -> Result<()> {
+        let file = self.config.unwrap_or_default();
+        let text = std::fs::read_to_string(&file)
+            .map_err(|error| CliError::usage(format!("can't read {}: {error}", file.display())))?;
+        let config = config::load(&text).map_err(|error| CliError::usage(format!("{}: {error}", file.display())))?;
+        let store = storage::open_here(&config.storage).await?;
+        let known = inventory::restores(store.as_ref(), true).await?.into_iter().find(|it| it.name == self.name);
+        let recorded = known.is_some();
+        let mut restore = known.unwrap_or_else(|| state::unknown(&self.name));
+        let begun = state::read(store.as_ref(), &self.name, &mut restore).await?;
+        if !recorded && !begun {
+            return Err(CliError::not_found(format!("the storage has no restore named {}", self.name)));
+        }
+        out.print(&RestoreView::of(&restore));
+        Ok(())
+    }
+
     /// Runs the subcommand.
     pub async fn run(self, cx: &Context) -> Result<()> {
         let restore = cx.control.restores.get(&self.name).await?.ok_or_else(|| {

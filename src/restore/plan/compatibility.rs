@@ -22,8 +22,8 @@ const NAMED: usize = 5;
 /// Call this before `metadata.json` is read, because other layouts have no such file.
 pub fn restorable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupReplset, Refusal> {
     let mut reasons = Vec::new();
-    if backup.kind != BackupType::Logical {
-        reasons.push(format!("it is a {} backup, not a logical one", backup.kind));
+    if !matches!(backup.kind, BackupType::Logical | BackupType::Physical) {
+        reasons.push(format!("it is an {} backup, and this program can't restore those", backup.kind));
     }
     if let layout::Origin::Unknown = layout::origin(&backup.pbm_version) {
         reasons.push(format!(
@@ -54,6 +54,15 @@ pub fn restorable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupRepl
         Some(part) if reasons.is_empty() => Ok(part),
         _ => Err(Refusal { backup: backup.name.clone(), reasons }),
     }
+}
+
+/// As [`restorable`], if the backup has documents, which can be loaded one by one.
+pub fn loadable<'a>(backup: &'a BackupMeta, rs: &str) -> Result<&'a BackupReplset, Refusal> {
+    if backup.kind != BackupType::Physical {
+        return restorable(backup, rs);
+    }
+    let reason = "it is a physical backup, which has data files and no documents".to_owned();
+    Err(Refusal { backup: backup.name.clone(), reasons: vec![reason] })
 }
 
 impl Draft<'_> {

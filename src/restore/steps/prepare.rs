@@ -16,7 +16,7 @@ use crate::{
         legacy_archive::{Contents, inspect},
         oplog_check,
         plan::{
-            self, Facts, Refusal, RestorePlan, Target, plan as decide, restorable,
+            self, Facts, Refusal, RestorePlan, Target, loadable, plan as decide,
             slices::{at, moment},
         },
         stream::Rewrite,
@@ -46,7 +46,7 @@ struct Stored<'a> {
 impl Steps {
     /// Reads, checks and plans; nothing is changed. `client` is connected to the primary.
     pub async fn prepare(storage: Arc<dyn Storage>, client: Client, order: Order) -> Result<Self> {
-        let part = restorable(&order.backup, &order.rs)?;
+        let part = loadable(&order.backup, &order.rs)?;
         if Generation::of(&order.backup.pbm_version) == Generation::Archive {
             if order.sharded && !order.wish.selection.is_everything() {
                 let reasons = vec!["it was made before 2.0, and of a sharded cluster's such backup a part can't be restored: restore all of it".to_owned()];
