@@ -477,7 +477,7 @@ mod tests {
             ((|b| b.status = Status::Error) as fn(&mut BackupMeta), "status"),
             (|b| b.nss = vec!["a.*".into()], "selected namespaces"),
             (|b| b.kind = BackupType::External, "external"),
-            (|b| b.kind = BackupType::Physical, "physical"),
+            (|b| b.kind = BackupType::Incremental, "incremental"),
         ] {
             let mut backup = backup("a", &[("a", 10, 20)]);
             assert_eq!(not_a_base(&backup), None);
