@@ -4,7 +4,7 @@ mod conceal;
 mod libc_names;
 mod links;
 
-use pbmbox::{agent, cli::pages, cmd, model::names::PBM_VERSION, tools};
+use pbmbox::{agent, backup::physical::guard, cli::pages, cmd, model::names::PBM_VERSION, tools};
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
 #[global_allocator]
@@ -96,6 +96,10 @@ fn main() -> ExitCode {
     // For trying the program out, so neither a link nor the help knows it.
     if args.get(1).is_some_and(|it| it == "sandbox") {
         return tools::sandbox::run(args.split_off(1));
+    }
+    // Started by agents only.
+    if args.get(1).is_some_and(|it| it == guard::NAME) {
+        return guard::run();
     }
     let texts: Vec<&str> = args.iter().skip(1).filter_map(|arg| arg.to_str()).collect();
     if let [what, folder] = texts[..]

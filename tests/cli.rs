@@ -47,7 +47,7 @@ async fn mistakes_are_refused_before_anything_is_queued() {
     for (args, part) in [
         (&["backup", "--compression", "rar"][..], "unknown compression 'rar'"),
         (&["backup", "--compression", "gzip", "--compression-level", "10"], "level 10"),
-        (&["backup", "-t", "physical"], "Percona Server"),
+        (&["backup", "-t", "incremental"], "Percona Server"),
         (&["restore", "nosuch", "-y"], "no backup named nosuch"),
         (&["restore", "nosuch", "-y", "--index-commit-quorum", "51"], "votingMembers"),
         (&["describe-backup", "nosuch"], "no backup named nosuch"),

@@ -20,6 +20,7 @@ mod legacy;
 mod logical;
 mod looking;
 mod members;
+mod physical_backup;
 mod pitr;
 mod profiles;
 mod programs;

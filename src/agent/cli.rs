@@ -4,12 +4,15 @@ use super::{
     dispatch::Dispatcher, heartbeat, logbook, naming, node::Node, reap, reload::Reload, service, settings::Given,
     slicer,
 };
+use crate::backup::physical::place;
 use crate::cli::pages;
 use crate::cli::pflag;
+use crate::config::resolved::Resolved;
 use crate::control::{Control, Place};
 use crate::log::{DbSink, Log, last_words};
 use crate::model::{build, names::PBM_VERSION};
 use crate::mongo::{self, Purpose, admin::explain, capabilities::Capabilities, code, login};
+use crate::operation::node_lock;
 use crate::preflight::grants;
 use crate::topo::cluster::connect_leader;
 use anyhow::{Context, Result};
@@ -192,6 +195,7 @@ async fn serve_once(
     }
     service::ready(&serving);
 
+    clear_copies(&node).await;
     // There are two groups of tasks. The operations end first, and then the tasks that operations need to end well.
     let background = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -237,7 +241,10 @@ async fn connect(
 ) -> Result<Option<(Node, Place)>> {
     let mut pause = Duration::from_millis(500);
     let mut denied: Option<Instant> = None;
+    let mut looked = false;
     loop {
+        // First of all: a locked member may be the reason why there is no primary to connect to.
+        looked = looked || unlock_own(uri).await;
         let attempt = async {
             let (leader, _) = connect_leader(uri, "pbm-agent").await?;
             let control = Control::new(leader.clone());
@@ -284,6 +291,41 @@ async fn connect(
             () = stop.cancelled() => return Ok(None),
             () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(5)),
         }
+    }
+}
+
+/// Unlocks the node if a physical backup of an earlier run left it locked. Returns whether the node could be asked.
+async fn unlock_own(uri: &str) -> bool {
+    let asked = async {
+        let client = mongo::connect(uri, Purpose::Node { app: "pbm-agent" }).await?;
+        node_lock::unlock_own(&client).await
+    };
+    match tokio::time::timeout(PATIENCE, asked).await {
+        Ok(Ok(unlocked)) => {
+            if unlocked {
+                tracing::warn!("this node was still locked by a physical backup of an earlier run; it is unlocked now");
+            }
+            true
+        }
+        Ok(Err(error)) => {
+            tracing::debug!("look whether this node is locked: {}", explain(&error));
+            false
+        }
+        Err(_) => false,
+    }
+}
+
+/// Removes copies of data files that an earlier run left. No operation has begun yet.
+async fn clear_copies(node: &Node) {
+    let cleared = async {
+        let config = node.control.config.main().await?.unwrap_or_default();
+        place::clear_spool(&node.client, &Resolved::of(&config).backup.physical, &node.me()).await
+    };
+    match cleared.await {
+        Ok(0) => {}
+        Ok(removed) => tracing::info!("removed {removed} copies of data files that an earlier run left"),
+        // Most agents can't see the files of their node, or need not.
+        Err(error) => tracing::debug!("look for old copies of data files: {}", explain(&error)),
     }
 }
 

@@ -1,9 +1,11 @@
 //! Writes the document of this node in `pbmAgents`: every 5 s, and at once when its storage becomes usable.
 
 use super::{node::Node, storage_watch::StorageWatch};
+use crate::backup::physical::place;
+use crate::config::resolved::{PhysicalSettings, Resolved};
 use crate::control::HEARTBEAT;
 use crate::model::{
-    agent::{AgentStat, SubsysStatus},
+    agent::{AgentStat, Files, SubsysStatus},
     names::PBM_VERSION,
 };
 use crate::mongo::{admin::explain, capabilities::Capabilities, login};
@@ -44,6 +46,46 @@ struct Line {
     asked: Option<Instant>,
     /// When the last warning about the missing privileges was logged.
     complained: Option<Instant>,
+    files: FilesWatch,
+}
+
+/// What is known of the node's data files.
+#[derive(Default)]
+struct FilesWatch {
+    known: Option<Files>,
+    looked: Option<Instant>,
+    settings: Option<PhysicalSettings>,
+}
+
+/// How often it is looked whether the data files can be copied, and how often while they can't.
+const FILES_CHECK: Duration = Duration::from_secs(300);
+const FILES_AGAIN: Duration = Duration::from_secs(30);
+/// How long that may take.
+const FILES_LIMIT: Duration = Duration::from_secs(5);
+
+impl FilesWatch {
+    /// Looks at the files when it is time for it. The folder may be on a disk that hangs, so it does not wait for long.
+    async fn check(&mut self, node: &Node) {
+        let config = node.config.borrow().clone().unwrap_or_default();
+        let settings = Resolved::of(&config).backup.physical;
+        let works = self.known.as_ref().is_some_and(|files| files.e.is_empty());
+        let every = if works { FILES_CHECK } else { FILES_AGAIN };
+        let is_new = self.settings.as_ref() != Some(&settings);
+        if !is_new && self.looked.is_some_and(|at| at.elapsed() < every) {
+            return;
+        }
+        self.looked = Some(Instant::now());
+        let me = node.me();
+        let look = place::describe(&node.client, &settings, &me);
+        self.known = Some(match tokio::time::timeout(FILES_LIMIT, look).await {
+            Ok(files) => files,
+            Err(_) => Files {
+                e: format!("they could not be looked at within {} s", FILES_LIMIT.as_secs()),
+                ..Files::default()
+            },
+        });
+        self.settings = Some(settings);
+    }
 }
 
 /// Writes the document regularly until `stop`.
@@ -62,6 +104,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
         lacks: Vec::new(),
         asked: None,
         complained: None,
+        files: FilesWatch::default(),
     };
     loop {
         let mut waiter = node.control.bell.waiter();
@@ -109,6 +152,8 @@ impl Line {
         }
         self.storage.check(node).await;
         self.look_at_login(node).await;
+        self.files.check(node).await;
+        stat.files.clone_from(&self.files.known);
         stat.stors = self.storage.status.clone();
         stat.probe = self.storage.trial();
         stat.space = self.storage.space;

@@ -32,7 +32,6 @@ use anyhow::{Context, Result};
 use bson::Timestamp;
 use mongodb::Client;
 use std::{
-    fmt,
     sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
@@ -59,7 +58,7 @@ pub(super) struct Node {
     /// Work for which this agent lets go of its cluster.
     pub handover: Handover,
     /// The agent's connection string.
-    uri: Uri,
+    pub uri: mongo::Uri,
     /// Name of this node's replica set.
     pub rs: String,
     /// `host:port` as the replica set names this node; a reconfiguration can give it another name.
@@ -74,15 +73,6 @@ pub(super) struct Node {
     pub log: DbSink,
     /// How many collections are dumped at once, if the backup sets no number.
     pub parallel: usize,
-}
-
-/// A connection string. It may hold a password, so it is never logged.
-struct Uri(String);
-
-impl fmt::Debug for Uri {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Uri")
-    }
 }
 
 impl Node {
@@ -105,7 +95,7 @@ impl Node {
             config: watch::Sender::new(None),
             shared: watch::Sender::new(Vec::new()),
             handover: Handover::new(stop),
-            uri: Uri(uri.to_owned()),
+            uri: mongo::Uri::new(uri),
             in_leader_rs: leader_rs == hello.set_name,
             leader_rs,
             rs: hello.set_name,
@@ -132,7 +122,7 @@ impl Node {
 
     /// The connection string; it may hold a password.
     pub fn uri(&self) -> &str {
-        &self.uri.0
+        self.uri.as_str()
     }
 
     pub async fn hello(&self) -> Result<Hello> {
@@ -183,7 +173,7 @@ impl Node {
 
     /// Returns the condition of the member at `host`, in any replica set.
     pub async fn look_at(&self, host: &str, patience: Duration) -> Result<Condition> {
-        condition::at(&self.uri.0, host, "pbm", patience).await
+        condition::at(self.uri.as_str(), host, "pbm", patience).await
     }
 
     /// Returns the replica sets of the cluster.
@@ -263,7 +253,7 @@ impl Node {
             config: watch::Sender::new(None),
             shared: watch::Sender::new(Vec::new()),
             handover: Handover::default(),
-            uri: Uri(String::new()),
+            uri: mongo::Uri::new(""),
             rs: rs.to_owned(),
             me: RwLock::new(me.to_owned()),
             version,

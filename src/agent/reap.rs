@@ -5,7 +5,7 @@ use crate::control::{Control, HEARTBEAT};
 use crate::model::lock::{Lock, is_stale};
 use crate::mongo::admin::explain;
 use crate::{
-    operation::{balancer, reap, slicing_pause},
+    operation::{balancer, node_lock, reap, slicing_pause},
     upkeep::deletion::objects,
 };
 use anyhow::Result;
@@ -45,6 +45,7 @@ pub(super) async fn keep(node: Arc<Node>, stop: CancellationToken) {
                         tracing::warn!("{said}");
                     }
                     sweep(&node).await?;
+                    node_lock::unlock_forgotten(&node.control, &node.uri).await?;
                     balancer::give_back_forgotten(&node.control).await?;
                     slicing_pause::give_back_forgotten(&node.control, &mut quiet).await
                 };

@@ -1,20 +1,20 @@
 //! The logical recipe: collections dumped while the oplog of the same time is kept beside them (docs/format.md D.3).
 
-use super::{Job, cut, renames, resharding};
-use crate::archive::{
-    backup_json,
-    meta::{self, Written},
+use super::{
+    Job, cut,
+    ending::{self, is_config_server},
+    renames, resharding,
 };
-use crate::control::{ControlBoard, unix_now};
-use crate::layout::{self, ReplsetLayout};
+use crate::archive::meta::{self, Written};
+use crate::control::ControlBoard;
+use crate::layout::ReplsetLayout;
 use crate::model::{
     backup::{BackupMeta, BackupReplset},
     names::PBM_VERSION,
     selection::Selection,
-    serde_help::zero_ts,
-    status::{Condition, Status},
+    status::Status,
 };
-use crate::operation::{self, Cx, Kind, progress};
+use crate::operation::{Cx, progress};
 use crate::oplog::slice::{self, Slice, Wanted};
 use crate::rendezvous::{arrive, reach};
 use crate::routing::on_shards;
@@ -25,7 +25,6 @@ use crate::snapshot::{
 };
 use crate::storage;
 use crate::topo::cluster;
-use crate::upkeep::contents::verify;
 use anyhow::{Context, Result, bail};
 use bson::{Timestamp, doc};
 use std::{collections::HashMap, sync::Arc};
@@ -51,7 +50,7 @@ pub(super) async fn run(cx: &Cx, job: &Job, board: &ControlBoard<BackupMeta>) ->
     let first = slice::first_write(&cx.client).await?;
     cx.control.backups.add_member(&cx.name, &cx.rs, &first_part(cx, &layout, first)).await?;
     arrive(board, cx.role, Status::Running, Some(cx.settings.backup.start_within), &cx.cancel, async || {
-        publish_first(cx).await
+        ending::publish_first(cx).await
     })
     .await?;
 
@@ -109,51 +108,17 @@ pub(super) async fn run(cx: &Cx, job: &Job, board: &ControlBoard<BackupMeta>) ->
     let size = dumped.stored + described + oplog.bytes;
     cx.control.backups.add_size(&cx.name, i64::try_from(size).unwrap_or(i64::MAX)).await?;
 
-    reach(board, cx.role, Status::Done, None, &cx.cancel, async || finish(cx, job).await).await?;
-    confirm(cx, job).await
+    reach(board, cx.role, Status::Done, None, &cx.cancel, async || ending::finish(cx, job, range).await).await?;
+    ending::confirm(cx, job).await
 }
 
 fn first_part(cx: &Cx, layout: &ReplsetLayout, first: Timestamp) -> BackupReplset {
-    let now = unix_now();
-    BackupReplset {
-        name: cx.rs.clone(),
-        dump_name: layout.metadata(),
-        oplog_name: layout.oplog_dir(),
-        start_ts: now,
-        status: Status::Running,
-        size: 0,
-        size_uncompressed: 0,
-        iscs: is_config_server(cx),
-        configshard: false,
-        last_transition_ts: now,
-        first_write_ts: first,
-        last_write_ts: zero_ts(),
-        node: cx.me.clone(),
-        error: None,
-        conditions: vec![Condition { timestamp: now, status: Status::Running, error: None }],
-        mongod_opts: None,
-        pbm_version: PBM_VERSION.into(),
-        mongo_version: cx.version.server.clone(),
-        physical: None,
-        dump_end: None,
-        left_out: Vec::new(),
-        progress: None,
-    }
+    BackupReplset { dump_name: layout.metadata(), oplog_name: layout.oplog_dir(), ..ending::first_part(cx, first) }
 }
 
-fn is_config_server(cx: &Cx) -> bool {
-    cx.cluster.members.get(&cx.rs).is_some_and(|member| member.config)
-}
-
-/// The cluster's first write is the latest of its replica sets'.
-async fn publish_first(cx: &Cx) -> Result<()> {
-    let meta = document(cx).await?;
-    let first = meta.replsets.iter().map(|rs| rs.first_write_ts).max().context("no replica set has begun")?;
-    cx.control.backups.set(&cx.name, doc! { "first_write_ts": first }).await.map(drop)
-}
-
-async fn document(cx: &Cx) -> Result<BackupMeta> {
-    cx.control.backups.get(&cx.name).await?.context("the backup's document is gone")
+/// The first write is that of the beginning; the last one is the cut of all members.
+fn range(meta: &BackupMeta) -> Result<(Timestamp, Timestamp)> {
+    Ok((meta.first_write_ts, cut::check(meta)?))
 }
 
 /// The oplog of the backup, kept slice by slice.
@@ -259,38 +224,6 @@ async fn still_there(cx: &Cx, job: &Job, layout: &ReplsetLayout, written: &[Writ
             None => "is missing".to_owned(),
         };
         bail!("the backup's files are not complete: '{name}' {what}");
-    }
-    Ok(())
-}
-
-/// The leader's last step: the consistency point, a look at every file, and the metadata file. It comes last, so that
-/// a storage without it holds no backup.
-async fn finish(cx: &Cx, job: &Job) -> Result<()> {
-    let mut meta = document(cx).await?;
-    let last = cut::check(&meta)?;
-    cx.control.backups.set(&cx.name, doc! { "last_write_ts": last }).await?;
-    let now = unix_now();
-    meta.last_write_ts = last;
-    meta.status = Status::Done;
-    meta.last_transition_ts = now;
-    meta.conditions.push(Condition { timestamp: now, status: Status::Done, error: None });
-    let problems = verify::backup_files(job.storage.as_ref(), &meta).await.context("check the backup's files")?;
-    if !problems.is_empty() {
-        let all: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        bail!("the backup's files are not complete: {}", all.join("; "));
-    }
-    storage::write_all(job.storage.as_ref(), &layout::backup_meta(&cx.name), backup_json::write(&meta)?).await?;
-    // Before anybody sees `done`: whoever waited for it may rely on the balancer.
-    operation::pay_debts(cx, Kind::Backup).await;
-    Ok(())
-}
-
-/// If the backup was declared lost while its last step ran, the metadata file must not claim otherwise.
-async fn confirm(cx: &Cx, job: &Job) -> Result<()> {
-    let meta = document(cx).await?;
-    if meta.status != Status::Done {
-        job.storage.delete(&layout::backup_meta(&cx.name)).await?;
-        bail!("the backup was ended as {} by somebody else while it finished", meta.status);
     }
     Ok(())
 }

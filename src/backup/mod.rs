@@ -1,12 +1,18 @@
 //! Backups of this node's replica set: picks the recipe, and sees to it that a failure is known and leaves nothing.
 
 pub mod cut;
+mod ending;
 mod logical;
+pub mod physical;
 mod renames;
 mod resharding;
 
 use crate::control::ControlBoard;
-use crate::model::{backup::BackupMeta, command::BackupCmd};
+use crate::model::{
+    backup::{BackupMeta, BackupType},
+    command::BackupCmd,
+};
+use crate::mongo::Uri;
 use crate::operation::{self, Cx, Kind, balancer};
 use crate::rendezvous::Role;
 use crate::storage::Storage;
@@ -28,7 +34,9 @@ pub struct Job {
     pub storage: Arc<dyn Storage>,
     /// Leads to the primary of this replica set. The context's client leads to the node that is read.
     pub primary: Client,
-    /// Collections dumped at once.
+    /// Leads to the node that is read.
+    pub uri: Uri,
+    /// Collections, or data files, that are stored at once.
     pub parallel: usize,
 }
 
@@ -37,7 +45,11 @@ pub struct Job {
 /// # Errors
 /// What ended the backup; the objects written so far remain for the clean-up that the document asks for.
 pub async fn run(cx: &Cx, job: &Job) -> Result<()> {
-    carry_out(cx, async |board| logical::run(cx, job, board).await).await
+    carry_out(cx, async |board| match job.command.kind {
+        BackupType::Physical => Box::pin(physical::run(cx, job, board)).await,
+        _ => logical::run(cx, job, board).await,
+    })
+    .await
 }
 
 /// Runs a recipe as the backup of this replica set.

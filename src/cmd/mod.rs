@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn what_would_be_ignored_is_refused() {
         for text in [
-            "pbm backup -t physical",
+            "pbm backup -t external",
             "pbm backup --ns a",
             "pbm backup --ns admin.*",
             "pbm backup --ns a.b,*",

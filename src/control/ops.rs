@@ -90,15 +90,18 @@ pub enum Debt {
     Balancer,
     /// Point-in-time recovery.
     Slicing,
+    /// Writes to the node that a physical backup locks.
+    Lock,
 }
 
 impl Debt {
-    const ALL: [Self; 2] = [Self::Balancer, Self::Slicing];
+    const ALL: [Self; 3] = [Self::Balancer, Self::Slicing, Self::Lock];
 
     const fn key(self) -> &'static str {
         match self {
             Self::Balancer => "balancer_due",
             Self::Slicing => "pitr_due",
+            Self::Lock => "lock_due",
         }
     }
 }
@@ -458,6 +461,12 @@ impl OpDocs<BackupMeta> {
         self.update(doc! { "name": name, "n.rs": rs }, doc! { "$set": { "n.$.ack": node } }, "take the nomination")
             .await
             .map(drop)
+    }
+
+    /// Adds stored and uncompressed bytes to the backup's sizes.
+    pub async fn add_sizes(&self, name: &str, stored: i64, uncompressed: i64) -> Result<()> {
+        let sizes = doc! { "size": stored, "size_uncompressed": uncompressed };
+        self.update(doc! { "name": name }, doc! { "$inc": sizes }, "add the sizes").await.map(drop)
     }
 
     /// Adds stored bytes to the backup's size.

@@ -11,7 +11,7 @@
 //!
 //! Everything here blocks, so it runs on threads for blocking work, and stops soon after its token is cancelled.
 
-use super::dbpath::{self, FoundFile};
+use super::dbpath::{self, FoundFile, SPOOL};
 use crate::archive::crc::Crc64;
 use anyhow::{Context, Result, bail};
 use std::{
@@ -43,8 +43,14 @@ impl Spool {
     pub fn create(base: &Path, name: &str) -> Result<Arc<Self>> {
         let path = base.join(name.replace(':', "."));
         let what = || format!("make the folder '{}' for a copy of the data files", path.display());
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(base).with_context(what)?;
-        fs::DirBuilder::new().mode(0o700).create(&path).with_context(what)?;
+        // Whoever removes the last other copy removes the base, too.
+        let make = || -> std::io::Result<()> {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(base)?;
+            fs::DirBuilder::new().mode(0o700).create(&path)
+        };
+        make()
+            .or_else(|error| if error.kind() == ErrorKind::NotFound { make() } else { Err(error) })
+            .with_context(what)?;
         let device = fs::metadata(&path).with_context(what)?.dev();
         Ok(Arc::new(Self { path, device }))
     }
@@ -76,10 +82,7 @@ impl Drop for Spool {
         if let Err(error) = fs::remove_dir_all(&self.path) {
             tracing::warn!("remove the copy of the data files in '{}': {error}", self.path.display());
         }
-        // Fails as long as other copies lie there.
-        if let Some(base) = self.path.parent() {
-            let _ = fs::remove_dir(base);
-        }
+        remove_base(self.path.parent());
     }
 }
 
@@ -98,8 +101,19 @@ pub fn clear(base: &Path) -> Result<usize> {
         fs::remove_dir_all(&path).with_context(|| format!("remove the old copy of data files '{}'", path.display()))?;
         removed += 1;
     }
-    let _ = fs::remove_dir(base);
+    remove_base(Some(base));
     Ok(removed)
+}
+
+/// Removes the folder in which copies lay, and the one of all nodes around it, unless other copies lie there.
+fn remove_base(base: Option<&Path>) {
+    let Some(base) = base else { return };
+    let around = base.parent().filter(|it| it.file_name().is_some_and(|name| name == SPOOL));
+    if fs::remove_dir(base).is_ok()
+        && let Some(around) = around
+    {
+        let _ = fs::remove_dir(around);
+    }
 }
 
 fn create(path: &Path, mode: u32) -> std::io::Result<File> {

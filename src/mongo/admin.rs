@@ -1,6 +1,6 @@
 //! Typed administration commands.
 
-use super::Server;
+use super::{Server, code};
 use crate::model::member::MemberState;
 use anyhow::{Context, Result};
 use bson::{Document, Timestamp, doc, oid::ObjectId};
@@ -134,6 +134,15 @@ pub async fn is_fsync_locked(node: &dyn Server) -> Result<bool> {
     let command = doc! { "currentOp": 1, "ns": "no such namespace" };
     let answer = node.run(command).await.context("run currentOp")?;
     Ok(answer.get_bool("fsyncLock").unwrap_or(false))
+}
+
+/// Takes one lock of `fsync` away. Returns `false` if the node was not locked.
+pub async fn fsync_unlock(node: &dyn Server) -> Result<bool> {
+    match node.run(doc! { "fsyncUnlock": 1 }).await {
+        Ok(_) => Ok(true),
+        Err(error) if code::code(&error) == Some(code::ILLEGAL_OPERATION) => Ok(false),
+        Err(error) => Err(error).context("unlock the node (fsyncUnlock)"),
+    }
 }
 
 /// The config-server replica set that a shard belongs to, as `<set>/<host>,<host>`; `None` outside sharded clusters.

@@ -5,7 +5,7 @@ use mongodb::Client;
 use mongodb::options::{
     Acknowledgment, ClientOptions, ReadConcern, ReadConcernLevel, ReadPreference, SelectionCriteria, WriteConcern,
 };
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 /// What a connection is for: decides where it leads and the name it has in the server's logs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,6 +14,28 @@ pub enum Purpose {
     Leader { app: &'static str },
     /// Exactly the node of the connection string.
     Node { app: &'static str },
+}
+
+/// A connection string. It may hold a password, so it is never shown.
+#[derive(Clone)]
+pub struct Uri(String);
+
+impl Uri {
+    #[must_use]
+    pub fn new(uri: &str) -> Self {
+        Self(uri.to_owned())
+    }
+
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Uri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Uri")
+    }
 }
 
 /// A connection string that can't be used for backups.

@@ -15,6 +15,6 @@ mod seedlist;
 pub mod server;
 pub mod version;
 
-pub use connect::{Purpose, connect};
+pub use connect::{Purpose, Uri, connect};
 pub use hello::{Hello, hello};
 pub use server::Server;

@@ -4,6 +4,7 @@
 pub mod balancer;
 mod debt;
 mod majority_limit;
+pub mod node_lock;
 pub mod progress;
 mod progress_log;
 pub mod reap;
@@ -50,11 +51,16 @@ impl Cx {
 /// The reason of a backup that an operator cancelled, in the original's words.
 const CANCELED: &str = "backup canceled";
 
-/// Switches on again what an operation of this kind has switched off: the balancer, and for a restore point-in-time recovery. If
-/// that fails, the agents of the leader replica set do it later.
+/// Switches on again what an operation of this kind has switched off: the balancer, and for a restore point-in-time recovery; and unlocks a
+/// node that a backup locked. If that fails, the agents of the leader replica set do it later.
 pub async fn pay_debts(cx: &Cx, kind: Kind) {
     match kind {
-        Kind::Backup => balancer::give_back_of(cx, &cx.control.backups).await,
+        Kind::Backup => {
+            if let Err(error) = node_lock::give_back(cx).await {
+                tracing::warn!("{} may still be locked: {}", cx.me, admin::explain(&error));
+            }
+            balancer::give_back_of(cx, &cx.control.backups).await;
+        }
         Kind::Restore | Kind::RestoreOfFiles | Kind::Replay => balancer::give_back_of(cx, &cx.control.restores).await,
     }
     if cx.role == Role::Leader

@@ -5,12 +5,17 @@ use super::{
     progress_log::{Far, Telling},
 };
 use crate::control::{OpDocs, OpDocument};
+use crate::datafiles::upload::UploadProgress;
 use crate::model::backup::Progress;
 use crate::snapshot::{load::LoadProgress, source::DumpProgress};
 use std::{sync::atomic::Ordering::Relaxed, time::Duration};
+use tokio::time::Instant;
 
 /// Time between two samples.
 const EVERY: Duration = Duration::from_millis(500);
+/// Time before the first log line about data files, and between two lines.
+const FIRST_LINE: Duration = Duration::from_secs(10);
+const LINE_EVERY: Duration = Duration::from_secs(30);
 
 /// Publishes the progress of a dump until dropped.
 pub async fn publish_dump(cx: &Cx, progress: &DumpProgress) {
@@ -23,6 +28,30 @@ pub async fn publish_dump(cx: &Cx, progress: &DumpProgress) {
         collections_total: progress.collections_total.load(Relaxed),
     };
     publish_samples(cx, &cx.control.backups, "dump", "dumping", far).await;
+}
+
+/// Publishes the progress of data files that are stored, until dropped.
+pub async fn publish_upload(cx: &Cx, progress: &UploadProgress) {
+    let number = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let mut next = Instant::now() + FIRST_LINE;
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let (bytes, total) = (progress.bytes.load(Relaxed), progress.bytes_total.load(Relaxed));
+        if total > 0 && Instant::now() >= next {
+            next = Instant::now() + LINE_EVERY;
+            let (files, all) = (progress.files.load(Relaxed), progress.files_total.load(Relaxed));
+            let percent = bytes.saturating_mul(100) / total;
+            tracing::info!(
+                "storing data files: {} of {} MiB ({percent} %), {files} of {all} objects",
+                bytes >> 20,
+                total >> 20
+            );
+        }
+        let phase = if total > 0 { "files" } else { "copy" };
+        let sample =
+            Progress { phase: phase.into(), bytes: number(bytes), bytes_total: number(total), ..Progress::default() };
+        publish(cx, &cx.control.backups, sample).await;
+    }
 }
 
 /// Publishes the progress of a load until dropped.

@@ -50,6 +50,8 @@ pub struct Answer {
     pub round_ms: u64,
     pub version: Result<Version, String>,
     pub login: Result<Login, String>,
+    /// It is locked by `fsync`. `false` where the user may not ask.
+    pub locked: bool,
     pub oplog: Result<Oplog, String>,
 }
 

@@ -141,7 +141,8 @@ impl Asker<'_> {
             let members = status.map(|status| status.members).unwrap_or_default();
             let version = told(admin::version(&client).await);
             let login = told(login::login(&client).await);
-            let answer = Answer { clock_ms, round_ms, version, login, oplog: told(oplog(&client).await) };
+            let locked = admin::is_fsync_locked(&client).await.unwrap_or(false);
+            let answer = Answer { clock_ms, round_ms, version, login, locked, oplog: told(oplog(&client).await) };
             anyhow::Ok(Asked { answer, members, no_majority })
         };
         match timeout(self.patience.saturating_mul(2), asking).await {

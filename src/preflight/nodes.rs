@@ -68,6 +68,7 @@ fn connection(facts: &Facts, rs: &str, node: &NodeFacts) -> Finding {
             Finding::warning(Check::Connection, subject, format!("it answers, but its state is {state}"))
                 .next("an agent there can't work until the member is PRIMARY or SECONDARY")
         }
+        Ok(answer) if answer.locked => locked(&facts.control, subject),
         Ok(answer) => Finding::ok(Check::Connection, subject, format!("{state}, answers in {} ms", answer.round_ms)),
         Err(why) if is_vouched_for(&facts.control, rs, &node.host) => {
             Finding::warning(Check::Connection, subject, format!("{why}; its agent reaches it"))
@@ -76,6 +77,17 @@ fn connection(facts: &Facts, rs: &str, node: &NodeFacts) -> Finding {
         Err(why) => Finding::failure(Check::Connection, subject, why)
             .next("start this mongod, or correct user, TLS settings and firewall so that it can be reached"),
     }
+}
+
+/// A physical backup locks its node for a moment. A lock that stays is dangerous: the member confirms and elects nothing.
+fn locked(control: &ControlFacts, subject: String) -> Finding {
+    let detail = "it is locked by fsync, so it takes no writes, confirms none, and can't vote";
+    if control.unfinished.iter().any(|it| it.kind == "backup") {
+        let next = "a running physical backup ends its lock by itself; run `pbm doctor` again";
+        return Finding::warning(Check::Connection, subject, detail).next(next);
+    }
+    Finding::failure(Check::Connection, subject, detail)
+        .next("run db.fsyncUnlock() there, unless somebody needs the lock")
 }
 
 /// What may the user do? On every replica set, because each has its own users.

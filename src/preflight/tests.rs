@@ -20,7 +20,7 @@ fn at(time: u32) -> Timestamp {
 fn answer(oplog: Oplog) -> Answer {
     let version = Version { server: "6.0.5".into(), fcv: "6.0".into(), psmdb: None };
     let login = grants::tests::with(&["readWrite", "backup", "clusterMonitor", "restore"], true);
-    Answer { clock_ms: 3, round_ms: 1, version: Ok(version), login: Ok(login), oplog: Ok(oplog) }
+    Answer { clock_ms: 3, round_ms: 1, version: Ok(version), login: Ok(login), locked: false, oplog: Ok(oplog) }
 }
 
 fn node(host: &str, state: MemberState, oplog: Oplog) -> NodeFacts {

@@ -5,7 +5,7 @@
 //! the document may be some seconds old.
 
 use super::{lockable, suits};
-use crate::model::agent::{AgentStat, Locking};
+use crate::model::agent::{AgentStat, Files, Locking};
 use crate::mongo::{
     self, Hello, Server,
     admin::{self, ReplStatus},
@@ -92,6 +92,17 @@ impl Condition {
         let mut stat = AgentStat::unknown(&self.status.set, &self.hello.me);
         self.enter(&mut stat);
         suits::unfit_node(&stat)
+    }
+
+    /// Why this member may not be locked for its data files, `files`; `None` if it may. `allow_only`: also if it is the only one
+    /// with data.
+    #[must_use]
+    pub fn unfit_for_files(&self, files: Files, allow_only: bool) -> Option<String> {
+        // The other parts of the line concern what the agent needs besides its node.
+        let mut stat = AgentStat { own: "this".into(), ..AgentStat::healthy(&self.status.set, &self.hello.me, 2) };
+        self.enter(&mut stat);
+        stat.files = Some(files);
+        suits::unfit_for_files(&stat, allow_only)
     }
 
     /// Returns why no majority of the member's replica set confirms writes, or `None` if one does.

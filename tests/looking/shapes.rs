@@ -225,6 +225,7 @@ pub fn backup() -> Shape {
         maybe("security", Free),
         maybe("error", Text),
         maybe("collections", list(Text)),
+        maybe("physical", Free),
     ]);
     keys([
         key("name", Text),

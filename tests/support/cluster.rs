@@ -59,6 +59,8 @@ pub struct Options {
     pub args: Vec<String>,
     /// A proxy in front of each member changes its answers.
     pub doctor: Option<Doctor>,
+    /// The folder for the data of all members, in place of a temporary one.
+    pub data_in: Option<PathBuf>,
 }
 
 impl Default for Options {
@@ -75,6 +77,7 @@ impl Default for Options {
             oplog_mb: 990,
             args: Vec::new(),
             doctor: None,
+            data_in: None,
         }
     }
 }
@@ -202,7 +205,7 @@ impl ReplicaSet {
 
     fn spawn(&mut self, n: usize) {
         let (program, libraries) = binary(self.options.version);
-        let data = self.folder.path().join(format!("data{n}"));
+        let data = self.data_of(n);
         fs::create_dir_all(&data).expect("make a data folder");
         let mut command = Command::new(program);
         command
@@ -414,6 +417,12 @@ impl ReplicaSet {
         self.uri_with(&self.address_of(n), USER, &format!("replicaSet={}", self.options.name))
     }
 
+    /// The dbPath of member `n`.
+    #[allow(dead_code, reason = "the benchmark and the example look at no files")]
+    pub fn data_of(&self, n: usize) -> PathBuf {
+        self.options.data_in.as_deref().unwrap_or(self.folder.path()).join(format!("data{n}"))
+    }
+
     pub fn address_of(&self, n: usize) -> String {
         format!("127.0.0.1:{}", self.members[n].port)
     }
@@ -463,12 +472,6 @@ impl ReplicaSet {
         self.members[n].process.as_ref().expect("a running member").id()
     }
 
-    /// The dbPath of member `n`.
-    #[allow(dead_code, reason = "the benchmark and the example look at no files")]
-    pub fn data_of(&self, n: usize) -> PathBuf {
-        self.folder.path().join(format!("data{n}"))
-    }
-
     /// As a power cut would.
     pub fn kill(&mut self, n: usize) {
         if let Some(mut process) = self.members[n].process.take() {
@@ -491,7 +494,7 @@ impl ReplicaSet {
 
     /// A killed member loses all its data.
     pub fn wipe(&mut self, n: usize) {
-        fs::remove_dir_all(self.folder.path().join(format!("data{n}"))).expect("remove the data folder");
+        fs::remove_dir_all(self.data_of(n)).expect("remove the data folder");
     }
 
     /// Starts a killed member again.

@@ -6,10 +6,11 @@ use crate::agent::{
     nominate::{self, TAKE_OVER},
     reap, sharing,
 };
-use crate::backup::{self, Job};
+use crate::backup::{self, Job, physical};
 use crate::config::resolved::Resolved;
 use crate::control::{Look, Waited};
 use crate::model::{
+    backup::BackupType,
     command::{BackupCmd, name},
     config::Config,
     status::Status,
@@ -64,7 +65,7 @@ async fn work(task: &Task, backup: &BackupCmd, run: impl AsyncFn(&Cx, &Job) -> R
         tracing::debug!("nothing to do here: {why}");
         return Ok(());
     }
-    if let Some(why) = no_source(node).await? {
+    if let Some(why) = no_source(node, backup).await? {
         tracing::warn!("{} was named for the backup and does not take it: {why}", node.me());
         return node.control.backups.decline(&backup.name, &node.rs, &node.me(), &why).await;
     }
@@ -81,13 +82,14 @@ async fn work(task: &Task, backup: &BackupCmd, run: impl AsyncFn(&Cx, &Job) -> R
             }
         };
         let cx = context(node, op, Some(&config)).await?;
-        let parallel = backup
-            .num_parallel_colls
-            .filter(|n| *n > 0)
-            .and_then(|n| usize::try_from(n).ok())
-            .or(cx.settings.backup.parallel_collections)
-            .unwrap_or(node.parallel);
-        let job = Job { command: backup.clone(), storage, primary: node.primary.clone(), parallel };
+        let (asked, configured) = match backup.kind {
+            BackupType::Physical => (backup.num_parallel_files, cx.settings.backup.parallel_files),
+            _ => (backup.num_parallel_colls, cx.settings.backup.parallel_collections),
+        };
+        let asked = asked.filter(|n| *n > 0).and_then(|n| usize::try_from(n).ok());
+        let parallel = asked.or(configured).unwrap_or(node.parallel);
+        let (primary, uri) = (node.primary.clone(), node.uri.clone());
+        let job = Job { command: backup.clone(), storage, primary, uri, parallel };
         let result = Box::pin(run(&cx, &job)).await;
         if op.lost_its_lock() || result.is_err() {
             // The backup's objects may have been removed before this agent noticed the end, and it may have written
@@ -119,10 +121,18 @@ async fn storage(node: &Node, backup: &BackupCmd) -> Result<(Config, Arc<dyn Sto
 
 /// Returns the reason why this node can't be read now, or `None` if it can. The node was nominated by its document in
 /// `pbmAgents`, which is some seconds old.
-async fn no_source(node: &Node) -> Result<Option<String>> {
+async fn no_source(node: &Node, backup: &BackupCmd) -> Result<Option<String>> {
     let condition = node.condition().await?;
-    if let Some(why) = condition.unfit() {
-        return Ok(Some(why));
+    let why = match backup.kind {
+        BackupType::Physical => {
+            let settings = Resolved::of(&node.control.config.main().await?.unwrap_or_default()).backup.physical;
+            let files = physical::place::describe(&node.client, &settings, &node.me()).await;
+            condition.unfit_for_files(files, backup.allow_only_member)
+        }
+        _ => condition.unfit(),
+    };
+    if why.is_some() {
+        return Ok(why);
     }
     // The missing majority is reported at once. Otherwise a time-out would report it much later.
     let starved = condition.no_majority().filter(|_| majority::is_asked_for(&node.client));

@@ -21,7 +21,8 @@ use crate::compress::{check_level, level_remark};
 use crate::config::resolved::Resolved;
 use crate::control::{LogQuery, Order};
 use crate::model::{
-    backup::{BackupMeta, BackupType},
+    agent::AgentStat,
+    backup::{BackupMeta, BackupType, Way},
     command::{self, BackupCmd},
     compression::Compression,
     config::Config,
@@ -31,6 +32,7 @@ use crate::model::{
 };
 use crate::preflight::Operation;
 use crate::storages::place;
+use crate::topo::elect::{self, Locked, Preference};
 use clap::Args;
 use serde::Serialize;
 use std::time::Duration;
@@ -43,8 +45,8 @@ const TAKEN_WITHIN: Duration = Duration::from_secs(33);
 /// Make a backup of the whole cluster
 #[derive(Debug, Args)]
 pub struct Backup {
-    /// Kind of backup; this build makes logical ones
-    #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "logical", value_parser = offering(parse_type, &["logical"]), hide_possible_values = true)]
+    /// Kind of backup: logical (documents), or physical (data files; only of replica sets)
+    #[arg(short = 't', long = "type", value_name = "TYPE", default_value = "logical", value_parser = offering(parse_type, &["logical", "physical"]), hide_possible_values = true)]
     kind: BackupType,
     /// Codec of the data: none, gzip, pgzip, snappy, lz4, s2 or zstd [default: the configuration's, or s2]
     #[arg(long, value_name = "CODEC", value_parser = offering(parse_codec, Compression::NAMES), hide_possible_values = true)]
@@ -55,6 +57,12 @@ pub struct Backup {
     /// Collections dumped at once on each node; 0 for what the configuration or the agent says
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=1024))]
     num_parallel_collections: Option<i32>,
+    /// Data files stored at once by a physical backup; 0 for what the configuration or the agent says
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..=1024))]
+    num_parallel_files: Option<i32>,
+    /// A physical backup may lock the only member of a replica set; all its writes wait meanwhile
+    #[arg(long)]
+    allow_lock_on_only_member: bool,
     /// Storage profile that the backup is made to
     #[arg(long, value_name = "PROFILE", default_value = place::MAIN)]
     profile: String,
@@ -92,10 +100,11 @@ pub fn parse_codec(text: &str) -> Result<Compression, String> {
 fn parse_type(text: &str) -> Result<BackupType, String> {
     match text {
         "logical" => Ok(BackupType::Logical),
-        "physical" | "incremental" | "external" => {
-            Err(format!("{text} backups need Percona Server for MongoDB and are not in this build; use logical"))
-        }
-        _ => Err("unknown; use logical".to_owned()),
+        "physical" => Ok(BackupType::Physical),
+        "incremental" | "external" => Err(format!(
+            "{text} backups need Percona Server for MongoDB and are not in this build; use logical or physical"
+        )),
+        _ => Err("unknown; use logical or physical".to_owned()),
     }
 }
 
@@ -143,6 +152,7 @@ impl Backup {
             cx.out.note(&format!("Warning: {remark}"));
         }
         let (nss, narrowed) = self.ns.check(cx, self.with_users_and_roles).await?;
+        let files = self.files(cx, !nss.is_empty()).await?;
         let place = profile::place(cx, &config.storage, &self.profile).await?;
         if self.limit_upload.is_some() {
             agents::ours_only(cx, "--limit-upload", "leave --limit-upload out").await?;
@@ -150,7 +160,10 @@ impl Backup {
         cx.ready_to_write().await?;
         checks::nothing_runs(&cx.control).await?;
         let operation = if place.name.is_some() { Operation::ProfileBackup } else { Operation::Backup };
-        checks::before(cx, operation).await?;
+        checks::before_backup(cx, operation, files).await?;
+        if let Some(locked) = files {
+            explain_lock(cx, locked).await?;
+        }
 
         let name = free_name(cx).await?;
         let command = BackupCmd {
@@ -161,8 +174,8 @@ impl Backup {
             narrowed,
             compression,
             level,
-            num_parallel_files: None,
-            allow_only_member: false,
+            num_parallel_files: self.num_parallel_files.filter(|n| *n > 0),
+            allow_only_member: self.allow_lock_on_only_member,
             num_parallel_colls: self.num_parallel_collections.filter(|n| *n > 0),
             profile: place.name.clone().unwrap_or_default(),
             users_and_roles: self.with_users_and_roles,
@@ -196,6 +209,29 @@ impl Backup {
         Ok(())
     }
 
+    /// For a physical backup: whom it may lock. Refuses what can't be combined with its type.
+    async fn files(&self, cx: &Context, selective: bool) -> Result<Option<Locked>> {
+        if self.kind != BackupType::Physical {
+            let given = [
+                ("--allow-lock-on-only-member", self.allow_lock_on_only_member),
+                ("--num-parallel-files", self.num_parallel_files.is_some_and(|n| n > 0)),
+            ];
+            if let Some((option, _)) = given.iter().find(|(_, given)| *given) {
+                return Err(CliError::usage(format!("{option} is for physical backups; add --type physical")));
+            }
+            return Ok(None);
+        }
+        if selective {
+            return Err(CliError::usage(crate::backup::NOT_SELECTIVE));
+        }
+        if cx.cluster().await?.sharded {
+            return Err(CliError::refused(crate::backup::NOT_SHARDED).hint("nothing was started"));
+        }
+        agents::ours_only(cx, "--type physical on this server", "use --type logical, or replace these agents first")
+            .await?;
+        Ok(Some(Locked { only_member: self.allow_lock_on_only_member }))
+    }
+
     /// The option wins over the configuration. A configured level belongs to the configured codec.
     fn codec(&self, config: &Config) -> Result<(Compression, Option<i32>)> {
         let configured = Resolved::of(config).backup;
@@ -207,6 +243,39 @@ impl Backup {
         })?;
         Ok((codec, level))
     }
+}
+
+/// Says which node will be locked, how its files are taken, and what that means.
+async fn explain_lock(cx: &Context, locked: Locked) -> Result<()> {
+    let alive = cx.control.agents.alive(cx.control.cluster_time().await?).await?;
+    let config = cx.config().await?;
+    let settings = Resolved::of(&config).backup;
+    for rs in cx.members().await? {
+        let preference = Preference { priority: settings.priority.as_ref(), slicing: &[], files: Some(locked) };
+        let field = elect::field(&alive, &rs, preference);
+        let candidates = field.tiers.into_iter().next().unwrap_or_default();
+        for agent in alive.iter().filter(|agent| candidates.contains(&agent.n)) {
+            cx.out.note(&lock_sentence(agent, settings.physical.max_lock));
+        }
+    }
+    Ok(())
+}
+
+fn lock_sentence(agent: &AgentStat, limit: Duration) -> String {
+    let files = agent.files.clone().unwrap_or_default();
+    let bytes = units::size(files.bytes);
+    let time = match files.way {
+        Some(Way::Reflink) => "about a second".to_owned(),
+        Some(Way::Snapshot) => "as long as the command runs".to_owned(),
+        Some(Way::TwoPasses) => "as long as it takes to read what has changed meanwhile".to_owned(),
+        Some(Way::UnderLock) | None => "as long as it takes to send them".to_owned(),
+    };
+    let how = files.way.map_or("taken", Way::words);
+    format!(
+        "{} may be locked for its data files ({bytes}, {how}): {time}, at most {} s (backup.physical.maxLockSec)",
+        agent.n,
+        limit.as_secs()
+    )
 }
 
 /// The wording is the original's: scripts find the name between the quotes.
@@ -248,6 +317,8 @@ mod tests {
             compression,
             compression_level,
             num_parallel_collections: None,
+            num_parallel_files: None,
+            allow_lock_on_only_member: false,
             profile: place::MAIN.to_owned(),
             limit_upload: None,
             ns: selection::Namespaces::default(),

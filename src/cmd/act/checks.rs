@@ -10,7 +10,11 @@ use crate::model::{agent::AgentStat, command::name, lock::Lock, member::MemberSt
 use crate::mongo::{self, admin};
 use crate::operation::reap;
 use crate::preflight::{self, Operation, gather::Depth};
-use crate::topo::{cluster, suits::unfit};
+use crate::topo::{
+    cluster,
+    elect::Locked,
+    suits::{unfit, unfit_for_files},
+};
 use std::time::Duration;
 
 /// Agents write their lines every five seconds; a change of the configuration needs that long to show.
@@ -27,6 +31,8 @@ const CLEARS_UP: Duration = Duration::from_secs(10);
 pub enum Need {
     /// On every replica set one whose node may do a backup.
     Fit,
+    /// On every replica set one whose node may be locked, and whose files the agent can copy.
+    Files(Locked),
     /// On every replica set the one on the primary.
     Primary,
     /// Any one of the leader replica set.
@@ -117,8 +123,13 @@ pub async fn agents(cx: &Context, need: Need) -> Result<()> {
 /// Before an operation is queued: the agents that it needs, and what else would make it fail. Such a thing is refused; what
 /// only deserves attention is told.
 pub async fn before(cx: &Context, operation: Operation) -> Result<()> {
+    before_backup(cx, operation, None).await
+}
+
+/// As [`before`]; `files`: a physical backup, which locks a node.
+pub async fn before_backup(cx: &Context, operation: Operation, files: Option<Locked>) -> Result<()> {
     let need = match operation {
-        Operation::Backup | Operation::ProfileBackup => Need::Fit,
+        Operation::Backup | Operation::ProfileBackup => files.map_or(Need::Fit, Need::Files),
         Operation::Restore | Operation::Replay => Need::Primary,
     };
     if cx.cluster().await?.sharded {
@@ -168,6 +179,18 @@ fn judge(alive: &[AgentStat], members: &[String], need: Need) -> Result<(), (Cli
                 let error = CliError::refused(format!("no pbm-agent runs on the primary of replica set {rs}"))
                     .hint("start pbm-agent there; a restore writes through the primary");
                 return Err((error, true));
+            }
+            Need::Files(locked) => {
+                let why: Vec<String> = here
+                    .iter()
+                    .filter_map(|a| unfit_for_files(a, locked.only_member).map(|why| format!("{}: {why}", a.n)))
+                    .collect();
+                if why.len() == here.len() {
+                    let what = format!("no agent of replica set {rs} can take a physical backup: {}", why.join("; "));
+                    let error = CliError::refused(what)
+                        .hint("nothing was started; the guide's page on physical backups says who may be locked, and what agents need");
+                    return Err((error, true));
+                }
             }
             Need::Fit => {
                 let why: Vec<String> =

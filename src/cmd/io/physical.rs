@@ -10,7 +10,6 @@ type Missing = (&'static str, &'static str, Option<char>, &'static [&'static str
 const OPTIONS: &[Missing] = &[
     ("backup", "base", None, &[]),
     ("backup", "list-files", Some('l'), &[]),
-    ("backup", "num-parallel-files", None, &["0"]),
     ("restore", "external", Some('x'), &[]),
     ("restore", "exit", None, &[]),
     ("restore", "config", Some('c'), &[""]),
@@ -72,7 +71,6 @@ mod tests {
         for text in [
             "pbm backup --base",
             "pbm backup -l",
-            "pbm backup --num-parallel-files 2",
             "pbm restore b -x",
             "pbm restore b --ts 1,1",
             "pbm backup-finish b",

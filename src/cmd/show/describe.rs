@@ -8,7 +8,7 @@ use crate::cmd::io::{
 };
 use crate::config;
 use crate::model::{
-    backup::{BackupMeta, BackupReplset, BackupType},
+    backup::{BackupMeta, BackupReplset, BackupType, Taking, Way},
     restore::{RestoreMeta, RestoreReplset},
     status::Status,
 };
@@ -101,6 +101,34 @@ struct ReplsetView {
     left_out: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     collections: Option<Vec<String>>,
+    /// *Added by us*.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    physical: Option<TakingView>,
+}
+
+/// How the data files of a physical backup were taken.
+#[derive(Debug, Serialize)]
+struct TakingView {
+    way: Way,
+    /// In words.
+    files: &'static str,
+    /// Milliseconds.
+    locked_ms: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expected_ms: Option<i64>,
+    copied_meanwhile_h: String,
+}
+
+impl TakingView {
+    fn of(taking: &Taking) -> Self {
+        Self {
+            way: taking.way,
+            files: taking.way.words(),
+            locked_ms: taking.lock_ms,
+            expected_ms: Some(taking.expected_ms).filter(|ms| *ms > 0),
+            copied_meanwhile_h: units::size(taking.copied),
+        }
+    }
 }
 
 impl BackupView {
@@ -156,6 +184,7 @@ impl ReplsetView {
             error: given(rs.error.as_ref()),
             left_out: rs.left_out.clone(),
             collections: None,
+            physical: rs.physical.as_ref().map(TakingView::of),
         }
     }
 }

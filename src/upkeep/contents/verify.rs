@@ -8,7 +8,7 @@ use super::{
     read_through,
 };
 use crate::{
-    archive::{described, meta::Written},
+    archive::{described, filelist, meta::Written},
     layout::{self, Generation, ReplsetLayout, SliceName},
     model::{
         backup::{BackupMeta, BackupReplset, BackupType},
@@ -96,8 +96,8 @@ pub async fn backup_files_briefly(store: &dyn Storage, meta: &BackupMeta) -> Res
 
 /// Checks the files of a finished backup and returns what is wrong, in the order of its replica sets.
 ///
-/// By type: logical as described above, of any version; physical and incremental only whether each replica set has
-/// its list of files; external nothing, since somebody else keeps the data. Nor is a backup on a blackhole checked.
+/// By type: logical as described above, of any version; physical and incremental every object that the list of files names;
+/// external nothing, since somebody else keeps the data. Nor is a backup on a blackhole checked.
 ///
 /// # Errors
 /// The storage cannot be read; what is missing or damaged is no error.
@@ -115,7 +115,7 @@ async fn check(store: &dyn Storage, meta: &BackupMeta, depth: Depth, longest: u6
         let found = match (meta.kind, Generation::of(&meta.pbm_version)) {
             (BackupType::Logical, Generation::Archive) => check.archive(rs, meta.compression).await,
             (BackupType::Logical, generation) => check.logical(meta, rs, generation).await,
-            _ => check.objects(&[layout::filelist(&meta.name, &rs.name)], &HashMap::new()).await,
+            _ => check.data_files(meta, rs).await,
         };
         problems.extend(found.with_context(|| format!("check the files of {} in backup {}", rs.name, meta.name))?);
     }
@@ -144,6 +144,46 @@ impl Check<'_> {
             let fault = read_through::archive_fault(self.store, &rs.dump_name, compression).await?;
             problems.extend(fault.map(|reason| Problem::new(&rs.dump_name, What::Damaged(reason))));
             problems.extend(self.contents(vec![(rs.oplog_name.clone(), None)], compression).await?);
+        }
+        Ok(problems)
+    }
+
+    /// The objects that `filelist.pbm` names. Before 2.4.1 there was no such list.
+    async fn data_files(&self, backup: &BackupMeta, rs: &BackupReplset) -> Result<Vec<Problem>> {
+        let at = ReplsetLayout::new(&backup.name, &rs.name, backup.compression);
+        let list = layout::filelist(&backup.name, &rs.name);
+        let problems = self.objects(std::slice::from_ref(&list), &HashMap::new()).await?;
+        if !problems.is_empty() {
+            return Ok(problems);
+        }
+        let files = match storage::read_all(self.store, &list, filelist::LARGEST).await {
+            Ok(bytes) => filelist::read(&bytes),
+            Err(error) => return Err(error.into()),
+        };
+        let files = match files {
+            Ok(files) => files,
+            Err(error) => return Ok(vec![Problem::new(list, What::Damaged(format!("{error:#}")))]),
+        };
+        let stored: Vec<_> =
+            files.iter().filter(|file| !file.is_unchanged()).map(|file| (file.object(&at), file)).collect();
+        let folder = format!("{}/{}", backup.name, rs.name);
+        let there = storage::list_with(self.store, &folder, stored.iter().map(|(name, _)| name.clone())).await?;
+        let sizes: HashMap<&str, u64> = there.iter().map(|info| (info.name.as_str(), info.size)).collect();
+        let mut problems = Vec::new();
+        let mut present = Vec::new();
+        for (name, file) in stored {
+            match sizes.get(name.as_str()) {
+                None => problems.push(Problem::new(name, What::Missing)),
+                Some(0) if file.stored > 0 => problems.push(Problem::new(name, What::Empty)),
+                Some(size) if u64::try_from(file.stored) != Ok(*size) => {
+                    let reason = format!("it has {size} bytes in place of the {} that were written", file.stored);
+                    problems.push(Problem::new(name, What::Damaged(reason)));
+                }
+                Some(_) => present.push((name, file.crc.map(|crc| (file.content, crc)))),
+            }
+        }
+        if self.depth == Depth::Content {
+            problems.extend(self.contents(present, at.compression).await?);
         }
         Ok(problems)
     }

@@ -32,7 +32,8 @@ pub const COMMANDS: &[Row] = &[
 pub const CHOICES: &[Row] = &[
     (&["backup", "-t", "full"], 2, "use logical"),
     (&["backup", "-t", ""], 2, "--type"),
-    (&["backup", "-t", "physical"], 2, "Percona Server"),
+    (&["backup", "--allow-lock-on-only-member"], 2, "--type physical"),
+    (&["backup", "-t", "physical", "--ns", "a.b"], 2, "whole data files"),
     (&["backup", "-t", "incremental"], 2, "Percona Server"),
     (&["backup", "-t", "external"], 2, "Percona Server"),
     (&["backup", "--compression", "rar"], 2, "unknown compression 'rar'"),
@@ -62,7 +63,7 @@ pub const NUMBERS: &[Row] = &[
     (&["backup", "--compression-level", "99999999999"], 2, "--compression-level"),
     (&["backup", "--compression-level", "1.5"], 2, "--compression-level"),
     (&["backup", "--num-parallel-collections=-1"], 2, "--num-parallel-collections"),
-    (&["backup", "--num-parallel-files", "2"], 2, "Percona Server"),
+    (&["backup", "--num-parallel-files", "2"], 2, "--type physical"),
     (&["backup", "--base"], 2, "Percona Server"),
     (&["backup", "-l"], 2, "Percona Server"),
     (&["backup", "--wait=maybe"], 2, "--wait"),
