@@ -121,7 +121,17 @@ const SLOW: &str = "backup.physical.snapshotCommand=sleep 300";
 async fn the_lock_ends_with_the_backup_the_primary_the_agent_and_the_limit() {
     let mut sandbox = Sandbox::start(three()).await;
     sandbox.pbm(&["config", "--set", SLOW]).ok();
-    let begin = |sandbox: &Sandbox| sandbox.pbm(&["backup", "--type", "physical"]).ok();
+    let begin = async |sandbox: &Sandbox| {
+        // An agent's line says for some seconds that its node is locked.
+        let client = sandbox.set.client().await;
+        let lines = client.database("admin").collection::<Document>("pbmAgents");
+        wait::until("lines without a lock", SOON, async || {
+            let locked = lines.find_one(doc! { "unfit": { "$regex": "fsync" } }).await;
+            locked.is_ok_and(|line| line.is_none()).then_some(())
+        })
+        .await;
+        sandbox.pbm(&["backup", "--type", "physical"]).ok();
+    };
     let ended = async |sandbox: &Sandbox| {
         wait::until("the end of the backup", SOON, async || {
             let backup = newest(sandbox).await;
@@ -134,7 +144,7 @@ async fn the_lock_ends_with_the_backup_the_primary_the_agent_and_the_limit() {
     };
 
     // Cancelled.
-    begin(&sandbox);
+    begin(&sandbox).await;
     let node = becomes_locked(&sandbox.set).await;
     assert_eq!(node, 2, "the hidden member");
     let since = Instant::now();
@@ -146,13 +156,13 @@ async fn the_lock_ends_with_the_backup_the_primary_the_agent_and_the_limit() {
 
     // Held for too long.
     sandbox.pbm(&["config", "--set", "backup.physical.maxLockSec=2"]).ok();
-    begin(&sandbox);
+    begin(&sandbox).await;
     let (status, error) = ended(&sandbox).await;
     assert!(status == "error" && error.contains("maxLockSec"), "{status}: {error}");
     sandbox.pbm(&["config", "--set", "backup.physical.maxLockSec=60"]).ok();
 
     // The primary is lost.
-    begin(&sandbox);
+    begin(&sandbox).await;
     let node = becomes_locked(&sandbox.set).await;
     let primary = sandbox.set.primary().await;
     let since = Instant::now();
@@ -172,7 +182,7 @@ async fn the_lock_ends_with_the_backup_the_primary_the_agent_and_the_limit() {
     .await;
 
     // The agent is killed.
-    begin(&sandbox);
+    begin(&sandbox).await;
     let node = becomes_locked(&sandbox.set).await;
     sandbox.agents[node].kill();
     becomes_free(&sandbox.set, node).await;

@@ -378,6 +378,10 @@ mod tests {
                 "pbmctl run restore 2019-06-14T10:00:00Z.json --storage s",
                 "pbm restore --yes --wait -- 2019-06-14T10:00:00Z",
             ),
+            (
+                "pbmctl run backup --description d --storage s --backup-type hot",
+                "pbm backup --wait --type physical --profile=s --description=d",
+            ),
             ("pbmctl -s h:1 run restore b --storage s --tls", "pbm restore --yes --wait -- b"),
         ] {
             assert_eq!(translated(old).as_deref(), Ok(new), "{old}");
@@ -389,7 +393,6 @@ mod tests {
         for (old, part) in [
             ("pbmctl run backup --storage s", "--description"),
             ("pbmctl run backup --description d", "--storage"),
-            ("pbmctl run backup --description d --storage s --backup-type hot", "Percona Server"),
             ("pbmctl run backup --description d --storage s --encryption-algorithm aes", "does not encrypt"),
             ("pbmctl run backup --description d --storage s --compression-algorithm lz4", "lz4"),
             ("pbmctl run restore b --storage s --skip-users-and-roles", "--skip-users-and-roles"),

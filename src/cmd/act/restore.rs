@@ -240,6 +240,7 @@ impl Restore {
         if backup.kind == BackupType::Physical {
             return Box::pin(self.of_files(cx, &config, &backup, target, &said)).await;
         }
+        self.refuse_options_of_files(&backup)?;
         let wish = self.wish(&backup)?;
         let place = &place::of_backup(&cx.control, &backup, &config.storage).await?;
         let asked = Question { uri: &cx.uri, place, backup: &backup, wish: &wish, map: &map, target };
@@ -338,6 +339,23 @@ impl Restore {
 
     fn allows_partly_done(&self, config: &Config) -> bool {
         self.allow_partly_done.or(config.restore.as_ref().and_then(|it| it.allow_partly_done)).unwrap_or(true)
+    }
+
+    /// Refuses options that only mean something for physical backups.
+    fn refuse_options_of_files(&self, backup: &BackupMeta) -> Result<()> {
+        let given = [
+            (self.fallback_enabled.is_some(), "--fallback-enabled"),
+            (self.allow_partly_done.is_some(), "--allow-partly-done"),
+            (self.num_parallel_files.is_some(), "--num-parallel-files"),
+        ];
+        match given.iter().find(|(given, _)| *given) {
+            Some((_, option)) => Err(CliError::usage(format!(
+                "{option} is for physical backups, and backup {} is {}",
+                backup.name, backup.kind
+            ))
+            .hint("leave it out")),
+            None => Ok(()),
+        }
     }
 
     /// The backup to begin with, and the moment to go on to.

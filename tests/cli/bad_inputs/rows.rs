@@ -80,7 +80,7 @@ pub const NUMBERS: &[Row] = &[
     (&["backup", "--limit-upload", "5XB"], 2, "no rate"),
     (&["restore", "{backup}", "-y", "--num-insertion-workers-per-collection=-1"], 2, "--num-insertion-workers"),
     (&["restore", "{backup}", "-y", "--external"], 2, "Percona Server"),
-    (&["restore", "{backup}", "-y", "--fallback-enabled"], 2, "Percona Server"),
+    (&["restore", "{backup}", "-y", "--fallback-enabled"], 2, "is for physical backups"),
     (&["restore-finish", "r", "-c", "f.yaml"], 2, "Percona Server"),
     (&["restore", "{backup}", "-y", "--num-insertion-workers-per-collection", "1e3"], 2, "--num-insertion-workers"),
     (&["restore", "{backup}", "-y", "--num-parallel-collections", "-1"], 2, "-1"),
