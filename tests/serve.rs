@@ -32,7 +32,7 @@ impl Serving {
             BufReader::new(out).read_line(&mut line).map(|_| line)
         });
         let said: serde_json::Value = serde_json::from_str(&line.expect("a line")).expect("JSON");
-        let uri = said["uri"].as_str().expect("an address").to_owned();
+        let uri = said["uri"].as_str().unwrap_or_else(|| panic!("{said}")).to_owned();
         let client = Client::with_uri_str(uri).await.expect("connect");
         Self { process, client }
     }
@@ -91,6 +91,25 @@ async fn a_backup_and_a_later_moment_of_it_can_be_read_without_a_cluster() {
     later.end().await;
     assert_eq!(fs::read_dir(folder.path()).expect("the folder").count(), 0, "nothing remains");
     assert!(orders.find_one(doc! {}).await.expect("find").is_none(), "the cluster is as it was");
+
+    // The same from files.
+    let insert = doc! { "insert": "orders", "documents": [{ "_id": 5 }] };
+    shop.run_command(insert).await.expect("insert");
+    let files = tokio::task::block_in_place(|| sandbox.backup(&["--type", "physical", "--allow-lock-on-only-member"]));
+    let wanted = shop.run_command(doc! { "insert": "orders", "documents": [{ "_id": 6 }] }).await.expect("insert");
+    let after = wanted.get_timestamp("operationTime").expect("a time");
+    orders.delete_many(doc! {}).await.expect("delete");
+    let asked = tokio::task::block_in_place(|| sandbox.pbm(&["restore", "--time", "latest"]));
+    assert_eq!(asked.status.code(), Some(4), "{}", asked.stderr);
+    let end = Serving::start(&sandbox, &folder, &[&files]).await;
+    assert_eq!(end.orders().await, [5]);
+    let refused = end.client.database("shop").collection("orders").insert_one(doc! { "_id": 9 }).await;
+    assert!(refused.expect_err("it is read-only").to_string().contains("read-only"));
+    end.end().await;
+    let moment = format!("{},{}", after.time, after.increment);
+    let later = Serving::start(&sandbox, &folder, &[&files, "--time", &moment]).await;
+    assert_eq!(later.orders().await, [5, 6]);
+    later.end().await;
 
     let (mongod, _) = binary(Version::Current);
     let serve = |more: &[&str]| {

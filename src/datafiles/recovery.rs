@@ -150,6 +150,13 @@ fn mark(entry: &RawDocument) -> Mark {
     (entry.get_i64("t").ok(), text("op"), text("ns"))
 }
 
+/// Whether a saved entry is what the copy's own oplog has at the same time. A no-op without a namespace stands for an entry that
+/// was left out of the saved oplog, because it is about a control collection.
+fn is_same(saved: &Mark, own: &Mark) -> bool {
+    let left_out = saved.1 == "n" && saved.2.is_empty();
+    saved.0 == own.0 && (left_out || saved == own)
+}
+
 /// The newest entries of the copy's own oplog, by time.
 async fn own_entries(client: &Client) -> Result<BTreeMap<Timestamp, Mark>> {
     let oplog = client.database("local").collection::<RawDocumentBuf>(OPLOG);
@@ -190,13 +197,16 @@ where
         }
         if ts > top {
             if added.compared == 0 {
-                bail!("the saved oplog lacks the last entry of the copy, {}: it is of another history", at(top));
+                bail!(
+                    "the saved oplog has none of the last entries of the copy before {}: it is of another history",
+                    at(top)
+                );
             }
             added.entries += 1;
             batch.add(&entry, client).await?;
         } else if let Some(known) = own.get(&ts) {
             let here = mark(&entry);
-            if here != *known {
+            if !is_same(&here, known) {
                 bail!(
                     "at {} the copy has {known:?} and the saved oplog {here:?}: they are of different histories",
                     at(ts)
@@ -243,5 +253,21 @@ impl Batch {
             Some(errors) => bail!("insert into the oplog: {errors}"),
             None => Ok(()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_history_is_told_from_entries_that_were_left_out() {
+        let entry = |t: i64, op: &str, ns: &str| (Some(t), op.to_owned(), ns.to_owned());
+        let own = entry(3, "u", "admin.pbmAgents");
+        assert!(is_same(&own, &own));
+        assert!(is_same(&entry(3, "n", ""), &own), "left out");
+        assert!(!is_same(&entry(4, "n", ""), &own), "of another term");
+        assert!(!is_same(&entry(3, "i", "admin.pbmAgents"), &own));
+        assert!(!is_same(&entry(3, "u", "shop.orders"), &own));
     }
 }

@@ -2,9 +2,10 @@
 //! no cluster and no agent takes part.
 //!
 //! A logical backup is restored into a temporary replica set of one member, by the steps of a restore. It then starts again
-//! without the replica set, read-only.
+//! without the replica set, read-only. The files of a physical backup are fetched, and the server applies the oplog in them itself.
 
 mod logical;
+mod physical;
 
 use crate::datafiles::{
     program::Program,
@@ -17,6 +18,7 @@ use crate::model::{
 use crate::restore::plan::PointInTime;
 use crate::storage::Storage;
 use anyhow::{Context as _, Result, bail};
+use bson::Document;
 use std::{
     fs::DirBuilder,
     os::unix::fs::DirBuilderExt as _,
@@ -51,11 +53,16 @@ pub async fn start(
     port: Option<u16>,
     cancel: &CancellationToken,
 ) -> Result<Server> {
-    match wish.backup.kind {
-        BackupType::Logical => logical::bring(storage, wish, program, folder.data(), cancel).await?,
-        kind => bail!("backup '{}' is {kind}: only logical backups can be served", wish.backup.name),
-    }
-    let launch = Launch::new(program, folder.data()).argument("--queryableBackupMode").cache_gb(CACHE_GB);
+    let options = match wish.backup.kind {
+        BackupType::Logical => {
+            logical::bring(storage, wish, program, folder.data(), cancel).await?;
+            Document::new()
+        }
+        BackupType::Physical => physical::bring(&storage, &wish, program, folder.data()).await?,
+        kind => bail!("backup '{}' is {kind}: only logical and physical backups can be served", wish.backup.name),
+    };
+    let launch = Launch::new(program, folder.data()).stored_with(&options);
+    let launch = launch.argument("--queryableBackupMode").cache_gb(CACHE_GB);
     let launch = match port {
         Some(port) => launch.also_on(port),
         None => launch,

@@ -23,7 +23,7 @@
 pub mod board;
 pub mod host;
 pub mod marks;
-mod plan;
+pub mod plan;
 pub mod state;
 mod swap;
 

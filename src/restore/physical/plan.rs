@@ -7,6 +7,7 @@ use crate::config::resolved::FileRestoreSettings;
 use crate::datafiles::{download, program::Program};
 use crate::layout::{self, ReplsetLayout};
 use crate::model::backup::{BackupMeta, BackupReplset, BackupType};
+use crate::model::chunk::Chunk;
 use crate::model::command::RestoreCmd;
 use crate::mongo::version::Version;
 use crate::operation::Cx;
@@ -62,7 +63,10 @@ pub async fn plan(cx: &Cx, storage: &Arc<dyn Storage>, restore: &RestoreCmd, bac
     let host = Host::find(&cx.client, commands).await?;
     let program = program(cx, settings, host.pid, backup).await?;
     let oplog = match restore.oplog_ts {
-        Some(target) => oplog(cx, storage.as_ref(), backup, part, target).await?,
+        Some(target) => {
+            let chunks = cx.control.chunks.of(&part.name).await?;
+            oplog(storage.as_ref(), backup, part, &chunks, target).await?
+        }
         None => Vec::new(),
     };
     let db_path = DbPath::new(host.db_path.clone());
@@ -91,7 +95,14 @@ fn part_of<'a>(cx: &Cx, restore: &RestoreCmd, backup: &'a BackupMeta) -> Result<
     );
     ensure!(backup.kind == BackupType::Physical, "it is a {} backup, which this release can't restore", backup.kind);
     let map = mapping(&restore.rs_map)?;
-    let name = map.iter().find(|(_, to)| **to == cx.rs).map_or(&cx.rs, |(from, _)| from);
+    part_named(backup, map.iter().find(|(_, to)| **to == cx.rs).map_or(&cx.rs, |(from, _)| from))
+}
+
+/// A part of the backup whose files this program can read.
+///
+/// # Errors
+/// The backup is not complete, or its files can't be read.
+pub fn part_named<'a>(backup: &'a BackupMeta, name: &str) -> Result<&'a BackupReplset> {
     let part = restorable(backup, name).map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
     let made = Version::parse(&backup.pbm_version);
     ensure!(
@@ -105,11 +116,22 @@ fn part_of<'a>(cx: &Cx, restore: &RestoreCmd, backup: &'a BackupMeta) -> Result<
     Ok(part)
 }
 
-fn last_write(backup: &BackupMeta, part: &BackupReplset) -> Timestamp {
+/// The end of a part of a backup.
+#[must_use]
+pub fn last_write(backup: &BackupMeta, part: &BackupReplset) -> Timestamp {
     if part.last_write_ts.time > 0 { part.last_write_ts } else { backup.last_write_ts }
 }
 
-async fn files(storage: &dyn Storage, backup: &BackupMeta, rs: &str, layout: &ReplsetLayout) -> Result<Vec<DataFile>> {
+/// The files of a part of a backup. All of them are on the storage, with the sizes that were written.
+///
+/// # Errors
+/// The list can't be read, or a file is missing or has another size.
+pub async fn files(
+    storage: &dyn Storage,
+    backup: &BackupMeta,
+    rs: &str,
+    layout: &ReplsetLayout,
+) -> Result<Vec<DataFile>> {
     let object = layout::filelist(&backup.name, rs);
     let list = read_all(storage, &object, filelist::LARGEST).await.context("read the list of files")?;
     let files = filelist::read(&list).with_context(|| format!("read '{object}'"))?;
@@ -122,24 +144,33 @@ async fn files(storage: &dyn Storage, backup: &BackupMeta, rs: &str, layout: &Re
 async fn program(cx: &Cx, settings: &FileRestoreSettings, pid: u32, backup: &BackupMeta) -> Result<Program> {
     let given = settings.mongod_of.get(&cx.me).or(settings.mongod.as_ref());
     let program = Program::find(given.map(String::as_str), Some(pid)).await?;
-    let series =
-        |text: &str| Version::parse(text).map(Version::series).with_context(|| format!("'{text}' is no version"));
-    let (made, here, binary) =
-        (series(&backup.mongodb_version)?, series(&cx.version.server)?, series(program.version())?);
     ensure!(
-        made == here,
+        series(&backup.mongodb_version)? == series(&cx.version.server)?,
         "the backup was made on MongoDB {}, and this node runs {}: data files can only be restored to the same release series",
         backup.mongodb_version,
         cx.version.server
     );
+    check_series(&program, backup).context("set restore.mongodLocation to another mongod")?;
+    Ok(program)
+}
+
+fn series(version: &str) -> Result<(u32, u32)> {
+    Version::parse(version).map(Version::series).with_context(|| format!("'{version}' is no version"))
+}
+
+/// Checks that the program is of the release series whose files the backup has.
+///
+/// # Errors
+/// It is of another one.
+pub fn check_series(program: &Program, backup: &BackupMeta) -> Result<()> {
     ensure!(
-        made == binary,
-        "{} is MongoDB {}, and the backup was made on {}; set restore.mongodLocation to a mongod of that release series",
+        series(&backup.mongodb_version)? == series(program.version())?,
+        "{} is MongoDB {}, and the backup was made on {}, whose data files only a mongod of the same release series can read",
         program.path().display(),
         program.version(),
         backup.mongodb_version
     );
-    Ok(program)
+    Ok(())
 }
 
 /// Whether there is room for old and new data. If it was not asked for, the old data is only kept where there is.
@@ -202,47 +233,41 @@ async fn config(cx: &Cx) -> Result<Document> {
     Ok(config)
 }
 
-/// The saved oplog that leads to `target`, read to its end.
-async fn oplog(
-    cx: &Cx,
+/// The saved oplog that leads to `target`, read to its end. `chunks` are those of the replica set.
+///
+/// # Errors
+/// The oplog does not lead there, or is damaged.
+pub async fn oplog(
     storage: &dyn Storage,
     backup: &BackupMeta,
     part: &BackupReplset,
+    chunks: &[Chunk],
     target: Timestamp,
 ) -> Result<Vec<OplogObject>> {
     if let Some(why) = moment::too_early(backup, target) {
         bail!(why);
     }
     let from = last_write(backup, part);
-    let chunks = cx.control.chunks.of(&part.name).await?;
     let objects: Vec<OplogObject> = chunks.iter().map(OplogObject::from).collect();
     let objects = chain(objects, from, target).map_err(|gap| anyhow::anyhow!(gap.explain(&part.name)))?;
-    read_through(storage, &objects, from, target).await?;
-    Ok(objects)
+    read_through(storage, &objects, target).await.map(|()| objects)
 }
 
-/// Reads all of the saved oplog. It must have the last entry of the backup, else it is of another history.
-async fn read_through(
-    storage: &dyn Storage,
-    objects: &[OplogObject],
-    from: Timestamp,
-    target: Timestamp,
-) -> Result<()> {
-    let (mut last, mut begins) = (None, false);
+/// Reads all of the saved oplog. Whether it is of the same history as the backup is seen when it is added to the copy: the last
+/// entry of the backup may be one that is left out of the saved oplog, because it is about a control collection.
+async fn read_through(storage: &dyn Storage, objects: &[OplogObject], target: Timestamp) -> Result<()> {
     let mut entries = entries(storage, objects);
+    let mut last = None;
     while let Some(entry) = entries.try_next().await? {
-        let ts = Entry::time(&entry)?;
-        begins |= ts == from;
-        last = last.max(Some(ts));
+        last = last.max(Some(Entry::time(&entry)?));
     }
-    let shown = |ts: Timestamp| format!("{},{}", ts.time, ts.increment);
-    ensure!(
-        objects.is_empty() || begins,
-        "the saved oplog has no entry at {}, where the backup ends: it is of another history",
-        shown(from)
-    );
     let reached = objects.last().map(|it| it.to).max(last);
-    ensure!(reached.is_some_and(|it| it >= target) || target == from, "the saved oplog ends before {}", shown(target));
+    ensure!(
+        objects.is_empty() || reached.is_some_and(|it| it >= target),
+        "the saved oplog ends before {},{}",
+        target.time,
+        target.increment
+    );
     Ok(())
 }
 
