@@ -14,7 +14,7 @@
 //!
 //! # Memory
 //!
-//! One block and what the codecs and the channel hold, whatever the backup's size.
+//! An export needs the memory of one block, of the codecs and of the channel. The size of the backup does not matter.
 
 pub mod oplog;
 pub mod select;

@@ -14,7 +14,7 @@ pub struct Consent {
 }
 
 impl Consent {
-    /// Shows the plan, and asks unless told not to.
+    /// Shows the plan and asks whether to go on. With `--yes` it does not ask.
     pub async fn given(&self, cx: &Context, plan: &str) -> Result<()> {
         if self.yes {
             cx.out.note(plan);

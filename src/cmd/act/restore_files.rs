@@ -78,8 +78,8 @@ pub async fn plan(
     })
 }
 
-/// Waits until as many agents as before have connected to the restored set, so that the next command finds them. They have
-/// done their work: if one is missing, `pbm status` shows it.
+/// Waits until as many agents as before have connected to the restored set, so that the next command finds them. The
+/// restore does not need them any more: if one is missing, `pbm status` shows it.
 pub async fn agents_are_back(cx: &Context, before: usize) {
     let since = Instant::now();
     while since.elapsed() < BACK {

@@ -23,8 +23,8 @@ use tokio::time::{Instant, timeout};
 
 /// Silence after which the server counts as gone: an election is over by then.
 const SERVER_GONE: Duration = Duration::from_secs(60);
-/// A heartbeat that stands still for so long, by our own clock, is dead even if nobody could write that down. Longer
-/// than [`crate::model::lock::STALE_SECS`], after which the document itself gets the reason.
+/// If the heartbeat has not changed for this time by our own clock, the leading agent is lost, even if no other agent could write
+/// that into the document. It is longer than [`crate::model::lock::STALE_SECS`], after which the document gets the reason.
 const HEART_STOPPED: Duration = Duration::from_secs(50);
 
 /// Refusals of the server over this time are final: the user of the connection does not come back.

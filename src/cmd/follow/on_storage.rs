@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 /// The longest that a look at the database may take, which tells early ends.
 const LOOK: Duration = Duration::from_millis(500);
-/// A heartbeat that stands still for so long, by our own clock, is that of a lost agent.
+/// If a heartbeat has not changed for this time by our own clock, its agent is lost.
 const LOST: Duration = Duration::from_secs(300);
 
 /// A restore that is followed to its end, or until it runs.

@@ -54,7 +54,7 @@ impl Begun {
         Ok(())
     }
 
-    /// Ends it after a failure, before the failure is told: nothing must remain.
+    /// Aborts the upload after `error`, so that no parts of it remain on the storage. Returns the error.
     async fn give_up(mut self, error: Error) -> Error {
         self.open = false;
         if let Err(left) = self.calls.abort(&self.key, &self.name, &self.id).await {
