@@ -5,7 +5,7 @@
 //!
 //! - [`tables`] reads the tables of a backup, and [`shard_ids`] translates the ids of its shards into those of the cluster.
 //! - [`check`] returns which part of the cluster's routing a restore replaces ([`own::Own`]), or why it can't.
-//! - [`drop`] drops databases and sharded collections on all shards, and removes what servers keep about them.
+//! - [`mod@drop`] drops databases and sharded collections on all shards, and removes what servers keep about them.
 //! - [`put_back`] replaces this part of the tables by the backup's.
 //! - [`own`] decides which changes of the tables a replay applies.
 //! - [`on_shards`] finds routing that shards keep themselves, which is refused.
