@@ -49,7 +49,10 @@ async fn ctl_backs_up_and_restores(sandbox: &Sandbox) -> String {
 
     for (args, part) in [
         (&["run", "backup", "--description", "d", "--storage", "old-s3"][..], "no profile named 'old-s3'"),
-        (&["run", "backup", "--description", "d", "--storage", "main", "--backup-type", "hot"], "Percona Server"),
+        (
+            &["run", "backup", "--description", "d", "--storage", "main", "--backup-type", "hot"],
+            "can take a physical backup",
+        ),
         (&["run", "restore", &format!("{name}.json"), "--storage", "old-s3"], "is on the storage main"),
         (&["run", "restore", "nosuch.json", "--storage", "main"], "no backup named nosuch"),
         (&["run", "restore", &name, "--storage", "main", "--skip-users-and-roles"], "--skip-users-and-roles"),
@@ -354,7 +357,7 @@ fn completion_offers_values(programs: &Programs, script: &Path) {
     let offered = |words: &[&str]| offered(programs, script, words);
     assert_eq!(offered(&["backup", "--compression", ""]), ["none", "gzip", "pgzip", "snappy", "lz4", "s2", "zstd"]);
     assert_eq!(offered(&["backup", "--compression", "s"]), ["snappy", "s2"]);
-    assert_eq!(offered(&["backup", "--type", ""]), ["logical"]);
+    assert_eq!(offered(&["backup", "--type", ""]), ["logical", "physical"]);
     assert_eq!(offered(&["logs", "--event", "rest"]), ["restore"]);
     // Without a connection bash offers nothing, and no file names either.
     for words in [&["backup", "--profile", ""][..], &["restore", "--base-snapshot", ""], &["backup", "--wait-time", ""]]
