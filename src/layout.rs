@@ -100,7 +100,7 @@ pub fn filelist(backup: &str, rs: &str) -> String {
     format!("{backup}/{rs}/filelist.pbm")
 }
 
-/// `.pbm.restore/<restore>`: the folder of a physical restore's synchronisation files.
+/// `.pbm.restore/<restore>`: the folder with the files by which the nodes of a physical restore wait for each other.
 #[must_use]
 pub fn restore_folder(restore: &str) -> String {
     format!("{RESTORES}/{restore}")

@@ -35,7 +35,7 @@ impl Elsewhere {
     }
 }
 
-/// How long another member may take to report its oldest entry.
+/// How long another member may take to report the oldest entry of its oplog.
 const TELL: Duration = Duration::from_secs(5);
 
 /// Returns the first of `others` whose oplog reaches back to `saved`.

@@ -130,8 +130,8 @@ impl Archive {
         &self.prelude
     }
 
-    /// Returns the database and collection of every namespace that may have blocks. For a time series, these are those
-    /// of its buckets.
+    /// Returns the database and collection of every namespace that may have blocks. For a time series, the collection
+    /// is that of its buckets.
     #[must_use]
     pub fn names(&self) -> &[(String, String)] {
         &self.names

@@ -80,9 +80,9 @@ impl<T: Plane> ControlBoard<T> {
         Ok(Some(Board { cluster: status(&document)?, error: text(&document, "error"), hb, members: Vec::new(), now }))
     }
 
-    /// Writes that this member, and so the cluster, ended without success. It tries for a long time, because the
-    /// failure is often caused by an unreachable database. An unsuccessful end of any member ends the operation in the
-    /// cluster, so that no member has to wait for the leader to notice.
+    /// Writes that this member ended without success. This also ends the operation for the whole cluster, so that no member
+    /// has to wait until the leader notices. It tries for a long time, because an unreachable database is often the cause of
+    /// the failure.
     pub async fn end_badly(&self, status: Status, reason: &str) {
         let until = Instant::now() + WRITE_THE_END;
         loop {

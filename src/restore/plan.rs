@@ -147,7 +147,8 @@ pub struct Facts<'a> {
     pub namespaces: &'a [NamespaceMeta],
     /// The part's list of buckets that belong to no series.
     pub remains: &'a [NamespaceMeta],
-    /// All objects below `<backup>/<rs>/` on the storage. For a backup made before 2.0, the archive and the oplog.
+    /// All objects below `<backup>/<rs>/` on the storage. A backup made before 2.0 has no such
+    /// folder: then these are its archive and its oplog objects.
     pub objects: &'a [ObjectInfo],
     /// For a backup made before 2.0: the archive that contains all documents. Users and routing tables have been set
     /// aside.

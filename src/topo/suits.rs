@@ -53,7 +53,8 @@ pub fn unfit(agent: &AgentStat) -> Option<String> {
     unfit_node(agent).or_else(|| agent.faults().next().map(|(what, why)| format!("it can't use the {what}: {why}")))
 }
 
-/// Why an agent can't take a physical backup; `None` if it can. `allow_only`: the only member with data may be locked.
+/// Returns the reason why an agent can't take a physical backup, or `None` if it can. If `allow_only` is set, a member may be
+/// locked although it is the only one with data.
 #[must_use]
 pub fn unfit_for_files(agent: &AgentStat, allow_only: bool) -> Option<String> {
     if let Some(why) = unfit(agent) {

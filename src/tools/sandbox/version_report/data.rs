@@ -21,7 +21,7 @@ struct Kind {
     command: Document,
 }
 
-/// Makes all kinds. Returns those that this server refuses, with its reason.
+/// Creates collections and indexes of all kinds, and fills them. Returns the kinds that this server refuses, each with the reason.
 ///
 /// # Errors
 /// Documents can't be inserted.
